@@ -1,0 +1,29 @@
+"""The errors that a user can do something about: the command line prints them and exits with 2."""
+
+
+class SnapensembleError(Exception):
+    """Says what was found, what was expected and, if it helps, what to do."""
+
+
+class InvalidConfig(SnapensembleError, ValueError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class InvalidData(SnapensembleError):
+    """A data set that is absent, damaged, or too small to train on."""
+
+
+class InvalidManifest(SnapensembleError):
+    """A run or bundle directory that does not hold what its manifest says."""
+
+
+class WriteFailed(SnapensembleError):
+    """A file could not be written; whatever was complete before is still whole."""
+
+
+class InvalidImage(SnapensembleError):
+    """Bytes that are not a picture this product reads."""
+
+
+class ImageTooLarge(InvalidImage):
+    """A picture with more pixels than allowed; refused from its header, before decoding."""

@@ -1,0 +1,96 @@
+"""Averages of probabilities, and how good they are.
+
+Shapes: M members, B images, K classes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.integer]
+
+# A probability below this counts as this much in a logarithm: a float32 softmax can round to 0.
+SMALLEST = 1e-12
+
+
+def softmax(logits: NDArray[np.floating]) -> Floats:
+    """Probabilities over the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def mean_probabilities(
+    probs_MBK: Floats, weights_M: Sequence[float] | None = None, temperature: float = 1.0
+) -> Floats:
+    """Average the members' class probabilities, then apply one temperature.
+
+    The mean is over probabilities, not over logits (Huang et al. 2017, section 3). The temperature
+    acts on the averaged distribution, softmax(log p / T): pool, then calibrate
+    (Rahaman & Thiery 2021).
+
+    Args:
+        probs_MBK: one distribution per member and image.
+        weights_M: one weight per member, summing to 1; equal if not given.
+        temperature: 1 leaves the average as it is.
+
+    Returns:
+        probs_BK, each row in [0, 1] and summing to 1.
+    """
+    probs_BK: Floats = np.average(probs_MBK, axis=0, weights=weights_M)
+    if temperature == 1.0:
+        return probs_BK
+    return softmax(np.log(np.maximum(probs_BK, SMALLEST)) / temperature)
+
+
+def entropy(probs: Floats) -> Floats:
+    """Entropy over the last axis, in nats."""
+    return np.asarray(-(probs * np.log(np.maximum(probs, SMALLEST))).sum(axis=-1))
+
+
+def disagreement(probs_MBK: Floats, weights_M: Sequence[float] | None = None) -> Floats:
+    """How much the members contradict each other, in nats, at least 0, per image.
+
+    The entropy of the mean less the mean of the entropies: the mutual information between the
+    class and the member.
+    """
+    pooled = np.average(probs_MBK, axis=0, weights=weights_M)
+    within = np.average(entropy(probs_MBK), axis=0, weights=weights_M)
+    return np.maximum(entropy(pooled) - within, 0.0)
+
+
+def accuracy(probs_BK: Floats, labels_B: Labels) -> float:
+    """The fraction of images whose likeliest class is the right one."""
+    return float((probs_BK.argmax(axis=1) == labels_B).mean())
+
+
+def nll(probs_BK: Floats, labels_B: Labels) -> float:
+    """Mean negative log-likelihood of the right class, in nats."""
+    right = probs_BK[np.arange(len(labels_B)), labels_B]
+    return float(-np.log(np.maximum(right, SMALLEST)).mean())
+
+
+def brier(probs_BK: Floats, labels_B: Labels) -> float:
+    """Mean squared distance to the one-hot truth, summed over classes: 0 is best, 2 is worst."""
+    right = probs_BK[np.arange(len(labels_B)), labels_B]
+    return float(((probs_BK**2).sum(axis=1) - 2 * right + 1).mean())
+
+
+def ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
+    """Expected calibration error of the top class (Guo et al. 2017, equation 3).
+
+    Equal-width bins of confidence over (0, 1]; a fraction in [0, 1].
+    """
+    confidence = probs_BK.max(axis=1)
+    right = probs_BK.argmax(axis=1) == labels_B
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels_B))
+
+
+def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
+    """All four figures by name."""
+    figures = {"accuracy": accuracy, "nll": nll, "ece": ece, "brier": brier}
+    return {name: figure(probs_BK, labels_B) for name, figure in figures.items()}

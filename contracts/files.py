@@ -1,0 +1,89 @@
+"""Whole files only: hashed, written atomically, and found inside their directory."""
+
+import errno
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from contracts.errors import InvalidManifest, WriteFailed
+
+
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 of `data` as 64 lowercase hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> str:
+    """Write `data` so that `path` holds either its old content or all of the new one.
+
+    The bytes go to a temporary file beside `path`, reach the disk, and take the name last.
+
+    Returns:
+        The SHA-256 of `data`.
+
+    Raises:
+        WriteFailed: the disk is full, the directory is gone or not writable.
+    """
+    temporary: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private to their owner; a bundle is read by another user in a container.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise WriteFailed(_explain(error, path, len(data))) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return sha256_of(data)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_verified(directory: Path, file: str, sha256: str) -> bytes:
+    """The bytes of `directory/file`, which hash to `sha256`.
+
+    Hash and content come from one read, so that nobody can swap the file in between.
+
+    Raises:
+        InvalidManifest: the file is absent, outside `directory`, or has other bytes.
+    """
+    path = directory / file
+    try:
+        if not path.resolve().is_relative_to(directory.resolve()):
+            raise InvalidManifest(f"{path} leads outside {directory}; refused")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidManifest(
+            f"{path}: {error.strerror or error}; the manifest lists this file, so the directory is not whole"
+        ) from error
+    found = sha256_of(data)
+    if found != sha256:
+        raise InvalidManifest(
+            f"{path}: sha256 is {found[:12]}…, the manifest says {sha256[:12]}…; "
+            "the file was changed or damaged after it was written"
+        )
+    return data
+
+
+def _explain(error: OSError, path: Path, size: int) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"{path}: the disk is full, {size / 1e6:.1f} MB were to be written; "
+            "free some space and run again, files written before are whole"
+        )
+    return f"{path}: cannot write: {error.strerror or error}"

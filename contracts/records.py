@@ -1,0 +1,112 @@
+"""The strict base of all manifest parts, and how a manifest is read and written."""
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from contracts.errors import InvalidManifest
+from contracts.files import write_atomically
+
+
+def _inside(file: str) -> str:
+    """Refuse a name that could lead out of the manifest's directory."""
+    parts = PurePosixPath(file).parts
+    if not file or "\\" in file or "\0" in file or ":" in file:
+        raise ValueError(f"{file!r} is not a plain relative path")
+    if file.startswith("/") or ".." in parts or str(PurePosixPath(file)) != file or file == ".":
+        raise ValueError(f"{file!r} is not a plain path inside the directory")
+    return file
+
+
+def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(classes)) != len(classes):
+        raise ValueError("class names must differ from each other")
+    return classes
+
+
+RelativeFile = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ClassNames = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_distinct)]
+
+
+class Record(BaseModel):
+    """A part of a manifest: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class FileRef(Record):
+    """A file inside the manifest's directory, and the hash that its bytes must have."""
+
+    file: RelativeFile
+    sha256: Sha256
+
+
+class ValFigures(Record):
+    """How good something was on the validation split."""
+
+    nll: NonNegative  # mean negative log-likelihood, nats
+    accuracy: Fraction
+
+
+Manifest = TypeVar("Manifest", bound=Record)
+
+
+def read_manifest(path: Path, kind: type[Manifest], *, made_by: str) -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        path: the JSON file.
+        kind: the record it must match; `format` and `format_version` are among its fields.
+        made_by: the command that writes such a manifest, for the error messages.
+
+    Raises:
+        InvalidManifest: absent, not JSON, of a later version, or not as `kind` says.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidManifest(
+            f"{path} does not exist; expected a directory made by `{made_by}`"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidManifest(f"{path}: cannot read: {error}") from error
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidManifest(f"{path}: not JSON: {error}") from error
+    _refuse_other_versions(path, content, kind)
+    try:
+        # As JSON, so that tuples may come as arrays and nothing else is converted.
+        return kind.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5]
+        )
+        raise InvalidManifest(f"{path}: {problems}") from error
+
+
+def write_manifest(path: Path, manifest: Record) -> None:
+    """Write a manifest atomically. The files it lists must be complete already."""
+    write_atomically(path, (manifest.model_dump_json(indent=2) + "\n").encode())
+
+
+def _refuse_other_versions(path: Path, content: Any, kind: type[Record]) -> None:
+    if not isinstance(content, dict):
+        raise InvalidManifest(f"{path}: expected a JSON object, found {type(content).__name__}")
+    expected_format = kind.model_fields["format"].default
+    expected_version = kind.model_fields["format_version"].default
+    if content.get("format") != expected_format:
+        raise InvalidManifest(
+            f"{path}: format is {content.get('format')!r}, expected {expected_format!r}"
+        )
+    version = content.get("format_version")
+    if isinstance(version, int) and version > expected_version:
+        raise InvalidManifest(
+            f"{path}: format version {version} was written by a later snapensemble, "
+            f"this one reads version {expected_version}; install a newer snapensemble"
+        )

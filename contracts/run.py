@@ -1,0 +1,113 @@
+"""run.json: what the trainer writes and the export reads."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from contracts.pixels import ImageContract
+from contracts.records import (
+    ClassNames,
+    FileRef,
+    NonNegative,
+    Record,
+    RelativeFile,
+    Sha256,
+    ValFigures,
+    read_manifest,
+    write_manifest,
+)
+
+RUN_FILE = "run.json"
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class DataRecord(Record):
+    """Where the images came from and how they were split."""
+
+    spec: str
+    fingerprint: Sha256  # over the training and validation pixels and labels
+    split_seed: Count
+    val_fraction: NonNegative
+    train_images: Positive
+    val_images: Positive
+    test_images: Count
+
+
+class ScheduleRecord(Record):
+    """SGDR as it was run; lengths in optimizer steps."""
+
+    name: Literal["sgdr"] = "sgdr"
+    T_0: Positive
+    T_mult: Positive
+    eta_max: NonNegative
+    eta_min: NonNegative
+    cycles: Positive
+    steps_per_epoch: Positive
+    total_steps: Positive
+
+
+class TrainingRecord(Record):
+    """The rest of what decides the weights."""
+
+    model: str
+    parameters: Positive
+    batch_size: Positive
+    momentum: NonNegative
+    nesterov: bool
+    weight_decay: NonNegative
+    crop_padding: Count  # pixels
+    flip: bool
+    seed: Count
+    device: str
+    torch: str
+
+
+class Snapshot(Record):
+    """The weights at the end of one cycle, and how they did on the validation split."""
+
+    cycle: Count
+    step: Positive  # optimizer updates done
+    learning_rate: NonNegative  # of the last update, the lowest of the cycle
+    file: RelativeFile
+    sha256: Sha256
+    val: ValFigures
+    val_logits: FileRef  # float32 [val images, classes], .npy
+
+
+class RunManifest(Record):
+    """A training run: complete snapshots only, in the order of their cycles."""
+
+    format: Literal["snapshot-run"] = "snapshot-run"
+    format_version: Literal[1] = 1
+    snapensemble: str
+    classes: ClassNames
+    image: ImageContract
+    data: DataRecord
+    schedule: ScheduleRecord
+    training: TrainingRecord
+    val_labels: FileRef  # int64 [val images], .npy
+    calibration_images: FileRef  # uint8 [up to 256, C, H, W] from the training split, .npy
+    snapshots: tuple[Snapshot, ...] = ()
+
+    @model_validator(mode="after")
+    def _cycles_are_counted(self) -> "RunManifest":
+        if [s.cycle for s in self.snapshots] != list(range(len(self.snapshots))):
+            raise ValueError("snapshots must be listed by cycle, from 0, without a gap")
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cycle of the schedule has its snapshot."""
+        return len(self.snapshots) == self.schedule.cycles
+
+
+def read_run(run_dir: Path) -> RunManifest:
+    """The manifest of a run directory; InvalidManifest if there is none or it is not right."""
+    return read_manifest(run_dir / RUN_FILE, RunManifest, made_by="snapensemble train")
+
+
+def write_run(run_dir: Path, manifest: RunManifest) -> None:
+    """Write `run_dir/run.json` atomically."""
+    write_manifest(run_dir / RUN_FILE, manifest)

@@ -1,0 +1,1 @@
+"""The best snapshots of a run as ONNX members of a bundle."""

@@ -1,0 +1,1 @@
+"""The command line, and what needs more than one room: evaluate and demo."""

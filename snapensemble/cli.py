@@ -1,0 +1,92 @@
+"""`snapensemble`: one console script, one subcommand per job.
+
+Heavy imports happen inside a subcommand, so `serve` and `predict` run where torch is absent.
+"""
+
+import argparse
+import importlib
+import signal
+import sys
+from importlib.metadata import version
+from types import FrameType, ModuleType
+
+from contracts.errors import SnapensembleError
+
+COMMANDS = {
+    "train": ("trainer.cli", "train with SGDR, one snapshot per cycle"),
+    "export": ("export.cli", "turn the best snapshots into a bundle of ONNX members"),
+    "evaluate": ("snapensemble.evaluate", "measure a bundle on a data set, as it is served"),
+    "serve": ("serving.cli", "answer images over HTTP"),
+    "predict": ("serving.predict", "classify image files with a bundle or a server"),
+    "demo": ("snapensemble.demo", "train, export, serve and ask, on the embedded digits"),
+}
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Returns:
+        0; 2 after an error that the user can mend; 130 or 143 after SIGINT or SIGTERM.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    command = argv[0] if argv and argv[0] in COMMANDS else None
+    module = None
+    if command is not None:
+        try:
+            module = importlib.import_module(COMMANDS[command][0])
+        except ModuleNotFoundError as error:
+            return _explain_missing(command, error)
+    args = _parser(command, module).parse_args(argv)
+    del args.command
+    assert module is not None  # argparse has ended the process for anything else
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _stop)
+    try:
+        return int(module.run(args))
+    except SnapensembleError as error:
+        print(f"snapensemble {command}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        return _explain_missing(command, error)
+    except Stopped as stopped:
+        print(f"snapensemble {command}: stopped by {stopped}; complete files stay", file=sys.stderr)
+        return 128 + stopped.signum
+
+
+def _parser(command: str | None, module: ModuleType | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="snapensemble", description="Train 1, get M for free; serve M for the price of 1."
+    )
+    parser.add_argument("--version", action="version", version=version("snapensemble"))
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:])
+        if name == command and module is not None:
+            module.add_arguments(subparser)
+    return parser
+
+
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    raise Stopped(signum)
+
+
+def _explain_missing(command: str | None, error: ModuleNotFoundError) -> int:
+    print(
+        f"snapensemble {command}: the package {error.name!r} is not installed; "
+        "install snapensemble[train] to train, export and evaluate, "
+        "snapensemble[serving] to serve and predict",
+        file=sys.stderr,
+    )
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

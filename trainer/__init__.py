@@ -1,0 +1,1 @@
+"""SGDR training: images in, a run directory with one snapshot per cycle out."""

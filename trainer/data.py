@@ -1,0 +1,156 @@
+"""Data sets by SPEC: arrays of uint8 images, split into training, validation and test.
+
+Shapes: N images, C channels, H height, W width. NumPy only: evaluating a bundle needs no torch.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.errors import InvalidConfig, InvalidData
+from trainer import readers
+from trainer.readers import RawData, Split
+
+DEFAULT_IMAGE_SIZE = 64
+SPECS = "digits, cifar10:DIR, npz:FILE, or the directory of an image folder"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint parts: train teaches, val chooses, test reports."""
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split | None
+    mirror_keeps_class: bool
+
+    def part(self, name: str) -> Split:
+        """The part by name.
+
+        Raises:
+            InvalidData: this data set has no test part.
+        """
+        part = {"train": self.train, "val": self.val, "test": self.test}[name]
+        if part is None:
+            raise InvalidData(
+                f"this data set has no {name} part; add a folder test/CLASS/*, "
+                "or ask for --split val"
+            )
+        return part
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.train.images_NCHW.shape
+        return channels, height, width
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the pixels, labels and class names of training and validation."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for split in (self.train, self.val):
+            digest.update(repr(split.images_NCHW.shape).encode())
+            digest.update(np.ascontiguousarray(split.images_NCHW))
+            digest.update(split.labels_N.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def load_dataset(
+    spec: str,
+    *,
+    val_fraction: float,
+    split_seed: int,
+    image_size: int | None = None,
+    channels: int = 3,
+) -> Dataset:
+    """Read a data set and split it.
+
+    The split depends on the files and `split_seed` only, never on the training seed, so that
+    several runs share one validation split and `evaluate` finds the same test images again.
+
+    Args:
+        spec: see `SPECS`.
+        val_fraction: the share of each class that validates, where the data has no such part.
+        split_seed: decides which images.
+        image_size: height and width in pixels; image folders only, where 64 is the default.
+        channels: 1 or 3; image folders only.
+
+    Raises:
+        InvalidConfig: the SPEC is not one, or `image_size` does not apply.
+        InvalidData: absent, damaged, or too few images.
+    """
+    raw = _read(spec, image_size, channels)
+    if raw.train is None:
+        raw = _take_test(raw, split_seed)
+    return split_dataset(raw, val_fraction=val_fraction, split_seed=split_seed)
+
+
+def split_dataset(raw: RawData, *, val_fraction: float, split_seed: int) -> Dataset:
+    """Take a stratified validation part from the training images, unless the data brings one."""
+    assert raw.train is not None
+    _refuse_small_classes(raw)
+    train, val = raw.train, raw.val
+    if val is None:
+        chosen_N = stratified(train.labels_N, val_fraction, split_seed)
+        train, val = train.only(~chosen_N), train.only(chosen_N)
+    return Dataset(raw.classes, train, val, raw.test, raw.mirror_keeps_class)
+
+
+def stratified(labels_N: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Mark about `fraction` of each class: at least one image, and never all of them.
+
+    Returns:
+        A mask of shape N; the same for the same labels, fraction and seed.
+    """
+    chosen_N = np.zeros(len(labels_N), dtype=bool)
+    for label in np.unique(labels_N):
+        members = np.flatnonzero(labels_N == label)
+        count = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        order = np.random.default_rng([seed, int(label)]).permutation(len(members))
+        chosen_N[members[order[:count]]] = True
+    return chosen_N
+
+
+def _read(spec: str, image_size: int | None, channels: int) -> RawData:
+    kind, _, rest = spec.partition(":")
+    arrays: dict[str, Callable[[Path], RawData]] = {
+        "digits": lambda _: readers.digits(),
+        "cifar10": readers.cifar10,
+        "npz": readers.npz,
+    }
+    if kind in arrays and (rest or kind == "digits"):
+        if image_size is not None:
+            raise InvalidConfig(f"--image-size applies to image folders, not to {kind}")
+        return arrays[kind](Path(rest).expanduser())
+    folder = Path(spec).expanduser()
+    if not folder.exists():
+        raise InvalidData(f"no data at {spec!r}; expected {SPECS}")
+    if not folder.is_dir():
+        raise InvalidData(f"{spec!r} is a file; expected {SPECS}")
+    return readers.image_folder(folder, size=image_size or DEFAULT_IMAGE_SIZE, channels=channels)
+
+
+def _take_test(raw: RawData, split_seed: int) -> RawData:
+    """For data without any parts: a fifth of each class becomes the test part."""
+    assert raw.everything is not None
+    _refuse_small_classes(replace(raw, train=raw.everything))
+    # A stream of its own: the validation part must not depend on how the test part was drawn.
+    chosen_N = stratified(raw.everything.labels_N, 0.2, split_seed + 2**32)
+    return replace(raw, train=raw.everything.only(~chosen_N), test=raw.everything.only(chosen_N))
+
+
+def _refuse_small_classes(raw: RawData) -> None:
+    assert raw.train is not None
+    needed = 1 if raw.val is not None else 2
+    needed += 1 if raw.train is raw.everything else 0
+    counts_K = np.bincount(raw.train.labels_N, minlength=len(raw.classes))
+    for name, count in zip(raw.classes, counts_K, strict=True):
+        if count < needed:
+            raise InvalidData(
+                f"class {name!r} has {count} image{'s' * (count != 1)}; at least {needed} are "
+                "needed, so that each part of the split has one"
+            )

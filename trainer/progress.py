@@ -1,0 +1,142 @@
+"""Who watches a run: a person at the terminal, and metrics.jsonl."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, TextIO
+
+from tqdm import tqdm
+
+from contracts.errors import WriteFailed
+from contracts.records import ValFigures
+from contracts.run import RunManifest
+from trainer.loop import Step
+
+
+class Observer(Protocol):
+    """Is told of every step and of every epoch."""
+
+    def step(self, step: Step, epoch: int, cycle: int) -> None:
+        """After an optimizer update."""
+
+    def epoch(
+        self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float
+    ) -> None:
+        """After validation; `step` was the epoch's last, `seconds` its training time."""
+
+
+class MetricsFile:
+    """metrics.jsonl: a line per step, and a line per epoch with the validation figures."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO = path.open("x", encoding="utf-8")
+
+    def __enter__(self) -> "MetricsFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._file.close()
+        except OSError as failure:  # must not hide the error that came before it
+            print(f"{self._path}: last lines lost: {failure.strerror}", file=sys.stderr)
+
+    def step(self, step: Step, epoch: int, cycle: int) -> None:
+        """A line with step, epoch, cycle, lr and loss."""
+        self._write(step=step.step, epoch=epoch, cycle=cycle, lr=step.learning_rate, loss=step.loss)
+
+    def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
+        """A line with val_nll and val_accuracy; readers see all lines so far."""
+        self._write(
+            step=step.step,
+            epoch=epoch,
+            cycle=cycle,
+            val_nll=val.nll,
+            val_accuracy=val.accuracy,
+            seconds=seconds,
+        )
+        self._guarded(self._file.flush)
+
+    def _write(self, **line: float) -> None:
+        self._guarded(lambda: self._file.write(json.dumps(line) + "\n"))
+
+    def _guarded(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as error:
+            raise WriteFailed(
+                f"{self._path}: cannot write: {error.strerror}; finished snapshots are whole"
+            ) from error
+
+
+class Progress:
+    """A bar with loss, rate and time left, and a line per epoch; lines only without a terminal."""
+
+    def __init__(self, run: RunManifest, stream: TextIO = sys.stderr) -> None:
+        self._run = run
+        self._stream = stream
+        self._started = time.monotonic()
+        self._bar = tqdm(
+            total=run.schedule.total_steps,
+            unit="step",
+            file=stream,
+            disable=not stream.isatty(),
+            leave=False,
+        )
+
+    def __enter__(self) -> "Progress":
+        self.say(describe(self._run))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def step(self, step: Step, epoch: int, cycle: int) -> None:
+        """Move the bar by one step."""
+        self._bar.set_postfix(loss=f"{step.loss:.3f}", lr=f"{step.learning_rate:.4f}", refresh=False)
+        self._bar.update()
+
+    def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
+        """Print how the epoch went."""
+        done, total = step.step + 1, self._run.schedule.total_steps
+        left = (time.monotonic() - self._started) / done * (total - done)
+        images = self._run.schedule.steps_per_epoch * self._run.training.batch_size
+        self.say(
+            f"cycle {cycle}  epoch {epoch:3d}  step {done}/{total}  loss {step.loss:.3f}  "
+            f"val nll {val.nll:.4f}  val accuracy {val.accuracy:.2%}  "
+            f"{images / seconds:,.0f} images/s  {_clock(left)} left"
+        )
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.write(line, file=self._stream)
+        self._stream.flush()
+
+
+def describe(run: RunManifest) -> str:
+    """One line on what is about to be trained."""
+    return (
+        f"{run.training.model} ({run.training.parameters:,} parameters) on "
+        f"{run.data.train_images:,} images of {run.image.width}x{run.image.height}, "
+        f"{len(run.classes)} classes; {run.data.val_images:,} validate; "
+        f"{run.schedule.cycles} cycles, {run.schedule.total_steps:,} steps of "
+        f"{run.training.batch_size} on {run.training.device}"
+    )
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

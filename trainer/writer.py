@@ -1,0 +1,133 @@
+"""RunWriter: the run directory while it grows. run.json lists complete files only."""
+
+import io
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from contracts.errors import InvalidConfig, WriteFailed
+from contracts.figures import accuracy, nll, softmax
+from contracts.files import write_atomically
+from contracts.pixels import ImageContract
+from contracts.records import FileRef, ValFigures
+from contracts.run import (
+    DataRecord,
+    RunManifest,
+    ScheduleRecord,
+    Snapshot,
+    TrainingRecord,
+    write_run,
+)
+from trainer.data import Dataset
+from trainer.schedule import Cycle
+from trainer.seeding import Purpose, derived_seed
+from trainer.snapshots import snapshot_bytes
+
+CALIBRATION_IMAGES = 256
+
+
+def create_run_directory(directory: Path) -> None:
+    """Make the directory, which must not hold anything yet.
+
+    Raises:
+        InvalidConfig: there is something in it; a run is never written over.
+        WriteFailed: it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        taken = any(directory.iterdir())
+    except OSError as error:
+        raise WriteFailed(f"{directory}: cannot make a run directory: {error.strerror}") from error
+    if taken:
+        raise InvalidConfig(
+            f"{directory} is not empty; a run is never written over another, choose a new --out"
+        )
+
+
+def validate(logits_NK: NDArray[np.float32], labels_N: NDArray[np.int64]) -> ValFigures:
+    """The figures of one network on the validation split."""
+    probs_NK = softmax(logits_NK)
+    return ValFigures(nll=nll(probs_NK, labels_N), accuracy=accuracy(probs_NK, labels_N))
+
+
+class RunWriter:
+    """Owns a run directory: first the parts that all snapshots share, then one by one."""
+
+    def __init__(self, directory: Path, manifest: RunManifest, val_labels_N: NDArray[np.int64]):
+        self.directory = directory
+        self.manifest = manifest
+        self._val_labels_N = val_labels_N
+
+    @classmethod
+    def start(
+        cls,
+        directory: Path,
+        dataset: Dataset,
+        image: ImageContract,
+        data: DataRecord,
+        schedule: ScheduleRecord,
+        training: TrainingRecord,
+    ) -> "RunWriter":
+        """Write what does not change any more, and a manifest without snapshots."""
+        (directory / "snapshots").mkdir()
+        (directory / "val-logits").mkdir()
+        calibration_NCHW = calibration_images(dataset, training.seed)
+        manifest = RunManifest(
+            snapensemble=version("snapensemble"),
+            classes=dataset.classes,
+            image=image,
+            data=data,
+            schedule=schedule,
+            training=training,
+            val_labels=_write_array(directory, "val-labels.npy", dataset.val.labels_N),
+            calibration_images=_write_array(
+                directory, "calibration-images.npy", calibration_NCHW
+            ),
+        )
+        write_run(directory, manifest)
+        return cls(directory, manifest, dataset.val.labels_N)
+
+    def add_snapshot(
+        self, cycle: Cycle, rate: float, model: nn.Module, logits_NK: NDArray[np.float32]
+    ) -> Snapshot:
+        """Keep the weights of a finished cycle with what they say of the validation split.
+
+        Args:
+            cycle: the one that has just ended.
+            rate: the learning rate of its last update.
+            model: as it is before the restart.
+            logits_NK: its answers for the validation split.
+        """
+        name = f"cycle-{cycle.index:02d}"
+        file = f"snapshots/{name}.safetensors"
+        snapshot = Snapshot(
+            cycle=cycle.index,
+            step=cycle.end,
+            learning_rate=rate,
+            file=file,
+            sha256=write_atomically(self.directory / file, snapshot_bytes(model)),
+            val=validate(logits_NK, self._val_labels_N),
+            val_logits=_write_array(self.directory, f"val-logits/{name}.npy", logits_NK),
+        )
+        self.manifest = self.manifest.model_copy(
+            update={"snapshots": (*self.manifest.snapshots, snapshot)}
+        )
+        write_run(self.directory, self.manifest)
+        return snapshot
+
+
+def calibration_images(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
+    """Up to 256 training images: export checks parity, and later quantization, on real pixels."""
+    count = min(CALIBRATION_IMAGES, len(dataset.train))
+    rng = np.random.default_rng(derived_seed(seed, Purpose.CALIBRATION))
+    chosen = np.sort(rng.choice(len(dataset.train), count, replace=False))
+    return dataset.train.images_NCHW[chosen]
+
+
+def _write_array(directory: Path, file: str, array: NDArray[np.generic]) -> FileRef:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return FileRef(file=file, sha256=write_atomically(directory / file, buffer.getvalue()))
