@@ -1,0 +1,83 @@
+"""create_app(): engine and settings -> an ASGI application."""
+
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.engine import Engine
+from serving.metrics import Metrics
+from serving.problems import add_problem_handlers, internal_error
+from serving.routes import router
+from serving.service import Service
+from serving.settings import Settings
+
+ROUTES = ("/predict", "/health/live", "/health/ready", "/metrics", "/model", "/", "/openapi.json")
+log = logging.getLogger("snapensemble")
+
+
+def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = None) -> FastAPI:
+    """Assemble the server around a running engine, whose owner starts and stops it."""
+    metrics = metrics or Metrics()
+    service = Service(settings, engine, metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with service.decoders:
+            yield
+
+    app = FastAPI(
+        title="Snapensemble",
+        description="Averaged class probabilities of a snapshot ensemble.",
+        version=engine.bundle.version,
+        lifespan=lifespan,
+        # Their pages load scripts from elsewhere; /openapi.json stays.
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.state.metrics = metrics
+    app.include_router(router)
+    add_problem_handlers(app)
+    app.add_middleware(RequestMetrics, metrics=metrics)
+    return app
+
+
+class RequestMetrics:
+    """Counts and times every request, and turns a defect into a problem document.
+
+    Plain ASGI: the wrapper classes of the framework hide from a handler that its client left.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        status = 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        # Unknown paths share one label, or anyone could make as many as they like.
+        route = scope["path"] if scope["path"] in ROUTES else "other"
+        try:
+            await self._app(scope, receive, counted)
+        except Exception:  # a defect: logged here, and the client learns no more than that
+            log.exception("unexpected error in %s %s", scope["method"], route)
+            if status == 0:
+                await internal_error(Request(scope, receive))(scope, receive, counted)
+        finally:
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)

@@ -1,0 +1,100 @@
+"""`snapensemble serve`: a bundle directory -> a server on a port."""
+
+import argparse
+import logging
+import signal
+import socket
+import sys
+import warnings
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from contracts.errors import InvalidConfig
+from serving.settings import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One flag per setting; variables SNAPENSEMBLE_* count where a flag is not given."""
+    parser.add_argument(
+        "bundle_dir", type=Path, metavar="BUNDLE_DIR", help="made by snapensemble export"
+    )
+    for name, field in Settings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        shown = "" if field.default is None else f" ({field.default})"
+        text = f"{field.description}{shown}"
+        if field.annotation is bool:
+            parser.add_argument(
+                flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
+            )
+        else:
+            parser.add_argument(
+                flag, default=argparse.SUPPRESS, help=text, metavar=name.rpartition("_")[2].upper()
+            )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or SIGINT; 0 after an orderly end."""
+    flags = vars(args)
+    bundle_dir: Path = flags.pop("bundle_dir")
+    settings = build_settings(flags)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    # Pillow warns of odd metadata in pictures; a client must not be able to fill the log with it.
+    warnings.filterwarnings("ignore", module="PIL")
+
+    from serving.engine import load_engine
+    from serving.metrics import Metrics
+    from serving.server import serve
+
+    metrics = Metrics()
+    engine = load_engine(bundle_dir, settings, on_batch=metrics.batch)
+    with engine, open_port(settings.host, settings.port) as listener:
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(
+            f"Serving {settings.name or engine.bundle.name} {engine.bundle.version} "
+            f"({len(engine.bundle.members)} members, {engine.lanes.threads} lanes) "
+            f"on http://{shown}:{port}",
+            flush=True,
+        )
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn stops on these and raises them once more at its end, when all is answered.
+            signal.signal(signum, lambda *_: None)
+        serve(settings, engine, metrics, listener)
+    return 0
+
+
+def build_settings(flags: dict[str, object]) -> Settings:
+    """Flags over variables over defaults.
+
+    Raises:
+        InvalidConfig: a value is out of bounds; names the setting.
+    """
+    try:
+        return Settings(**flags)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))} (--{'-'.join(map(str, e['loc'])).replace('_', '-')} "
+            f"or SNAPENSEMBLE_{'_'.join(map(str, e['loc'])).upper()}): {e['msg']}, "
+            f"got {e['input']!r}"
+            for e in error.errors()
+        )
+        raise InvalidConfig(problems) from error
+
+
+def open_port(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        InvalidConfig: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise InvalidConfig(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port "
+            "(0 takes a free one) or --host"
+        ) from error

@@ -1,0 +1,39 @@
+"""How many processors this process may really use."""
+
+import math
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def cpu_budget(cgroup: Path = CGROUP) -> int:
+    """Whole processors: the smaller of the affinity mask and the container's CPU quota, at least 1.
+
+    `os.cpu_count()` and ONNX Runtime's defaults see the host's processors, whatever the limits.
+    """
+    return max(1, math.ceil(min(affinity(), cgroup_quota(cgroup))))
+
+
+def affinity() -> int:
+    """Processors that the scheduler may put this process on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cgroup_quota(cgroup: Path = CGROUP) -> float:
+    """The quota of version 2 or 1, in processors; infinity without one."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return math.inf
+    try:
+        limit = float(quota) / float(period)
+    except (ValueError, ZeroDivisionError):  # "max" means none
+        return math.inf
+    return limit if limit > 0 else math.inf

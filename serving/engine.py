@@ -1,0 +1,88 @@
+"""load_engine(): a bundle directory -> something that answers images.
+
+Shapes: M members, N images, C channels, H height, W width, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.bundle import BundleManifest, read_bundle
+from contracts.figures import Floats
+from serving.cpu import cpu_budget
+from serving.lanes import BatchReport, Image, Lanes
+from serving.members import MemberSession, load_member
+from serving.settings import Settings
+
+
+class Engine:
+    """A verified, warmed up bundle and the lanes that run it. Use as a context manager."""
+
+    def __init__(self, bundle: BundleManifest, lanes: Lanes, settings: Settings) -> None:
+        self.bundle = bundle
+        self.lanes = lanes
+        self._chunk = min(256, settings.max_queue)
+
+    def __enter__(self) -> "Engine":
+        self.lanes.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.lanes.__exit__(kind, error, trace)
+
+    def submit(self, images: Sequence[Image]) -> "list[Future[Floats]]":
+        """One future per image: its members' distributions, probs_MK. See `Lanes.submit`."""
+        return self.lanes.submit(images)
+
+    def predict(self, images_NCHW: NDArray[np.uint8]) -> Floats:
+        """probs_MNK of any number of images, in pieces that fit the queue; waits for them."""
+        parts = []
+        for start in range(0, len(images_NCHW), self._chunk):
+            futures = self.submit(list(images_NCHW[start : start + self._chunk]))
+            parts += [future.result() for future in futures]
+        return np.stack(parts, axis=1)
+
+
+def load_engine(
+    bundle_dir: Path,
+    settings: Settings | None = None,
+    on_batch: Callable[[BatchReport], None] = lambda _: None,
+) -> Engine:
+    """Verify a bundle, load its members and warm them up.
+
+    Raises:
+        InvalidManifest: a file is absent, changed or not what the manifest says.
+    """
+    settings = settings or Settings()
+    bundle = read_bundle(bundle_dir)
+    members = [load_member(bundle_dir, bundle, member) for member in bundle.members]
+    warm_up(members, bundle, settings.max_batch_size)
+    lanes = Lanes(
+        members,
+        threads=settings.threads or cpu_budget(),
+        max_batch_size=settings.max_batch_size,
+        max_queue=settings.max_queue,
+        max_wait_s=settings.max_wait_ms / 1000,
+        on_batch=on_batch,
+    )
+    return Engine(bundle, lanes, settings)
+
+
+def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:
+    """Run each member on its largest batch, then on one image: the first request is not slower.
+
+    The largest comes first, so that the memory arena is taken once and not in steps.
+    """
+    for size in sorted({max_batch_size, 1}, reverse=True):
+        images_BCHW = np.zeros((size, *bundle.image.shape), dtype=np.uint8)
+        for member in members:
+            member(images_BCHW)

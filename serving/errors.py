@@ -1,0 +1,64 @@
+"""What can go wrong while a request is answered, in the words of the job, not of HTTP."""
+
+from contracts.errors import InvalidImage, SnapensembleError
+
+
+class ServingError(SnapensembleError):
+    """A request that gets no prediction."""
+
+
+class EmptyBody(ServingError):
+    """There is nothing in the body."""
+
+
+class BodyTooLarge(ServingError):
+    """More bytes than one request may have."""
+
+
+class BodyTimeout(ServingError):
+    """The sender took too long."""
+
+
+class MalformedBody(ServingError):
+    """The body is not what its media type says."""
+
+
+class UnsupportedMediaType(ServingError):
+    """The media type is none of those that carry images."""
+
+
+class TooManyImages(ServingError):
+    """More images than one request may have."""
+
+
+class InvalidParameter(ServingError):
+    """A query parameter that cannot be granted."""
+
+
+class Overloaded(ServingError):
+    """The answer would come too late, so the request was not accepted."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Stopping(ServingError):
+    """The server is shutting down and accepts nothing new."""
+
+
+class DeadlineExceeded(ServingError):
+    """The client's deadline passed before the members had answered."""
+
+
+class InferenceFailed(ServingError):
+    """A member raised an error, or gave something that is no number."""
+
+
+class BadImageInRequest(ServingError):
+    """One image of a request is not readable; says which one."""
+
+    def __init__(self, index: int, count: int, reason: InvalidImage) -> None:
+        where = f"image {index} of {count} (counted from 0): " if count > 1 else ""
+        super().__init__(f"{where}{reason}")
+        self.reason = reason

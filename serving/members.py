@@ -1,0 +1,80 @@
+"""ONNX Runtime sessions, one per member, each with one thread.
+
+Shapes: B images, C channels, H height, W width, K classes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from contracts.bundle import BundleManifest, Member
+from contracts.errors import InvalidManifest
+from contracts.files import read_verified
+
+Logits = NDArray[np.float32]
+
+
+class MemberSession:
+    """One member, ready to run. `run` may be called from several threads at once."""
+
+    def __init__(self, member: Member, session: onnxruntime.InferenceSession) -> None:
+        self.name = member.name
+        self._session = session
+
+    def __call__(self, images_BCHW: NDArray[np.uint8]) -> Logits:
+        """logits_BK for uint8 images."""
+        logits_BK: Logits = self._session.run(["logits"], {"images": images_BCHW})[0]
+        return logits_BK
+
+
+def load_member(bundle_dir: Path, bundle: BundleManifest, member: Member) -> MemberSession:
+    """A session over the verified bytes of a member's file.
+
+    Raises:
+        InvalidManifest: absent, changed, not an ONNX file, or with another input or output than
+            the bundle says.
+    """
+    data = read_verified(bundle_dir, member.file, member.sha256)
+    try:
+        session = onnxruntime.InferenceSession(
+            data, session_options(), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime raises a class per kind of failure
+        raise InvalidManifest(f"{bundle_dir / member.file}: cannot load: {error}") from error
+    _check_contract(bundle_dir / member.file, session, bundle)
+    return MemberSession(member, session)
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    """One thread per session: the server owns the lanes, so no session spins or has a pool."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A pattern is remembered for every batch size that is ever seen, and never forgotten.
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return options
+
+
+def _check_contract(
+    file: Path, session: onnxruntime.InferenceSession, bundle: BundleManifest
+) -> None:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    found = [_signature(value) for value in (*inputs, *outputs)]
+    expected = [
+        ("images", "tensor(uint8)", bundle.image.shape),
+        ("logits", "tensor(float)", (len(bundle.classes),)),
+    ]
+    if found != expected or any(isinstance(v.shape[0], int) for v in (*inputs, *outputs)):
+        raise InvalidManifest(
+            f"{file}: the graph has {found}, the bundle says {expected}, each with a batch "
+            "dimension of any size in front"
+        )
+
+
+def _signature(value: Any) -> tuple[str, str, tuple[int, ...]]:
+    return value.name, value.type, tuple(value.shape[1:])

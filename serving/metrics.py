@@ -1,0 +1,79 @@
+"""Prometheus metrics, in base units. One registry per server."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from serving.lanes import BatchReport
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """What the server counts. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "snapensemble_requests",
+            "Requests answered.",
+            ["route", "code"],
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "snapensemble_request_duration_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "snapensemble_stage_duration_seconds",
+            "Time in each stage of a prediction: receive, decode, queue, inference.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "snapensemble_batch_size_images",
+            "Images that ran together.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=self.registry,
+        )
+        self.problems = Counter(
+            "snapensemble_problems",
+            "Requests refused or failed, by the code of their problem document.",
+            ["code"],
+            registry=self.registry,
+        )
+        self.departed = Counter(
+            "snapensemble_departed_clients",
+            "Requests whose client left before the answer.",
+            registry=self.registry,
+        )
+        self.member_seconds = Counter(
+            "snapensemble_member_busy_seconds",
+            "Lane time spent in members.",
+            registry=self.registry,
+        )
+        self.queued = Gauge(
+            "snapensemble_queue_images", "Images that wait for a lane.", registry=self.registry
+        )
+        self.model_info = Gauge(
+            "snapensemble_model_info",
+            "The model that is served; always 1.",
+            ["name", "version", "members"],
+            registry=self.registry,
+        )
+
+    def batch(self, report: BatchReport) -> None:
+        """Count a finished micro-batch."""
+        self.batch_size.observe(len(report.waits_s))
+        for wait_s in report.waits_s:
+            self.stage_seconds.labels("queue").observe(wait_s)
+        self.stage_seconds.labels("inference").observe(report.inference_s)
+        self.member_seconds.inc(sum(report.members_s))
+
+    def page(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self.registry)

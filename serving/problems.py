@@ -1,0 +1,115 @@
+"""Errors -> RFC 9457 problem documents: the one table that speaks HTTP."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from contracts.errors import ImageTooLarge, InvalidImage
+from serving.errors import (
+    BadImageInRequest,
+    BodyTimeout,
+    BodyTooLarge,
+    DeadlineExceeded,
+    EmptyBody,
+    InferenceFailed,
+    InvalidParameter,
+    MalformedBody,
+    Overloaded,
+    ServingError,
+    Stopping,
+    TooManyImages,
+    UnsupportedMediaType,
+)
+
+# error: status, code, title. Clients rely on the codes.
+PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
+    EmptyBody: (400, "empty_body", "There is no image in the request"),
+    MalformedBody: (400, "malformed_body", "The body is not what its media type says"),
+    BodyTimeout: (408, "body_timeout", "The body arrived too slowly"),
+    BodyTooLarge: (413, "body_too_large", "The body is too large"),
+    TooManyImages: (413, "too_many_images", "Too many images in one request"),
+    ImageTooLarge: (413, "image_too_large", "The image has too many pixels"),
+    UnsupportedMediaType: (415, "unsupported_media_type", "The media type carries no images"),
+    InvalidImage: (422, "invalid_image", "The image cannot be read"),
+    InvalidParameter: (422, "invalid_parameter", "A query parameter is not right"),
+    InferenceFailed: (500, "inference_failed", "The ensemble could not answer"),
+    Overloaded: (503, "overloaded", "The server has more work than it can do in time"),
+    Stopping: (503, "stopping", "The server is shutting down"),
+    DeadlineExceeded: (504, "deadline_exceeded", "The deadline passed"),
+}
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+MEDIA_TYPE = "application/problem+json"
+log = logging.getLogger("snapensemble")
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of the app with a problem document."""
+    app.add_exception_handler(ServingError, _serving_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """One problem document; the request's `metrics` count its code."""
+    request.app.state.metrics.problems.labels(code).inc()
+    body = {
+        "type": f"urn:snapensemble:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    return Response(to_json(body), status, headers, media_type=MEDIA_TYPE)
+
+
+def _serving_error(request: Request, error: Exception) -> Response:
+    reason = error.reason if isinstance(error, BadImageInRequest) else error
+    status, code, title = next(PROBLEMS[c] for c in type(reason).__mro__ if c in PROBLEMS)
+    headers: dict[str, str] = {}
+    if status == 503:
+        wait_s = error.retry_after_s if isinstance(error, Overloaded) else 1.0
+        headers["retry-after"] = str(max(1, math.ceil(wait_s)))
+    if isinstance(error, BodyTooLarge | BodyTimeout | TooManyImages | UnsupportedMediaType):
+        # The rest of the body may still be on its way, and nobody will read it.
+        headers["connection"] = "close"
+    if isinstance(error, InferenceFailed):
+        log.error("inference failed", exc_info=error.__cause__ or error)
+    return problem(request, status, code, title, str(error), headers)
+
+
+def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors: Sequence[Any] = error.errors()
+    detail = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in errors)
+    status, code, title = PROBLEMS[InvalidParameter]
+    return problem(request, status, code, title, detail)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = HTTP_CODES.get(error.status_code, "http_error")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    headers = dict(error.headers or {})
+    return problem(request, error.status_code, code, error.detail, detail, headers)
+
+
+def internal_error(request: Request) -> Response:
+    """What clients see of a defect in the server: that there is one."""
+    return problem(
+        request, 500, "internal_error", "The server has a defect", "the server's log says more"
+    )

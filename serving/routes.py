@@ -1,0 +1,164 @@
+"""The handlers. Each reads as what happens to a request."""
+
+import asyncio
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, Response
+from numpy.typing import NDArray
+from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
+
+from contracts.errors import InvalidImage
+from contracts.figures import Floats
+from contracts.pixels import decode_image
+from serving.answers import prediction, response
+from serving.errors import BadImageInRequest, DeadlineExceeded, InvalidParameter
+from serving.metrics import CONTENT_TYPE
+from serving.page import PAGE, PAGE_HEADERS
+from serving.schemas import JsonImages, PredictOptions, PredictResponse
+from serving.service import Service
+
+router = APIRouter()
+IMAGE_BODY = {"schema": {"type": "string", "format": "binary"}}
+REQUEST_BODY = {
+    "required": True,
+    "content": {
+        "image/*": IMAGE_BODY,
+        "application/octet-stream": IMAGE_BODY,
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
+                },
+            }
+        },
+        "application/json": {"schema": JsonImages.model_json_schema()},
+    },
+}
+
+
+@router.post("/predict", response_model=PredictResponse, openapi_extra={"requestBody": REQUEST_BODY})
+async def predict(request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
+    """The ensemble's averaged class probabilities for one or more images."""
+    service: Service = request.app.state.service
+    if options.mode == "cascade":
+        raise InvalidParameter("mode: this bundle carries no cascade thresholds; use mode=full")
+    try:
+        with service.stage("receive"):
+            pictures = await service.intake.read(request)
+        with service.stage("decode"):
+            images = await decode_all(service, pictures)
+        futures = service.engine.submit(images)
+        try:
+            probs_NMK = await answers(request, futures, options.deadline_ms)
+        finally:
+            for future in futures:  # nobody will read what has not run yet
+                future.cancel()
+    except ClientDisconnect:
+        service.metrics.departed.inc()
+        return Response(status_code=499)  # nobody is there to read it
+    finally:
+        service.intake.release(request)
+    bundle = service.engine.bundle
+    predictions = [prediction(probs_MK, bundle, options) for probs_MK in probs_NMK]
+    return Response(
+        to_json(response(predictions, bundle, service.name)), media_type="application/json"
+    )
+
+
+async def decode_all(service: Service, pictures: list[bytes]) -> list[NDArray[np.uint8]]:
+    """Decode off the event loop.
+
+    Raises:
+        BadImageInRequest: the first picture that cannot be read; the others are not answered.
+    """
+    image = service.engine.bundle.image
+    decode = partial(
+        decode_image,
+        channels=image.channels,
+        height=image.height,
+        width=image.width,
+        max_pixels=service.settings.max_image_pixels,
+    )
+    loop = asyncio.get_running_loop()
+    tasks = [loop.run_in_executor(service.decoders, decode, picture) for picture in pictures]
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    images = []
+    for index, result in enumerate(results):
+        if isinstance(result, InvalidImage):
+            raise BadImageInRequest(index, len(pictures), result)
+        if isinstance(result, BaseException):
+            raise result
+        images.append(result)
+    return images
+
+
+async def answers(
+    request: Request, futures: "list[Future[Floats]]", deadline_ms: int | None
+) -> list[Floats]:
+    """Wait for all images of a request, as long as the client does.
+
+    Raises:
+        ClientDisconnect: the client left first.
+        DeadlineExceeded: the deadline passed first.
+        InferenceFailed: a member failed.
+    """
+    answered = asyncio.gather(*map(asyncio.wrap_future, futures))
+    # Starlette does not say when a client leaves; `receive` does, once the body is read.
+    gone = asyncio.ensure_future(request.receive())
+    timeout_s = None if deadline_ms is None else deadline_ms / 1000
+    try:
+        await asyncio.wait(
+            {answered, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if answered.done():
+            return answered.result()
+        if gone.done():
+            raise ClientDisconnect
+        raise DeadlineExceeded(f"no answer within {deadline_ms} ms")
+    finally:
+        gone.cancel()
+        answered.cancel()
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """200 as long as the process can answer."""
+    return {"live": True}
+
+
+@router.get("/health/ready")
+async def ready() -> dict[str, bool]:
+    """200 once members are loaded and warm, which they are before the port opens."""
+    return {"ready": True}
+
+
+@router.get("/metrics", include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """Prometheus text."""
+    service: Service = request.app.state.service
+    service.metrics.queued.set(service.engine.lanes.queued)
+    return Response(service.metrics.page(), media_type=CONTENT_TYPE)
+
+
+@router.get("/model")
+async def model(request: Request) -> dict[str, Any]:
+    """What is served, how it was chosen, and how good it was on the validation split."""
+    service: Service = request.app.state.service
+    content = service.engine.bundle.model_dump(mode="json")
+    content["name"] = service.name
+    content["uptime_seconds"] = round(time.monotonic() - service.started, 1)
+    content["lanes"] = service.engine.lanes.threads
+    return content
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> HTMLResponse:
+    """A page for people."""
+    return HTMLResponse(PAGE, headers=PAGE_HEADERS)

@@ -1,0 +1,96 @@
+"""HTTP bodies and parameters, for validation and for the OpenAPI document."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class PredictOptions(BaseModel):
+    """The query of POST /predict."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    top: Annotated[int, Field(ge=0, le=1000, description="how many classes to name")] = 5
+    members: Annotated[bool, Field(description="add each member's distribution")] = False
+    probabilities: Annotated[bool, Field(description="add the whole distribution")] = True
+    mode: Annotated[
+        Literal["full", "cascade"],
+        Field(description="every member, or as many as an image needs (if the bundle can)"),
+    ] = "full"
+    deadline_ms: Annotated[
+        int | None,
+        Field(ge=1, le=3_600_000, description="answer 504 if it takes longer, milliseconds"),
+    ] = None
+
+
+class ClassProbability(BaseModel):
+    """One class and how likely it is."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_: Annotated[str, Field(alias="class")]
+    index: int
+    probability: Probability
+
+
+class MemberDistribution(BaseModel):
+    """What one member said."""
+
+    name: str
+    weight: Probability
+    probabilities: list[Probability]
+
+
+class Uncertainty(BaseModel):
+    """How sure the answer is, in nats."""
+
+    entropy_nats: Annotated[float, Field(ge=0, description="of the averaged distribution")]
+    disagreement_nats: Annotated[
+        float, Field(ge=0, description="mutual information of class and member: 0 if all agree")
+    ]
+
+
+class Prediction(ClassProbability):
+    """One image's answer; the class fields are those of the likeliest class."""
+
+    top: list[ClassProbability]
+    probabilities: list[Probability] | None = None
+    members: list[MemberDistribution] | None = None
+    uncertainty: Uncertainty
+    members_used: int
+
+
+class ModelName(BaseModel):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class PredictResponse(BaseModel):
+    """POST /predict: one prediction per image, in the order they came."""
+
+    predictions: list[Prediction]
+    model: ModelName
+
+
+class JsonImages(BaseModel):
+    """The JSON form of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: Annotated[
+        list[str], Field(min_length=1, description="encoded pictures, base64 (RFC 4648)")
+    ]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, with a stable `code`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str

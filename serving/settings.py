@@ -1,0 +1,44 @@
+"""Every setting of the server: name, unit, bounds. From flags and SNAPENSEMBLE_* variables."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.pixels import MAX_PIXELS
+
+MIB = 2**20
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """Frozen once built; `docs/settings.md` lists what each one means."""
+
+    model_config = SettingsConfigDict(env_prefix="SNAPENSEMBLE_", frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
+    name: str | None = Field(None, description="model name to answer with, instead of the bundle's")
+    threads: Positive | None = Field(
+        None, description="inference lanes; the CPU budget of this process if not set"
+    )
+    max_batch_size: Positive = Field(32, description="images that run together at most")
+    max_queue: Positive = Field(1024, description="images that wait at most")
+    max_wait_ms: Positive = Field(
+        10_000, description="predicted wait above which a request is refused, milliseconds"
+    )
+    max_body_bytes: Positive = Field(16 * MIB, description="size of one request's body, bytes")
+    max_bytes_in_flight: Positive = Field(
+        256 * MIB, description="bodies held in memory together, bytes"
+    )
+    max_image_pixels: Positive = Field(
+        MAX_PIXELS, description="width x height of one image, by its header"
+    )
+    max_images_per_request: Positive = Field(64, description="images in one request")
+    body_timeout_s: float = Field(
+        30, gt=0, allow_inf_nan=False, description="time for a body to arrive, seconds"
+    )
+    shutdown_timeout_s: Positive = Field(
+        30, description="time for accepted requests to finish after SIGTERM, seconds"
+    )
+    access_log: bool = Field(False, description="one line per request on stderr")
