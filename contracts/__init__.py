@@ -1,1 +1,1 @@
-"""What the rooms agree on: manifests, files, image bytes to tensor, and the arithmetic of averages."""
+"""What the rooms agree on: manifests, files, image bytes to tensor, averages of probabilities."""

@@ -78,7 +78,7 @@ class BundleManifest(Record):
         return self
 
     @property
-    def weights_M(self) -> list[float]:
+    def weights_M(self) -> list[float]:  # noqa: N802 # a shape suffix
         """One weight per member, summing to 1."""
         return [member.weight for member in self.members]
 

@@ -33,7 +33,7 @@ def write_atomically(path: Path, data: bytes) -> str:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private to their owner; a bundle is read by another user in a container.
+        # mkstemp makes files private; a bundle is read by another user in a container.
         temporary.chmod(0o644)
         temporary.replace(path)
         sync_directory(path.parent)
@@ -69,7 +69,8 @@ def read_verified(directory: Path, file: str, sha256: str) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidManifest(
-            f"{path}: {error.strerror or error}; the manifest lists this file, so the directory is not whole"
+            f"{path}: {error.strerror or error}; the manifest lists this file, "
+            "so the directory is not whole"
         ) from error
     found = sha256_of(data)
     if found != sha256:

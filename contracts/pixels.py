@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import Field, model_validator
 
 from contracts.errors import ImageTooLarge, InvalidImage
@@ -92,7 +92,7 @@ def decode_image(
             flat = _to_mode(_upright(picture), "L" if channels == 1 else "RGB")
     except InvalidImage:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise InvalidImage(
             f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}"
         ) from None

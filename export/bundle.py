@@ -7,6 +7,7 @@ import io
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from export.select import Metric, Rule, select
 from export.verify import parity
 from trainer.snapshots import load_model
 
+Number = TypeVar("Number", bound=np.generic)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -61,7 +63,7 @@ def build_bundle(
         raise InvalidConfig(f"--name {name!r}: use letters, digits, '.', '_', '-', 64 at most")
     with publishing(bundle_dir, replace=force) as directory:
         (directory / "members").mkdir()
-        images_NCHW = read_array(run_dir, run.calibration_images)
+        images_NCHW = read_array(run_dir, run.calibration_images, np.uint8)
         exported = [
             export_member(run_dir, run, run.snapshots[i], 1 / len(chosen), images_NCHW, directory)
             for i in chosen
@@ -142,23 +144,29 @@ def read_validation(
     run_dir: Path, run: RunManifest
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """logits_SNK and labels_N of the validation split, with their hashes and shapes checked."""
-    labels_N = read_array(run_dir, run.val_labels)
+    labels_N = read_array(run_dir, run.val_labels, np.int64)
     expected = (len(labels_N), len(run.classes))
-    logits = [read_array(run_dir, snapshot.val_logits) for snapshot in run.snapshots]
-    for snapshot, logits_NK in zip(run.snapshots, logits, strict=True):
+    logits_SNK = np.empty((len(run.snapshots), *expected), dtype=np.float32)
+    for row, snapshot in enumerate(run.snapshots):
+        logits_NK = read_array(run_dir, snapshot.val_logits, np.float32)
         if logits_NK.shape != expected:
             raise InvalidManifest(
                 f"{run_dir / snapshot.val_logits.file}: shape {logits_NK.shape}, "
                 f"expected {expected}"
             )
-    return np.stack(logits) if logits else np.empty((0, *expected), np.float32), labels_N
+        logits_SNK[row] = logits_NK
+    return logits_SNK, labels_N
 
 
-def read_array(run_dir: Path, reference: FileRef) -> NDArray[np.generic]:
-    """An .npy file of the run, its hash checked."""
+def read_array(run_dir: Path, reference: FileRef, dtype: type[Number]) -> NDArray[Number]:
+    """An .npy file of the run, its hash and its type checked."""
     data = read_verified(run_dir, reference.file, reference.sha256)
     try:
-        array: NDArray[np.generic] = np.load(io.BytesIO(data), allow_pickle=False)
+        array = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise InvalidManifest(f"{run_dir / reference.file}: not an .npy file: {error}") from error
-    return array
+    if array.dtype != dtype:
+        raise InvalidManifest(
+            f"{run_dir / reference.file}: holds {array.dtype}, expected {np.dtype(dtype)}"
+        )
+    return np.asarray(array, dtype)

@@ -46,7 +46,7 @@ def to_onnx(model: nn.Module, image: ImageContract) -> bytes:
     assert program is not None
     proto = program.model_proto
     _check(proto)
-    return _without_traces(proto).SerializeToString(deterministic=True)
+    return bytes(_without_traces(proto).SerializeToString(deterministic=True))
 
 
 def _check(proto: onnx.ModelProto) -> None:

@@ -42,9 +42,7 @@ def parity(
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        onnx_file, options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
     logit_gap = probability_gap = 0.0
     for size in BATCH_SIZES:
         images_BCHW = parity_images(images_NCHW, size)

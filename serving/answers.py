@@ -37,6 +37,8 @@ def prediction(probs_MK: Floats, bundle: BundleManifest, options: PredictOptions
     return answer
 
 
-def response(predictions: list[dict[str, Any]], bundle: BundleManifest, name: str) -> dict[str, Any]:
+def response(
+    predictions: list[dict[str, Any]], bundle: BundleManifest, name: str
+) -> dict[str, Any]:
     """All predictions of a request, and which model made them."""
     return {"predictions": predictions, "model": {"name": name, "version": bundle.version}}

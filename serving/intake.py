@@ -127,7 +127,9 @@ class Intake:
 
     def _too_many(self, found: str) -> str:
         limit = self._settings.max_images_per_request
-        return f"the request has {found} images, at most {limit} are accepted; send several requests"
+        return (
+            f"the request has {found} images, at most {limit} are accepted; send several requests"
+        )
 
 
 def decode_json(body: bytes) -> list[bytes]:

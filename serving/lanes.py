@@ -238,12 +238,14 @@ class _MicroBatch:
             return
         logits_MBK = np.stack([logits for logits in self._logits if logits is not None])
         probs_MBK = softmax(logits_MBK)
-        finite_B = np.isfinite(probs_MBK).all(axis=(0, 2))
+        finite_B: NDArray[np.bool_] = np.isfinite(probs_MBK).all(axis=(0, 2))
         for row, waiting in enumerate(self._images):
             if finite_B[row]:
                 waiting.answer.set_result(probs_MBK[:, row])
             else:
-                failure = InferenceFailed("a member gave something that is no number for this image")
+                failure = InferenceFailed(
+                    "a member gave something that is no number for this image"
+                )
                 waiting.answer.set_exception(failure)
 
     def _stacked(self) -> NDArray[np.uint8]:

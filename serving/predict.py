@@ -91,9 +91,7 @@ def predict_with_url(
     predictions, model = [], {}
     try:
         for file, picture in zip(files, pictures, strict=True):
-            connection.request(
-                "POST", path, picture, {"content-type": "application/octet-stream"}
-            )
+            connection.request("POST", path, picture, {"content-type": "application/octet-stream"})
             reply = connection.getresponse()
             answer = _parse(url, reply.read())
             if reply.status != 200:

@@ -43,7 +43,9 @@ REQUEST_BODY = {
 }
 
 
-@router.post("/predict", response_model=PredictResponse, openapi_extra={"requestBody": REQUEST_BODY})
+@router.post(
+    "/predict", response_model=PredictResponse, openapi_extra={"requestBody": REQUEST_BODY}
+)
 async def predict(request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
     """The ensemble's averaged class probabilities for one or more images."""
     service: Service = request.app.state.service
@@ -109,14 +111,12 @@ async def answers(
         DeadlineExceeded: the deadline passed first.
         InferenceFailed: a member failed.
     """
-    answered = asyncio.gather(*map(asyncio.wrap_future, futures))
+    answered: asyncio.Future[list[Floats]] = asyncio.gather(*map(asyncio.wrap_future, futures))
     # Starlette does not say when a client leaves; `receive` does, once the body is read.
-    gone = asyncio.ensure_future(request.receive())
+    gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
     timeout_s = None if deadline_ms is None else deadline_ms / 1000
     try:
-        await asyncio.wait(
-            {answered, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait((answered, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if answered.done():
             return answered.result()
         if gone.done():

@@ -5,12 +5,12 @@ Heavy imports happen inside a subcommand, so `serve` and `predict` run where tor
 
 import argparse
 import importlib
-import signal
 import sys
 from importlib.metadata import version
-from types import FrameType, ModuleType
+from types import ModuleType
 
 from contracts.errors import SnapensembleError
+from snapensemble.stopping import Stopped, raise_on_signals
 
 COMMANDS = {
     "train": ("trainer.cli", "train with SGDR, one snapshot per cycle"),
@@ -20,14 +20,6 @@ COMMANDS = {
     "predict": ("serving.predict", "classify image files with a bundle or a server"),
     "demo": ("snapensemble.demo", "train, export, serve and ask, on the embedded digits"),
 }
-
-
-class Stopped(BaseException):
-    """A signal asked this process to end."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,8 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser(command, module).parse_args(argv)
     del args.command
     assert module is not None  # argparse has ended the process for anything else
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _stop)
+    raise_on_signals()
     try:
         return int(module.run(args))
     except SnapensembleError as error:
@@ -72,10 +63,6 @@ def _parser(command: str | None, module: ModuleType | None) -> argparse.Argument
         if name == command and module is not None:
             module.add_arguments(subparser)
     return parser
-
-
-def _stop(signum: int, _frame: FrameType | None) -> None:
-    raise Stopped(signum)
 
 
 def _explain_missing(command: str | None, error: ModuleNotFoundError) -> int:

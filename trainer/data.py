@@ -54,7 +54,7 @@ class Dataset:
         digest = hashlib.sha256("\0".join(self.classes).encode())
         for split in (self.train, self.val):
             digest.update(repr(split.images_NCHW.shape).encode())
-            digest.update(np.ascontiguousarray(split.images_NCHW))
+            digest.update(np.ascontiguousarray(split.images_NCHW).data)
             digest.update(split.labels_N.astype("<i8").tobytes())
         return digest.hexdigest()
 

@@ -17,7 +17,7 @@ def predict_logits(model: nn.Module, images_NCHW: Tensor) -> NDArray[np.float32]
     was_training = model.training
     model.eval()
     try:
-        parts = [model(batch).float().cpu() for batch in images_NCHW.split(BATCH)]
+        parts = [model(batch).float().cpu() for batch in torch.split(images_NCHW, BATCH)]
     finally:
         model.train(was_training)
     logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()

@@ -43,7 +43,7 @@ class Batches:
             len(self.labels_N), generator=generator(self.seed, Purpose.ORDER, epoch)
         ).to(self.labels_N.device)
         augmentation = generator(self.seed, Purpose.AUGMENTATION, epoch)
-        for chosen_B in order_N.split(self.batch_size)[: self.steps_per_epoch]:
+        for chosen_B in torch.split(order_N, self.batch_size)[: self.steps_per_epoch]:
             images_BCHW = pad_crop_flip(
                 self.images_NCHW[chosen_B],
                 padding=self.crop_padding,

@@ -68,7 +68,7 @@ def cifar_resnet(depth: int, classes: int, image: ImageContract) -> Classifier:
 def small_net(classes: int, image: ImageContract) -> Classifier:
     """Four 3x3 convolutions, for images of 8 to 16 pixels."""
     layers: list[nn.Module] = []
-    width_in = image.channels
+    width_in: int = image.channels
     for width, stride in ((32, 1), (32, 1), (64, 2), (64, 1)):
         layers += [_conv3x3(width_in, width, stride), nn.BatchNorm2d(width), nn.ReLU()]
         width_in = width

@@ -22,9 +22,7 @@ class Observer(Protocol):
     def step(self, step: Step, epoch: int, cycle: int) -> None:
         """After an optimizer update."""
 
-    def epoch(
-        self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float
-    ) -> None:
+    def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
         """After validation; `step` was the epoch's last, `seconds` its training time."""
 
 
@@ -106,7 +104,9 @@ class Progress:
 
     def step(self, step: Step, epoch: int, cycle: int) -> None:
         """Move the bar by one step."""
-        self._bar.set_postfix(loss=f"{step.loss:.3f}", lr=f"{step.learning_rate:.4f}", refresh=False)
+        self._bar.set_postfix(
+            loss=f"{step.loss:.3f}", lr=f"{step.learning_rate:.4f}", refresh=False
+        )
         self._bar.update()
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:

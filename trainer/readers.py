@@ -67,7 +67,9 @@ def cifar10(directory: Path) -> RawData:
     inner = directory / "cifar-10-batches-bin"
     directory = inner if inner.is_dir() else directory
     if not directory.is_dir():
-        raise InvalidData(f"no data at {str(directory)!r}; expected the CIFAR-10 binary files there")
+        raise InvalidData(
+            f"no data at {str(directory)!r}; expected the CIFAR-10 binary files there"
+        )
     train = [_cifar_file(directory / f"data_batch_{i}.bin") for i in range(1, 6)]
     images_NCHW = np.concatenate([part.images_NCHW for part in train])
     labels_N = np.concatenate([part.labels_N for part in train])

@@ -83,9 +83,7 @@ class RunWriter:
             schedule=schedule,
             training=training,
             val_labels=_write_array(directory, "val-labels.npy", dataset.val.labels_N),
-            calibration_images=_write_array(
-                directory, "calibration-images.npy", calibration_NCHW
-            ),
+            calibration_images=_write_array(directory, "calibration-images.npy", calibration_NCHW),
         )
         write_run(directory, manifest)
         return cls(directory, manifest, dataset.val.labels_N)

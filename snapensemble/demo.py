@@ -1,0 +1,128 @@
+"""`snapensemble demo`: the whole way on the embedded digits, from images to answers over HTTP."""
+
+import argparse
+import io
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from contracts.bundle import BUNDLE_FILE, read_bundle
+from contracts.errors import InvalidConfig
+from contracts.run import RUN_FILE
+from export.bundle import build_bundle
+from export.cli import describe
+from serving.predict import predict_with_url
+from snapensemble.evaluate import bundle_data, evaluate, table
+from snapensemble.server_process import server_process
+from snapensemble.stopping import Stopped
+from trainer.config import TrainConfig
+from trainer.readers import Split
+from trainer.run import train
+
+PORT = 8000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `snapensemble demo`."""
+    parser.add_argument("--once", action="store_true", help="stop after the answers")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="where run and bundle go (demo)"
+    )
+    parser.add_argument("--port", type=int, help=f"port to serve on ({PORT}, or a free one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, export, evaluate, serve, ask; then serve until Ctrl-C."""
+    started = time.monotonic()
+    run_dir, bundle_dir, images_dir = (args.out / name for name in ("run", "bundle", "images"))
+    remove_former(run_dir, RUN_FILE)
+    remove_former(bundle_dir, BUNDLE_FILE)
+
+    heading("1. Train: SGDR on scikit-learn's digits, one snapshot per cycle")
+    train(demo_config(run_dir))
+    heading("2. Export the best 3 snapshots to ONNX")
+    print(describe(build_bundle(run_dir, bundle_dir, m=3, name="digits")))
+    heading("3. Evaluate on the test split, which has chosen nothing")
+    print(table(evaluate(bundle_dir)))
+    heading("4. Serve, and ask for images that were held out")
+    files, labels = write_images(bundle_dir, images_dir)
+    port = args.port if args.port is not None else free_port(PORT)
+    with server_process(bundle_dir, "--port", str(port)) as (server, url):
+        answer = predict_with_url(url, files, [file.read_bytes() for file in files], top=2)
+        for file, label, one in zip(files, labels, answer["predictions"], strict=True):
+            first, second = one["top"]
+            mark = "right" if first["class"] == label else "WRONG"
+            print(
+                f"  {file}: {first['class']} with {first['probability']:6.1%}, "
+                f"then {second['class']} with {second['probability']:5.1%}   {mark}"
+            )
+        print(f"\n{time.monotonic() - started:.0f} s. Ask it yourself:\n")
+        print(f"  curl -H 'Content-Type: image/png' --data-binary @{files[0]} {url}/predict")
+        print(f"  or open {url}/ in a browser\n", flush=True)
+        if args.once:
+            return 0
+        print("Serving until Ctrl-C.", flush=True)
+        try:
+            return server.wait()
+        except Stopped:
+            return 0
+
+
+def demo_config(run_dir: Path) -> TrainConfig:
+    """Four cycles, long enough for members of like quality, in about a minute on two cores."""
+    return TrainConfig(data="digits", out=run_dir, cycles=4, cycle_epochs=20, lr_max=0.05)
+
+
+def remove_former(directory: Path, proof: str) -> None:
+    """Remove what an earlier demo left there, and nothing else.
+
+    Raises:
+        InvalidConfig: the directory holds something else.
+    """
+    if not directory.exists():
+        return
+    if not (directory / proof).is_file() and any(directory.iterdir()):
+        raise InvalidConfig(
+            f"{directory} exists and was not made by the demo (no {proof}); choose another --out"
+        )
+    shutil.rmtree(directory)
+
+
+def write_images(bundle_dir: Path, images_dir: Path) -> tuple[list[Path], list[str]]:
+    """One held-out image per class as PNG files, and what they show."""
+    bundle = read_bundle(bundle_dir)
+    test = bundle_data(bundle).part("test")
+    images_dir.mkdir(parents=True, exist_ok=True)
+    files = []
+    for label in range(len(bundle.classes)):
+        file = images_dir / f"digit-{bundle.classes[label]}.png"
+        file.write_bytes(first_png(test, label))
+        files.append(file)
+    return files, list(bundle.classes)
+
+
+def first_png(split: Split, label: int) -> bytes:
+    """The first image of a class, encoded."""
+    image_CHW = split.images_NCHW[np.flatnonzero(split.labels_N == label)[0]]
+    buffer = io.BytesIO()
+    Image.fromarray(image_CHW[0]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def free_port(wanted: int) -> int:
+    """`wanted`, or 0 (any free one) if something listens there already."""
+    try:
+        socket.create_server(("127.0.0.1", wanted)).close()
+    except OSError:
+        print(f"port {wanted} is taken; using a free one")
+        return 0
+    return wanted
+
+
+def heading(text: str) -> None:
+    """A line that sets a step apart."""
+    print(f"\n== {text}", flush=True)

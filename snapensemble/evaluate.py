@@ -1,0 +1,109 @@
+"""`snapensemble evaluate`: a bundle on a data set, through the engine that serves it.
+
+Shapes: M members, N images, K classes.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from contracts.bundle import BundleManifest
+from contracts.errors import InvalidConfig, InvalidData
+from contracts.figures import mean_probabilities, summary
+from serving.engine import load_engine
+from trainer.data import SPECS, Dataset, load_dataset
+
+COLUMNS = ("accuracy", "nll", "ece", "brier")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `snapensemble evaluate`."""
+    parser.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR")
+    parser.add_argument(
+        "--data", metavar="SPEC", help=f"{SPECS} (the one that the run was trained on)"
+    )
+    parser.add_argument("--split", choices=["test", "val", "train"], default="test")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print each member's figures and those of the averaged probabilities."""
+    figures = evaluate(args.bundle_dir, spec=args.data, split=args.split, limit=args.limit)
+    print(json.dumps(figures, indent=2) if args.json else table(figures))
+    return 0
+
+
+def evaluate(
+    bundle_dir: Path, *, spec: str | None = None, split: str = "test", limit: int | None = None
+) -> dict[str, Any]:
+    """Measure what is served: same members, weights, temperature, and the same engine.
+
+    Returns:
+        `ensemble` and `members` with accuracy, nll, ece and brier; `images` counts them.
+
+    Raises:
+        InvalidData: the data set cannot be read, has no such split, or other classes or shapes.
+        InvalidManifest: the bundle is damaged.
+    """
+    if limit is not None and limit < 1:
+        raise InvalidConfig(f"--limit must be at least 1, got {limit}")
+    with load_engine(bundle_dir) as engine:
+        bundle = engine.bundle
+        part = bundle_data(bundle, spec).part(split)
+        images_NCHW, labels_N = part.images_NCHW[:limit], part.labels_N[:limit]
+        probs_MNK = engine.predict(images_NCHW)
+    probs_NK = mean_probabilities(probs_MNK, bundle.weights_M, bundle.temperature)
+    return {
+        "ensemble": {**summary(probs_NK, labels_N), "members_used": len(bundle.members)},
+        "members": [
+            {"name": member.name, **summary(probs, labels_N)}
+            for member, probs in zip(bundle.members, probs_MNK, strict=True)
+        ],
+        "images": len(labels_N),
+        "split": split,
+        "data": spec or bundle.data.spec,
+        "model": {"name": bundle.name, "version": bundle.version},
+    }
+
+
+def bundle_data(bundle: BundleManifest, spec: str | None = None) -> Dataset:
+    """The data set that a bundle was made from, or another one of the same classes and shape.
+
+    It is split as it was for training, so that its test part holds no image that taught or chose.
+
+    Raises:
+        InvalidData: other classes, or images of another shape.
+    """
+    image = bundle.image
+    is_folder = Path(spec or bundle.data.spec).expanduser().is_dir()
+    dataset = load_dataset(
+        spec or bundle.data.spec,
+        val_fraction=bundle.data.val_fraction,
+        split_seed=bundle.data.split_seed,
+        image_size=image.height if is_folder else None,
+        channels=image.channels,
+    )
+    if dataset.classes != bundle.classes:
+        raise InvalidData(
+            f"the data has the classes {list(dataset.classes)}, "
+            f"the bundle {list(bundle.classes)}, in this order; they must be equal"
+        )
+    if dataset.shape != image.shape:
+        raise InvalidData(
+            f"the data's images are {dataset.shape} (channels, height, width), "
+            f"the bundle takes {image.shape}"
+        )
+    return dataset
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as aligned columns."""
+    rows = [*figures["members"], {"name": "ensemble", **figures["ensemble"]}]
+    lines = [f"{figures['images']:,} images of the {figures['split']} split of {figures['data']}"]
+    lines.append("".join([f"{'':<12}", *(f"{column:>10}" for column in COLUMNS)]))
+    for row in rows:
+        values = [f"{row['accuracy']:>10.2%}", *(f"{row[c]:>10.4f}" for c in COLUMNS[1:])]
+        lines.append("".join([f"{row['name']:<12}", *values]))
+    return "\n".join(lines)

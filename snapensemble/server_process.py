@@ -1,0 +1,36 @@
+"""`snapensemble serve` as a child process: for the demo, the tests and the benchmarks."""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from contracts.errors import SnapensembleError
+
+
+class ServerFailed(SnapensembleError):
+    """The server ended before it was ready; its own message is above this one."""
+
+
+@contextlib.contextmanager
+def server_process(bundle_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a server, give the process and its URL, and end it on leaving.
+
+    The line that it prints when the port is open is awaited, so it answers at once.
+
+    Raises:
+        ServerFailed: it ended instead.
+    """
+    command = [sys.executable, "-m", "snapensemble.cli", "serve", str(bundle_dir), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 # our own
+    assert process.stdout is not None
+    try:
+        greeting = process.stdout.readline().strip()
+        if not greeting:
+            raise ServerFailed(f"the server did not start (exit code {process.wait()})")
+        yield process, greeting.rpartition(" on ")[2]
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()

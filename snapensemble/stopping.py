@@ -1,0 +1,22 @@
+"""SIGINT and SIGTERM as an exception, so that every `with` and `finally` runs."""
+
+import signal
+from types import FrameType
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def raise_on_signals() -> None:
+    """From now on SIGINT and SIGTERM raise Stopped in the main thread."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _stop)
+
+
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    raise Stopped(signum)
