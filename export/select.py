@@ -55,7 +55,7 @@ def select(
         raise InvalidConfig(f"--members must be at least 1, got {m}")
     if m > found:
         raise InvalidConfig(
-            f"--members {m}: the run has {found} snapshot{'s' * (found != 1)}; "
+            f"--members {m}: the run has {found} snapshot{'' if found == 1 else 's'}; "
             f"ask for at most {found}, or train more cycles"
         )
     if rule == "all" and m != found:

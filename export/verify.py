@@ -55,13 +55,11 @@ def parity(
                 f"torch gives {expected_BK.shape}"
             )
         gaps_BK = np.abs(found_BK - expected_BK) / np.maximum(1, np.abs(expected_BK))
-        logit_gap = max(logit_gap, float(gaps_BK.max()))
+        logit_gap = _larger(logit_gap, gaps_BK)
         gaps_BK = np.abs(softmax(found_BK) - softmax(expected_BK))
-        probability_gap = max(probability_gap, float(gaps_BK.max()))
-        # Negated, so that NaN fails too.
-        if not (
-            logit_gap <= MAX_LOGIT_DIFFERENCE and probability_gap <= MAX_PROBABILITY_DIFFERENCE
-        ):
+        probability_gap = _larger(probability_gap, gaps_BK)
+        agree = logit_gap <= MAX_LOGIT_DIFFERENCE and probability_gap <= MAX_PROBABILITY_DIFFERENCE
+        if not agree:  # NaN does not agree either
             raise ParityFailed(
                 f"{what}: at batch size {size} ONNX Runtime differs from torch by "
                 f"{logit_gap:.2e} in logits (limit {MAX_LOGIT_DIFFERENCE:.0e}) and "
@@ -82,3 +80,8 @@ def parity_images(images_NCHW: NDArray[np.uint8], size: int) -> NDArray[np.uint8
         batch[-1], batch[-2] = 0, 255
         batch[-3] = np.random.default_rng(0).integers(0, 256, batch[-3].shape, dtype=np.uint8)
     return batch
+
+
+def _larger(gap: float, gaps_BK: NDArray[np.floating]) -> float:
+    """The largest gap so far; NaN stays NaN, where Python's max would drop it."""
+    return float(np.maximum(gap, gaps_BK.max()))

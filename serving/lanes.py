@@ -238,7 +238,7 @@ class _MicroBatch:
             return
         logits_MBK = np.stack([logits for logits in self._logits if logits is not None])
         probs_MBK = softmax(logits_MBK)
-        finite_B: NDArray[np.bool_] = np.isfinite(probs_MBK).all(axis=(0, 2))
+        finite_B = np.asarray(np.isfinite(probs_MBK).all(axis=(0, 2)))
         for row, waiting in enumerate(self._images):
             if finite_B[row]:
                 waiting.answer.set_result(probs_MBK[:, row])

@@ -22,7 +22,7 @@ FLAGS: dict[str, tuple[type, str]] = {
     "momentum": (float, "Nesterov momentum"),
     "weight_decay": (float, "L2 penalty"),
     "image_size": (int, "height and width in pixels; image folders only (64)"),
-    "crop_padding": (int, "random shift in pixels (an eighth of the image)"),
+    "crop_padding": (int, "random shift in pixels (an eighth of the image, none below 16)"),
     "val_fraction": (float, "share of each class that validates"),
     "split_seed": (int, "which images validate; the same for runs that are compared"),
     "seed": (int, "weights, order and augmentation"),

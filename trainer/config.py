@@ -16,7 +16,7 @@ class TrainConfig:
 
     `cycle_epochs` is the first cycle's length; each later one is `t_mult` times longer. `flip`
     None means: where the data set says that a mirror image keeps its class. `crop_padding` None
-    means an eighth of the image's height.
+    means an eighth of the image's height, and none for images below 16 pixels.
     """
 
     data: str

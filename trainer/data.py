@@ -147,10 +147,10 @@ def _refuse_small_classes(raw: RawData) -> None:
     assert raw.train is not None
     needed = 1 if raw.val is not None else 2
     needed += 1 if raw.train is raw.everything else 0
-    counts_K = np.bincount(raw.train.labels_N, minlength=len(raw.classes))
+    counts_K = np.bincount(raw.train.labels_N, minlength=len(raw.classes)).tolist()
     for name, count in zip(raw.classes, counts_K, strict=True):
         if count < needed:
             raise InvalidData(
-                f"class {name!r} has {count} image{'s' * (count != 1)}; at least {needed} are "
+                f"class {name!r} has {count} image{'' if count == 1 else 's'}; at least {needed} are "
                 "needed, so that each part of the split has one"
             )

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import pytest
+
+from tests.factories import make_bundle
+
+
+@pytest.fixture
+def bundle_dir(tmp_path: Path) -> Path:
+    """Three linear members over noise."""
+    return make_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real, short run on the digits: 3 cycles of 2 epochs."""
+    from trainer.config import TrainConfig
+    from trainer.run import train
+
+    out = tmp_path_factory.mktemp("digits") / "run"
+    return train(TrainConfig(data="digits", out=out, cycles=3, cycle_epochs=2, threads=1))
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(digits_run: Path) -> Path:
+    """The best two of its snapshots."""
+    from export.bundle import build_bundle
+
+    build_bundle(digits_run, digits_run.parent / "bundle", m=2, name="digits")
+    return digits_run.parent / "bundle"

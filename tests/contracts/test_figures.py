@@ -1,0 +1,102 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from contracts.figures import (
+    accuracy,
+    brier,
+    disagreement,
+    ece,
+    entropy,
+    mean_probabilities,
+    nll,
+    softmax,
+)
+
+logits_strategy = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(2, 6)),
+    elements=st.floats(-80, 80, width=32),
+)
+
+
+@given(logits_strategy)
+def test_softmax_equals_the_definition_in_float64(logits_MBK: np.ndarray) -> None:
+    exact = np.exp(logits_MBK.astype(np.float64))
+    exact /= exact.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(softmax(logits_MBK), exact, rtol=1e-9, atol=1e-300)
+
+
+def test_softmax_of_huge_logits_is_finite() -> None:
+    assert softmax(np.array([[3e38, -3e38]], dtype=np.float32)).tolist() == [[1.0, 0.0]]
+
+
+@given(logits_strategy)
+def test_the_mean_is_over_probabilities(logits_MBK: np.ndarray) -> None:
+    exact = np.exp(logits_MBK.astype(np.float64))
+    exact = (exact / exact.sum(axis=-1, keepdims=True)).mean(axis=0)
+    found = mean_probabilities(softmax(logits_MBK))
+    np.testing.assert_allclose(found, exact, atol=1e-12)
+    np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-12)
+
+
+def test_the_mean_is_not_over_logits() -> None:
+    logits_MBK = np.array([[[10.0, 0.0]], [[-1.0, 0.0]]])
+    of_logits = softmax(logits_MBK.mean(axis=0))[0, 0]
+    assert of_logits > 0.98
+    assert mean_probabilities(softmax(logits_MBK))[0, 0] == pytest.approx(0.6344, abs=1e-4)
+
+
+def test_weights_count() -> None:
+    probs_MBK = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    assert mean_probabilities(probs_MBK, [0.75, 0.25]).tolist() == [[0.75, 0.25]]
+
+
+@given(logits_strategy, st.floats(0.3, 5))
+def test_a_temperature_keeps_the_order(logits_MBK: np.ndarray, temperature: float) -> None:
+    probs_MBK = softmax(logits_MBK / 20)
+    plain, tempered = (mean_probabilities(probs_MBK, None, t) for t in (1.0, temperature))
+    np.testing.assert_allclose(tempered.sum(axis=-1), 1, atol=1e-12)
+    assert (
+        np.take_along_axis(tempered, plain.argmax(1)[:, None], 1)[:, 0] >= tempered.max(1) - 1e-12
+    ).all()
+
+
+def test_members_that_agree_do_not_disagree() -> None:
+    probs_MBK = np.repeat(softmax(np.array([[[1.0, 2.0, 3.0]]])), 3, axis=0)
+    assert disagreement(probs_MBK)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_two_certain_members_that_contradict_disagree_by_log_2() -> None:
+    probs_MBK = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    assert disagreement(probs_MBK)[0] == pytest.approx(np.log(2))
+    assert entropy(mean_probabilities(probs_MBK))[0] == pytest.approx(np.log(2))
+
+
+@given(logits_strategy)
+def test_disagreement_lies_between_0_and_the_entropy(logits_MBK: np.ndarray) -> None:
+    probs_MBK = softmax(logits_MBK)
+    found = disagreement(probs_MBK)
+    assert (found >= 0).all()
+    assert (found <= entropy(mean_probabilities(probs_MBK)) + 1e-9).all()
+
+
+def test_the_figures_of_a_worked_example() -> None:
+    probs_BK = np.array([[0.7, 0.3], [0.4, 0.6]])
+    labels_B = np.array([0, 0])
+    assert accuracy(probs_BK, labels_B) == 0.5
+    assert nll(probs_BK, labels_B) == pytest.approx(-(np.log(0.7) + np.log(0.4)) / 2)
+    assert brier(probs_BK, labels_B) == pytest.approx((0.18 + 0.72) / 2)
+    # Two bins hold one image each: gaps of 0.3 and 0.6, each with half of the images.
+    assert ece(probs_BK, labels_B) == pytest.approx(0.45)
+
+
+def test_a_certain_mistake_costs_much_but_not_infinity() -> None:
+    assert nll(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-12))
+
+
+def test_calibrated_answers_have_no_calibration_error() -> None:
+    probs_BK = np.tile([[0.75, 0.25]], (4, 1))
+    assert ece(probs_BK, np.array([0, 0, 0, 1])) == pytest.approx(0)

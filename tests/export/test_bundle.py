@@ -1,0 +1,137 @@
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import export.bundle
+from contracts.bundle import BUNDLE_FILE, read_bundle
+from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
+from contracts.figures import mean_probabilities, nll, softmax
+from contracts.files import read_verified
+from contracts.run import read_run
+from export.bundle import build_bundle, default_name
+from export.publish import publishing
+from export.verify import ParityFailed
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(directory)): file.read_bytes()
+        for file in sorted(directory.rglob("*"))
+        if file.is_file()
+    }
+
+
+def test_a_bundle_holds_the_best_snapshots_and_says_how_good_their_average_is(
+    digits_run: Path, digits_bundle: Path
+) -> None:
+    run, bundle = read_run(digits_run), read_bundle(digits_bundle)
+    best = sorted(run.snapshots, key=lambda s: s.val.nll)[:2]
+    assert [m.cycle for m in bundle.members] == [s.cycle for s in best]
+    assert bundle.weights_M == [0.5, 0.5]
+    assert bundle.classes == run.classes and bundle.image == run.image
+    logits_MNK = np.stack([np.load(digits_run / s.val_logits.file) for s in best])
+    labels_N = np.load(digits_run / run.val_labels.file)
+    expected = nll(mean_probabilities(softmax(logits_MNK)), labels_N)
+    assert bundle.val.nll == pytest.approx(expected)
+    assert bundle.parity.batch_sizes == (1, 2, 7, 32)
+
+
+def test_every_file_is_listed_with_its_hash(digits_bundle: Path) -> None:
+    bundle = read_bundle(digits_bundle)
+    for member in bundle.members:
+        read_verified(digits_bundle, member.file, member.sha256)
+    assert set(tree(digits_bundle)) == {BUNDLE_FILE} | {m.file for m in bundle.members}
+
+
+def test_the_same_run_exports_to_the_same_bytes(
+    digits_run: Path, digits_bundle: Path, tmp_path: Path
+) -> None:
+    build_bundle(digits_run, tmp_path / "again", m=2, name="digits")
+    assert tree(tmp_path / "again") == tree(digits_bundle)
+
+
+def test_an_existing_bundle_is_kept_unless_forced(digits_run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "bundle"
+    build_bundle(digits_run, target, m=1)
+    before = tree(target)
+    with pytest.raises(InvalidConfig, match="--force to replace"):
+        build_bundle(digits_run, target, m=1, rule="last")
+    assert tree(target) == before
+    build_bundle(digits_run, target, m=1, rule="last", force=True)
+    assert read_bundle(target).selection.rule == "last"
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_force_does_not_replace_what_is_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    with (
+        pytest.raises(InvalidConfig, match="is not a bundle"),
+        publishing(tmp_path / "photos", replace=True),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("failure", [ParityFailed("no"), KeyboardInterrupt()])
+def test_a_failure_or_an_interrupt_leaves_nothing(
+    digits_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: BaseException,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(export.bundle, "parity", fail)
+    with pytest.raises(type(failure)):
+        build_bundle(digits_run, tmp_path / "bundle", m=2)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_leaves_the_old_bundle_whole(
+    digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "bundle"
+    shutil.copytree(digits_bundle, target)
+    before = tree(target)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with (
+        pytest.raises(WriteFailed, match="disk is full"),
+        publishing(target, replace=True) as directory,
+    ):
+        monkeypatch.setattr(os, "fsync", full)
+        export.bundle.write_atomically(directory / "x", b"y")
+    assert tree(target) == before
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_validation_logits_of_another_shape_are_refused(digits_run: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(digits_run, run_dir)
+    run = read_run(run_dir)
+    first = run.snapshots[0]
+    swapped = first.model_copy(update={"val_logits": run.calibration_images})
+    export.bundle.read_array(run_dir, run.calibration_images, np.uint8)
+    with pytest.raises(InvalidManifest, match="holds uint8, expected float32"):
+        export.bundle.read_validation(run_dir, run.model_copy(update={"snapshots": (swapped,)}))
+
+
+def test_a_model_name_that_clients_could_not_use_is_refused(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidConfig, match="use letters, digits"):
+        build_bundle(digits_run, tmp_path / "bundle", name="my model/1")
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [("flowers", "flowers"), ("my model (2)", "my-model-2"), ("---", "model")],
+)
+def test_the_default_name_is_the_directorys(tmp_path: Path, directory: str, name: str) -> None:
+    assert default_name(tmp_path / directory) == name

@@ -1,0 +1,122 @@
+"""Small real things for tests: pictures, members, bundles. Nothing here needs torch."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from contracts.bundle import BundleManifest, Member, ParityRecord, SelectionRecord, write_bundle
+from contracts.files import write_atomically
+from contracts.pixels import ImageContract
+from contracts.records import ValFigures
+from contracts.run import DataRecord
+
+CLASSES = ("ant", "bee", "cow")
+CONTRACT = ImageContract(channels=3, height=6, width=5, mean=(0.5,) * 3, std=(0.25,) * 3)
+DATA = DataRecord(
+    spec="digits",
+    fingerprint="0" * 64,
+    split_seed=0,
+    val_fraction=0.1,
+    train_images=10,
+    val_images=5,
+    test_images=5,
+)
+
+
+def picture(seed: int = 0, *, width: int = 5, height: int = 6, mode: str = "RGB") -> Image.Image:
+    """Noise of a mode."""
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, bands), dtype=np.uint8)
+    return Image.frombytes(mode, (width, height), pixels.tobytes())
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """The bytes of a picture file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def weights(seed: int, contract: ImageContract = CONTRACT) -> NDArray[np.float32]:
+    """The matrix [inputs, classes] of one linear member."""
+    shape = (int(np.prod(contract.shape)), len(CLASSES))
+    return (np.random.default_rng(seed).normal(size=shape) / 50).astype(np.float32)
+
+
+def linear_logits(seed: int, images_BCHW: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What `linear_member(seed)` must answer, in float64."""
+    flat = images_BCHW.reshape(len(images_BCHW), -1).astype(np.float64) / 255
+    return flat @ weights(seed).astype(np.float64) * 20
+
+
+def linear_member(seed: int, *, batch: str | int = "batch", output: str = "logits") -> bytes:
+    """An ONNX file: uint8 images -> a linear map of their pixels."""
+    C, H, W = CONTRACT.shape
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["float"], ["flat"], axis=1),
+        helper.make_node("MatMul", ["flat", "W"], [output]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, C, H, W])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, len(CLASSES)])],
+        [numpy_helper.from_array(weights(seed) * np.float32(20 / 255), "W")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def make_bundle(
+    directory: Path,
+    files: list[bytes] | None = None,
+    *,
+    weights_M: list[float] | None = None,
+    temperature: float = 1.0,
+) -> Path:
+    """A bundle of linear members (seeds 0, 1, 2), or of the ONNX files given."""
+    files = [linear_member(seed) for seed in range(3)] if files is None else files
+    weights_M = weights_M or [1 / len(files)] * len(files)
+    (directory / "members").mkdir(parents=True)
+    members = []
+    for cycle, (data, weight) in enumerate(zip(files, weights_M, strict=True)):
+        file = f"members/cycle-{cycle:02d}.onnx"
+        members.append(
+            Member(
+                name=f"cycle-{cycle:02d}",
+                file=file,
+                sha256=write_atomically(directory / file, data),
+                weight=weight,
+                cycle=cycle,
+                step=cycle + 1,
+                val=ValFigures(nll=0.5, accuracy=0.9),
+            )
+        )
+    write_bundle(
+        directory,
+        BundleManifest(
+            snapensemble="0",
+            name="insects",
+            version="0badcafe",
+            classes=CLASSES,
+            image=CONTRACT,
+            members=tuple(members),
+            temperature=temperature,
+            selection=SelectionRecord(rule="best", metric="nll", candidates=len(files)),
+            val=ValFigures(nll=0.4, accuracy=0.95),
+            opset=20,
+            parity=ParityRecord(
+                batch_sizes=(1,), max_logit_difference=0, max_probability_difference=0
+            ),
+            model="linear",
+            data=DATA,
+        ),
+    )
+    return directory

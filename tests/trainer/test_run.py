@@ -1,0 +1,157 @@
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
+from contracts.figures import nll, softmax
+from contracts.run import read_run
+from trainer.config import TrainConfig
+from trainer.data import load_dataset
+from trainer.evaluate import predict_logits
+from trainer.loop import TrainingDiverged
+from trainer.run import choose_device, train
+from trainer.snapshots import load_model
+
+
+def short(out: Path, **changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {"cycles": 2, "cycle_epochs": 1, "threads": 1, **changes}
+    return TrainConfig(data="digits", out=out, **values)
+
+
+def lines(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_snapshot_is_taken_at_the_lowest_rate_of_each_cycle(digits_run: Path) -> None:
+    run = read_run(digits_run)
+    steps = [line for line in lines(digits_run) if "loss" in line]
+    assert run.complete and len(run.snapshots) == 3
+    for snapshot in run.snapshots:
+        rates = {line["step"]: line["lr"] for line in steps if line["cycle"] == snapshot.cycle}
+        assert snapshot.learning_rate == min(rates.values())
+        assert snapshot.step - 1 == max(rates)  # updates done: up to and with the lowest one
+        assert rates[snapshot.step - 1] == snapshot.learning_rate
+
+
+def test_a_snapshot_holds_the_weights_that_gave_its_validation_logits(digits_run: Path) -> None:
+    run = read_run(digits_run)
+    val = load_dataset("digits", val_fraction=0.1, split_seed=0).val
+    for snapshot in run.snapshots:
+        logits_NK = np.load(digits_run / snapshot.val_logits.file)
+        again_NK = predict_logits(
+            load_model(digits_run, run, snapshot), torch.from_numpy(val.images_NCHW)
+        )
+        np.testing.assert_allclose(again_NK, logits_NK, atol=1e-4)
+        assert snapshot.val.nll == pytest.approx(nll(softmax(logits_NK), val.labels_N))
+
+
+def test_metrics_have_a_line_per_step_and_a_line_per_epoch(digits_run: Path) -> None:
+    run, all_lines = read_run(digits_run), lines(digits_run)
+    steps = [line for line in all_lines if "loss" in line]
+    epochs = [line for line in all_lines if "val_nll" in line]
+    assert [line["step"] for line in steps] == list(range(run.schedule.total_steps))
+    assert set(steps[0]) == {"step", "epoch", "cycle", "lr", "loss"}
+    assert [line["epoch"] for line in epochs] == list(range(6))
+    assert {"val_nll", "val_accuracy"} <= set(epochs[0])
+    assert epochs[-1]["val_nll"] == run.snapshots[-1].val.nll
+
+
+def test_the_loss_falls(digits_run: Path) -> None:
+    losses = [line["loss"] for line in lines(digits_run) if "loss" in line]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    hashes = []
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        run = read_run(train(short(tmp_path / name, seed=seed)))
+        hashes.append([snapshot.sha256 for snapshot in run.snapshots])
+    assert hashes[0] == hashes[1]
+    assert set(hashes[0]).isdisjoint(hashes[2])
+
+
+def test_training_does_not_disturb_the_callers_random_state(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train(short(tmp_path / "run", cycles=1))
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_the_seed_does_not_change_the_split(tmp_path: Path) -> None:
+    runs = [read_run(train(short(tmp_path / str(s), cycles=1, seed=s))) for s in (0, 1)]
+    assert runs[0].val_labels == runs[1].val_labels
+    assert runs[0].data.fingerprint == runs[1].data.fingerprint
+
+
+def test_a_directory_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(InvalidConfig, match="never written over"):
+        train(short(tmp_path))
+    assert os.listdir(tmp_path) == ["mine"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"step \d+ .*lower --lr-max"):
+        train(short(tmp_path / "run", lr_max=1e12, cycle_epochs=5))
+
+
+def test_a_full_disk_keeps_the_snapshots_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, written = os.fsync, 0
+
+    def full_at_the_second_snapshot(descriptor: int) -> None:
+        nonlocal written
+        if "cycle-01.safetensors" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written += 1
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_the_second_snapshot)
+    with pytest.raises(WriteFailed, match=r"cycle-01\.safetensors: the disk is full"):
+        train(short(tmp_path / "run"))
+    assert written
+    run = read_run(tmp_path / "run")
+    assert [snapshot.cycle for snapshot in run.snapshots] == [0]
+    assert not run.complete
+    load_model(tmp_path / "run", run, run.snapshots[0])
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="more than the 1295 training images; use at most 1295"):
+        train(short(tmp_path / "run", batch_size=2000))
+
+
+def test_padding_beyond_the_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="must be below the image's side of 8"):
+        train(short(tmp_path / "run", crop_padding=8))
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="'abacus' cannot be used here"):
+        choose_device("abacus")
+
+
+def test_a_damaged_snapshot_is_refused(tmp_path: Path) -> None:
+    run_dir = train(short(tmp_path / "run", cycles=1))
+    run = read_run(run_dir)
+    file = run_dir / run.snapshots[0].file
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(InvalidManifest, match="sha256"):
+        load_model(run_dir, run, run.snapshots[0])
+
+
+def test_weights_of_another_architecture_are_refused(digits_run: Path) -> None:
+    run = read_run(digits_run)
+    other = run.model_copy(
+        update={"training": run.training.model_copy(update={"model": "resnet20"})}
+    )
+    with pytest.raises(InvalidManifest, match="does not fit resnet20"):
+        load_model(digits_run, other, run.snapshots[0])
