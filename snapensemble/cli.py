@@ -43,12 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(module.run(args))
     except SnapensembleError as error:
-        print(f"snapensemble {command}: {error}", file=sys.stderr)
+        _say(command, error)
         return 2
     except ModuleNotFoundError as error:
         return _explain_missing(command, error)
     except Stopped as stopped:
-        print(f"snapensemble {command}: stopped by {stopped}; complete files stay", file=sys.stderr)
+        _say(command, stopped)
         return 128 + stopped.signum
 
 
@@ -63,6 +63,12 @@ def _parser(command: str | None, module: ModuleType | None) -> argparse.Argument
         if name == command and module is not None:
             module.add_arguments(subparser)
     return parser
+
+
+def _say(command: str | None, error: BaseException) -> None:
+    """The message, and what the code that it passed through noted on it."""
+    message = ": ".join([str(error), *getattr(error, "__notes__", [])])
+    print(f"snapensemble {command}: {message}", file=sys.stderr)
 
 
 def _explain_missing(command: str | None, error: ModuleNotFoundError) -> int:

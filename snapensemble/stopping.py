@@ -8,7 +8,7 @@ class Stopped(BaseException):
     """A signal asked this process to end."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
 
 

@@ -84,6 +84,6 @@ def train_epoch(
         if not isfinite(value):
             raise TrainingDiverged(
                 f"the loss became {value} at step {step} (learning rate {rate:.4g}); "
-                "train again with a lower --lr-max, finished snapshots are whole"
+                "train again with a lower --lr-max"
             )
         yield Step(step, rate, value)

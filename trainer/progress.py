@@ -70,17 +70,15 @@ class MetricsFile:
         try:
             write()
         except OSError as error:
-            raise WriteFailed(
-                f"{self._path}: cannot write: {error.strerror}; finished snapshots are whole"
-            ) from error
+            raise WriteFailed(f"{self._path}: cannot write: {error.strerror}") from error
 
 
 class Progress:
     """A bar with loss, rate and time left, and a line per epoch; lines only without a terminal."""
 
-    def __init__(self, run: RunManifest, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, run: RunManifest) -> None:
         self._run = run
-        self._stream = stream
+        self._stream = stream = sys.stderr
         self._started = time.monotonic()
         self._bar = tqdm(
             total=run.schedule.total_steps,

@@ -20,7 +20,7 @@ from trainer.readers import Split
 from trainer.records import data_record, schedule_record, training_record
 from trainer.schedule import Cycle, Sgdr, first_cycles, learning_rate
 from trainer.seeding import Purpose, derived_seed
-from trainer.writer import RunWriter, create_run_directory, validate
+from trainer.writer import RunWriter, refuse_taken, validate
 
 
 def train(config: TrainConfig) -> Path:
@@ -37,7 +37,7 @@ def train(config: TrainConfig) -> Path:
     """
     device = choose_device(config.device)
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
-    create_run_directory(config.out)
+    refuse_taken(config.out)
     dataset = load_dataset(
         config.data,
         val_fraction=config.val_fraction,
@@ -58,7 +58,11 @@ def train(config: TrainConfig) -> Path:
         training_record(config, name, parameter_count(model), batches, device),
     )
     optimizer = nesterov_sgd(model, config, device)
-    with Progress(run.manifest) as progress, MetricsFile(config.out / "metrics.jsonl") as metrics:
+    with (
+        run,
+        Progress(run.manifest) as progress,
+        MetricsFile(config.out / "metrics.jsonl") as metrics,
+    ):
         for cycle in first_cycles(config.cycle_count, sgdr):
             logits_NK = train_cycle(
                 model, optimizer, batches, cycle, sgdr, dataset.val, (progress, metrics)

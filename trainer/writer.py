@@ -3,6 +3,7 @@
 import io
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +30,13 @@ from trainer.snapshots import snapshot_bytes
 CALIBRATION_IMAGES = 256
 
 
-def create_run_directory(directory: Path) -> None:
-    """Make the directory, which must not hold anything yet.
+def refuse_taken(directory: Path) -> None:
+    """Make sure that nothing is there yet; training may take hours before it writes.
 
     Raises:
-        InvalidConfig: there is something in it; a run is never written over.
-        WriteFailed: it cannot be made.
+        InvalidConfig: there is something; a run is never written over.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        taken = any(directory.iterdir())
-    except OSError as error:
-        raise WriteFailed(f"{directory}: cannot make a run directory: {error.strerror}") from error
-    if taken:
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InvalidConfig(
             f"{directory} is not empty; a run is never written over another, choose a new --out"
         )
@@ -72,8 +67,12 @@ class RunWriter:
         training: TrainingRecord,
     ) -> "RunWriter":
         """Write what does not change any more, and a manifest without snapshots."""
-        (directory / "snapshots").mkdir()
-        (directory / "val-logits").mkdir()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "snapshots").mkdir()
+            (directory / "val-logits").mkdir()
+        except OSError as error:
+            raise WriteFailed(f"{directory}: cannot make it: {error.strerror}") from error
         calibration_NCHW = calibration_images(dataset, training.seed)
         manifest = RunManifest(
             snapensemble=version("snapensemble"),
@@ -87,6 +86,23 @@ class RunWriter:
         )
         write_run(directory, manifest)
         return cls(directory, manifest, dataset.val.labels_N)
+
+    def __enter__(self) -> "RunWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Note on whatever ends the run early what is left of it."""
+        if error is not None:
+            finished = len(self.manifest.snapshots)
+            note = f"{finished} of {self.manifest.schedule.cycles} cycles are finished and whole"
+            if finished:
+                note += f"; snapensemble export {self.directory} takes them"
+            error.add_note(note)
 
     def add_snapshot(
         self, cycle: Cycle, rate: float, model: nn.Module, logits_NK: NDArray[np.float32]

@@ -1,0 +1,70 @@
+"""Stand-ins that a test controls: members that wait to be told, and an ASGI client."""
+
+import asyncio
+import threading
+from typing import Any
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+from numpy.typing import NDArray
+
+
+class GatedMember:
+    """A member that answers the sum of each image's pixels once its gate is open."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[int] = []
+        self.failure: Exception | None = None
+        if is_open:
+            self.gate.set()
+
+    def __call__(self, images_BCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.batches.append(len(images_BCHW))
+        self.entered.release()
+        assert self.gate.wait(30)
+        if self.failure is not None:
+            raise self.failure
+        sums_B = images_BCHW.reshape(len(images_BCHW), -1).sum(axis=1) / 100
+        return np.stack([sums_B, np.zeros_like(sums_B)], axis=1).astype(np.float32)
+
+
+def client(app: FastAPI) -> httpx.AsyncClient:
+    """Speaks to the app without a port; defects come as answers, as over a port."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+class LeavingClient:
+    """Sends a whole request and then leaves when it is told to."""
+
+    def __init__(self, app: FastAPI, body: bytes, content_type: str = "image/png") -> None:
+        self._app = app
+        self._body = body
+        self._content_type = content_type.encode()
+        self.leave = asyncio.Event()
+        self.answers: list[Any] = []
+
+    async def run(self) -> None:
+        sent = False
+
+        async def receive() -> dict[str, Any]:
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": self._body, "more_body": False}
+            await self.leave.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            self.answers.append(message)
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+            "scheme": "http", "path": "/predict", "raw_path": b"/predict", "query_string": b"",
+            "root_path": "", "headers": [(b"content-type", self._content_type)],
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {},
+        }  # fmt: skip
+        await self._app(scope, receive, send)

@@ -1,0 +1,38 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+
+from serving.app import create_app
+from serving.engine import Engine, load_engine
+from serving.settings import Settings
+from tests.fakes import client
+
+LIMITS = Settings(
+    max_body_bytes=100_000,
+    max_bytes_in_flight=250_000,
+    max_image_pixels=1_000_000,
+    max_images_per_request=4,
+    body_timeout_s=0.5,
+    max_queue=50,
+)
+
+
+@pytest.fixture
+def engine(bundle_dir: Path) -> Iterator[Engine]:
+    with load_engine(bundle_dir, LIMITS) as engine:
+        yield engine
+
+
+@pytest.fixture
+def app(engine: Engine) -> FastAPI:
+    return create_app(LIMITS, engine)
+
+
+@pytest_asyncio.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(app) as http:
+        yield http

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from contracts.errors import InvalidManifest
+from contracts.figures import softmax
+from serving.engine import load_engine
+from serving.settings import Settings
+from tests.factories import CONTRACT, linear_logits, linear_member, make_bundle
+
+IMAGES = np.random.default_rng(5).integers(0, 256, (300, *CONTRACT.shape), dtype=np.uint8)
+
+
+def test_the_members_distributions_come_out_in_their_order(bundle_dir: Path) -> None:
+    with load_engine(bundle_dir) as engine:
+        probs_MNK = engine.predict(IMAGES)
+    for seed in range(3):
+        exact_NK = softmax(linear_logits(seed, IMAGES))
+        np.testing.assert_allclose(probs_MNK[seed], exact_NK, atol=1e-5)
+
+
+def test_answers_do_not_depend_on_the_company(bundle_dir: Path) -> None:
+    with load_engine(bundle_dir, Settings(max_batch_size=1)) as alone:
+        one = alone.predict(IMAGES[:40])
+    with load_engine(bundle_dir, Settings(max_batch_size=32)) as together:
+        many = together.predict(IMAGES[:40])
+    np.testing.assert_allclose(one, many, atol=1e-6)
+
+
+def test_a_queue_shorter_than_the_data_is_enough(bundle_dir: Path) -> None:
+    with load_engine(bundle_dir, Settings(max_queue=7)) as engine:
+        assert engine.predict(IMAGES[:50]).shape == (3, 50, 3)
+
+
+def test_one_changed_byte_stops_the_start(bundle_dir: Path) -> None:
+    file = bundle_dir / "members" / "cycle-01.onnx"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InvalidManifest, match=r"cycle-01\.onnx: sha256"):
+        load_engine(bundle_dir)
+
+
+def test_an_absent_member_stops_the_start(bundle_dir: Path) -> None:
+    (bundle_dir / "members" / "cycle-02.onnx").unlink()
+    with pytest.raises(InvalidManifest, match=r"cycle-02\.onnx: No such file"):
+        load_engine(bundle_dir)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"no ONNX at all", "cannot load"),
+        (linear_member(0, batch=2), "batch dimension of any size"),
+        (linear_member(0, output="scores"), "scores"),
+    ],
+)
+def test_a_member_that_is_not_what_the_bundle_says_stops_the_start(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
+    with pytest.raises(InvalidManifest, match=message):
+        load_engine(make_bundle(tmp_path / "bundle", [data]))
+
+
+def test_weights_in_another_file_are_not_followed(tmp_path: Path) -> None:
+    proto = onnx.load_from_string(linear_member(0))
+    (tensor,) = proto.graph.initializer
+    (tmp_path / "outside").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=str(tmp_path / "outside"))
+    with pytest.raises(InvalidManifest, match="cannot load"):
+        load_engine(make_bundle(tmp_path / "bundle", [proto.SerializeToString()]))

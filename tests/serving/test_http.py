@@ -1,0 +1,353 @@
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from contracts.figures import disagreement, entropy, mean_probabilities, softmax
+from contracts.pixels import decode_image
+from serving.engine import Engine
+from serving.errors import Overloaded
+from serving.schemas import PredictResponse, Problem
+from tests.contracts.test_pixels import png_claiming
+from tests.factories import CLASSES, CONTRACT, encoded, linear_logits, picture
+from tests.fakes import GatedMember, LeavingClient
+
+PNG = encoded(picture(1))
+HEADERS = {"content-type": "image/png"}
+
+
+def exact_MK(data: bytes) -> np.ndarray:
+    """Each member's distribution, in float64 and without ONNX Runtime."""
+    _, height, width = CONTRACT.shape
+    image_CHW = decode_image(data, channels=3, height=height, width=width)
+    return np.concatenate([softmax(linear_logits(seed, image_CHW[None])) for seed in range(3)])
+
+
+def is_problem(reply: httpx.Response, status: int, code: str) -> str:
+    """Check a problem document and give its detail."""
+    assert reply.status_code == status, reply.text
+    assert reply.headers["content-type"] == "application/problem+json"
+    problem = Problem.model_validate(reply.json())
+    assert (problem.status, problem.code) == (status, code)
+    assert "Traceback" not in reply.text and ".py" not in reply.text
+    return problem.detail
+
+
+async def test_the_answer_is_the_mean_of_the_members_softmaxes(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/predict", content=PNG, headers=HEADERS)
+    assert reply.status_code == 200
+    PredictResponse.model_validate(reply.json())
+    (answer,) = reply.json()["predictions"]
+    probs_MK = exact_MK(PNG)
+    probs_K = mean_probabilities(probs_MK)
+    np.testing.assert_allclose(answer["probabilities"], probs_K, atol=1e-4)
+    assert sum(answer["probabilities"]) == pytest.approx(1)
+    assert answer["index"] == probs_K.argmax() and answer["class"] == CLASSES[answer["index"]]
+    assert answer["probability"] == max(answer["probabilities"]) == answer["top"][0]["probability"]
+    assert [t["index"] for t in answer["top"]] == np.argsort(-probs_K).tolist()
+    assert answer["members_used"] == 3
+    uncertainty = answer["uncertainty"]
+    assert uncertainty["entropy_nats"] == pytest.approx(float(entropy(probs_K)), abs=1e-4)
+    assert uncertainty["disagreement_nats"] == pytest.approx(
+        float(disagreement(probs_MK)), abs=1e-4
+    )
+    assert reply.json()["model"] == {"name": "insects", "version": "0badcafe"}
+
+
+async def test_all_body_forms_give_the_same_answer(http: httpx.AsyncClient) -> None:
+    octets = {"content-type": "application/octet-stream"}
+    text = base64.b64encode(PNG).decode()
+    replies = [
+        await http.post("/predict", content=PNG, headers=HEADERS),
+        await http.post("/predict", content=PNG, headers=octets),
+        await http.post("/predict", content=PNG),  # no media type at all
+        await http.post("/predict", files={"anything": ("a.png", PNG)}),
+        await http.post("/predict", json={"images": [text]}),
+    ]
+    assert len({reply.text for reply in replies}) == 1
+    assert replies[0].status_code == 200
+
+
+async def test_several_images_are_answered_in_their_order(http: httpx.AsyncClient) -> None:
+    pictures = [encoded(picture(seed)) for seed in range(4)]
+    singles = [
+        (await http.post("/predict", content=data, headers=HEADERS)).json() for data in pictures
+    ]
+    form = await http.post("/predict", files=[("f", ("x.png", data)) for data in pictures])
+    texts = [base64.b64encode(data).decode() for data in pictures]
+    document = await http.post("/predict", json={"images": texts})
+    for reply in (form, document):
+        for one, single in zip(reply.json()["predictions"], singles, strict=True):
+            (alone,) = single["predictions"]
+            np.testing.assert_allclose(one["probabilities"], alone["probabilities"], atol=1e-6)
+
+
+async def test_the_query_shapes_the_answer(http: httpx.AsyncClient) -> None:
+    url = "/predict?top=1&members=true&probabilities=false"
+    (answer,) = (await http.post(url, content=PNG, headers=HEADERS)).json()["predictions"]
+    assert len(answer["top"]) == 1 and "probabilities" not in answer
+    assert [m["name"] for m in answer["members"]] == ["cycle-00", "cycle-01", "cycle-02"]
+    np.testing.assert_allclose(
+        [m["probabilities"] for m in answer["members"]], exact_MK(PNG), atol=1e-4
+    )
+    (bare,) = (await http.post("/predict?top=0", content=PNG)).json()["predictions"]
+    assert bare["top"] == [] and bare["class"] == answer["class"]
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("top=-1", "top"),
+        ("top=many", "top"),
+        ("members=perhaps", "members"),
+        ("mode=fast", "mode"),
+        ("mode=cascade", "no cascade"),
+        ("deadline_ms=0", "deadline_ms"),
+        ("tpo=3", "tpo"),
+    ],
+)
+async def test_a_wrong_parameter_is_named(http: httpx.AsyncClient, query: str, name: str) -> None:
+    reply = await http.post(f"/predict?{query}", content=PNG, headers=HEADERS)
+    assert name in is_problem(reply, 422, "invalid_parameter")
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status", "code"),
+    [
+        (b"", "image/png", 400, "empty_body"),
+        (b"", "application/json", 400, "empty_body"),
+        (b"I am text", "image/png", 422, "invalid_image"),
+        (PNG[: len(PNG) // 2], "image/png", 422, "invalid_image"),
+        (PNG, "text/plain", 415, "unsupported_media_type"),
+        (PNG, "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
+        (b"{", "application/json", 400, "malformed_body"),
+        (b"[]", "application/json", 400, "malformed_body"),
+        (b'{"images": []}', "application/json", 400, "malformed_body"),
+        (b'{"images": [1]}', "application/json", 400, "malformed_body"),
+        (b'{"images": ["%%"]}', "application/json", 400, "malformed_body"),
+        (b'{"images": [""]}', "application/json", 422, "invalid_image"),
+        (b'{"images": ["aGk="], "x": 1}', "application/json", 400, "malformed_body"),
+        (b'{"images": ["\xff"]}', "application/json", 400, "malformed_body"),
+        (b"--x", "multipart/form-data", 400, "malformed_body"),
+        (b"garbage", "multipart/form-data; boundary=x", 400, "malformed_body"),
+        (b"--x--\r\n", "multipart/form-data; boundary=x", 400, "empty_body"),
+        (png_claiming(10_000, 6_000), "image/png", 413, "image_too_large"),
+        (png_claiming(2**31 - 1, 2**31 - 1), "image/png", 413, "image_too_large"),
+        (b"x" * 100_001, "image/png", 413, "body_too_large"),
+        (json.dumps({"images": ["aGk="] * 5}).encode(), "application/json", 413, "too_many_images"),
+    ],
+)
+async def test_a_body_that_is_not_right_is_a_problem_of_the_sender(
+    http: httpx.AsyncClient, content: bytes, content_type: str, status: int, code: str
+) -> None:
+    reply = await http.post("/predict", content=content, headers={"content-type": content_type})
+    assert is_problem(reply, status, code)
+    after = await http.post("/predict", content=PNG, headers=HEADERS)
+    assert after.status_code == 200
+
+
+async def test_a_form_with_too_many_files_is_refused(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/predict", files=[("f", ("x.png", PNG))] * 5)
+    is_problem(reply, 413, "too_many_images")
+
+
+async def test_a_form_without_a_file_says_how_to_send_one(http: httpx.AsyncClient) -> None:
+    boundary = {"content-type": "multipart/form-data; boundary=x"}
+    body = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nhello\r\n--x--\r\n'
+    reply = await http.post("/predict", content=body, headers=boundary)
+    assert 'curl -F "image=@cat.jpg"' in is_problem(reply, 400, "empty_body")
+
+
+async def test_a_bad_image_among_several_is_named(http: httpx.AsyncClient) -> None:
+    files = [("f", ("a.png", PNG)), ("f", ("b.png", b"oops")), ("f", ("c.png", PNG))]
+    detail = is_problem(await http.post("/predict", files=files), 422, "invalid_image")
+    assert detail.startswith("image 1 of 3 (counted from 0)")
+
+
+async def test_one_bad_upload_among_good_ones_hurts_nobody(http: httpx.AsyncClient) -> None:
+    good = [encoded(picture(seed)) for seed in range(12)]
+    bad = [
+        b"text",
+        b"",
+        PNG[:40],
+        png_claiming(10_000, 6_000),
+        b"x" * 200_000,
+        b"\x89PNG\r\n\x1a\n",
+    ]
+    bodies = [body for pair in zip(good, bad * 2, strict=True) for body in pair]
+    replies = await asyncio.gather(
+        *(http.post("/predict", content=body, headers=HEADERS) for body in bodies)
+    )
+    for body, reply in zip(bodies, replies, strict=True):
+        if body in good:
+            (answer,) = reply.json()["predictions"]
+            expected_K = mean_probabilities(exact_MK(body))
+            np.testing.assert_allclose(answer["probabilities"], expected_K, atol=1e-4)
+        else:
+            assert 400 <= reply.status_code < 500
+
+
+async def test_a_body_without_an_end_is_refused_while_it_arrives(
+    http: httpx.AsyncClient, app: FastAPI
+) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 10_000
+            yield b"x" * 10_000
+
+    reply = await http.post("/predict", content=endless(), headers=HEADERS)
+    is_problem(reply, 413, "body_too_large")
+    assert reply.headers["connection"] == "close"
+    assert sent <= 120_000
+    assert app.state.service.intake.bytes_in_flight == 0
+
+
+async def test_a_sender_that_is_too_slow_is_told_so(http: httpx.AsyncClient) -> None:
+    never = asyncio.Event()
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield PNG[:10]
+        await never.wait()
+
+    reply = await http.post("/predict", content=stalled(), headers=HEADERS)
+    is_problem(reply, 408, "body_timeout")
+
+
+async def test_all_bodies_together_are_limited(http: httpx.AsyncClient, app: FastAPI) -> None:
+    app.state.service.intake.bytes_in_flight = 250_000 - 10
+    reply = await http.post("/predict", content=PNG, headers=HEADERS)
+    is_problem(reply, 503, "overloaded")
+    assert app.state.service.intake.bytes_in_flight == 250_000 - 10
+
+
+async def test_overload_says_when_to_come_back(
+    http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> Any:
+        raise Overloaded("50 images wait, at most 50 may", 2.3)
+
+    monkeypatch.setattr(engine, "submit", refuse)
+    reply = await http.post("/predict", content=PNG, headers=HEADERS)
+    is_problem(reply, 503, "overloaded")
+    assert reply.headers["retry-after"] == "3"
+    assert (await http.get("/health/live")).status_code == 200
+
+
+async def test_a_deadline_that_passes_is_a_504_and_the_image_leaves_the_queue(
+    http: httpx.AsyncClient, engine: Engine
+) -> None:
+    member = GatedMember(is_open=False)
+    engine.lanes._members = [member]
+    reply = await http.post("/predict?deadline_ms=50", content=PNG, headers=HEADERS)
+    is_problem(reply, 504, "deadline_exceeded")
+    member.gate.set()
+    assert engine.lanes.queued == 0
+
+
+async def test_a_client_that_leaves_takes_its_image_out_of_the_queue(
+    app: FastAPI, engine: Engine
+) -> None:
+    member = GatedMember(is_open=False)
+    engine.lanes._members = [member]
+    for _ in range(engine.lanes.threads):  # every lane is at the gate
+        engine.submit([np.zeros(CONTRACT.shape, np.uint8)])
+        assert member.entered.acquire(timeout=30)
+    leaving = LeavingClient(app, PNG)
+    request = asyncio.create_task(leaving.run())
+    while engine.lanes.queued == 0:
+        await asyncio.sleep(0)
+    leaving.leave.set()
+    await request
+    member.gate.set()
+    for thread in range(10):
+        engine.submit([np.full(CONTRACT.shape, thread, np.uint8)])[0].result(30)
+    assert len(member.batches) == engine.lanes.threads + 10
+    assert app.state.service.intake.bytes_in_flight == 0
+    page = app.state.metrics.page().decode()
+    assert "snapensemble_departed_clients_total 1.0" in page
+
+
+async def test_a_failing_member_is_a_500_without_its_secrets(
+    http: httpx.AsyncClient, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    member = GatedMember()
+    member.failure = RuntimeError("/secret/path")
+    engine.lanes._members = [member]
+    reply = await http.post("/predict", content=PNG, headers=HEADERS)
+    assert "secret" not in is_problem(reply, 500, "inference_failed")
+    assert "/secret/path" in caplog.text
+
+
+async def test_a_defect_is_a_500_without_a_stack_trace(
+    http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def broken(_: Any) -> Any:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(engine, "submit", broken)
+    reply = await http.post("/predict", content=PNG, headers=HEADERS)
+    assert "oops" not in is_problem(reply, 500, "internal_error")
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_unknown_paths_and_methods_are_problems_too(http: httpx.AsyncClient) -> None:
+    assert "GET /nope" in is_problem(await http.get("/nope"), 404, "not_found")
+    reply = await http.get("/predict")
+    is_problem(reply, 405, "method_not_allowed")
+    assert reply.headers["allow"] == "POST"
+
+
+async def test_probes_answer(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/health/live")).json() == {"live": True}
+    assert (await http.get("/health/ready")).json() == {"ready": True}
+
+
+async def test_model_tells_what_is_served_and_how_good_it_is(http: httpx.AsyncClient) -> None:
+    model = (await http.get("/model")).json()
+    assert model["name"] == "insects" and model["classes"] == list(CLASSES)
+    assert model["val"] == {"nll": 0.4, "accuracy": 0.95}
+    assert [member["weight"] for member in model["members"]] == [1 / 3] * 3
+
+
+async def test_metrics_count_what_happened(http: httpx.AsyncClient) -> None:
+    await http.post("/predict", content=PNG, headers=HEADERS)
+    await http.post("/predict", content=b"text", headers=HEADERS)
+    await http.get("/some/path/1")
+    await http.get("/some/path/2")
+    lines = (await http.get("/metrics")).text.splitlines()
+    for line in (
+        'snapensemble_requests_total{code="200",route="/predict"} 1.0',
+        'snapensemble_requests_total{code="422",route="/predict"} 1.0',
+        'snapensemble_requests_total{code="404",route="other"} 2.0',
+        'snapensemble_problems_total{code="invalid_image"} 1.0',
+        'snapensemble_model_info{members="3",name="insects",version="0badcafe"} 1.0',
+        'snapensemble_stage_duration_seconds_count{stage="decode"} 2.0',
+    ):
+        assert line in lines
+
+
+async def test_the_page_loads_nothing_from_elsewhere(http: httpx.AsyncClient) -> None:
+    reply = await http.get("/")
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in reply.headers["content-security-policy"]
+    assert "http://" not in reply.text and "https://" not in reply.text
+
+
+async def test_the_openapi_document_describes_every_body_form(http: httpx.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert set(content) == {
+        "image/*", "application/octet-stream", "multipart/form-data", "application/json",
+    }  # fmt: skip
+    names = {p["name"] for p in document["paths"]["/predict"]["post"]["parameters"]}
+    assert names == {"top", "members", "probabilities", "mode", "deadline_ms"}

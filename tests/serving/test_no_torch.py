@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "trainer", "export", "sklearn", "scipy", "matplotlib", "onnx", "onnxscript")
+SCRIPT = """
+import sys, pkgutil, importlib
+import serving
+for module in pkgutil.iter_modules(serving.__path__):
+    importlib.import_module("serving." + module.name)
+import snapensemble.cli
+print(sorted(set({heavy!r}) & set(sys.modules)))
+"""
+
+
+def test_serving_imports_no_torch_in_a_fresh_interpreter() -> None:
+    script = SCRIPT.format(heavy=HEAVY)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["predict"], ["train"], ["export"]])
+def test_help_is_quick_to_import(command: list[str]) -> None:
+    script = (
+        "import sys, snapensemble.cli\n"
+        f"try: snapensemble.cli.main({[*command, '--help']!r})\n"
+        "except SystemExit: pass\n"
+        f"print('heavy:', sorted(set({HEAVY[:1]!r}) & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "usage: snapensemble" in found.stdout, found.stderr
+    assert found.stdout.strip().endswith("heavy: []")

@@ -1,0 +1,54 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts.errors import InvalidConfig
+from serving.cli import build_settings, open_port
+from serving.settings import Settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented(name: str) -> None:
+    assert f"`SNAPENSEMBLE_{name.upper()}`" in PAGE.read_text()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_the_documented_default_is_the_real_one(name: str) -> None:
+    (row,) = (r for r in PAGE.read_text().splitlines() if f"_{name.upper()}`" in r)
+    default = Settings.model_fields[name].default
+    shown = {None: "", False: "off", True: "on"}.get(default, str(default))
+    assert row.split("|")[3].strip() == shown
+
+
+def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SNAPENSEMBLE_PORT", "9001")
+    monkeypatch.setenv("SNAPENSEMBLE_THREADS", "3")
+    settings = build_settings({"port": "9002"})
+    assert (settings.port, settings.threads, settings.max_batch_size) == (9002, 3, 32)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"port": "70000"}, {"threads": "0"}, {"max_batch_size": "many"}, {"body_timeout_s": "inf"}],
+)
+def test_a_wrong_value_is_named(flags: dict[str, Any]) -> None:
+    (name,) = flags
+    with pytest.raises(InvalidConfig, match=f"SNAPENSEMBLE_{name.upper()}.*got '{flags[name]}'"):
+        build_settings(flags)
+
+
+def test_a_taken_port_is_said_so() -> None:
+    with open_port("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InvalidConfig, match=f"cannot listen on 127.0.0.1:{port}"):
+            open_port("127.0.0.1", port)
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="cannot listen on 192.0.2.1:0"):
+        open_port("192.0.2.1", 0)

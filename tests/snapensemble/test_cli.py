@@ -1,0 +1,165 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contracts.run import read_run
+from snapensemble.cli import COMMANDS, main
+from tests.factories import encoded, make_bundle, picture
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must end with exit code 2; give its message."""
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: snapensemble {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--unknown", "1"], ["export"]])
+def test_a_wrong_command_line_is_explained(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: snapensemble" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = fails(capsys, "train", "--data", "/no/images", "--out", tmp_path / "run")
+    assert message.startswith("snapensemble train: no data at '/no/images'; expected digits,")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_with_one_image(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, count in (("a", 4), ("b", 1)):
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        for i in range(count):
+            file = tmp_path / "data" / "train" / name / f"{i}.png"
+            file.write_bytes(encoded(picture(i)))
+    message = fails(capsys, "train", "--data", tmp_path / "data", "--out", tmp_path / "run")
+    assert "class 'b' has 1 image; at least 2 are needed" in message
+
+
+def test_a_budget_that_does_not_end_on_a_cycle(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    message = fails(
+        capsys, "train", "--data", "digits", "--out", tmp_path / "run",
+        "--epochs", 200, "--cycle-epochs", 10, "--t-mult", 2,
+    )  # fmt: skip
+    assert "200 epochs ends inside a cycle" in message and "150 or 310" in message
+
+
+def test_more_members_than_the_run_has(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, digits_run: Path
+) -> None:
+    message = fails(capsys, "export", digits_run, "--out", tmp_path / "b", "--members", 4)
+    assert "--members 4: the run has 3 snapshots; ask for at most 3" in message
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_bundle_with_one_byte_changed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bundle_dir = make_bundle(tmp_path / "bundle")
+    file = bundle_dir / "members" / "cycle-01.onnx"
+    data = bytearray(file.read_bytes())
+    data[100] ^= 1
+    file.write_bytes(data)
+    for command in ("serve", "evaluate"):
+        assert "cycle-01.onnx: sha256 is" in fails(capsys, command, bundle_dir)
+
+
+def test_data_of_other_classes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, digits_bundle: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "a.npz",
+        x_train=rng.integers(0, 256, (8, 8, 8), dtype=np.uint8),
+        y_train=np.arange(8) % 2,
+        classes=["x", "y"],
+    )
+    spec = f"npz:{tmp_path / 'a.npz'}"
+    assert "the data has the classes ['x', 'y']" in fails(
+        capsys, "evaluate", digits_bundle, "--data", spec
+    )
+
+
+def test_settings_come_from_a_file_and_flags_win(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.toml").write_text(
+        'data = "digits"\ncycles = 3\ncycle_epochs = 1\nlr_max = 1\nflip = true\nthreads = 1\n'
+    )
+    out = tmp_path / "run"
+    arguments = ["train", "--config", str(tmp_path / "c.toml"), "--out", str(out), "--cycles", "1"]
+    assert main([*arguments, "--no-flip"]) == 0
+    run = read_run(out)
+    assert run.schedule.cycles == 1 and run.schedule.eta_max == 1.0
+    assert not run.training.flip
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cylces = 3", "unknown setting 'cylces'"),
+        ("cycles = 'three'", "cycles must be int, got 'three'"),
+        ("cycles = true", "cycles must be int, got True"),
+        ("flip = 1", "flip must be bool, got 1"),
+        ("cycles = ", "c.toml"),
+    ],
+)
+def test_a_wrong_settings_file_is_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    flags = ("--data", "digits", "--out", tmp_path / "run")
+    assert message in fails(capsys, "train", "--config", tmp_path / "c.toml", *flags)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_keeps_its_finished_cycles(
+    tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "snapensemble.cli", "train", "--data", "digits", "--out", str(out),
+        "--cycles", "500", "--cycle-epochs", "1", "--threads", "1",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "snapshot after step 20" in line:
+                process.send_signal(signum)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == code
+    assert "Traceback" not in rest
+    finished = len(read_run(out).snapshots)
+    assert 2 <= finished < 500
+    assert rest.endswith(
+        f"stopped by {signum.name}: {finished} of 500 cycles are finished and whole; "
+        f"snapensemble export {out} takes them\n"
+    )
+
+
+def test_a_package_that_is_not_installed_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    message = fails(capsys, "train", "--data", "digits", "--out", tmp_path / "run")
+    assert "'sklearn.datasets' is not installed" in message and "snapensemble[train]" in message
