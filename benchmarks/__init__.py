@@ -1,0 +1,1 @@
+"""Figures that documents quote: one script per question."""

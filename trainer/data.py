@@ -151,6 +151,6 @@ def _refuse_small_classes(raw: RawData) -> None:
     for name, count in zip(raw.classes, counts_K, strict=True):
         if count < needed:
             raise InvalidData(
-                f"class {name!r} has {count} image{'' if count == 1 else 's'}; at least {needed} are "
-                "needed, so that each part of the split has one"
+                f"class {name!r} has {count} image{'' if count == 1 else 's'}; at least {needed} "
+                "are needed, so that each part of the split has one"
             )

@@ -1,0 +1,43 @@
+"""Where figures were measured, and how they are kept."""
+
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("snapensemble", "torch", "onnxruntime", "numpy", "fastapi", "uvicorn")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, and versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": models[0] if models else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def save(name: str, figures: dict[str, Any], rows: list[tuple[str, ...]]) -> None:
+    """Write `results/NAME.json` and `results/NAME.md`, and print the table."""
+    RESULTS.mkdir(exist_ok=True)
+    text = markdown(rows)
+    content = json.dumps({"machine": machine(), **figures}, indent=2) + "\n"
+    (RESULTS / f"{name}.json").write_text(content)
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)
+
+
+def markdown(rows: list[tuple[str, ...]]) -> str:
+    """Rows as a table; the first one is the head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, f"|{' --- |' * len(rows[0])}")
+    return "\n".join(lines) + "\n"

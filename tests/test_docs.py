@@ -1,0 +1,62 @@
+"""What the documents say is what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import Metric
+
+from serving.metrics import Metrics
+from serving.problems import HTTP_CODES, PROBLEMS
+from serving.schemas import PredictOptions
+from snapensemble.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+HTTP_API = (ROOT / "docs" / "http-api.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert f"snapensemble {command}" in README
+
+
+@pytest.mark.parametrize(("status", "code"), [(s, c) for s, c, _ in PROBLEMS.values()])
+def test_every_error_code_is_documented_with_its_status(status: int, code: str) -> None:
+    assert f"| {status} | `{code}` |" in HTTP_API
+
+
+@pytest.mark.parametrize(("status", "code"), HTTP_CODES.items())
+def test_every_http_error_is_documented(status: int, code: str) -> None:
+    assert f"| {status} | `{code}` |" in HTTP_API
+
+
+@pytest.mark.parametrize("name", PredictOptions.model_fields)
+def test_every_parameter_is_documented(name: str) -> None:
+    assert f"| `{name}` |" in HTTP_API
+
+
+def shown_name(metric: Metric) -> str:
+    return f"{metric.name}_total" if metric.type == "counter" else metric.name
+
+
+@pytest.mark.parametrize("name", [shown_name(m) for m in Metrics().registry.collect()])
+def test_every_metric_is_documented(name: str) -> None:
+    assert f"| `{name}` |" in HTTP_API
+
+
+@pytest.mark.parametrize("target", re.findall(r"make ([a-z][a-z-]+)", README))
+def test_every_target_in_the_readme_exists(target: str) -> None:
+    assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("*.md")))
+def test_a_decision_record_is_short(page: Path) -> None:
+    assert len(page.read_text().splitlines()) <= 40

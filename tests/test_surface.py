@@ -1,0 +1,39 @@
+"""The names that outsiders rely on; a change here breaks somebody."""
+
+import argparse
+import importlib
+
+import pytest
+
+from snapensemble.cli import COMMANDS
+
+FLAGS = {
+    "train": {
+        "--data", "--out", "--config", "--schedule", "--model", "--cycles", "--epochs",
+        "--cycle-epochs", "--t-mult", "--lr-max", "--lr-min", "--batch-size", "--momentum",
+        "--weight-decay", "--image-size", "--crop-padding", "--flip", "--no-flip",
+        "--val-fraction", "--split-seed", "--seed", "--device", "--threads",
+    },
+    "export": {"--out", "--members", "--select", "--metric", "--name", "--force"},
+    "evaluate": {"--data", "--split", "--limit", "--json"},
+    "serve": {
+        "--host", "--port", "--name", "--threads", "--max-batch-size", "--max-queue",
+        "--max-wait-ms", "--max-body-bytes", "--max-bytes-in-flight", "--max-image-pixels",
+        "--max-images-per-request", "--body-timeout-s", "--shutdown-timeout-s", "--access-log",
+        "--no-access-log",
+    },
+    "predict": {"--bundle", "--url", "--top", "--json"},
+    "demo": {"--once", "--out", "--port"},
+}  # fmt: skip
+
+
+def test_the_commands() -> None:
+    assert set(COMMANDS) == set(FLAGS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_flags_of_each_command(command: str) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(COMMANDS[command][0]).add_arguments(parser)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert flags - {"-h", "--help"} == FLAGS[command]
