@@ -1,12 +1,13 @@
 """Where figures were measured, and how they are kept."""
 
 import json
-import os
 import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from contracts.cpu import cpu_budget
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("snapensemble", "torch", "onnxruntime", "numpy", "fastapi", "uvicorn")
@@ -19,7 +20,7 @@ def machine() -> dict[str, Any]:
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
         "processor": models[0] if models else platform.processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cpu_budget(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "date": time.strftime("%Y-%m-%d"),

@@ -29,9 +29,8 @@ from export.bundle import build_bundle
 from export.select import Rule
 from serving.engine import load_engine
 from snapensemble.demo import demo_config
-from snapensemble.evaluate import bundle_data, evaluate
+from snapensemble.evaluate import bundle_data, evaluate, sample
 from snapensemble.server_process import server_process
-from trainer.readers import Split
 from trainer.run import train
 
 CHOICES: tuple[tuple[str, Rule, int | None], ...] = (
@@ -60,7 +59,7 @@ def main() -> None:
         }
         http = ask(work / "best-3", args.images)
         figures = {
-            "run": {"data": run.data.spec, "schedule": run.schedule.model_dump()},
+            "run": {"data": run.data.spec.partition(":")[0], "schedule": run.schedule.model_dump()},
             "training_images_per_second": training_speed(run_dir, run),
             "ensembles": ensembles,
             "http": http,
@@ -78,8 +77,7 @@ def measured(run_dir: Path, bundle_dir: Path, rule: Rule, m: int | None) -> dict
 
 def ask(bundle_dir: Path, count: int) -> dict[str, Any]:
     """POST test images one by one and compare each answer with the engine's in this process."""
-    test = bundle_data(read_bundle(bundle_dir)).part("test")
-    test = Split(test.images_NCHW[:count], test.labels_N[:count])
+    test = sample(bundle_data(read_bundle(bundle_dir)), count)
     with load_engine(bundle_dir) as engine:
         probs_MNK = engine.predict(test.images_NCHW)
         probs_NK = mean_probabilities(probs_MNK, engine.bundle.weights_M)

@@ -85,6 +85,6 @@ def _explain(error: OSError, path: Path, size: int) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{path}: the disk is full, {size / 1e6:.1f} MB were to be written; "
-            "free some space and run again, files written before are whole"
+            "free some space; files written before are whole"
         )
     return f"{path}: cannot write: {error.strerror or error}"

@@ -17,6 +17,7 @@ from contracts.records import Record
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 40_000_000
+MAX_SIDE = 4096  # of what a network takes, not of a picture
 
 # Pillow's own limit only warns up to twice its value. Every image here is checked against
 # `max_pixels` from its header, before a pixel is decoded.
@@ -44,8 +45,8 @@ class ImageContract(Record):
     """
 
     channels: Literal[1, 3]
-    height: Annotated[int, Field(ge=1, le=4096)]
-    width: Annotated[int, Field(ge=1, le=4096)]
+    height: Annotated[int, Field(ge=1, le=MAX_SIDE)]
+    width: Annotated[int, Field(ge=1, le=MAX_SIDE)]
     mean: ChannelValues
     std: ChannelValues
     # The picture covers the frame: scaled until both sides fit, the overhang cut off evenly.

@@ -77,7 +77,7 @@ def read_manifest(path: Path, kind: type[Manifest], *, made_by: str) -> Manifest
         raise InvalidManifest(f"{path}: cannot read: {error}") from error
     try:
         content = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidManifest(f"{path}: not JSON: {error}") from error
     _refuse_other_versions(path, content, kind)
     try:

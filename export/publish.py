@@ -27,20 +27,14 @@ def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
         hidden = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
     except OSError as error:
         raise WriteFailed(f"{target}: cannot make a directory: {error.strerror}") from error
+    bundle = hidden / "bundle"
     try:
-        hidden.chmod(0o755)
-        yield hidden
-        sync_directory(hidden)
+        bundle.mkdir()
+        yield bundle
+        sync_directory(bundle)
         _refuse_taken(target, replace)  # another export may have finished meanwhile
         try:
-            if target.exists():
-                # A rename cannot replace a directory that holds files, so the old one steps aside.
-                aside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old-"))
-                target.rename(aside / target.name)
-                hidden.rename(target)
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                hidden.rename(target)
+            _swap(bundle, target, aside=hidden / "replaced")
             sync_directory(target.parent)
         except OSError as error:
             raise WriteFailed(f"{target}: cannot publish: {error.strerror}") from error
@@ -48,8 +42,26 @@ def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
+def _swap(bundle: Path, target: Path, aside: Path) -> None:
+    """Give `bundle` the name `target`; what was there steps aside, and back if that fails."""
+    if not target.exists():
+        bundle.rename(target)
+        return
+    # A rename cannot replace a directory that holds files.
+    target.rename(aside)
+    try:
+        bundle.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+
+
 def _refuse_taken(target: Path, replace: bool) -> None:
-    if not target.exists() and not target.is_symlink():
+    try:
+        taken = target.exists() or target.is_symlink()
+    except OSError as error:
+        raise WriteFailed(f"{target}: {error.strerror}; choose another --out") from error
+    if not taken:
         return
     if not replace:
         raise InvalidConfig(f"{target} exists; choose another --out, or --force to replace it")

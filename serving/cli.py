@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from serving.server import serve
 
     metrics = Metrics()
-    engine = load_engine(bundle_dir, settings, on_batch=metrics.batch)
+    engine = load_engine(bundle_dir, settings.limits(), on_batch=metrics.batch)
     with engine, open_port(settings.host, settings.port) as listener:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

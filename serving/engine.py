@@ -3,8 +3,10 @@
 Shapes: M members, N images, C channels, H height, W width, K classes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -12,20 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.bundle import BundleManifest, read_bundle
+from contracts.cpu import cpu_budget
 from contracts.figures import Floats
-from serving.cpu import cpu_budget
 from serving.lanes import BatchReport, Image, Lanes
 from serving.members import MemberSession, load_member
-from serving.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How an engine uses its machine. Times in seconds."""
+
+    threads: int | None = None  # lanes; the CPU budget of this process if not given
+    max_batch_size: int = 32
+    max_queue: int = 1024
+    max_wait_s: float = math.inf
 
 
 class Engine:
     """A verified, warmed up bundle and the lanes that run it. Use as a context manager."""
 
-    def __init__(self, bundle: BundleManifest, lanes: Lanes, settings: Settings) -> None:
+    def __init__(self, bundle: BundleManifest, lanes: Lanes, limits: Limits) -> None:
         self.bundle = bundle
         self.lanes = lanes
-        self._chunk = min(256, settings.max_queue)
+        self._chunk = min(256, limits.max_queue)
 
     def __enter__(self) -> "Engine":
         self.lanes.__enter__()
@@ -54,7 +65,7 @@ class Engine:
 
 def load_engine(
     bundle_dir: Path,
-    settings: Settings | None = None,
+    limits: Limits = Limits(),  # frozen
     on_batch: Callable[[BatchReport], None] = lambda _: None,
 ) -> Engine:
     """Verify a bundle, load its members and warm them up.
@@ -62,19 +73,18 @@ def load_engine(
     Raises:
         InvalidManifest: a file is absent, changed or not what the manifest says.
     """
-    settings = settings or Settings()
     bundle = read_bundle(bundle_dir)
     members = [load_member(bundle_dir, bundle, member) for member in bundle.members]
-    warm_up(members, bundle, settings.max_batch_size)
+    warm_up(members, bundle, limits.max_batch_size)
     lanes = Lanes(
         members,
-        threads=settings.threads or cpu_budget(),
-        max_batch_size=settings.max_batch_size,
-        max_queue=settings.max_queue,
-        max_wait_s=settings.max_wait_ms / 1000,
+        threads=limits.threads or cpu_budget(),
+        max_batch_size=limits.max_batch_size,
+        max_queue=limits.max_queue,
+        max_wait_s=limits.max_wait_s,
         on_batch=on_batch,
     )
-    return Engine(bundle, lanes, settings)
+    return Engine(bundle, lanes, limits)
 
 
 def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:

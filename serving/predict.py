@@ -82,11 +82,15 @@ def predict_with_url(
         InvalidConfig: the URL is none, or nobody answers there.
         InvalidData: the server refused a picture; names it.
     """
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidConfig(f"--url {url!r}: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidConfig(f"--url {url!r}: expected something like http://127.0.0.1:8000")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, parts.port, timeout=60)
+    connection = kind(parts.hostname, port, timeout=60)
     path = f"{parts.path.rstrip('/')}/predict?top={top}"
     predictions, model = [], {}
     try:

@@ -6,6 +6,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.pixels import MAX_PIXELS
+from serving.engine import Limits
 
 MIB = 2**20
 Positive = Annotated[int, Field(ge=1)]
@@ -42,3 +43,12 @@ class Settings(BaseSettings):
         30, description="time for accepted requests to finish after SIGTERM, seconds"
     )
     access_log: bool = Field(False, description="one line per request on stderr")
+
+    def limits(self) -> Limits:
+        """The part that the engine needs."""
+        return Limits(
+            threads=self.threads,
+            max_batch_size=self.max_batch_size,
+            max_queue=self.max_queue,
+            max_wait_s=self.max_wait_ms / 1000,
+        )

@@ -20,6 +20,10 @@ COMMANDS = {
     "predict": ("serving.predict", "classify image files with a bundle or a server"),
     "demo": ("snapensemble.demo", "train, export, serve and ask, on the embedded digits"),
 }
+EXTRAS = (
+    "install snapensemble[train] to train, export and evaluate, snapensemble[serving] to serve "
+    "and predict, both for the demo"
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,23 +34,19 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in COMMANDS else None
-    module = None
-    if command is not None:
-        try:
-            module = importlib.import_module(COMMANDS[command][0])
-        except ModuleNotFoundError as error:
-            return _explain_missing(command, error)
-    args = _parser(command, module).parse_args(argv)
-    del args.command
-    assert module is not None  # argparse has ended the process for anything else
     raise_on_signals()
     try:
+        module = None if command is None else importlib.import_module(COMMANDS[command][0])
+        args = _parser(command, module).parse_args(argv)
+        del args.command
+        assert module is not None  # argparse has ended the process for anything else
         return int(module.run(args))
     except SnapensembleError as error:
         _say(command, error)
         return 2
     except ModuleNotFoundError as error:
-        return _explain_missing(command, error)
+        _say(command, SnapensembleError(f"the package {error.name!r} is not installed; {EXTRAS}"))
+        return 2
     except Stopped as stopped:
         _say(command, stopped)
         return 128 + stopped.signum
@@ -69,16 +69,6 @@ def _say(command: str | None, error: BaseException) -> None:
     """The message, and what the code that it passed through noted on it."""
     message = ": ".join([str(error), *getattr(error, "__notes__", [])])
     print(f"snapensemble {command}: {message}", file=sys.stderr)
-
-
-def _explain_missing(command: str | None, error: ModuleNotFoundError) -> int:
-    print(
-        f"snapensemble {command}: the package {error.name!r} is not installed; "
-        "install snapensemble[train] to train, export and evaluate, "
-        "snapensemble[serving] to serve and predict",
-        file=sys.stderr,
-    )
-    return 2
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from contracts.bundle import BundleManifest
 from contracts.errors import InvalidConfig, InvalidData
 from contracts.figures import mean_probabilities, summary
 from serving.engine import load_engine
-from trainer.data import SPECS, Dataset, load_dataset
+from trainer.data import SPECS, is_folder, load_dataset
+from trainer.readers import Split
 
 COLUMNS = ("accuracy", "nll", "ece", "brier")
 
@@ -24,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", metavar="SPEC", help=f"{SPECS} (the one that the run was trained on)"
     )
     parser.add_argument("--split", choices=["test", "val", "train"], default="test")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="N images, evenly spread over the split"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -51,8 +56,8 @@ def evaluate(
         raise InvalidConfig(f"--limit must be at least 1, got {limit}")
     with load_engine(bundle_dir) as engine:
         bundle = engine.bundle
-        part = bundle_data(bundle, spec).part(split)
-        images_NCHW, labels_N = part.images_NCHW[:limit], part.labels_N[:limit]
+        part = sample(bundle_data(bundle, spec, split), limit)
+        images_NCHW, labels_N = part.images_NCHW, part.labels_N
         probs_MNK = engine.predict(images_NCHW)
     probs_NK = mean_probabilities(probs_MNK, bundle.weights_M, bundle.temperature)
     return {
@@ -68,23 +73,29 @@ def evaluate(
     }
 
 
-def bundle_data(bundle: BundleManifest, spec: str | None = None) -> Dataset:
-    """The data set that a bundle was made from, or another one of the same classes and shape.
+def bundle_data(bundle: BundleManifest, spec: str | None = None, split: str = "test") -> Split:
+    """A part of the data set that a bundle was made from, or of another one.
 
-    It is split as it was for training, so that its test part holds no image that taught or chose.
+    It is split as it was for training, so that the test part holds no image that taught or chose.
 
     Raises:
-        InvalidData: other classes, or images of another shape.
+        InvalidData: other classes, images of another shape, or a data set that has changed since,
+            so that nobody knows any more which of its images taught.
     """
-    image = bundle.image
-    is_folder = Path(spec or bundle.data.spec).expanduser().is_dir()
-    dataset = load_dataset(
-        spec or bundle.data.spec,
-        val_fraction=bundle.data.val_fraction,
-        split_seed=bundle.data.split_seed,
-        image_size=image.height if is_folder else None,
-        channels=image.channels,
-    )
+    image, trained_on = bundle.image, bundle.data
+    spec = spec or trained_on.spec
+    try:
+        dataset = load_dataset(
+            spec,
+            val_fraction=trained_on.val_fraction,
+            split_seed=trained_on.split_seed,
+            image_size=image.height if is_folder(spec) else None,
+            channels=image.channels,
+        )
+    except InvalidData as error:
+        if spec == trained_on.spec:
+            error.add_note("the bundle was trained on it; if it has moved, give --data")
+        raise
     if dataset.classes != bundle.classes:
         raise InvalidData(
             f"the data has the classes {list(dataset.classes)}, "
@@ -95,7 +106,21 @@ def bundle_data(bundle: BundleManifest, spec: str | None = None) -> Dataset:
             f"the data's images are {dataset.shape} (channels, height, width), "
             f"the bundle takes {image.shape}"
         )
-    return dataset
+    its_own_test = split == "test" and dataset.brings_test
+    if not its_own_test and dataset.fingerprint() != trained_on.fingerprint:
+        raise InvalidData(
+            f"{spec} is not, or no longer, what the bundle was trained on, so its {split} part "
+            "would hold images that taught; put the images to measure into test/CLASS/* of a "
+            "folder with train/CLASS/*"
+        )
+    return dataset.part(split)
+
+
+def sample(part: Split, limit: int | None) -> Split:
+    """At most `limit` images, evenly spread: a folder's come sorted by class."""
+    count = min(len(part), limit or len(part))
+    chosen = np.arange(count) * len(part) // count
+    return Split(part.images_NCHW[chosen], part.labels_N[chosen])
 
 
 def table(figures: dict[str, Any]) -> str:

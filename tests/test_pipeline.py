@@ -37,7 +37,7 @@ def test_the_http_answer_equals_torchs_mean_of_softmaxes(
     digits_run: Path, digits_bundle: Path
 ) -> None:
     bundle = read_bundle(digits_bundle)
-    test = bundle_data(bundle).part("test")
+    test = bundle_data(bundle)
     pngs = [encoded(Image.fromarray(image_CHW[0])) for image_CHW in test.images_NCHW[:60]]
     with (
         server_process(digits_bundle, "--port", "0") as (_, url),
@@ -84,7 +84,7 @@ def test_a_folder_of_photographs_goes_all_the_way(
 def test_evaluate_measures_what_torch_says(digits_run: Path, digits_bundle: Path) -> None:
     figures = evaluate(digits_bundle)
     bundle = read_bundle(digits_bundle)
-    test = bundle_data(bundle).part("test")
+    test = bundle_data(bundle)
     probs_NK = torch_mean_of_softmaxes(
         digits_run, [m.cycle for m in bundle.members], torch.from_numpy(test.images_NCHW)
     )

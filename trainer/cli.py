@@ -10,6 +10,7 @@ from contracts.errors import InvalidConfig
 from contracts.run import read_run
 from trainer.config import TrainConfig
 
+BUDGET = {"cycles", "epochs"}
 FLAGS: dict[str, tuple[type, str]] = {
     "model": (str, "network: small, resnet20, resnet32, resnet44, resnet56, resnet110"),
     "cycles": (int, "number of cycles, one snapshot each (5)"),
@@ -58,14 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; the last line of stdout is the run directory."""
-    settings = vars(args)
-    settings.pop("schedule", None)
-    file: Path | None = settings.pop("config", None)
-    config = build_config({**(_read_toml(file) if file else {}), **settings})
+    flags = vars(args)
+    file: Path | None = flags.pop("config", None)
+    config = build_config(merged(_read_toml(file) if file else {}, flags))
+
+    import torch
 
     from trainer.run import train
 
-    run_dir = train(config)
+    try:
+        run_dir = train(config)
+    except torch.OutOfMemoryError as error:
+        raise InvalidConfig(
+            f"the device has too little memory: {error}; lower --batch-size or --image-size"
+        ) from error
     for snapshot in read_run(run_dir).snapshots:
         print(
             f"cycle {snapshot.cycle}  val nll {snapshot.val.nll:.4f}  "
@@ -73,6 +80,13 @@ def run(args: argparse.Namespace) -> int:
         )
     print(run_dir)
     return 0
+
+
+def merged(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """The file's settings under the flags; one of cycles and epochs as a flag replaces either."""
+    if flags.keys() & BUDGET:
+        file = {name: value for name, value in file.items() if name not in BUDGET}
+    return {**file, **flags}
 
 
 def build_config(settings: dict[str, Any]) -> TrainConfig:
@@ -92,7 +106,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidConfig(f"{file}: {error}") from error
-    kinds: dict[str, type] = {"data": str, "out": str, "flip": bool}
+    kinds: dict[str, type] = {"data": str, "out": str, "flip": bool, "schedule": str}
     kinds |= {name: kind for name, (kind, _) in FLAGS.items()}
     for name, value in content.items():
         if name not in kinds:

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Literal
 
 from contracts.errors import InvalidConfig
+from contracts.pixels import MAX_SIDE
 from trainer.schedule import Sgdr, cycles_in
 
 MAX_SEED = 2**32
+MAX_CYCLES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +24,7 @@ class TrainConfig:
 
     data: str
     out: Path
+    schedule: Literal["sgdr"] = "sgdr"
     model: str | None = None
     cycles: int | None = None
     epochs: int | None = None
@@ -44,8 +48,12 @@ class TrainConfig:
         _at_least(1, cycle_epochs=self.cycle_epochs, t_mult=self.t_mult, batch_size=self.batch_size)
         _at_least(0, split_seed=self.split_seed, seed=self.seed, crop_padding=self.crop_padding)
         _at_least(1, image_size=self.image_size, threads=self.threads, cycles=self.cycles)
+        _at_most(MAX_SIDE, image_size=self.image_size)
+        _at_most(MAX_CYCLES, cycles=self.cycles, epochs=self.epochs, t_mult=self.t_mult)
         if self.batch_size < 2:
             raise InvalidConfig("batch_size must be at least 2: batch normalisation needs two")
+        if self.schedule != "sgdr":
+            raise InvalidConfig(f"schedule must be sgdr, got {self.schedule!r}")
         if max(self.seed, self.split_seed) >= MAX_SEED:
             raise InvalidConfig(f"seeds must be below {MAX_SEED}")
         if not 0 < self.val_fraction < 1:
@@ -80,3 +88,9 @@ def _at_least(bound: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < bound:
             raise InvalidConfig(f"{name} must be at least {bound}, got {value}")
+
+
+def _at_most(bound: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value > bound:
+            raise InvalidConfig(f"{name} must be at most {bound}, got {value}")

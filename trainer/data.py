@@ -12,10 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.errors import InvalidConfig, InvalidData
+from contracts.pixels import MAX_SIDE
 from trainer import readers
 from trainer.readers import RawData, Split
 
 DEFAULT_IMAGE_SIZE = 64
+TEST_FRACTION = 0.2
+TEST_STREAM = 1
+_ARRAYS: dict[str, Callable[[Path], RawData]] = {"cifar10": readers.cifar10, "npz": readers.npz}
 SPECS = "digits, cifar10:DIR, npz:FILE, or the directory of an image folder"
 
 
@@ -28,6 +32,7 @@ class Dataset:
     val: Split
     test: Split | None
     mirror_keeps_class: bool
+    brings_test: bool  # or was the test part drawn from the rest?
 
     def part(self, name: str) -> Split:
         """The part by name.
@@ -38,8 +43,8 @@ class Dataset:
         part = {"train": self.train, "val": self.val, "test": self.test}[name]
         if part is None:
             raise InvalidData(
-                f"this data set has no {name} part; add a folder test/CLASS/*, "
-                "or ask for --split val"
+                f"this data set has no {name} part (an image folder has one in test/CLASS/*); "
+                "ask for --split val, or give --data with one"
             )
         return part
 
@@ -84,23 +89,20 @@ def load_dataset(
         InvalidData: absent, damaged, or too few images.
     """
     raw = _read(spec, image_size, channels)
+    _refuse_unusable(raw)
+    brings_test = raw.train is not None
     if raw.train is None:
         raw = _take_test(raw, split_seed)
-    return split_dataset(raw, val_fraction=val_fraction, split_seed=split_seed)
-
-
-def split_dataset(raw: RawData, *, val_fraction: float, split_seed: int) -> Dataset:
-    """Take a stratified validation part from the training images, unless the data brings one."""
-    assert raw.train is not None
     _refuse_small_classes(raw)
+    assert raw.train is not None
     train, val = raw.train, raw.val
     if val is None:
         chosen_N = stratified(train.labels_N, val_fraction, split_seed)
         train, val = train.only(~chosen_N), train.only(chosen_N)
-    return Dataset(raw.classes, train, val, raw.test, raw.mirror_keeps_class)
+    return Dataset(raw.classes, train, val, raw.test, raw.mirror_keeps_class, brings_test)
 
 
-def stratified(labels_N: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.bool_]:
+def stratified(labels_N: NDArray[np.int64], fraction: float, *seed: int) -> NDArray[np.bool_]:
     """Mark about `fraction` of each class: at least one image, and never all of them.
 
     Returns:
@@ -110,22 +112,33 @@ def stratified(labels_N: NDArray[np.int64], fraction: float, seed: int) -> NDArr
     for label in np.unique(labels_N):
         members = np.flatnonzero(labels_N == label)
         count = min(max(round(len(members) * fraction), 1), len(members) - 1)
-        order = np.random.default_rng([seed, int(label)]).permutation(len(members))
+        order = np.random.default_rng([*seed, int(label)]).permutation(len(members))
         chosen_N[members[order[:count]]] = True
     return chosen_N
 
 
-def _read(spec: str, image_size: int | None, channels: int) -> RawData:
+def is_folder(spec: str) -> bool:
+    """Whether a SPEC names an image folder, to which an image size applies."""
+    kind, colon, rest = spec.partition(":")
+    return not (spec == "digits" or (kind in _ARRAYS and colon and rest))
+
+
+def resolved(spec: str) -> str:
+    """The SPEC with its path made absolute, so that it means the same from everywhere."""
+    if spec == "digits":
+        return spec
+    if is_folder(spec):
+        return str(Path(spec).expanduser().resolve())
     kind, _, rest = spec.partition(":")
-    arrays: dict[str, Callable[[Path], RawData]] = {
-        "digits": lambda _: readers.digits(),
-        "cifar10": readers.cifar10,
-        "npz": readers.npz,
-    }
-    if kind in arrays and (rest or kind == "digits"):
+    return f"{kind}:{Path(rest).expanduser().resolve()}"
+
+
+def _read(spec: str, image_size: int | None, channels: int) -> RawData:
+    if not is_folder(spec):
         if image_size is not None:
-            raise InvalidConfig(f"--image-size applies to image folders, not to {kind}")
-        return arrays[kind](Path(rest).expanduser())
+            raise InvalidConfig(f"--image-size applies to image folders, not to {spec}")
+        kind, _, rest = spec.partition(":")
+        return readers.digits() if spec == "digits" else _ARRAYS[kind](Path(rest).expanduser())
     folder = Path(spec).expanduser()
     if not folder.exists():
         raise InvalidData(f"no data at {spec!r}; expected {SPECS}")
@@ -134,12 +147,26 @@ def _read(spec: str, image_size: int | None, channels: int) -> RawData:
     return readers.image_folder(folder, size=image_size or DEFAULT_IMAGE_SIZE, channels=channels)
 
 
+def _refuse_unusable(raw: RawData) -> None:
+    """What no reader may pass on: names that a manifest cannot hold, sizes that no graph takes."""
+    if len(raw.classes) < 2 or len(set(raw.classes)) != len(raw.classes):
+        raise InvalidData(f"at least two classes of different names are needed: {raw.classes}")
+    for name in raw.classes:
+        if not name.isprintable():
+            raise InvalidData(f"class {name!a}: the name cannot be printed; rename it")
+    some = raw.everything or raw.train
+    assert some is not None
+    _, _, height, width = some.images_NCHW.shape
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise InvalidData(f"images are {width} x {height} pixels; expected 1 to {MAX_SIDE} a side")
+
+
 def _take_test(raw: RawData, split_seed: int) -> RawData:
     """For data without any parts: a fifth of each class becomes the test part."""
     assert raw.everything is not None
     _refuse_small_classes(replace(raw, train=raw.everything))
-    # A stream of its own: the validation part must not depend on how the test part was drawn.
-    chosen_N = stratified(raw.everything.labels_N, 0.2, split_seed + 2**32)
+    # A stream of its own, so that test and validation are not drawn by the same numbers.
+    chosen_N = stratified(raw.everything.labels_N, TEST_FRACTION, split_seed, TEST_STREAM)
     return replace(raw, train=raw.everything.only(~chosen_N), test=raw.everything.only(chosen_N))
 
 

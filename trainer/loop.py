@@ -81,9 +81,15 @@ def train_epoch(
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types
         optimizer.step()
         value = loss.item()
+        done = Step(step, rate, value)
         if not isfinite(value):
-            raise TrainingDiverged(
-                f"the loss became {value} at step {step} (learning rate {rate:.4g}); "
-                "train again with a lower --lr-max"
-            )
-        yield Step(step, rate, value)
+            raise TrainingDiverged(diverged(f"the loss became {value}", done))
+        yield done
+
+
+def diverged(what: str, step: Step) -> str:
+    """The message of TrainingDiverged."""
+    return (
+        f"{what} at step {step.step} (learning rate {step.learning_rate:.4g}); "
+        "train again with a lower --lr-max"
+    )

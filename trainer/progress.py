@@ -1,5 +1,6 @@
 """Who watches a run: a person at the terminal, and metrics.jsonl."""
 
+import contextlib
 import json
 import sys
 import time
@@ -120,8 +121,10 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        self._bar.write(line, file=self._stream)
-        self._stream.flush()
+        # Whoever read the progress may have left (`| head`); the training goes on.
+        with contextlib.suppress(BrokenPipeError):
+            self._bar.write(line, file=self._stream)
+            self._stream.flush()
 
 
 def describe(run: RunManifest) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.cpu import cpu_budget
 from contracts.errors import InvalidData, InvalidImage
 from contracts.pixels import SUFFIXES, decode_image
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
+# One's own files: larger than what a stranger may send to a server.
+MAX_TRAINING_PIXELS = 250_000_000
 _CIFAR_RECORD = 1 + 3 * 32 * 32
 
 
@@ -89,14 +91,14 @@ def npz(file: Path) -> RawData:
     try:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # NumPy and zipfile raise a dozen types on damaged files
         raise InvalidData(f"{file}: cannot read as .npz: {error}") from error
     missing = {"x_train", "y_train", "classes"} - arrays.keys()
     if missing:
         raise InvalidData(f"{file}: has no {', '.join(sorted(missing))}; found {sorted(arrays)}")
+    if arrays["classes"].ndim != 1:
+        raise InvalidData(f"{file}: classes must be a list of names")
     classes = tuple(str(name) for name in arrays["classes"])
-    if len(classes) < 2:
-        raise InvalidData(f"{file}: found {len(classes)} classes, expected at least 2")
     parts = {
         part: _npz_part(file, arrays, part, len(classes))
         for part in ("train", "val", "test")
@@ -119,13 +121,13 @@ def image_folder(directory: Path, *, size: int, channels: int) -> RawData:
         size: height and width of the images, pixels.
         channels: 1 or 3.
     """
-    has_parts = (directory / "train").is_dir()
+    has_parts = any(d.is_dir() for d in directory.glob("train/*"))
     root = directory / "train" if has_parts else directory
     classes = tuple(sorted(d.name for d in root.iterdir() if d.is_dir() and _visible(d)))
     if len(classes) < 2:
         raise InvalidData(
-            f"{root} has {len(classes)} class folders; expected at least two, one per class, "
-            "with the images inside"
+            f"{root} has {len(classes)} class folder{'' if len(classes) == 1 else 's'}; "
+            "expected at least two, one per class, with the images inside"
         )
     if not has_parts:
         return RawData(classes, True, everything=_folder_part(root, classes, size, channels))
@@ -156,7 +158,7 @@ def _cifar_file(file: Path) -> Split:
 
 def _npz_part(file: Path, arrays: dict[str, NDArray[np.generic]], part: str, K: int) -> Split:
     images, labels = arrays[f"x_{part}"], arrays.get(f"y_{part}")
-    if labels is None or len(labels) != len(images) or not len(images):
+    if labels is None or np.shape(labels)[:1] != np.shape(images)[:1] or not images.size:
         raise InvalidData(f"{file}: x_{part} and y_{part} must have the same number, at least 1")
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise InvalidData(
@@ -188,7 +190,7 @@ def _folder_part(root: Path, classes: tuple[str, ...], size: int, channels: int)
         (path, label)
         for label, name in enumerate(classes)
         for path in sorted((root / name).rglob("*"))
-        if path.is_file() and path.suffix.lower() in SUFFIXES and _visible(path)
+        if path.suffix.lower() in SUFFIXES and _visible(path, root) and path.is_file()
     ]
     if not files:
         raise InvalidData(f"{root} holds no images; expected CLASS/* with {', '.join(SUFFIXES)}")
@@ -196,12 +198,18 @@ def _folder_part(root: Path, classes: tuple[str, ...], size: int, channels: int)
 
     def decode(path: Path) -> NDArray[np.uint8]:
         try:
-            return decode_image(path.read_bytes(), channels=channels, height=size, width=size)
+            return decode_image(
+                path.read_bytes(),
+                channels=channels,
+                height=size,
+                width=size,
+                max_pixels=MAX_TRAINING_PIXELS,
+            )
         except (InvalidImage, OSError) as error:
             raise InvalidData(f"{path}: {error}; repair or remove this file") from error
 
     images_NCHW = np.empty((len(files), channels, size, size), dtype=np.uint8)
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(cpu_budget()) as pool:
         # Pillow warns of odd metadata (EXIF, TIFF tags) in files whose pixels are fine.
         warnings.filterwarnings("ignore", module="PIL")
         for row, image_CHW in enumerate(pool.map(decode, [path for path, _ in files])):
@@ -209,14 +217,17 @@ def _folder_part(root: Path, classes: tuple[str, ...], size: int, channels: int)
     return Split(images_NCHW, np.array([label for _, label in files], dtype=np.int64))
 
 
-def _visible(path: Path) -> bool:
-    return not path.name.startswith(".")
+def _visible(path: Path, root: Path | None = None) -> bool:
+    """Not hidden, and below `root` in no hidden folder: .thumbnails, .ipynb_checkpoints."""
+    parts = path.relative_to(root).parts if root else (path.name,)
+    return not any(part.startswith(".") for part in parts)
 
 
 def _refuse_more_than_memory(root: Path, needed: int) -> None:
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available // 2:
+    # Splitting copies: the whole, its parts, and the parts of these are there at once.
+    if 3 * needed > available:
         raise InvalidData(
-            f"{root}: the decoded images need {needed / 1e9:.1f} GB, this machine has "
+            f"{root}: the decoded images need 3 x {needed / 1e9:.1f} GB, this machine has "
             f"{available / 1e9:.1f} GB; choose a smaller --image-size"
         )

@@ -4,7 +4,7 @@ import torch
 
 from contracts.run import DataRecord, ScheduleRecord, TrainingRecord
 from trainer.config import TrainConfig
-from trainer.data import Dataset
+from trainer.data import Dataset, resolved
 from trainer.loop import Batches
 from trainer.schedule import Sgdr, first_cycles
 
@@ -12,7 +12,7 @@ from trainer.schedule import Sgdr, first_cycles
 def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
     """Where the images came from and how they were split."""
     return DataRecord(
-        spec=config.data,
+        spec=resolved(config.data),
         fingerprint=dataset.fingerprint(),
         split_seed=config.split_seed,
         val_fraction=config.val_fraction,

@@ -67,9 +67,10 @@ def learning_rate(step: int, sgdr: Sgdr) -> float:
 
 def first_cycles(count: int, sgdr: Sgdr) -> list[Cycle]:
     """Cycles 0 to `count` - 1, in order."""
-    cycles = [cycle_at(0, sgdr)]
+    cycles = [Cycle(0, 0, sgdr.T_0)]
     while len(cycles) < count:
-        cycles.append(cycle_at(cycles[-1].end, sgdr))
+        last = cycles[-1]
+        cycles.append(Cycle(last.index + 1, last.end, last.length * sgdr.T_mult))
     return cycles
 
 

@@ -36,7 +36,11 @@ def refuse_taken(directory: Path) -> None:
     Raises:
         InvalidConfig: there is something; a run is never written over.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    try:
+        taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    except OSError as error:
+        raise WriteFailed(f"{directory}: {error.strerror}; choose another --out") from error
+    if taken:
         raise InvalidConfig(
             f"{directory} is not empty; a run is never written over another, choose a new --out"
         )

@@ -10,7 +10,7 @@ import export.bundle
 from contracts.bundle import BUNDLE_FILE, read_bundle
 from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
 from contracts.figures import mean_probabilities, nll, softmax
-from contracts.files import read_verified
+from contracts.files import read_verified, sha256_of
 from contracts.run import read_run
 from export.bundle import build_bundle, default_name
 from export.publish import publishing
@@ -111,15 +111,49 @@ def test_a_full_disk_leaves_the_old_bundle_whole(
     assert os.listdir(tmp_path) == ["bundle"]
 
 
-def test_validation_logits_of_another_shape_are_refused(digits_run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (np.zeros((5, 10), np.float32), r"shape \(5, 10\), expected \(143, 10\)"),
+        (np.zeros((143, 10)), "holds float64, expected float32"),
+    ],
+)
+def test_validation_logits_of_another_shape_or_type_are_refused(
+    digits_run: Path, tmp_path: Path, other: np.ndarray, message: str
+) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(digits_run, run_dir)
+    np.save(run_dir / "other.npy", other)
+    sha256 = sha256_of((run_dir / "other.npy").read_bytes())
     run = read_run(run_dir)
-    first = run.snapshots[0]
-    swapped = first.model_copy(update={"val_logits": run.calibration_images})
-    export.bundle.read_array(run_dir, run.calibration_images, np.uint8)
-    with pytest.raises(InvalidManifest, match="holds uint8, expected float32"):
+    reference = run.val_labels.model_copy(update={"file": "other.npy", "sha256": sha256})
+    swapped = run.snapshots[0].model_copy(update={"val_logits": reference})
+    with pytest.raises(InvalidManifest, match=message):
         export.bundle.read_validation(run_dir, run.model_copy(update={"snapshots": (swapped,)}))
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+def test_a_replacement_that_fails_half_way_puts_the_old_bundle_back(
+    digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    target = tmp_path / "bundle"
+    shutil.copytree(digits_bundle, target)
+    before = tree(target)
+    real = Path.rename
+
+    def rename(self: Path, to: Path) -> Path:
+        if to == target and self.name == "bundle":
+            raise failure
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with (
+        pytest.raises((WriteFailed, KeyboardInterrupt)),
+        publishing(target, replace=True) as directory,
+    ):
+        (directory / BUNDLE_FILE).write_text("new")
+    assert tree(target) == before
+    assert os.listdir(tmp_path) == ["bundle"]
 
 
 def test_a_model_name_that_clients_could_not_use_is_refused(

@@ -23,7 +23,7 @@ LIMITS = Settings(
 
 @pytest.fixture
 def engine(bundle_dir: Path) -> Iterator[Engine]:
-    with load_engine(bundle_dir, LIMITS) as engine:
+    with load_engine(bundle_dir, LIMITS.limits()) as engine:
         yield engine
 
 

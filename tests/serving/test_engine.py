@@ -6,8 +6,7 @@ import pytest
 
 from contracts.errors import InvalidManifest
 from contracts.figures import softmax
-from serving.engine import load_engine
-from serving.settings import Settings
+from serving.engine import Limits, load_engine
 from tests.factories import CONTRACT, linear_logits, linear_member, make_bundle
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (300, *CONTRACT.shape), dtype=np.uint8)
@@ -22,15 +21,15 @@ def test_the_members_distributions_come_out_in_their_order(bundle_dir: Path) -> 
 
 
 def test_answers_do_not_depend_on_the_company(bundle_dir: Path) -> None:
-    with load_engine(bundle_dir, Settings(max_batch_size=1)) as alone:
+    with load_engine(bundle_dir, Limits(max_batch_size=1)) as alone:
         one = alone.predict(IMAGES[:40])
-    with load_engine(bundle_dir, Settings(max_batch_size=32)) as together:
+    with load_engine(bundle_dir, Limits(max_batch_size=32)) as together:
         many = together.predict(IMAGES[:40])
     np.testing.assert_allclose(one, many, atol=1e-6)
 
 
 def test_a_queue_shorter_than_the_data_is_enough(bundle_dir: Path) -> None:
-    with load_engine(bundle_dir, Settings(max_queue=7)) as engine:
+    with load_engine(bundle_dir, Limits(max_queue=7)) as engine:
         assert engine.predict(IMAGES[:50]).shape == (3, 50, 3)
 
 

@@ -131,6 +131,54 @@ def test_a_wrong_settings_file_is_explained(
     assert message in fails(capsys, "train", "--config", tmp_path / "c.toml", *flags)
 
 
+def test_a_budget_flag_replaces_the_files_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.toml").write_text('cycles = 3\ncycle_epochs = 1\nschedule = "sgdr"\n')
+    out = tmp_path / "run"
+    flags = ["--data", "digits", "--out", str(out), "--epochs", "2", "--threads", "1"]
+    assert main(["train", "--config", str(tmp_path / "c.toml"), *flags]) == 0
+    assert read_run(out).schedule.cycles == 2
+
+
+def test_evaluate_refuses_data_that_has_changed_since_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            data = encoded(picture(i + 50 * (name == "b"), width=8, height=8))
+            (tmp_path / "photos" / name / f"{i}.png").write_bytes(data)
+    photos, run_dir, bundle_dir = (str(tmp_path / n) for n in ("photos", "run", "bundle"))
+    tiny = ["--cycles", "1", "--cycle-epochs", "1", "--batch-size", "4", "--image-size", "8"]
+    assert main(["train", "--data", photos, "--out", run_dir, "--threads", "1", *tiny]) == 0
+    assert main(["export", run_dir, "--out", bundle_dir]) == 0
+    assert main(["evaluate", bundle_dir]) == 0
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    capsys.readouterr()
+    assert "if it has moved, give --data" in fails(capsys, "evaluate", bundle_dir)
+    assert main(["evaluate", bundle_dir, "--data", str(tmp_path / "moved")]) == 0
+    (tmp_path / "moved" / "a" / "new.png").write_bytes(encoded(picture(99)))
+    capsys.readouterr()
+    message = fails(capsys, "evaluate", bundle_dir, "--data", tmp_path / "moved")
+    assert "would hold images that taught" in message
+
+
+def test_a_folder_called_as_a_data_set_does_not_change_its_meaning(
+    tmp_path: Path, digits_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(digits_bundle), "--limit", "5"]) == 0
+
+
+def test_variables_of_the_server_do_not_disturb_evaluate(
+    digits_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SNAPENSEMBLE_PORT", "tcp://10.0.0.1:80")  # as Kubernetes sets it
+    assert main(["evaluate", str(digits_bundle), "--limit", "5"]) == 0
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_keeps_its_finished_cycles(
     tmp_path: Path, signum: signal.Signals, code: int

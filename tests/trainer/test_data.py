@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from contracts.errors import InvalidConfig, InvalidData
 from contracts.pixels import decode_image
 from tests.factories import encoded, picture
-from trainer.data import Dataset, load_dataset, stratified
+from trainer.data import Dataset, is_folder, load_dataset, resolved, stratified
 
 
 def load(spec: str | Path, **options: Any) -> Dataset:
@@ -123,8 +123,11 @@ def test_other_files_in_a_folder_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a" / "notes.txt").write_text("x")
     (tmp_path / "a" / ".hidden.png").write_text("x")
     (tmp_path / ".cache").mkdir()
+    (tmp_path / "a" / ".thumbnails").mkdir()
+    (tmp_path / "a" / ".thumbnails" / "0.png").write_bytes(encoded(picture()))
     data = load(tmp_path)
     assert data.classes == ("a", "b")
+    assert sum(len(data.part(name)) for name in ("train", "val", "test")) == 10
 
 
 def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     [
         ({"a": 5, "b": 1}, "class 'b' has 1 image; at least 3"),
         ({"a": 5, "b": 2}, "class 'b' has 2 images; at least 3"),
-        ({"a": 5}, "1 class folders; expected at least two"),
+        ({"a": 5}, "1 class folder; expected at least two"),
         ({}, "0 class folders"),
     ],
 )
@@ -238,7 +241,17 @@ def test_an_npz_file_is_read_in_every_layout(tmp_path: Path) -> None:
         ({"y_train": np.full(20, 2)}, "outside 0 to 1"),
         ({"y_train": np.full(20, -1)}, "outside 0 to 1"),
         ({"y_train": np.zeros(20)}, "one integer per image"),
-        ({"classes": np.array(["one"])}, "1 classes"),
+        (
+            {"classes": np.array(["one"]), "y_train": np.zeros(20, int), "y_test": np.zeros(4, int)},
+            "at least two classes",
+        ),
+        ({"classes": np.array(["one", "one"])}, "different names"),
+        ({"classes": np.array(["one", "t\nwo"])}, "cannot be printed"),
+        ({"classes": np.array("one")}, "list of names"),
+        ({"x_train": np.uint8(1)}, "same number"),
+        ({"y_train": np.int64(1)}, "same number"),
+        ({"x_train": np.zeros((20, 0, 5, 3), np.uint8)}, "same number"),
+        ({"x_train": np.zeros((20, 1, 5000), np.uint8), "x_test": None}, "5000 x 1 pixels"),
         ({"x_train": np.zeros((20, 7, 5, 4), np.uint8)}, "1 or 3 channels"),
         ({"x_test": np.zeros((4, 9, 9, 3), np.uint8)}, "differ in shape"),
         ({"classes": np.array([{"a": 1}, 2], dtype=object)}, "cannot read as .npz"),
@@ -252,8 +265,14 @@ def test_a_wrong_npz_file_is_refused(tmp_path: Path, changes: dict[str, Any], me
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"PK not really")
-    with pytest.raises(InvalidData, match=r"cannot read as \.npz"):
-        load(f"npz:{tmp_path / 'a.npz'}")
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    np.savez_compressed(tmp_path / "c.npz", x_train=np.arange(1000))
+    damaged = bytearray((tmp_path / "c.npz").read_bytes())
+    damaged[200:260] = bytes(60)
+    (tmp_path / "c.npz").write_bytes(damaged)
+    for name in ("a.npz", "b.npy", "c.npz"):
+        with pytest.raises(InvalidData, match=r"cannot read as \.npz"):
+            load(f"npz:{tmp_path / name}")
 
 
 @given(
@@ -271,3 +290,29 @@ def test_every_class_is_on_both_sides_in_about_its_share(
         assert 1 <= taken <= count - 1
         assert abs(taken - count * fraction) <= 1
     np.testing.assert_array_equal(chosen_N, stratified(labels_N, fraction, seed))
+
+
+def test_pictures_in_deeper_folders_belong_to_their_class(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a", {"2019": 3, "2020": 3})
+    make_folder(tmp_path, {"b": 6})
+    assert np.bincount(load(tmp_path).train.labels_N).tolist() == [4, 4]
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"train": 4, "bus": 4})
+    assert load(tmp_path).classes == ("bus", "train")
+
+
+@pytest.mark.parametrize(
+    ("spec", "folder"),
+    [("digits", False), ("cifar10:x", False), ("npz:x", False), ("x", True), ("digits:x", True)],
+)
+def test_what_a_spec_means_does_not_depend_on_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, folder: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert is_folder(spec) == folder
+    expected = {"digits": "digits", "cifar10:x": f"cifar10:{tmp_path / 'x'}"}
+    if spec in expected:
+        assert resolved(spec) == expected[spec]

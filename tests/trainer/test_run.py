@@ -15,7 +15,8 @@ from trainer.config import TrainConfig
 from trainer.data import load_dataset
 from trainer.evaluate import predict_logits
 from trainer.loop import TrainingDiverged
-from trainer.run import choose_device, train
+from trainer.run import train
+from trainer.setup import choose_device, default_padding
 from trainer.snapshots import load_model
 
 
@@ -102,6 +103,11 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path) -> No
         train(short(tmp_path / "run", lr_max=1e12, cycle_epochs=5))
 
 
+def test_a_last_update_that_goes_too_far_ends_the_run_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match="no numbers at step 0 .*lower --lr-max"):
+        train(short(tmp_path / "run", lr_max=1e30, batch_size=1295))
+
+
 def test_a_full_disk_keeps_the_snapshots_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,9 +140,22 @@ def test_padding_beyond_the_image_is_refused(tmp_path: Path) -> None:
         train(short(tmp_path / "run", crop_padding=8))
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(InvalidConfig, match="'abacus' cannot be used here"):
-        choose_device("abacus")
+@pytest.mark.parametrize("device", ["abacus", "meta", "hpu"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(InvalidConfig, match=f"'{device}' cannot be used here"):
+        choose_device(device)
+
+
+def test_an_out_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WriteFailed, match="choose another --out"):
+        train(short(tmp_path / ("x" * 300)))
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidConfig, match="is not empty"):
+        train(short(tmp_path / "file"))
+
+
+def test_small_and_narrow_images_are_not_shifted_by_default() -> None:
+    assert [default_padding(side) for side in (3, 8, 15, 16, 32, 64)] == [0, 0, 0, 2, 4, 8]
 
 
 def test_a_damaged_snapshot_is_refused(tmp_path: Path) -> None:

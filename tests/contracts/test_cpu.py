@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cpu import affinity, cgroup_quota, cpu_budget
+from contracts.cpu import affinity, cgroup_quota, cpu_budget
 
 
 def write(root: Path, **files: str) -> Path:

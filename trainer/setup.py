@@ -1,0 +1,125 @@
+"""What a run needs before its first step: device, image contract, weights, batches, optimizer."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from contracts.errors import InvalidConfig
+from contracts.pixels import ImageContract
+from trainer.config import TrainConfig
+from trainer.data import Dataset
+from trainer.loop import Batches
+from trainer.models import Classifier, build_model
+from trainer.seeding import Purpose, derived_seed
+
+
+def nesterov_sgd(
+    model: Classifier, config: TrainConfig, device: torch.device
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum; the schedule sets the rate at each step."""
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=config.lr_max,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        InvalidConfig: torch does not know the device, or cannot use it here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidConfig(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def image_contract(dataset: Dataset) -> ImageContract:
+    """The images' shape, with the training split's mean and deviation per channel.
+
+    Both come from a histogram of the 256 grey values, exact and without a float copy.
+    """
+    channels, height, width = dataset.shape
+    means, stds = [], []
+    for channel in range(channels):
+        counts_256 = _histogram(dataset.train.images_NCHW[:, channel])
+        values_256 = np.arange(256) / 255
+        mean = float(np.average(values_256, weights=counts_256))
+        variance = float(np.average((values_256 - mean) ** 2, weights=counts_256))
+        means.append(round(mean, 6))
+        # A channel that never varies still needs a scale: one grey value.
+        stds.append(round(max(variance**0.5, 1 / 255), 6))
+    return ImageContract(
+        channels=1 if channels == 1 else 3,
+        height=height,
+        width=width,
+        mean=tuple(means),
+        std=tuple(stds),
+    )
+
+
+def new_model(
+    name: str, dataset: Dataset, image: ImageContract, seed: int, device: torch.device
+) -> Classifier:
+    """Weights drawn from the seed alone; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, Purpose.WEIGHTS))
+        model = build_model(name, len(dataset.classes), image)
+    return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
+
+
+def build_batches(config: TrainConfig, dataset: Dataset, device: torch.device) -> Batches:
+    """The training split on the device, whole, as uint8.
+
+    Raises:
+        InvalidConfig: fewer images than one batch, or padding beyond the image.
+    """
+    _, height, width = dataset.shape
+    padding = (
+        default_padding(min(height, width)) if config.crop_padding is None else config.crop_padding
+    )
+    if padding >= min(height, width):
+        raise InvalidConfig(
+            f"crop_padding {padding} must be below the image's side of {min(height, width)} pixels"
+        )
+    batches = Batches(
+        images_NCHW=torch.from_numpy(dataset.train.images_NCHW).to(device),
+        labels_N=torch.from_numpy(dataset.train.labels_N).to(device),
+        batch_size=config.batch_size,
+        crop_padding=padding,
+        flip=dataset.mirror_keeps_class if config.flip is None else config.flip,
+        seed=config.seed,
+    )
+    if batches.steps_per_epoch == 0:
+        raise InvalidConfig(
+            f"batch_size {config.batch_size} is more than the {len(dataset.train)} training "
+            f"images; use at most {len(dataset.train)}"
+        )
+    return batches
+
+
+def default_padding(side: int) -> int:
+    """An eighth of the shorter side, 4 pixels for CIFAR as in the papers; none below 16 pixels.
+
+    A picture that small fills its frame: on the digits a shift of one pixel costs accuracy
+    (docs/results.md).
+    """
+    return side // 8 if side >= 16 else 0
+
+
+def _histogram(images_NHW: NDArray[np.uint8]) -> NDArray[np.int64]:
+    counts_256 = np.zeros(256, dtype=np.int64)
+    # bincount makes each pixel an int64: in pieces of about 4 million pixels.
+    for part in np.array_split(images_NHW, max(1, images_NHW.size >> 22)):
+        counts_256 += np.bincount(part.ravel(), minlength=256)
+    return counts_256
