@@ -39,7 +39,8 @@ def mean_probabilities(
     Returns:
         probs_BK, each row in [0, 1] and summing to 1.
     """
-    probs_BK: Floats = np.average(probs_MBK, axis=0, weights=weights_M)
+    # Rounding can carry a sum of weighted ones just above 1.
+    probs_BK: Floats = np.minimum(np.average(probs_MBK, axis=0, weights=weights_M), 1.0)
     if temperature == 1.0:
         return probs_BK
     return softmax(np.log(np.maximum(probs_BK, SMALLEST)) / temperature)
@@ -47,7 +48,8 @@ def mean_probabilities(
 
 def entropy(probs: Floats) -> Floats:
     """Entropy over the last axis, in nats."""
-    return np.asarray(-(probs * np.log(np.maximum(probs, SMALLEST))).sum(axis=-1))
+    nats = -(probs * np.log(np.maximum(probs, SMALLEST))).sum(axis=-1)
+    return np.asarray(np.maximum(nats, 0.0))  # rounding can carry a certain answer below 0
 
 
 def disagreement(probs_MBK: Floats, weights_M: Sequence[float] | None = None) -> Floats:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from pydantic import Field, model_validator
 
 from contracts.errors import ImageTooLarge, InvalidImage
@@ -17,6 +18,7 @@ from contracts.records import Record
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 40_000_000
+MAX_SCANS = 100
 MAX_SIDE = 4096  # of what a network takes, not of a picture
 
 # Pillow's own limit only warns up to twice its value. Every image here is checked against
@@ -24,6 +26,7 @@ MAX_SIDE = 4096  # of what a network takes, not of a picture
 Image.MAX_IMAGE_PIXELS = None
 
 _EXIF_ORIENTATION = 0x0112
+_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -87,6 +90,7 @@ def decode_image(
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             refuse_large(picture.width, picture.height, max_pixels)
+            _refuse_costly(picture, data, max_pixels)
             # JPEG can decode at 1/2, 1/4 or 1/8; twice the target keeps the quality.
             picture.draft(None, (2 * max(width, height), 2 * max(width, height)))
             picture.load()
@@ -133,6 +137,20 @@ def fit_image(picture: Image.Image, *, height: int, width: int) -> NDArray[np.ui
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def _refuse_costly(picture: Image.Image, data: bytes, max_pixels: int) -> None:
+    """What would cost far more than the header's size tells."""
+    if isinstance(picture, TiffImageFile):
+        # Tiles are decoded whole, however little of them lies inside the picture.
+        tile = [picture.tag_v2.get(tag, 1) for tag in (_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH)]
+        refuse_large(int(tile[0]), int(tile[1]), max_pixels)
+    elif picture.format == "JPEG":
+        # A scan of a few bytes costs a pass over all pixels; real pictures have about ten. The two
+        # bytes cannot be pixels: in these a 255 is always followed by a 0.
+        scans = data.count(b"\xff\xda")
+        if scans > MAX_SCANS:
+            raise InvalidImage(f"the JPEG has {scans} scans, at most {MAX_SCANS} are accepted")
+
+
 def _upright(picture: Image.Image) -> Image.Image:
     try:
         orientation: Any = picture.getexif().get(_EXIF_ORIENTATION)
@@ -149,10 +167,12 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
         picture = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
     elif picture.mode in ("I", "F"):
         raise InvalidImage(
-            f"32-bit {'float' if picture.mode == 'F' else 'integer'} pixels have no agreed range; "
-            "expected 8 or 16 bits per channel"
+            f"{'float' if picture.mode == 'F' else 'wide integer'} pixels have no agreed range; "
+            "expected 8 or unsigned 16 bits per channel"
         )
-    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+    if picture.mode == "La":  # Pillow has no other way from it
+        picture = picture.convert("LA")
+    if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
         rgba = picture.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         picture = Image.alpha_composite(white, rgba).convert("RGB")

@@ -17,6 +17,7 @@ from serving.service import Service
 from serving.settings import Settings
 
 ROUTES = ("/predict", "/health/live", "/health/ready", "/metrics", "/model", "/", "/openapi.json")
+CANCELLED = 499  # the answer was never begun: the client left, or the server had to stop
 log = logging.getLogger("snapensemble")
 
 
@@ -38,6 +39,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
         # Their pages load scripts from elsewhere; /openapi.json stays.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service = service
     app.state.metrics = metrics
@@ -80,5 +82,5 @@ class RequestMetrics:
             if status == 0:
                 await internal_error(Request(scope, receive))(scope, receive, counted)
         finally:
-            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.requests.labels(route, str(status or CANCELLED)).inc()
             self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)

@@ -2,13 +2,13 @@
 
 import argparse
 import logging
-import signal
 import socket
 import sys
 import warnings
 from pathlib import Path
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from contracts.errors import InvalidConfig
 from serving.settings import Settings
@@ -46,11 +46,12 @@ def run(args: argparse.Namespace) -> int:
 
     from serving.engine import load_engine
     from serving.metrics import Metrics
-    from serving.server import serve
+    from serving.server import make_server
 
     metrics = Metrics()
     engine = load_engine(bundle_dir, settings.limits(), on_batch=metrics.batch)
     with engine, open_port(settings.host, settings.port) as listener:
+        server = make_server(settings, engine, metrics)
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(
@@ -59,10 +60,7 @@ def run(args: argparse.Namespace) -> int:
             f"on http://{shown}:{port}",
             flush=True,
         )
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            # uvicorn stops on these and raises them once more at its end, when all is answered.
-            signal.signal(signum, lambda *_: None)
-        serve(settings, engine, metrics, listener)
+        server.run(sockets=[listener])
     return 0
 
 
@@ -75,13 +73,18 @@ def build_settings(flags: dict[str, object]) -> Settings:
     try:
         return Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))} (--{'-'.join(map(str, e['loc'])).replace('_', '-')} "
-            f"or SNAPENSEMBLE_{'_'.join(map(str, e['loc'])).upper()}): {e['msg']}, "
-            f"got {e['input']!r}"
-            for e in error.errors()
-        )
+        problems = "; ".join(map(_explain, error.errors()))
         raise InvalidConfig(problems) from error
+
+
+def _explain(error: ErrorDetails) -> str:
+    if not error["loc"]:  # two settings that do not fit together
+        return error["msg"]
+    name = str(error["loc"][0])
+    return (
+        f"--{name.replace('_', '-')} or SNAPENSEMBLE_{name.upper()}: {error['msg']}, "
+        f"got {error['input']!r}"
+    )
 
 
 def open_port(host: str, port: int) -> socket.socket:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from contracts.bundle import BundleManifest, read_bundle
 from contracts.cpu import cpu_budget
+from contracts.errors import InvalidManifest
 from contracts.figures import Floats
 from serving.lanes import BatchReport, Image, Lanes
 from serving.members import MemberSession, load_member
@@ -91,8 +92,20 @@ def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_
     """Run each member on its largest batch, then on one image: the first request is not slower.
 
     The largest comes first, so that the memory arena is taken once and not in steps.
+
+    Raises:
+        InvalidManifest: a member fails, or does not give numbers of the promised shape.
     """
     for size in sorted({max_batch_size, 1}, reverse=True):
         images_BCHW = np.zeros((size, *bundle.image.shape), dtype=np.uint8)
         for member in members:
-            member(images_BCHW)
+            try:
+                logits_BK = member(images_BCHW)
+            except Exception as error:  # ONNX Runtime raises a class per kind of failure
+                raise InvalidManifest(f"member {member.name} cannot run: {error}") from error
+            expected = (size, len(bundle.classes))
+            if logits_BK.shape != expected or not np.isfinite(logits_BK).all():
+                raise InvalidManifest(
+                    f"member {member.name} gives shape {logits_BK.shape} for black images, "
+                    f"expected finite numbers of shape {expected}"
+                )

@@ -2,11 +2,11 @@
 
 import asyncio
 import base64
-import binascii
+import contextlib
 from collections.abc import AsyncGenerator
 
-from pydantic import ValidationError
-from starlette.datastructures import UploadFile
+from pydantic_core import from_json
+from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -19,9 +19,11 @@ from serving.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from serving.schemas import JsonImages
 from serving.settings import Settings
 
+OCTETS = "application/octet-stream"
+DRAIN_BYTES = 64 * 2**20
+DRAIN_S = 2.0
 FORMS = (
     "one picture as the body (Content-Type: image/png, image/jpeg, … or application/octet-stream), "
     'files as multipart/form-data, or JSON {"images": [base64, …]}'
@@ -46,19 +48,18 @@ class Intake:
             Overloaded: all requests together hold too much.
             ClientDisconnect: the sender left.
         """
-        media_type = request.headers.get("content-type", "application/octet-stream")
-        media_type = media_type.partition(";")[0].strip().lower()
-        self._refuse_announced(request)
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
+            self._refuse_announced(request)
             async with asyncio.timeout(self._settings.body_timeout_s):
-                pictures = await self._pictures(request, media_type)
+                return await self._pictures(request, media_type or OCTETS)
         except TimeoutError:
             raise BodyTimeout(
                 f"the body did not arrive within {self._settings.body_timeout_s:g} s"
             ) from None
-        if len(pictures) > self._settings.max_images_per_request:
-            raise TooManyImages(self._too_many(str(len(pictures))))
-        return pictures
+        except (BodyTooLarge, TooManyImages, UnsupportedMediaType):
+            await self._drain(request)
+            raise
 
     def release(self, request: Request) -> None:
         """The request is answered: its bytes no longer count."""
@@ -69,8 +70,10 @@ class Intake:
         if media_type == "multipart/form-data":
             return await self._multipart(request)
         if media_type == "application/json":
-            return decode_json(await self._whole(request))
-        if media_type == "application/octet-stream" or media_type.startswith("image/"):
+            return decode_json(
+                await self._whole(request), limit=self._settings.max_images_per_request
+            )
+        if media_type == OCTETS or media_type.startswith("image/"):
             return [await self._whole(request)]
         raise UnsupportedMediaType(f"Content-Type {media_type!r}; send {FORMS}")
 
@@ -84,17 +87,17 @@ class Intake:
 
     async def _multipart(self, request: Request) -> list[bytes]:
         limit = self._settings.max_images_per_request
-        parser = MultiPartParser(
-            request.headers, self._limited(request), max_files=limit, max_fields=limit
-        )
+        parser = _WholeForm(request.headers, self._limited(request), max_parts=limit)
         # Never to a temporary file: the container's file system is read-only.
         parser.spool_max_size = self._settings.max_body_bytes + 1
         try:
             form = await parser.parse()
         except MultiPartException as error:
             if "Too many files" in error.message:
-                raise TooManyImages(self._too_many(f"more than {limit}")) from error
+                raise TooManyImages(too_many(f"more than {limit}", limit)) from error
             raise MalformedBody(f"the multipart body cannot be read: {error.message}") from error
+        except UnicodeError as error:
+            raise MalformedBody(f"the multipart body cannot be read: {error}") from error
         try:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
             if not files:
@@ -102,6 +105,25 @@ class Intake:
             return [await file.read() for file in files]
         finally:
             await form.close()
+
+    async def _drain(self, request: Request) -> None:
+        """Read on for a moment and keep nothing.
+
+        Most clients listen only when they have sent all. If the connection were closed under
+        them, they would see a broken pipe and not the answer.
+        """
+        if getattr(request.state, "body_is_complete", False):
+            return
+        if request.headers.get("expect", "").lower() == "100-continue":
+            return  # it listens first
+        drained = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while drained < DRAIN_BYTES:
+                    message = await request.receive()
+                    drained += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
     async def _limited(self, request: Request) -> AsyncGenerator[bytes, None]:
         """The body's chunks; ends with an error at the first byte over a limit."""
@@ -115,6 +137,7 @@ class Intake:
             if self.bytes_in_flight > self._settings.max_bytes_in_flight:
                 raise Overloaded("too many bytes are in flight; try again later", 1.0)
             yield chunk
+        request.state.body_is_complete = True
 
     def _refuse_announced(self, request: Request) -> None:
         announced = request.headers.get("content-length", "")
@@ -125,31 +148,57 @@ class Intake:
         limit = self._settings.max_body_bytes
         return f"the body has {found}{limit:,} bytes; send fewer or smaller images per request"
 
-    def _too_many(self, found: str) -> str:
-        limit = self._settings.max_images_per_request
-        return (
-            f"the request has {found} images, at most {limit} are accepted; send several requests"
+
+class _WholeForm(MultiPartParser):
+    """Insists on the closing boundary; without it the last files may be missing."""
+
+    def __init__(
+        self, headers: Headers, stream: AsyncGenerator[bytes, None], *, max_parts: int
+    ) -> None:
+        super().__init__(
+            headers, self._to_the_end(stream), max_files=max_parts, max_fields=max_parts
         )
+        self._closed = False
+
+    def on_end(self) -> None:
+        self._closed = True
+
+    async def _to_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for chunk in stream:
+            yield chunk
+        if not self._closed:
+            raise MultiPartException("it ends before its closing boundary")
 
 
-def decode_json(body: bytes) -> list[bytes]:
+def too_many(found: str, limit: int) -> str:
+    """The message of TooManyImages."""
+    return f"the request has {found} images, at most {limit} are accepted; send several requests"
+
+
+def decode_json(body: bytes, *, limit: int) -> list[bytes]:
     """The pictures of `{"images": [base64, …]}`.
+
+    Checked by hand and not by a model: a megabyte of wrong entries would make as many errors.
 
     Raises:
         MalformedBody: not such a document, or an entry is not base64.
+        TooManyImages: more than `limit`.
     """
     try:
-        document = JsonImages.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise MalformedBody(
-            f'{where}: {first["msg"]}; expected {{"images": [base64, …]}}'
-        ) from error
+        document = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from error
+    texts = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(texts, list) or not texts or len(document) != 1:
+        raise MalformedBody('expected {"images": [base64, …]} with at least one image')
+    if len(texts) > limit:
+        raise TooManyImages(too_many(f"{len(texts):,}", limit))
     pictures = []
-    for index, text in enumerate(document.images):
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise MalformedBody(f"images.{index}: expected a string, found {type(text).__name__}")
         try:
             pictures.append(base64.b64decode(text, validate=True))
-        except (binascii.Error, ValueError) as error:
+        except ValueError as error:
             raise MalformedBody(f"images.{index}: not base64: {error}") from error
     return pictures

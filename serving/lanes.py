@@ -6,6 +6,7 @@ starts at once with its members spread over the lanes, and under load batches gr
 Shapes: M members, B images, C channels, H height, W width, K classes.
 """
 
+import logging
 import math
 import threading
 import time
@@ -22,6 +23,7 @@ from contracts.figures import Floats, softmax
 from serving.errors import InferenceFailed, Overloaded, Stopping
 
 Image = NDArray[np.uint8]
+log = logging.getLogger("snapensemble")
 MemberCall = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
@@ -129,6 +131,11 @@ class Lanes:
             self._changed.notify()
         return [waiting.answer for waiting in accepted]
 
+    def refuse_overload(self, count: int) -> None:
+        """Raise what `submit` would raise for so many images, before work is put into them."""
+        with self._changed:
+            self._admit(count)
+
     def predicted_wait_s(self) -> float:
         """Seconds until an image that comes now would start, from the measured rate."""
         return (len(self._waiting) + self._running) * self._seconds_per_image
@@ -190,7 +197,10 @@ class Lanes:
                 old = self._seconds_per_image
                 self._seconds_per_image = seconds if old == 0 else 0.9 * old + 0.1 * seconds
         batch.answer()
-        self._on_batch(report)
+        try:
+            self._on_batch(report)
+        except Exception:  # whoever counts batches must not end a lane
+            log.exception("a finished batch could not be reported")
 
 
 class _MicroBatch:
@@ -230,23 +240,29 @@ class _MicroBatch:
 
     def answer(self) -> None:
         """Resolve every future, exactly once."""
-        if self._error is not None:
+        try:
+            probs_MBK = self._probabilities()
+        except Exception as error:  # of a member, or of answers that do not fit together
             for waiting in self._images:
                 failure = InferenceFailed("a member of the ensemble failed; see the server's log")
-                failure.__cause__ = self._error
+                failure.__cause__ = error
                 waiting.answer.set_exception(failure)
             return
-        logits_MBK = np.stack([logits for logits in self._logits if logits is not None])
-        probs_MBK = softmax(logits_MBK)
         finite_B = np.asarray(np.isfinite(probs_MBK).all(axis=(0, 2)))
         for row, waiting in enumerate(self._images):
             if finite_B[row]:
                 waiting.answer.set_result(probs_MBK[:, row])
             else:
-                failure = InferenceFailed(
-                    "a member gave something that is no number for this image"
-                )
+                failure = InferenceFailed("a member gave no number for this image")
                 waiting.answer.set_exception(failure)
+
+    def _probabilities(self) -> Floats:
+        if self._error is not None:
+            raise self._error
+        logits_MBK = np.stack([logits for logits in self._logits if logits is not None])
+        if logits_MBK.ndim != 3 or logits_MBK.shape[1] != len(self._images):
+            raise ValueError(f"logits of shape {logits_MBK.shape} for {len(self._images)} images")
+        return softmax(logits_MBK)
 
     def _stacked(self) -> NDArray[np.uint8]:
         with self._lock:

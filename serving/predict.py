@@ -102,7 +102,7 @@ def predict_with_url(
                 raise InvalidData(f"{file}: {url} answered {reply.status}: {_detail(answer)}")
             predictions += answer["predictions"]
             model = answer["model"]
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
         raise InvalidConfig(f"no answer from {url}: {error}; is the server running?") from error
     finally:
         connection.close()

@@ -46,6 +46,7 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     DeadlineExceeded: (504, "deadline_exceeded", "The deadline passed"),
 }
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+MAX_DETAIL = 500  # what a client sent may be in it
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("snapensemble")
 
@@ -71,7 +72,7 @@ def problem(
         "type": f"urn:snapensemble:problem:{code}",
         "title": title,
         "status": status,
-        "detail": detail,
+        "detail": detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…",
         "code": code,
     }
     return Response(to_json(body), status, headers, media_type=MEDIA_TYPE)

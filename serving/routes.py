@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from concurrent.futures import Future
+from collections.abc import Coroutine
 from functools import partial
 from typing import Annotated, Any
 
@@ -51,17 +51,14 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
     service: Service = request.app.state.service
     if options.mode == "cascade":
         raise InvalidParameter("mode: this bundle carries no cascade thresholds; use mode=full")
+    deadline_s = None if options.deadline_ms is None else options.deadline_ms / 1000
     try:
-        with service.stage("receive"):
-            pictures = await service.intake.read(request)
-        with service.stage("decode"):
-            images = await decode_all(service, pictures)
-        futures = service.engine.submit(images)
-        try:
-            probs_NMK = await answers(request, futures, options.deadline_ms)
-        finally:
-            for future in futures:  # nobody will read what has not run yet
-                future.cancel()
+        async with asyncio.timeout(deadline_s):
+            with service.stage("receive"):
+                pictures = await service.intake.read(request)
+            probs_NMK = await while_connected(request, classify(service, pictures))
+    except TimeoutError:
+        raise DeadlineExceeded(f"no answer within {options.deadline_ms} ms") from None
     except ClientDisconnect:
         service.metrics.departed.inc()
         return Response(status_code=499)  # nobody is there to read it
@@ -74,11 +71,33 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
     )
 
 
-async def decode_all(service: Service, pictures: list[bytes]) -> list[NDArray[np.uint8]]:
-    """Decode off the event loop.
+async def classify(service: Service, pictures: list[bytes]) -> list[Floats]:
+    """Decode and run all pictures of a request: probs_MK of each.
 
     Raises:
+        Overloaded: before anything is decoded, or when it is, if others came first.
         BadImageInRequest: the first picture that cannot be read; the others are not answered.
+        InferenceFailed: a member failed.
+    """
+    service.engine.lanes.refuse_overload(len(pictures))
+    with service.stage("decode"):
+        images = await decode_all(service, pictures)
+    futures = service.engine.submit(images)
+    try:
+        return await asyncio.gather(*map(asyncio.wrap_future, futures))
+    finally:
+        for future in futures:  # whoever asked may have left: what has not run yet need not run
+            future.cancel()
+
+
+async def decode_all(service: Service, pictures: list[bytes]) -> list[NDArray[np.uint8]]:
+    """Decode off the event loop, one picture after the other.
+
+    A request holds one decoder at a time, so that one with many large pictures does not keep
+    the small one of another request waiting for all of them.
+
+    Raises:
+        BadImageInRequest: the first picture that cannot be read.
     """
     image = service.engine.bundle.image
     decode = partial(
@@ -89,50 +108,45 @@ async def decode_all(service: Service, pictures: list[bytes]) -> list[NDArray[np
         max_pixels=service.settings.max_image_pixels,
     )
     loop = asyncio.get_running_loop()
-    tasks = [loop.run_in_executor(service.decoders, decode, picture) for picture in pictures]
-    results = await asyncio.gather(*tasks, return_exceptions=True)
     images = []
-    for index, result in enumerate(results):
-        if isinstance(result, InvalidImage):
-            raise BadImageInRequest(index, len(pictures), result)
-        if isinstance(result, BaseException):
-            raise result
-        images.append(result)
+    for index, picture in enumerate(pictures):
+        try:
+            images.append(await loop.run_in_executor(service.decoders, decode, picture))
+        except InvalidImage as error:
+            raise BadImageInRequest(index, len(pictures), error) from error
     return images
 
 
-async def answers(
-    request: Request, futures: "list[Future[Floats]]", deadline_ms: int | None
+async def while_connected(
+    request: Request, work: Coroutine[Any, Any, list[Floats]]
 ) -> list[Floats]:
-    """Wait for all images of a request, as long as the client does.
+    """The result of `work`, which is cancelled if the client leaves.
+
+    Starlette does not tell a handler that its client left; `receive` does, once the body is read.
 
     Raises:
         ClientDisconnect: the client left first.
-        DeadlineExceeded: the deadline passed first.
-        InferenceFailed: a member failed.
     """
-    answered: asyncio.Future[list[Floats]] = asyncio.gather(*map(asyncio.wrap_future, futures))
-    # Starlette does not say when a client leaves; `receive` does, once the body is read.
+    task = asyncio.ensure_future(work)
     gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
-    timeout_s = None if deadline_ms is None else deadline_ms / 1000
     try:
-        await asyncio.wait((answered, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if answered.done():
-            return answered.result()
-        if gone.done():
-            raise ClientDisconnect
-        raise DeadlineExceeded(f"no answer within {deadline_ms} ms")
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnect
     finally:
         gone.cancel()
-        answered.cancel()
+        task.cancel()
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live")
 async def live() -> dict[str, bool]:
     """200 as long as the process can answer."""
     return {"live": True}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready")
 async def ready() -> dict[str, bool]:
     """200 once members are loaded and warm, which they are before the port opens."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.pixels import MAX_PIXELS
@@ -43,6 +43,15 @@ class Settings(BaseSettings):
         30, description="time for accepted requests to finish after SIGTERM, seconds"
     )
     access_log: bool = Field(False, description="one line per request on stderr")
+
+    @model_validator(mode="after")
+    def _a_request_fits_the_queue(self) -> "Settings":
+        if self.max_images_per_request > self.max_queue:
+            raise ValueError(
+                f"max_images_per_request {self.max_images_per_request} exceeds max_queue "
+                f"{self.max_queue}, so such a request could never be accepted"
+            )
+        return self
 
     def limits(self) -> Limits:
         """The part that the engine needs."""

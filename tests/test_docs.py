@@ -8,6 +8,7 @@ from prometheus_client import Metric
 
 from serving.metrics import Metrics
 from serving.problems import HTTP_CODES, PROBLEMS
+from serving.protocol import PROBLEM
 from serving.schemas import PredictOptions
 from snapensemble.cli import COMMANDS
 
@@ -30,6 +31,10 @@ def test_every_error_code_is_documented_with_its_status(status: int, code: str) 
 @pytest.mark.parametrize(("status", "code"), HTTP_CODES.items())
 def test_every_http_error_is_documented(status: int, code: str) -> None:
     assert f"| {status} | `{code}` |" in HTTP_API
+
+
+def test_the_error_of_the_protocol_is_documented() -> None:
+    assert f"| {PROBLEM['status']} | `{PROBLEM['code']}` |" in HTTP_API
 
 
 @pytest.mark.parametrize("name", PredictOptions.model_fields)

@@ -148,6 +148,41 @@ def test_a_bomb_is_refused_by_its_header() -> None:
         decode(bomb)
 
 
+def tiled_tiff(tile: int) -> bytes:
+    """An 8 x 8 grey TIFF that keeps its pixels in one tile of any size, deflated."""
+    pixels = zlib.compress(bytes(tile * tile))
+    tags = [(256, 8), (257, 8), (258, 8), (259, 8), (262, 1), (277, 1), (322, tile), (323, tile)]
+    tags += [(324, 8 + 2 + 12 * 10 + 4), (325, len(pixels))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\0\0\0\0" + pixels
+
+
+def test_a_tile_far_larger_than_its_picture_is_refused() -> None:
+    assert decode(tiled_tiff(16), height=8, width=8).shape == (3, 8, 8)
+    with pytest.raises(ImageTooLarge, match="8000 x 8000"):
+        decode(tiled_tiff(8000))
+
+
+def test_a_reduced_picture_is_antialiased() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+    reduced = decode(encoded(Image.fromarray(pixels)), height=10, width=10)
+    # The triangle filter of a bilinear reduction by s reaches s pixels to each side.
+    distance = np.abs(np.arange(320)[None] + 0.5 - (np.arange(10)[:, None] + 0.5) * 32) / 32
+    weights = np.maximum(1 - distance, 0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    exact = np.einsum("yh,hwc,xw->cyx", weights, pixels.astype(float), weights)
+    assert np.abs(reduced - exact).max() <= 1.0
+
+
+def test_a_large_jpeg_is_read_at_a_fraction_without_losing_its_look() -> None:
+    y, x = np.mgrid[0:800, 0:800] / 800
+    pixels = (np.stack([x, y, (x + y) / 2], axis=-1) * 255).astype(np.uint8)
+    data = encoded(Image.fromarray(pixels), "JPEG", quality=95)
+    exact = decode(encoded(Image.fromarray(pixels)), height=32, width=32)
+    found = decode(data, height=32, width=32)
+    assert np.abs(found.astype(int) - exact).max() <= 4
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

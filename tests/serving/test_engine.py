@@ -7,6 +7,8 @@ import pytest
 from contracts.errors import InvalidManifest
 from contracts.figures import softmax
 from serving.engine import Limits, load_engine
+from serving.members import session_options
+from serving.settings import Settings
 from tests.factories import CONTRACT, linear_logits, linear_member, make_bundle
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (300, *CONTRACT.shape), dtype=np.uint8)
@@ -61,6 +63,29 @@ def test_a_member_that_is_not_what_the_bundle_says_stops_the_start(
 ) -> None:
     with pytest.raises(InvalidManifest, match=message):
         load_engine(make_bundle(tmp_path / "bundle", [data]))
+
+
+def test_a_member_that_gives_no_numbers_stops_the_start(tmp_path: Path) -> None:
+    proto = onnx.load_from_string(linear_member(0))
+    (tensor,) = proto.graph.initializer
+    nan = np.full(list(tensor.dims), np.nan, np.float32)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(nan, tensor.name))
+    with pytest.raises(InvalidManifest, match="cycle-00 gives shape .* expected finite"):
+        load_engine(make_bundle(tmp_path / "bundle", [proto.SerializeToString()]))
+
+
+def test_the_limits_reach_the_lanes(bundle_dir: Path) -> None:
+    limits = Limits(threads=3, max_batch_size=5, max_queue=7, max_wait_s=1.5)
+    lanes = load_engine(bundle_dir, limits).lanes
+    assert lanes.threads == 3
+    assert (lanes._max_batch_size, lanes._max_queue, lanes._max_wait_s) == (5, 7, 1.5)
+    assert Settings(max_wait_ms=1500, max_queue=100).limits().max_wait_s == 1.5
+
+
+def test_a_session_has_one_thread_and_does_not_spin() -> None:
+    options = session_options()
+    assert options.intra_op_num_threads == options.inter_op_num_threads == 1
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_weights_in_another_file_are_not_followed(tmp_path: Path) -> None:

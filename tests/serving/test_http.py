@@ -2,21 +2,26 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import pytest_asyncio
 from fastapi import FastAPI
 
+import serving.intake
 from contracts.figures import disagreement, entropy, mean_probabilities, softmax
 from contracts.pixels import decode_image
-from serving.engine import Engine
+from serving.app import create_app
+from serving.engine import Engine, load_engine
 from serving.errors import Overloaded
 from serving.schemas import PredictResponse, Problem
+from serving.settings import Settings
 from tests.contracts.test_pixels import png_claiming
-from tests.factories import CLASSES, CONTRACT, encoded, linear_logits, picture
-from tests.fakes import GatedMember, LeavingClient
+from tests.factories import CLASSES, CONTRACT, encoded, linear_logits, make_bundle, picture
+from tests.fakes import GatedMember, LeavingClient, client
 
 PNG = encoded(picture(1))
 HEADERS = {"content-type": "image/png"}
@@ -67,6 +72,7 @@ async def test_all_body_forms_give_the_same_answer(http: httpx.AsyncClient) -> N
         await http.post("/predict", content=PNG, headers=HEADERS),
         await http.post("/predict", content=PNG, headers=octets),
         await http.post("/predict", content=PNG),  # no media type at all
+        await http.post("/predict", content=PNG, headers={"content-type": ""}),
         await http.post("/predict", files={"anything": ("a.png", PNG)}),
         await http.post("/predict", json={"images": [text]}),
     ]
@@ -194,8 +200,9 @@ async def test_one_bad_upload_among_good_ones_hurts_nobody(http: httpx.AsyncClie
 
 
 async def test_a_body_without_an_end_is_refused_while_it_arrives(
-    http: httpx.AsyncClient, app: FastAPI
+    http: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(serving.intake, "DRAIN_BYTES", 50_000)
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -207,7 +214,7 @@ async def test_a_body_without_an_end_is_refused_while_it_arrives(
     reply = await http.post("/predict", content=endless(), headers=HEADERS)
     is_problem(reply, 413, "body_too_large")
     assert reply.headers["connection"] == "close"
-    assert sent <= 120_000
+    assert sent <= 170_000
     assert app.state.service.intake.bytes_in_flight == 0
 
 
@@ -242,38 +249,118 @@ async def test_overload_says_when_to_come_back(
     assert (await http.get("/health/live")).status_code == 200
 
 
-async def test_a_deadline_that_passes_is_a_504_and_the_image_leaves_the_queue(
-    http: httpx.AsyncClient, engine: Engine
-) -> None:
+@pytest_asyncio.fixture
+async def gate(engine: Engine) -> AsyncIterator[GatedMember]:
+    """Every lane is busy until the gate opens: what comes next must wait."""
     member = GatedMember(is_open=False)
     engine.lanes._members = [member]
+    for _ in range(engine.lanes.threads):
+        engine.submit([np.zeros(CONTRACT.shape, np.uint8)])
+        assert member.entered.acquire(timeout=30)
+    yield member
+    member.gate.set()
+
+
+def run_after(gate: GatedMember, engine: Engine, count: int) -> int:
+    """Open the gate, run `count` more images alone, and say how many ran besides those."""
+    before = engine.lanes.threads
+    gate.gate.set()
+    for value in range(count):
+        engine.submit([np.full(CONTRACT.shape, value, np.uint8)])[0].result(30)
+    return sum(gate.batches) - before - count
+
+
+async def test_a_deadline_that_passes_is_a_504_and_the_image_is_not_run(
+    http: httpx.AsyncClient, engine: Engine, gate: GatedMember
+) -> None:
     reply = await http.post("/predict?deadline_ms=50", content=PNG, headers=HEADERS)
     is_problem(reply, 504, "deadline_exceeded")
-    member.gate.set()
-    assert engine.lanes.queued == 0
+    assert run_after(gate, engine, 5) == 0
+
+
+async def test_a_deadline_counts_from_arrival(http: httpx.AsyncClient) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield PNG[:10]
+        await asyncio.sleep(0.2)  # a slow sender is what this is about
+        yield PNG[10:]
+
+    reply = await http.post("/predict?deadline_ms=100", content=slow(), headers=HEADERS)
+    is_problem(reply, 504, "deadline_exceeded")
 
 
 async def test_a_client_that_leaves_takes_its_image_out_of_the_queue(
-    app: FastAPI, engine: Engine
+    app: FastAPI, engine: Engine, gate: GatedMember
 ) -> None:
-    member = GatedMember(is_open=False)
-    engine.lanes._members = [member]
-    for _ in range(engine.lanes.threads):  # every lane is at the gate
-        engine.submit([np.zeros(CONTRACT.shape, np.uint8)])
-        assert member.entered.acquire(timeout=30)
     leaving = LeavingClient(app, PNG)
     request = asyncio.create_task(leaving.run())
     while engine.lanes.queued == 0:
         await asyncio.sleep(0)
     leaving.leave.set()
     await request
-    member.gate.set()
-    for thread in range(10):
-        engine.submit([np.full(CONTRACT.shape, thread, np.uint8)])[0].result(30)
-    assert len(member.batches) == engine.lanes.threads + 10
+    assert run_after(gate, engine, 5) == 0
     assert app.state.service.intake.bytes_in_flight == 0
     page = app.state.metrics.page().decode()
     assert "snapensemble_departed_clients_total 1.0" in page
+
+
+async def test_overload_is_refused_before_anything_is_decoded(
+    http: httpx.AsyncClient, engine: Engine, gate: GatedMember
+) -> None:
+    engine.submit([np.zeros(CONTRACT.shape, np.uint8)] * 50)
+    reply = await http.post("/predict", content=b"no picture", headers=HEADERS)
+    is_problem(reply, 503, "overloaded")
+
+
+async def test_weights_and_temperature_of_the_bundle_shape_the_answer(tmp_path: Path) -> None:
+    weights_M, temperature = [0.7, 0.2, 0.1], 2.0
+    bundle_dir = make_bundle(tmp_path / "b", weights_M=weights_M, temperature=temperature)
+    with load_engine(bundle_dir) as engine:
+        async with client(create_app(Settings(), engine)) as http:
+            reply = await http.post("/predict", content=PNG, headers=HEADERS)
+    pooled_K = np.average(exact_MK(PNG), axis=0, weights=weights_M)
+    tempered_K = pooled_K ** (1 / temperature)
+    (answer,) = reply.json()["predictions"]
+    np.testing.assert_allclose(answer["probabilities"], tempered_K / tempered_K.sum(), atol=1e-4)
+
+
+async def test_a_form_that_ends_too_early_is_refused(http: httpx.AsyncClient) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n'
+    part = head + PNG + b"\r\n"
+    boundary = {"content-type": "multipart/form-data; boundary=x"}
+    whole = await http.post("/predict", content=part * 2 + b"--x--\r\n", headers=boundary)
+    assert len(whole.json()["predictions"]) == 2
+    for cut in (part * 2, part + part[:-10], part[:-10]):
+        reply = await http.post("/predict", content=cut, headers=boundary)
+        assert "closing boundary" in is_problem(reply, 400, "malformed_body")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{" + b'"k":1,' * 20 + b'"images":["aGk="]}',
+        b'{"images":' + b"[" * 300 + b"]" * 300 + b"}",
+        b'{"images":{"a":1}}',
+        b'{"images":[null]}',
+        b'{"images":[NaN]}',
+        b"nul",
+    ],
+)
+async def test_json_of_another_shape_is_refused(http: httpx.AsyncClient, text: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    is_problem(await http.post("/predict", content=text, headers=headers), 400, "malformed_body")
+
+
+async def test_a_message_does_not_repeat_all_that_was_sent(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/predict", content=PNG, headers={"content-type": "x" * 50_000})
+    assert len(is_problem(reply, 415, "unsupported_media_type")) <= 501
+
+
+async def test_a_picture_of_many_scans_is_refused(http: httpx.AsyncClient) -> None:
+    data = encoded(picture(0, width=64, height=64), "JPEG", progressive=True)
+    scan = data.index(b"\xff\xda")
+    costly = data[:scan] + data[scan : scan + 14] * 101 + data[scan:]
+    detail = is_problem(await http.post("/predict", content=costly), 422, "invalid_image")
+    assert "scans, at most 100" in detail
 
 
 async def test_a_failing_member_is_a_500_without_its_secrets(
@@ -302,6 +389,7 @@ async def test_a_defect_is_a_500_without_a_stack_trace(
 
 async def test_unknown_paths_and_methods_are_problems_too(http: httpx.AsyncClient) -> None:
     assert "GET /nope" in is_problem(await http.get("/nope"), 404, "not_found")
+    is_problem(await http.get("/predict/"), 404, "not_found")
     reply = await http.get("/predict")
     is_problem(reply, 405, "method_not_allowed")
     assert reply.headers["allow"] == "POST"
@@ -310,6 +398,7 @@ async def test_unknown_paths_and_methods_are_problems_too(http: httpx.AsyncClien
 async def test_probes_answer(http: httpx.AsyncClient) -> None:
     assert (await http.get("/health/live")).json() == {"live": True}
     assert (await http.get("/health/ready")).json() == {"ready": True}
+    assert (await http.head("/health/ready")).status_code == 200
 
 
 async def test_model_tells_what_is_served_and_how_good_it_is(http: httpx.AsyncClient) -> None:

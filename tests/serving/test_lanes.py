@@ -152,9 +152,34 @@ def test_a_result_that_is_no_number_fails_its_image_only() -> None:
 
     with Lanes([broken_for_black], threads=1, max_batch_size=4, max_queue=9) as running:
         black, grey = running.submit([image(0), image(3)])
-        with pytest.raises(InferenceFailed, match="no number"):
+        with pytest.raises(InferenceFailed, match="gave no number"):
             black.result(30)
         np.testing.assert_allclose(grey.result(30), expected(3))
+
+
+def test_answers_that_do_not_fit_fail_their_batch_and_the_lane_goes_on() -> None:
+    good = GatedMember()
+    answers_M = [lambda images: good(images)[:1], good]
+
+    def first(images_BCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return answers_M[0](images_BCHW)
+
+    with Lanes([first], threads=1, max_batch_size=4, max_queue=9) as running:
+        for future in running.submit([image(v) for v in range(3)]):
+            with pytest.raises(InferenceFailed):
+                future.result(30)
+        answers_M.pop(0)
+        np.testing.assert_allclose(running.submit([image(5)])[0].result(30), expected(5))
+
+
+def test_a_report_that_fails_does_not_end_its_lane() -> None:
+    def broken(_: BatchReport) -> None:
+        raise RuntimeError("no metrics today")
+
+    with lanes(GatedMember(), threads=1, on_batch=broken) as running:
+        for value in (1, 2):
+            (future,) = running.submit([image(value)])
+            np.testing.assert_allclose(future.result(30), expected(value))
 
 
 def test_a_full_queue_accepts_all_of_a_request_or_nothing() -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -77,8 +77,9 @@ def test_a_gigabyte_is_refused_while_it_arrives_and_memory_stays_flat(
     sent = 0
     with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
         connection.sendall(
-            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n"
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"1\r\nx\r\n0\r\n",
+            b"Transfer-Encoding: chunked\r\n\r\n",
         )
         try:
             while sent < 2**30:
@@ -99,6 +100,69 @@ def test_an_announced_gigabyte_is_refused_before_it_arrives(server: tuple[str, P
         connection.endheaders()
         reply = connection.getresponse()
         assert reply.status == 413 and json.loads(reply.read())["code"] == "body_too_large"
+
+
+def test_a_client_that_listens_only_at_its_end_sees_why_it_was_refused(
+    server: tuple[str, Path, int], tmp_path: Path
+) -> None:
+    large = b"x" * (20 * 2**20)
+    for announced in (True, False):
+        content = large if announced else iter([large[: 2**20]] * 20)
+        reply = httpx.post(f"{server[0]}/predict", content=content)
+        assert reply.json()["code"] == "body_too_large"
+    (tmp_path / "large.png").write_bytes(large)
+    found = run("predict", tmp_path / "large.png", "--url", server[0])
+    assert found.returncode == 2 and "answered 413: the body has" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("head", "tail"),
+    [
+        (b"GET /model HTTP/1.1\r\nHost: x\r\nX: ", b"y" * 2**20),
+        (b"GET /", b"y" * 2**20),
+        (b"GET /model HTTP/1.1\r\nHost: x\r\n", b"a: b\r\n" * 2**17),
+        (
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n",
+            b"a: b\r\n" * 2**17,
+        ),
+    ],
+    ids=["header", "path", "headers", "trailers"],
+)
+def test_a_head_without_an_end_is_refused(
+    server: tuple[str, Path, int], head: bytes, tail: bytes
+) -> None:
+    url, _, pid = server
+    before = resident_kib(pid)
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname or "", parts.port), timeout=30) as connection:
+        connection.sendall(head)
+        with suppress(OSError):  # it closes while this still sends
+            for _ in range(100):
+                connection.sendall(tail)
+        with suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
+    assert resident_kib(pid) - before < 20_000
+    assert is_well(url)
+
+
+def test_a_header_is_refused_by_its_size(server: tuple[str, Path, int]) -> None:
+    assert httpx.get(f"{server[0]}/model", headers={"x": "y" * 30_000}).status_code == 200
+    try:
+        reply = httpx.get(f"{server[0]}/model", headers={"x": "y" * 2**20})
+    except httpx.TransportError:
+        return  # closed while it was still being sent
+    assert reply.status_code == 431 and reply.json()["code"] == "head_too_large"
+
+
+def test_a_client_that_would_like_another_protocol_keeps_its_body(
+    server: tuple[str, Path, int],
+) -> None:
+    headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAMA"}
+    with httpx.Client(base_url=server[0]) as http:
+        for _ in range(2):
+            reply = http.post("/predict", content=encoded(picture(0)), headers=headers)
+            assert reply.status_code == 200, reply.text
 
 
 def test_a_bomb_costs_no_memory(server: tuple[str, Path, int]) -> None:
@@ -137,6 +201,12 @@ def test_a_signal_ends_it_in_order(bundle_dir: Path, signum: signal.Signals) -> 
     with server_process(bundle_dir, "--port", "0") as (process, url):
         assert is_well(url)
         process.send_signal(signum)
+        assert process.wait(30) == 0
+
+
+def test_a_signal_that_comes_at_once_is_not_lost(bundle_dir: Path) -> None:
+    with server_process(bundle_dir, "--port", "0") as (process, _):
+        process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
 
 

@@ -42,6 +42,11 @@ def test_a_wrong_value_is_named(flags: dict[str, Any]) -> None:
         build_settings(flags)
 
 
+def test_a_request_must_fit_the_queue() -> None:
+    with pytest.raises(InvalidConfig, match="max_images_per_request 64 exceeds max_queue 2"):
+        build_settings({"max_queue": "2"})
+
+
 def test_a_taken_port_is_said_so() -> None:
     with open_port("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]

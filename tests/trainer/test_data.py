@@ -242,7 +242,11 @@ def test_an_npz_file_is_read_in_every_layout(tmp_path: Path) -> None:
         ({"y_train": np.full(20, -1)}, "outside 0 to 1"),
         ({"y_train": np.zeros(20)}, "one integer per image"),
         (
-            {"classes": np.array(["one"]), "y_train": np.zeros(20, int), "y_test": np.zeros(4, int)},
+            {
+                "classes": np.array(["one"]),
+                "y_train": np.zeros(20, int),
+                "y_test": np.zeros(4, int),
+            },
             "at least two classes",
         ),
         ({"classes": np.array(["one", "one"])}, "different names"),

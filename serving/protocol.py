@@ -1,0 +1,106 @@
+"""uvicorn's fast HTTP protocol, with limits on what comes before and between bodies."""
+
+import asyncio
+from typing import Any
+
+from pydantic_core import to_json
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 64 * 1024
+HEAD_TIMEOUT_S = 30.0
+PROBLEM = {
+    "type": "urn:snapensemble:problem:head_too_large",
+    "title": "The request line and headers are too large",
+    "status": 431,
+    "detail": f"at most {MAX_HEAD_BYTES:,} bytes are accepted before the body",
+    "code": "head_too_large",
+}
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Refuses endless and endlessly slow heads, and keeps the body of upgrade requests.
+
+    httptools takes headers, trailers and chunk extensions of any length, and hands a POST with
+    `Upgrade: h2c`, as some clients send by default, to the application without its body.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._arguments = args, kwargs
+        # Bytes since the last that were a body, or the end of a head or of a message.
+        self._overhead = 0
+        self._between_messages = True
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected and must say something soon."""
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, then see whether it got anywhere."""
+        if self._between_messages and b"pgrade:" in data:
+            self._hand_over(data)
+            return
+        self._overhead += len(data)
+        super().data_received(data)
+        if self._overhead > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._between_messages = False
+        if self._head_timer is None:
+            self._start_head_timer()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """The application may start."""
+        self._overhead = 0
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body, which the application limits."""
+        self._overhead = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        self._overhead = 0
+        self._between_messages = True
+        super().on_message_complete()
+
+    def _refuse(self) -> None:
+        body = to_json(PROBLEM)
+        self.transport.write(
+            b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
+            b"content-type: application/problem+json\r\n"
+            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()
+
+    def _hand_over(self, data: bytes) -> None:
+        """Let uvicorn's slower protocol, which ignores upgrades, have this connection."""
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        self.connections.discard(self)
+        args, kwargs = self._arguments
+        other = H11Protocol(*args, **kwargs)
+        other.connection_made(self.transport)
+        self.transport.set_protocol(other)
+        other.data_received(data)
+
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
