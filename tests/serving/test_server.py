@@ -77,8 +77,7 @@ def test_a_gigabyte_is_refused_while_it_arrives_and_memory_stays_flat(
     sent = 0
     with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
         connection.sendall(
-            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-            b"1\r\nx\r\n0\r\n",
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n",
         )
         try:
@@ -122,7 +121,8 @@ def test_a_client_that_listens_only_at_its_end_sees_why_it_was_refused(
         (b"GET /", b"y" * 2**20),
         (b"GET /model HTTP/1.1\r\nHost: x\r\n", b"a: b\r\n" * 2**17),
         (
-            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n",
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"1\r\nx\r\n0\r\n",
             b"a: b\r\n" * 2**17,
         ),
     ],
