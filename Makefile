@@ -47,8 +47,9 @@ format: .venv/installed ## format the code and mend what can be mended
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
-bench: .venv/installed ## measure the whole pipeline on the embedded data (writes benchmarks/results/)
-	$(BIN)/python -m benchmarks.pipeline $(ARGS)
+bench: .venv/installed ## measure on the embedded data (writes benchmarks/results/)
+	$(BIN)/python -m benchmarks.pipeline
+	$(BIN)/python -m benchmarks.digits_seeds
 
 clean: ## remove what the targets made
 	rm -rf .venv .venv-serving .mypy_cache .ruff_cache .pytest_cache .hypothesis demo

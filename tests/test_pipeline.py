@@ -89,7 +89,7 @@ def test_evaluate_measures_what_torch_says(digits_run: Path, digits_bundle: Path
         digits_run, [m.cycle for m in bundle.members], torch.from_numpy(test.images_NCHW)
     )
     right_N = probs_NK[np.arange(len(test)), test.labels_N]
-    assert figures["images"] == len(test) == 359
+    assert figures["images"] == len(test) == 898
     assert figures["ensemble"]["nll"] == pytest.approx(-np.log(right_N).mean(), abs=1e-5)
     hits = (probs_NK.argmax(axis=1) == test.labels_N).mean()
     assert figures["ensemble"]["accuracy"] == pytest.approx(hits)

@@ -12,7 +12,7 @@ from trainer.config import TrainConfig
 
 BUDGET = {"cycles", "epochs"}
 FLAGS: dict[str, tuple[type, str]] = {
-    "model": (str, "network: small, resnet20, resnet32, resnet44, resnet56, resnet110"),
+    "model": (str, "network: tiny, small, resnet20, resnet32, resnet44, resnet56, resnet110"),
     "cycles": (int, "number of cycles, one snapshot each (5)"),
     "epochs": (int, "total epochs instead of --cycles; must end on a cycle"),
     "cycle_epochs": (int, "epochs in the first cycle"),

@@ -17,7 +17,6 @@ from trainer import readers
 from trainer.readers import RawData, Split
 
 DEFAULT_IMAGE_SIZE = 64
-TEST_FRACTION = 0.2
 TEST_STREAM = 1
 _ARRAYS: dict[str, Callable[[Path], RawData]] = {"cifar10": readers.cifar10, "npz": readers.npz}
 SPECS = "digits, cifar10:DIR, npz:FILE, or the directory of an image folder"
@@ -162,11 +161,11 @@ def _refuse_unusable(raw: RawData) -> None:
 
 
 def _take_test(raw: RawData, split_seed: int) -> RawData:
-    """For data without any parts: a fifth of each class becomes the test part."""
+    """For data without any parts: a share of each class becomes the test part."""
     assert raw.everything is not None
     _refuse_small_classes(replace(raw, train=raw.everything))
     # A stream of its own, so that test and validation are not drawn by the same numbers.
-    chosen_N = stratified(raw.everything.labels_N, TEST_FRACTION, split_seed, TEST_STREAM)
+    chosen_N = stratified(raw.everything.labels_N, raw.test_fraction, split_seed, TEST_STREAM)
     return replace(raw, train=raw.everything.only(~chosen_N), test=raw.everything.only(chosen_N))
 
 

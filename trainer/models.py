@@ -4,6 +4,7 @@ Shapes: B images, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -65,23 +66,20 @@ def cifar_resnet(depth: int, classes: int, image: ImageContract) -> Classifier:
     return Classifier(nn.Sequential(*layers), 64, classes, image)
 
 
-def small_net(classes: int, image: ImageContract) -> Classifier:
+def plain_net(width: int, classes: int, image: ImageContract) -> Classifier:
     """Four 3x3 convolutions, for images of 8 to 16 pixels."""
     layers: list[nn.Module] = []
     width_in: int = image.channels
-    for width, stride in ((32, 1), (32, 1), (64, 2), (64, 1)):
-        layers += [_conv3x3(width_in, width, stride), nn.BatchNorm2d(width), nn.ReLU()]
-        width_in = width
-    return Classifier(nn.Sequential(*layers), 64, classes, image)
-
-
-def _resnet(depth: int) -> Callable[[int, ImageContract], Classifier]:
-    return lambda classes, image: cifar_resnet(depth, classes, image)
+    for width_out, stride in ((width, 1), (width, 1), (2 * width, 2), (2 * width, 1)):
+        layers += [_conv3x3(width_in, width_out, stride), nn.BatchNorm2d(width_out), nn.ReLU()]
+        width_in = width_out
+    return Classifier(nn.Sequential(*layers), width_in, classes, image)
 
 
 MODELS: dict[str, Callable[[int, ImageContract], Classifier]] = {
-    "small": small_net,
-    **{f"resnet{depth}": _resnet(depth) for depth in (20, 32, 44, 56, 110)},
+    "tiny": partial(plain_net, 8),
+    "small": partial(plain_net, 32),
+    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)},
 }
 
 

@@ -46,17 +46,22 @@ class RawData:
     train: Split | None = None
     val: Split | None = None
     test: Split | None = None
+    test_fraction: float = 0.2  # of `everything`
 
 
 def digits() -> RawData:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8, grey values 0 to 16 scaled to 0 to 255."""
+    """scikit-learn's 1,797 handwritten digits, 8 x 8, grey values 0 to 16 scaled to 0 to 255.
+
+    Half of them test, as in scikit-learn's own example: with fewer, a handful of mistakes would
+    decide every comparison.
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images_N8x8 = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     everything = Split(images_N8x8[:, None], bunch.target.astype(np.int64))
     names = tuple(str(name) for name in bunch.target_names)
-    return RawData(names, mirror_keeps_class=False, everything=everything)
+    return RawData(names, mirror_keeps_class=False, everything=everything, test_fraction=0.5)
 
 
 def cifar10(directory: Path) -> RawData:

@@ -114,8 +114,8 @@ def test_a_full_disk_leaves_the_old_bundle_whole(
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (np.zeros((5, 10), np.float32), r"shape \(5, 10\), expected \(143, 10\)"),
-        (np.zeros((143, 10)), "holds float64, expected float32"),
+        (np.zeros((5, 10), np.float32), r"shape \(5, 10\), expected \(90, 10\)"),
+        (np.zeros((90, 10)), "holds float64, expected float32"),
     ],
 )
 def test_validation_logits_of_another_shape_or_type_are_refused(

@@ -34,5 +34,5 @@ def test_normalisation_is_part_of_the_network() -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(InvalidConfig, match="'resnet21'; choose one of small, resnet20"):
+    with pytest.raises(InvalidConfig, match="'resnet21'; choose one of tiny, small, resnet20"):
         build_model("resnet21", 10, CIFAR)

@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path) -> No
 
 def test_a_last_update_that_goes_too_far_ends_the_run_with_advice(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match="no numbers at step 0 .*lower --lr-max"):
-        train(short(tmp_path / "run", lr_max=1e30, batch_size=1295))
+        train(short(tmp_path / "run", lr_max=1e30, batch_size=809))
 
 
 def test_a_full_disk_keeps_the_snapshots_before_it(
@@ -131,7 +131,7 @@ def test_a_full_disk_keeps_the_snapshots_before_it(
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match="more than the 1295 training images; use at most 1295"):
+    with pytest.raises(InvalidConfig, match="more than the 809 training images; use at most 809"):
         train(short(tmp_path / "run", batch_size=2000))
 
 

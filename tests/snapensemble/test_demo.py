@@ -1,0 +1,44 @@
+"""The demo as a stranger runs it, and what it promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import InvalidConfig
+from contracts.run import RUN_FILE
+from snapensemble.demo import free_port, remove_former
+from snapensemble.evaluate import evaluate
+
+
+def test_the_demo_trains_serves_and_answers_and_its_ensemble_beats_its_members(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-m", "snapensemble.cli", "demo", "--once", "--out", str(tmp_path)]
+    found = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=240)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("right\n") >= 8
+    assert "curl -H 'Content-Type: image/png' --data-binary @" in found.stdout
+    figures = evaluate(tmp_path / "bundle")
+    assert figures["ensemble"]["accuracy"] >= 0.97
+    assert figures["ensemble"]["nll"] <= min(member["nll"] for member in figures["members"])
+
+
+def test_a_former_demo_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / RUN_FILE).touch()
+    remove_former(tmp_path / "run", RUN_FILE)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(InvalidConfig, match="was not made by the demo"):
+        remove_former(tmp_path / "mine", RUN_FILE)
+
+
+def test_a_taken_port_is_replaced_by_a_free_one(capsys: pytest.CaptureFixture[str]) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert free_port(taken.getsockname()[1]) == 0
+    assert "is taken" in capsys.readouterr().out
