@@ -133,7 +133,9 @@ class Intake:
             self.bytes_in_flight += len(chunk)
             request.state.bytes_held = received
             if received > self._settings.max_body_bytes:
-                raise BodyTooLarge(self._too_large("more than "))
+                raise BodyTooLarge(
+                    self._too_large(f"more than {self._settings.max_body_bytes:,} bytes")
+                )
             if self.bytes_in_flight > self._settings.max_bytes_in_flight:
                 raise Overloaded("too many bytes are in flight; try again later", 1.0)
             yield chunk
@@ -142,11 +144,11 @@ class Intake:
     def _refuse_announced(self, request: Request) -> None:
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._settings.max_body_bytes:
-            raise BodyTooLarge(self._too_large(f"{int(announced):,}, more than "))
+            raise BodyTooLarge(self._too_large(f"{int(announced):,} bytes"))
 
     def _too_large(self, found: str) -> str:
         limit = self._settings.max_body_bytes
-        return f"the body has {found}{limit:,} bytes; send fewer or smaller images per request"
+        return f"the body has {found}, at most {limit:,} bytes are accepted; send less per request"
 
 
 class _WholeForm(MultiPartParser):
