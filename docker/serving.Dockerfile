@@ -19,5 +19,5 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", \
-  "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=2)"]
+  "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.getenv('SNAPENSEMBLE_PORT', '8000') + '/health/ready', timeout=2)"]
 ENTRYPOINT ["snapensemble", "serve", "/bundle"]

@@ -4,7 +4,6 @@ Shapes: B batch, C channels, H height, W width, K classes.
 """
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -12,6 +11,7 @@ from torch import nn
 from contracts.bundle import ParityRecord
 from contracts.errors import SnapensembleError
 from contracts.figures import softmax
+from contracts.sessions import open_session
 
 BATCH_SIZES = (1, 2, 7, 32)
 # Both engines compute in float32 and order their sums differently.
@@ -40,9 +40,7 @@ def parity(
     Raises:
         ParityFailed: one of them exceeds its limit.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
+    session = open_session(onnx_file)
     logit_gap = probability_gap = 0.0
     for size in BATCH_SIZES:
         images_BCHW = parity_images(images_NCHW, size)

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         shown = f"[{host}]" if ":" in host else host
         print(
             f"Serving {settings.name or engine.bundle.name} {engine.bundle.version} "
-            f"({len(engine.bundle.members)} members, {engine.lanes.threads} lanes) "
+            f"(members: {len(engine.bundle.members)}, lanes: {engine.lanes.threads}) "
             f"on http://{shown}:{port}",
             flush=True,
         )

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from contracts.bundle import BundleManifest, Member
 from contracts.errors import InvalidManifest
 from contracts.files import read_verified
+from contracts.sessions import open_session
 
 Logits = NDArray[np.float32]
 
@@ -20,7 +20,7 @@ Logits = NDArray[np.float32]
 class MemberSession:
     """One member, ready to run. `run` may be called from several threads at once."""
 
-    def __init__(self, member: Member, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, member: Member, session: Any) -> None:
         self.name = member.name
         self._session = session
 
@@ -39,30 +39,14 @@ def load_member(bundle_dir: Path, bundle: BundleManifest, member: Member) -> Mem
     """
     data = read_verified(bundle_dir, member.file, member.sha256)
     try:
-        session = onnxruntime.InferenceSession(
-            data, session_options(), providers=["CPUExecutionProvider"]
-        )
+        session = open_session(data)
     except Exception as error:  # ONNX Runtime raises a class per kind of failure
         raise InvalidManifest(f"{bundle_dir / member.file}: cannot load: {error}") from error
     _check_contract(bundle_dir / member.file, session, bundle)
     return MemberSession(member, session)
 
 
-def session_options() -> onnxruntime.SessionOptions:
-    """One thread per session: the server owns the lanes, so no session spins or has a pool."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # A pattern is remembered for every batch size that is ever seen, and never forgotten.
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
-    return options
-
-
-def _check_contract(
-    file: Path, session: onnxruntime.InferenceSession, bundle: BundleManifest
-) -> None:
+def _check_contract(file: Path, session: Any, bundle: BundleManifest) -> None:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     found = [_signature(value) for value in (*inputs, *outputs)]
     expected = [

@@ -112,7 +112,9 @@ def npz(file: Path) -> RawData:
     shapes = {split.images_NCHW.shape[1:] for split in parts.values()}
     if len(shapes) > 1:
         raise InvalidData(f"{file}: the parts' images differ in shape: {sorted(shapes)}")
-    return RawData(classes, mirror_keeps_class=False, **parts)
+    return RawData(
+        classes, False, train=parts["train"], val=parts.get("val"), test=parts.get("test")
+    )
 
 
 def image_folder(directory: Path, *, size: int, channels: int) -> RawData:
@@ -141,7 +143,9 @@ def image_folder(directory: Path, *, size: int, channels: int) -> RawData:
         for name in ("train", "val", "test")
         if (directory / name).is_dir()
     }
-    return RawData(classes, True, **parts)
+    return RawData(
+        classes, True, train=parts["train"], val=parts.get("val"), test=parts.get("test")
+    )
 
 
 def _cifar_file(file: Path) -> Split:

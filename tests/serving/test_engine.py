@@ -6,8 +6,8 @@ import pytest
 
 from contracts.errors import InvalidManifest
 from contracts.figures import softmax
+from contracts.sessions import session_options
 from serving.engine import Limits, load_engine
-from serving.members import session_options
 from serving.settings import Settings
 from tests.factories import CONTRACT, linear_logits, linear_member, make_bundle
 

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,23 @@ def test_serving_imports_no_torch_in_a_fresh_interpreter() -> None:
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip() == "[]"
+
+
+def test_onnx_runtime_sends_nothing_and_leaves_no_identifier(
+    tmp_path: Path, bundle_dir: Path
+) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from serving.engine import load_engine\n"
+        "load_engine(Path(sys.argv[1])); print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home)}
+    environment = {k: v for k, v in environment.items() if not k.startswith(("ORT_", "XDG_"))}
+    command = [sys.executable, "-c", script, str(bundle_dir)]
+    found = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert found.stdout.strip() == "1", found.stderr
+    assert os.listdir(home) == []
 
 
 @pytest.mark.parametrize("command", [[], ["serve"], ["predict"], ["train"], ["export"]])
