@@ -83,11 +83,8 @@ async def classify(service: Service, pictures: list[bytes]) -> list[Floats]:
     with service.stage("decode"):
         images = await decode_all(service, pictures)
     futures = service.engine.submit(images)
-    try:
-        return await asyncio.gather(*map(asyncio.wrap_future, futures))
-    finally:
-        for future in futures:  # whoever asked may have left: what has not run yet need not run
-            future.cancel()
+    # If this is cancelled, so is every image that has not begun to run.
+    return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
 
 async def decode_all(service: Service, pictures: list[bytes]) -> list[NDArray[np.uint8]]:

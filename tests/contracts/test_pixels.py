@@ -131,7 +131,7 @@ def test_a_wide_picture_loses_both_ends_evenly() -> None:
     width=st.integers(1, 70), height=st.integers(1, 70),
     to_width=st.integers(1, 40), to_height=st.integers(1, 40),
 )  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_size_becomes_the_size_asked(
     width: int, height: int, to_width: int, to_height: int
 ) -> None:
@@ -175,12 +175,13 @@ def test_a_reduced_picture_is_antialiased() -> None:
 
 
 def test_a_large_jpeg_is_read_at_a_fraction_without_losing_its_look() -> None:
-    y, x = np.mgrid[0:800, 0:800] / 800
-    pixels = (np.stack([x, y, (x + y) / 2], axis=-1) * 255).astype(np.uint8)
-    data = encoded(Image.fromarray(pixels), "JPEG", quality=95)
-    exact = decode(encoded(Image.fromarray(pixels)), height=32, width=32)
-    found = decode(data, height=32, width=32)
-    assert np.abs(found.astype(int) - exact).max() <= 4
+    y, x = np.mgrid[0:256, 0:256]
+    stripes = (127 + 120 * np.cos(2 * np.pi * (x + y) / 28)).astype(np.uint8)
+    image = Image.fromarray(np.stack([stripes] * 3, axis=-1))
+    exact = decode(encoded(image), height=32, width=32)
+    found = decode(encoded(image, "JPEG", quality=95), height=32, width=32)
+    # Read at an eighth instead of a quarter, the stripes would differ by 14 on average.
+    assert np.abs(found.astype(int) - exact).mean() < 7
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_a_truncated_picture_is_refused_or_decoded_but_never_anything_else(kind:
 
 
 @given(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"]), st.randoms())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_damaged_bytes_are_refused_or_decoded_but_never_anything_else(
     kind: str,
     random: "st.randoms",  # type: ignore[valid-type]

@@ -48,7 +48,7 @@ def test_every_image_gets_its_own_answer_from_every_member() -> None:
     members=st.integers(1, 4),
     max_batch_size=st.integers(1, 8),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_no_answer_reaches_another_image(
     counts: list[int], threads: int, members: int, max_batch_size: int
 ) -> None:
