@@ -59,7 +59,11 @@ def main() -> None:
         }
         http = ask(work / "best-3", args.images)
         figures = {
-            "run": {"data": run.data.spec.partition(":")[0], "schedule": run.schedule.model_dump()},
+            "run": {
+                "model": run.training.model,
+                "batch_size": run.training.batch_size,
+                "schedule": run.schedule.model_dump(),
+            },
             "training_images_per_second": training_speed(run_dir, run),
             "ensembles": ensembles,
             "http": http,
@@ -72,7 +76,9 @@ def main() -> None:
 def measured(run_dir: Path, bundle_dir: Path, rule: Rule, m: int | None) -> dict[str, Any]:
     """Test figures of one choice of members."""
     build_bundle(run_dir, bundle_dir, m=m, rule=rule)
-    return evaluate(bundle_dir)
+    figures = evaluate(bundle_dir)
+    del figures["data"]  # a path of this machine
+    return figures
 
 
 def ask(bundle_dir: Path, count: int) -> dict[str, Any]:

@@ -5,6 +5,8 @@ Heavy imports happen inside a subcommand, so `serve` and `predict` run where tor
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from importlib.metadata import version
 from types import ModuleType
@@ -47,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         _say(command, SnapensembleError(f"the package {error.name!r} is not installed; {EXTRAS}"))
         return 2
+    except BrokenPipeError:
+        # Whoever read the output has left (`| head`); Python's own flush at exit must not fail too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except Stopped as stopped:
         _say(command, stopped)
         return 128 + stopped.signum

@@ -111,8 +111,8 @@ def build_batches(config: TrainConfig, dataset: Dataset, device: torch.device) -
 def default_padding(side: int) -> int:
     """An eighth of the shorter side, 4 pixels for CIFAR as in the papers; none below 16 pixels.
 
-    A picture that small fills its frame: on the digits a shift of one pixel costs accuracy
-    (docs/results.md).
+    A picture that small fills its frame, and a shift gains nothing
+    (docs/decisions/0005-networks-and-augmentation-for-small-images.md).
     """
     return side // 8 if side >= 16 else 0
 

@@ -205,6 +205,12 @@ def test_a_stopped_run_keeps_its_finished_cycles(
     )
 
 
+def test_a_reader_that_leaves_is_no_traceback(digits_bundle: Path) -> None:
+    command = f"{sys.executable} -m snapensemble.cli evaluate {digits_bundle} --json | true"
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert found.stderr == ""
+
+
 def test_a_package_that_is_not_installed_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
