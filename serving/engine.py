@@ -17,8 +17,9 @@ from contracts.bundle import BundleManifest, read_bundle
 from contracts.cpu import cpu_budget
 from contracts.errors import InvalidManifest
 from contracts.figures import Floats
-from serving.lanes import BatchReport, Image, Lanes
+from serving.lanes import Lanes
 from serving.members import MemberSession, load_member
+from serving.micro_batch import BatchReport, Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,45 +3,22 @@
 A micro-batch forms when a lane has nothing else to do, from whatever waits then: a lone image
 starts at once with its members spread over the lanes, and under load batches grow by themselves.
 
-Shapes: M members, B images, C channels, H height, W width, K classes.
+Shapes: M members, K classes.
 """
 
 import logging
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from types import TracebackType
 
-import numpy as np
-from numpy.typing import NDArray
+from contracts.figures import Floats
+from serving.errors import Overloaded, Stopping
+from serving.micro_batch import BatchReport, Image, MemberCall, MicroBatch, Waiting
 
-from contracts.figures import Floats, softmax
-from serving.errors import InferenceFailed, Overloaded, Stopping
-
-Image = NDArray[np.uint8]
 log = logging.getLogger("snapensemble")
-MemberCall = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """What one finished micro-batch took, seconds."""
-
-    waits_s: tuple[float, ...]  # per image, from submission to the start
-    inference_s: float  # from the start to the last member's answer
-    members_s: tuple[float, ...]  # per member; 0 for those skipped after a failure
-    failed: bool
-
-
-@dataclass(slots=True)
-class _Waiting:
-    image_CHW: Image
-    answer: "Future[Floats]"
-    since: float = field(default_factory=time.monotonic)
 
 
 class Lanes:
@@ -75,8 +52,8 @@ class Lanes:
         self._max_wait_s = max_wait_s
         self._on_batch = on_batch
         self._changed = threading.Condition()
-        self._waiting: deque[_Waiting] = deque()
-        self._tasks: deque[tuple[_MicroBatch, int]] = deque()
+        self._waiting: deque[Waiting] = deque()
+        self._tasks: deque[tuple[MicroBatch, int]] = deque()
         self._running = 0  # images in micro-batches that have not finished
         self._stopping = False
         self._seconds_per_image = 0.0
@@ -126,7 +103,7 @@ class Lanes:
         """
         with self._changed:
             self._admit(len(images))
-            accepted = [_Waiting(image_CHW, Future()) for image_CHW in images]
+            accepted = [Waiting(image_CHW, Future()) for image_CHW in images]
             self._waiting.extend(accepted)
             self._changed.notify()
         return [waiting.answer for waiting in accepted]
@@ -170,7 +147,7 @@ class Lanes:
             if batch.run(member, self._members[member]):
                 self._finish(batch)
 
-    def _form_batch(self) -> "_MicroBatch | None":
+    def _form_batch(self) -> MicroBatch | None:
         """Take what waits, up to a batch; None if everyone in it has left."""
         # With fewer members than lanes one batch cannot fill them, so several share the queue.
         shares = max(1, len(self._threads) // len(self._members))
@@ -179,7 +156,7 @@ class Lanes:
         present = [w for w in taken if w.answer.set_running_or_notify_cancel()]
         if not present:
             return None
-        batch = _MicroBatch(present, len(self._members))
+        batch = MicroBatch(present, len(self._members))
         self._running += len(present)
         self._tasks.extend((batch, member) for member in range(1, len(self._members)))
         self._changed.notify(len(self._members) - 1)
@@ -187,7 +164,7 @@ class Lanes:
             self._changed.notify()
         return batch
 
-    def _finish(self, batch: "_MicroBatch") -> None:
+    def _finish(self, batch: MicroBatch) -> None:
         report = batch.report()
         seconds = sum(report.members_s) / len(self._threads) / len(report.waits_s)
         with self._changed:
@@ -201,71 +178,3 @@ class Lanes:
             self._on_batch(report)
         except Exception:  # whoever counts batches must not end a lane
             log.exception("a finished batch could not be reported")
-
-
-class _MicroBatch:
-    """Images that run together; it finishes when every member has answered."""
-
-    def __init__(self, images: Sequence[_Waiting], members: int) -> None:
-        self._images = images
-        self._images_BCHW: NDArray[np.uint8] | None = None
-        self._logits: list[NDArray[np.float32] | None] = [None] * members
-        self._seconds = [0.0] * members
-        self._left = members
-        self._error: Exception | None = None
-        self._started = time.monotonic()
-        self._lock = threading.Lock()
-
-    def run(self, index: int, member: MemberCall) -> bool:
-        """Ask one member; true if it was the last. An error fails this batch and no other."""
-        started = time.monotonic()
-        try:
-            if self._error is None:
-                self._logits[index] = member(self._stacked())
-        except Exception as error:  # whatever a member raises, its images must be answered
-            self._error = error
-        with self._lock:
-            self._seconds[index] = time.monotonic() - started
-            self._left -= 1
-            return self._left == 0
-
-    def report(self) -> BatchReport:
-        """How long it took."""
-        return BatchReport(
-            waits_s=tuple(self._started - waiting.since for waiting in self._images),
-            inference_s=time.monotonic() - self._started,
-            members_s=tuple(self._seconds),
-            failed=self._error is not None,
-        )
-
-    def answer(self) -> None:
-        """Resolve every future, exactly once."""
-        try:
-            probs_MBK = self._probabilities()
-        except Exception as error:  # of a member, or of answers that do not fit together
-            for waiting in self._images:
-                failure = InferenceFailed("a member of the ensemble failed; see the server's log")
-                failure.__cause__ = error
-                waiting.answer.set_exception(failure)
-            return
-        finite_B = np.asarray(np.isfinite(probs_MBK).all(axis=(0, 2)))
-        for row, waiting in enumerate(self._images):
-            if finite_B[row]:
-                waiting.answer.set_result(probs_MBK[:, row])
-            else:
-                failure = InferenceFailed("a member gave no number for this image")
-                waiting.answer.set_exception(failure)
-
-    def _probabilities(self) -> Floats:
-        if self._error is not None:
-            raise self._error
-        logits_MBK = np.stack([logits for logits in self._logits if logits is not None])
-        if logits_MBK.ndim != 3 or logits_MBK.shape[1] != len(self._images):
-            raise ValueError(f"logits of shape {logits_MBK.shape} for {len(self._images)} images")
-        return softmax(logits_MBK)
-
-    def _stacked(self) -> NDArray[np.uint8]:
-        with self._lock:
-            if self._images_BCHW is None:
-                self._images_BCHW = np.stack([waiting.image_CHW for waiting in self._images])
-            return self._images_BCHW

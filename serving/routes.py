@@ -163,6 +163,7 @@ async def model(request: Request) -> dict[str, Any]:
     """What is served, how it was chosen, and how good it was on the validation split."""
     service: Service = request.app.state.service
     content = service.engine.bundle.model_dump(mode="json")
+    del content["data"]["spec"]  # a path of the machine that trained
     content["name"] = service.name
     content["uptime_seconds"] = round(time.monotonic() - service.started, 1)
     content["lanes"] = service.engine.lanes.threads

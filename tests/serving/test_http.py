@@ -406,6 +406,7 @@ async def test_model_tells_what_is_served_and_how_good_it_is(http: httpx.AsyncCl
     assert model["name"] == "insects" and model["classes"] == list(CLASSES)
     assert model["val"] == {"nll": 0.4, "accuracy": 0.95}
     assert [member["weight"] for member in model["members"]] == [1 / 3] * 3
+    assert "spec" not in model["data"]  # where the training images lie is nobody's business
 
 
 async def test_metrics_count_what_happened(http: httpx.AsyncClient) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from contracts.figures import softmax
 from serving.errors import InferenceFailed, Overloaded, Stopping
-from serving.lanes import BatchReport, Lanes
+from serving.lanes import Lanes
+from serving.micro_batch import BatchReport
 from tests.fakes import GatedMember
 
 
