@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +43,8 @@ class Engine:
         self.lanes.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.lanes.__exit__(kind, error, trace)
+    def __exit__(self, *error: object) -> None:
+        self.lanes.__exit__(*error)
 
     def submit(self, images: Sequence[Image]) -> "list[Future[Floats]]":
         """One future per image: its members' distributions, probs_MK. See `Lanes.submit`."""
