@@ -40,7 +40,7 @@ def mean_probabilities(
         probs_BK, each row in [0, 1] and summing to 1.
     """
     # Rounding can carry a sum of weighted ones just above 1.
-    probs_BK: Floats = np.minimum(np.average(probs_MBK, axis=0, weights=weights_M), 1.0)
+    probs_BK: Floats = np.minimum(_mean_over_members(probs_MBK, weights_M), 1.0)
     if temperature == 1.0:
         return probs_BK
     return softmax(np.log(np.maximum(probs_BK, SMALLEST)) / temperature)
@@ -58,8 +58,8 @@ def disagreement(probs_MBK: Floats, weights_M: Sequence[float] | None = None) ->
     The entropy of the mean less the mean of the entropies: the mutual information between the
     class and the member.
     """
-    pooled = np.average(probs_MBK, axis=0, weights=weights_M)
-    within = np.average(entropy(probs_MBK), axis=0, weights=weights_M)
+    pooled = _mean_over_members(probs_MBK, weights_M)
+    within = _mean_over_members(entropy(probs_MBK), weights_M)
     return np.maximum(entropy(pooled) - within, 0.0)
 
 
@@ -96,3 +96,10 @@ def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
     """All four figures by name."""
     figures = {"accuracy": accuracy, "nll": nll, "ece": ece, "brier": brier}
     return {name: figure(probs_BK, labels_B) for name, figure in figures.items()}
+
+
+def _mean_over_members(values: Floats, weights_M: Sequence[float] | None) -> Floats:
+    # np.average checks so much that it takes three times as long for one image.
+    if weights_M is None:
+        return np.asarray(values.mean(axis=0))
+    return np.asarray(np.tensordot(weights_M, values, axes=1))
