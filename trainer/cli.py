@@ -19,7 +19,7 @@ FLAGS: dict[str, tuple[type, str]] = {
     "t_mult": (int, "each cycle is this many times longer than the one before"),
     "lr_max": (float, "learning rate after a restart"),
     "lr_min": (float, "learning rate that a cycle falls towards"),
-    "batch_size": (int, "images per step"),
+    "batch_size": (int, "images per step (128, less for few images)"),
     "momentum": (float, "Nesterov momentum"),
     "weight_decay": (float, "L2 penalty"),
     "image_size": (int, "height and width in pixels; image folders only (64)"),

@@ -19,7 +19,8 @@ class TrainConfig:
 
     `cycle_epochs` is the first cycle's length; each later one is `t_mult` times longer. `flip`
     None means: where the data set says that a mirror image keeps its class. `crop_padding` None
-    means an eighth of the image's height, and none for images below 16 pixels.
+    means an eighth of the image's height, and none for images below 16 pixels. `batch_size` None
+    means 128, or less where an epoch would have fewer than 20 steps.
     """
 
     data: str
@@ -32,7 +33,7 @@ class TrainConfig:
     t_mult: int = 1
     lr_max: float = 0.1
     lr_min: float = 0.0
-    batch_size: int = 128
+    batch_size: int | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
     image_size: int | None = None
@@ -50,7 +51,7 @@ class TrainConfig:
         _at_least(1, image_size=self.image_size, threads=self.threads, cycles=self.cycles)
         _at_most(MAX_SIDE, image_size=self.image_size)
         _at_most(MAX_CYCLES, cycles=self.cycles, epochs=self.epochs, t_mult=self.t_mult)
-        if self.batch_size < 2:
+        if self.batch_size == 1:
             raise InvalidConfig("batch_size must be at least 2: batch normalisation needs two")
         if self.schedule != "sgdr":
             raise InvalidConfig(f"schedule must be sgdr, got {self.schedule!r}")

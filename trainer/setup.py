@@ -95,17 +95,25 @@ def build_batches(config: TrainConfig, dataset: Dataset, device: torch.device) -
     batches = Batches(
         images_NCHW=torch.from_numpy(dataset.train.images_NCHW).to(device),
         labels_N=torch.from_numpy(dataset.train.labels_N).to(device),
-        batch_size=config.batch_size,
+        batch_size=config.batch_size or default_batch_size(len(dataset.train)),
         crop_padding=padding,
         flip=dataset.mirror_keeps_class if config.flip is None else config.flip,
         seed=config.seed,
     )
     if batches.steps_per_epoch == 0:
         raise InvalidConfig(
-            f"batch_size {config.batch_size} is more than the {len(dataset.train)} training "
+            f"batch_size {batches.batch_size} is more than the {len(dataset.train)} training "
             f"images; use at most {len(dataset.train)}"
         )
     return batches
+
+
+def default_batch_size(images: int) -> int:
+    """128; for few images a smaller power of two, so that an epoch has 20 steps; at least 16."""
+    size = 128
+    while size > 16 and images // size < 20:
+        size //= 2
+    return max(2, min(size, images))
 
 
 def default_padding(side: int) -> int:

@@ -16,7 +16,7 @@ from trainer.data import load_dataset
 from trainer.evaluate import predict_logits
 from trainer.loop import TrainingDiverged
 from trainer.run import train
-from trainer.setup import choose_device, default_padding
+from trainer.setup import choose_device, default_batch_size, default_padding
 from trainer.snapshots import load_model
 
 
@@ -152,6 +152,14 @@ def test_an_out_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InvalidConfig, match="is not empty"):
         train(short(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("images", "size"),
+    [(45_000, 128), (2560, 128), (2559, 64), (809, 32), (320, 16), (100, 16), (10, 10), (2, 2)],
+)
+def test_few_images_come_in_small_batches_by_default(images: int, size: int) -> None:
+    assert default_batch_size(images) == size
 
 
 def test_small_and_narrow_images_are_not_shifted_by_default() -> None:
