@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.records import ValFigures
+
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
 
@@ -90,6 +92,11 @@ def ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
     bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels_B))
+
+
+def val_figures(probs_BK: Floats, labels_B: Labels) -> ValFigures:
+    """The two figures that manifests keep of the validation split."""
+    return ValFigures(nll=nll(probs_BK, labels_B), accuracy=accuracy(probs_BK, labels_B))
 
 
 def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:

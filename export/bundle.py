@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from contracts.bundle import BundleManifest, Member, ParityRecord, SelectionRecord, write_bundle
 from contracts.errors import InvalidConfig, InvalidManifest
-from contracts.figures import accuracy, mean_probabilities, nll, softmax
+from contracts.figures import mean_probabilities, softmax, val_figures
 from contracts.files import read_verified, sha256_of, write_atomically
-from contracts.records import FileRef, ValFigures
+from contracts.records import FileRef
 from contracts.run import RunManifest, Snapshot, read_run
 from export.convert import OPSET, to_onnx
 from export.publish import publishing
@@ -76,7 +76,7 @@ def build_bundle(
             image=run.image,
             members=tuple(member for member, _ in exported),
             selection=SelectionRecord(rule=rule, metric=metric, candidates=len(run.snapshots)),
-            val=ensemble_figures(logits_SNK[chosen], labels_N),
+            val=val_figures(mean_probabilities(softmax(logits_SNK[chosen])), labels_N),
             opset=OPSET,
             parity=worst([record for _, record in exported]),
             model=run.training.model,
@@ -113,12 +113,6 @@ def export_member(
         ),
         record,
     )
-
-
-def ensemble_figures(logits_MNK: NDArray[np.float32], labels_N: NDArray[np.int64]) -> ValFigures:
-    """The validation figures of the members' averaged probabilities."""
-    probs_NK = mean_probabilities(softmax(logits_MNK))
-    return ValFigures(nll=nll(probs_NK, labels_N), accuracy=accuracy(probs_NK, labels_N))
 
 
 def worst(records: list[ParityRecord]) -> ParityRecord:

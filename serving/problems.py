@@ -68,14 +68,19 @@ def problem(
 ) -> Response:
     """One problem document; the request's `metrics` count its code."""
     request.app.state.metrics.problems.labels(code).inc()
-    body = {
+    body = problem_body(status, code, title, detail)
+    return Response(to_json(body), status, headers, media_type=MEDIA_TYPE)
+
+
+def problem_body(status: int, code: str, title: str, detail: str) -> dict[str, Any]:
+    """The members of a problem document."""
+    return {
         "type": f"urn:snapensemble:problem:{code}",
         "title": title,
         "status": status,
         "detail": detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…",
         "code": code,
     }
-    return Response(to_json(body), status, headers, media_type=MEDIA_TYPE)
 
 
 def _serving_error(request: Request, error: Exception) -> Response:

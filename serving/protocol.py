@@ -7,15 +7,16 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.problems import MEDIA_TYPE, problem_body
+
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 30.0
-PROBLEM = {
-    "type": "urn:snapensemble:problem:head_too_large",
-    "title": "The request line and headers are too large",
-    "status": 431,
-    "detail": f"at most {MAX_HEAD_BYTES:,} bytes are accepted before the body",
-    "code": "head_too_large",
-}
+PROBLEM = problem_body(
+    431,
+    "head_too_large",
+    "The request line and headers are too large",
+    f"at most {MAX_HEAD_BYTES:,} bytes are accepted before the body",
+)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -81,8 +82,8 @@ class GuardedProtocol(HttpToolsProtocol):
         body = to_json(PROBLEM)
         self.transport.write(
             b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
-            b"content-type: application/problem+json\r\n"
-            b"content-length: %d\r\n\r\n%b" % (len(body), body)
+            b"content-type: %b\r\n"
+            b"content-length: %d\r\n\r\n%b" % (MEDIA_TYPE.encode(), len(body), body)
         )
         self.transport.close()
 

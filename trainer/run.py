@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from contracts.cpu import cpu_budget
+from contracts.figures import softmax, val_figures
+from contracts.records import ValFigures
 from trainer.config import TrainConfig
 from trainer.data import load_dataset
 from trainer.evaluate import predict_logits
@@ -24,7 +26,7 @@ from trainer.setup import (
     nesterov_sgd,
     new_model,
 )
-from trainer.writer import RunWriter, refuse_taken, validate
+from trainer.writer import RunWriter, refuse_taken
 
 
 def train(config: TrainConfig) -> Path:
@@ -68,10 +70,10 @@ def train(config: TrainConfig) -> Path:
         MetricsFile(config.out / "metrics.jsonl") as metrics,
     ):
         for cycle in first_cycles(config.cycle_count, sgdr):
-            logits_NK = train_cycle(
+            logits_NK, val = train_cycle(
                 model, optimizer, batches, cycle, sgdr, dataset.val, (progress, metrics)
             )
-            run.add_snapshot(cycle, learning_rate(cycle.end - 1, sgdr), model, logits_NK)
+            run.add_snapshot(cycle, learning_rate(cycle.end - 1, sgdr), model, logits_NK, val)
             progress.say(f"cycle {cycle.index}  snapshot after step {cycle.end}")
     return run.directory
 
@@ -84,11 +86,11 @@ def train_cycle(
     sgdr: Sgdr,
     val: Split,
     observers: tuple[Observer, ...],
-) -> NDArray[np.float32]:
+) -> tuple[NDArray[np.float32], ValFigures]:
     """Anneal once, from the highest rate to the lowest, validating after each epoch.
 
     Returns:
-        logits_NK of the validation split, from the weights at the end.
+        logits_NK of the validation split and their figures, from the weights at the end.
     """
     val_images_NCHW = torch.from_numpy(val.images_NCHW).to(batches.images_NCHW.device)
     per_epoch = batches.steps_per_epoch
@@ -101,7 +103,7 @@ def train_cycle(
         logits_NK = predict_logits(model, val_images_NCHW)
         if not np.isfinite(logits_NK).all():  # the epoch's last update was too much
             raise TrainingDiverged(diverged("validation gave no numbers", step))
-        figures = validate(logits_NK, val.labels_N)
+        figures = val_figures(softmax(logits_NK), val.labels_N)
         for observer in observers:
             observer.epoch(step, epoch, cycle.index, figures, seconds)
-    return logits_NK
+    return logits_NK, figures

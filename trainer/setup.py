@@ -85,12 +85,11 @@ def build_batches(config: TrainConfig, dataset: Dataset, device: torch.device) -
         InvalidConfig: fewer images than one batch, or padding beyond the image.
     """
     _, height, width = dataset.shape
-    padding = (
-        default_padding(min(height, width)) if config.crop_padding is None else config.crop_padding
-    )
-    if padding >= min(height, width):
+    side = min(height, width)
+    padding = default_padding(side) if config.crop_padding is None else config.crop_padding
+    if padding >= side:
         raise InvalidConfig(
-            f"crop_padding {padding} must be below the image's side of {min(height, width)} pixels"
+            f"crop_padding {padding} must be below the image's side of {side} pixels"
         )
     batches = Batches(
         images_NCHW=torch.from_numpy(dataset.train.images_NCHW).to(device),

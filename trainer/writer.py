@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from contracts.errors import InvalidConfig, WriteFailed
-from contracts.figures import accuracy, nll, softmax
 from contracts.files import write_atomically
 from contracts.pixels import ImageContract
 from contracts.records import FileRef, ValFigures
@@ -46,19 +45,12 @@ def refuse_taken(directory: Path) -> None:
         )
 
 
-def validate(logits_NK: NDArray[np.float32], labels_N: NDArray[np.int64]) -> ValFigures:
-    """The figures of one network on the validation split."""
-    probs_NK = softmax(logits_NK)
-    return ValFigures(nll=nll(probs_NK, labels_N), accuracy=accuracy(probs_NK, labels_N))
-
-
 class RunWriter:
     """Owns a run directory: first the parts that all snapshots share, then one by one."""
 
-    def __init__(self, directory: Path, manifest: RunManifest, val_labels_N: NDArray[np.int64]):
+    def __init__(self, directory: Path, manifest: RunManifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self._val_labels_N = val_labels_N
 
     @classmethod
     def start(
@@ -89,7 +81,7 @@ class RunWriter:
             calibration_images=_write_array(directory, "calibration-images.npy", calibration_NCHW),
         )
         write_run(directory, manifest)
-        return cls(directory, manifest, dataset.val.labels_N)
+        return cls(directory, manifest)
 
     def __enter__(self) -> "RunWriter":
         return self
@@ -109,7 +101,12 @@ class RunWriter:
             error.add_note(note)
 
     def add_snapshot(
-        self, cycle: Cycle, rate: float, model: nn.Module, logits_NK: NDArray[np.float32]
+        self,
+        cycle: Cycle,
+        rate: float,
+        model: nn.Module,
+        logits_NK: NDArray[np.float32],
+        val: ValFigures,
     ) -> Snapshot:
         """Keep the weights of a finished cycle with what they say of the validation split.
 
@@ -118,6 +115,7 @@ class RunWriter:
             rate: the learning rate of its last update.
             model: as it is before the restart.
             logits_NK: its answers for the validation split.
+            val: the figures of these answers.
         """
         name = f"cycle-{cycle.index:02d}"
         file = f"snapshots/{name}.safetensors"
@@ -127,7 +125,7 @@ class RunWriter:
             learning_rate=rate,
             file=file,
             sha256=write_atomically(self.directory / file, snapshot_bytes(model)),
-            val=validate(logits_NK, self._val_labels_N),
+            val=val,
             val_logits=_write_array(self.directory, f"val-logits/{name}.npy", logits_NK),
         )
         self.manifest = self.manifest.model_copy(
