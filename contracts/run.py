@@ -9,6 +9,7 @@ from contracts.pixels import ImageContract
 from contracts.records import (
     ClassNames,
     FileRef,
+    Fraction,
     NonNegative,
     Record,
     RelativeFile,
@@ -35,14 +36,28 @@ class DataRecord(Record):
     test_images: Count
 
 
-class ScheduleRecord(Record):
-    """SGDR as it was run; lengths in optimizer steps."""
+ScheduleName = Literal["sgdr", "cosine", "step", "plateau", "constant", "hypergradient"]
 
-    name: Literal["sgdr"] = "sgdr"
-    T_0: Positive
+
+class ScheduleRecord(Record):
+    """The schedule as it was run; lengths in optimizer steps.
+
+    With schedules that know no cycles, these are the equal intervals between snapshots.
+    """
+
+    name: ScheduleName = "sgdr"
+    T_0: Positive  # the first cycle's length
     T_mult: Positive
-    eta_max: NonNegative
+    eta_max: NonNegative  # the highest rate: sgdr, cosine; the first: step, plateau, constant
     eta_min: NonNegative
+    warmup: Count = 0
+    eta_max_decay: Fraction = 1.0  # per restart
+    milestones: tuple[Count, ...] = ()  # step
+    factor: Fraction | None = None  # step, plateau
+    patience: Count | None = None  # plateau, epochs
+    eta_start: NonNegative | None = None  # hypergradient
+    beta: NonNegative | None = None  # hypergradient
+    rule: Literal["additive", "multiplicative"] | None = None  # hypergradient
     cycles: Positive
     steps_per_epoch: Positive
     total_steps: Positive
@@ -59,6 +74,13 @@ class TrainingRecord(Record):
     weight_decay: NonNegative
     crop_padding: Count  # pixels
     flip: bool
+    cutout: Count = 0  # pixels
+    random_resized_crop: Fraction | None = None  # smallest share of the area
+    label_smoothing: Fraction = 0.0
+    pretrained: bool = False
+    precision: str = "fp32"
+    compiled: bool = False
+    processes: Positive = 1
     seed: Count
     device: str
     torch: str
@@ -69,7 +91,7 @@ class Snapshot(Record):
 
     cycle: Count
     step: Positive  # optimizer updates done
-    learning_rate: NonNegative  # of the last update, the lowest of the cycle
+    learning_rate: NonNegative  # of the last update; with sgdr the lowest of the cycle
     file: RelativeFile
     sha256: Sha256
     val: ValFigures
@@ -88,6 +110,7 @@ class RunManifest(Record):
     schedule: ScheduleRecord
     training: TrainingRecord
     val_labels: FileRef  # int64 [val images], .npy
+    config: FileRef | None = None  # the settings asked for, TOML; what --resume reads
     calibration_images: FileRef  # uint8 [up to 256, C, H, W] from the training split, .npy
     snapshots: tuple[Snapshot, ...] = ()
 

@@ -5,14 +5,12 @@ Heavy imports happen inside a subcommand, so `serve` and `predict` run where tor
 
 import argparse
 import importlib
-import os
-import signal
 import sys
 from importlib.metadata import version
 from types import ModuleType
 
-from contracts.errors import SnapensembleError
-from snapensemble.stopping import Stopped, raise_on_signals
+from contracts.commands import exit_code
+from contracts.stopping import raise_on_signals
 
 COMMANDS = {
     "train": ("trainer.cli", "train with SGDR, one snapshot per cycle"),
@@ -22,10 +20,6 @@ COMMANDS = {
     "predict": ("serving.predict", "classify image files with a bundle or a server"),
     "demo": ("snapensemble.demo", "train, export, serve and ask, on the embedded digits"),
 }
-EXTRAS = (
-    "install snapensemble[train] to train, export and evaluate, snapensemble[serving] to serve "
-    "and predict, both for the demo"
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,25 +31,15 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in COMMANDS else None
     raise_on_signals()
-    try:
-        module = None if command is None else importlib.import_module(COMMANDS[command][0])
-        args = _parser(command, module).parse_args(argv)
-        del args.command
-        assert module is not None  # argparse has ended the process for anything else
-        return int(module.run(args))
-    except SnapensembleError as error:
-        _say(command, error)
-        return 2
-    except ModuleNotFoundError as error:
-        _say(command, SnapensembleError(f"the package {error.name!r} is not installed; {EXTRAS}"))
-        return 2
-    except BrokenPipeError:
-        # Whoever read the output has left (`| head`); Python's own flush at exit must not fail too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except Stopped as stopped:
-        _say(command, stopped)
-        return 128 + stopped.signum
+    return exit_code(f"snapensemble {command}", lambda: _run(command, argv))
+
+
+def _run(command: str | None, argv: list[str]) -> int:
+    module = None if command is None else importlib.import_module(COMMANDS[command][0])
+    args = _parser(command, module).parse_args(argv)
+    del args.command
+    assert module is not None  # argparse has ended the process for anything else
+    return int(module.run(args))
 
 
 def _parser(command: str | None, module: ModuleType | None) -> argparse.ArgumentParser:
@@ -69,12 +53,6 @@ def _parser(command: str | None, module: ModuleType | None) -> argparse.Argument
         if name == command and module is not None:
             module.add_arguments(subparser)
     return parser
-
-
-def _say(command: str | None, error: BaseException) -> None:
-    """The message, and what the code that it passed through noted on it."""
-    message = ": ".join([str(error), *getattr(error, "__notes__", [])])
-    print(f"snapensemble {command}: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

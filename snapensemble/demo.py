@@ -12,7 +12,7 @@ from contracts.bundle import BUNDLE_FILE, read_bundle
 from contracts.errors import InvalidConfig
 from contracts.run import RUN_FILE
 from snapensemble.server_process import server_process
-from snapensemble.stopping import Stopped
+from contracts.stopping import Stopped
 
 if TYPE_CHECKING:  # torch and scikit-learn take seconds to import; `--help` needs neither
     from trainer.config import TrainConfig

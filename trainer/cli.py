@@ -1,34 +1,58 @@
 """`snapensemble train`: flags and a TOML file -> TrainConfig -> train()."""
 
 import argparse
-import tomllib
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from contracts.errors import InvalidConfig
 from contracts.run import read_run
 from trainer.config import TrainConfig
+from trainer.config_file import choices_of, kind_of, read_toml
+from trainer.data import SPECS
 
 BUDGET = {"cycles", "epochs"}
-FLAGS: dict[str, tuple[type, str]] = {
-    "model": (str, "network: tiny, small, resnet20, resnet32, resnet44, resnet56, resnet110"),
-    "cycles": (int, "number of cycles, one snapshot each (5)"),
-    "epochs": (int, "total epochs instead of --cycles; must end on a cycle"),
-    "cycle_epochs": (int, "epochs in the first cycle"),
-    "t_mult": (int, "each cycle is this many times longer than the one before"),
-    "lr_max": (float, "learning rate after a restart"),
-    "lr_min": (float, "learning rate that a cycle falls towards"),
-    "batch_size": (int, "images per step (128, less for few images)"),
-    "momentum": (float, "Nesterov momentum"),
-    "weight_decay": (float, "L2 penalty"),
-    "image_size": (int, "height and width in pixels; image folders only (64)"),
-    "crop_padding": (int, "random shift in pixels (an eighth of the image, none below 16)"),
-    "val_fraction": (float, "share of each class that validates"),
-    "split_seed": (int, "which images validate; the same for runs that are compared"),
-    "seed": (int, "weights, order and augmentation"),
-    "device": (str, "auto, cpu, cuda, cuda:1, ..."),
-    "threads": (int, "CPU threads (all that this process may use)"),
+RESUMABLE = {"device", "threads", "checkpoint_minutes"}  # may change when a run goes on
+FLAGS: dict[str, str] = {
+    "model": "network; docs/networks.md lists them (small up to 16 pixels, resnet20 above)",
+    "cycles": "number of cycles, one snapshot each (5)",
+    "epochs": "total epochs instead of --cycles; must end on a cycle",
+    "cycle_epochs": "epochs in the first cycle",
+    "t_mult": "sgdr: each cycle is this many times longer than the one before",
+    "lr_max": "highest learning rate (0.1; 0.01 with --pretrained)",
+    "lr_min": "sgdr, cosine: rate that a cycle falls towards; plateau: lowest rate",
+    "lr_max_decay": "sgdr: each restart is at this multiple of the one before",
+    "warmup_epochs": "sgdr, cosine: epochs of the first cycle in which the rate climbs",
+    "lr_steps": "step: shares of the run after which the rate falls (0.5 0.75)",
+    "lr_factor": "step, plateau: the rate is multiplied by this",
+    "patience": "plateau: epochs without a better validation NLL before the rate falls",
+    "lr_start": "hypergradient: first rate; --lr-max is the highest it may reach",
+    "hyper_lr": "hypergradient: beta, the rate's own rate (0.001; multiplicative: 0.02)",
+    "batch_size": "images per step, over all processes (128, less for few images)",
+    "momentum": "Nesterov momentum",
+    "weight_decay": "L2 penalty",
+    "label_smoothing": "share of each label that is spread over all classes",
+    "image_size": "height and width in pixels; image folders only (64)",
+    "crop_padding": "random shift in pixels (an eighth of the image, none below 16)",
+    "cutout": "side in pixels of a square that is removed from each image",
+    "random_resized_crop": "show random parts of at least this share of the area, not shifts",
+    "max_bad_images": "unreadable files of a folder that are left out; more end the run",
+    "val_fraction": "share of each class that validates",
+    "split_seed": "which images validate; the same for runs that are compared",
+    "seed": "weights, order and augmentation",
+    "device": "auto, cpu, cuda, cuda:1, ...",
+    "threads": "CPU threads (all that this process may use)",
+    "checkpoint_minutes": "minutes between checkpoints, which --resume goes on from",
+}
+CHOICES = {
+    "schedule": "sgdr, or what it is compared with at the same budget (sgdr)",
+    "hyper_rule": "hypergradient: how the rate moves (additive)",
+    "precision": "bf16: autocast, for GPUs (fp32)",
+}
+SWITCHES = {
+    "flip": "mirror half of the images (where a mirror image keeps its class)",
+    "compile": "torch.compile: a slow first step, then faster ones (no)",
+    "tensorboard": "TensorBoard event files in RUN_DIR/tensorboard (no)",
 }
 
 
@@ -36,39 +60,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `snapensemble train`. Defaults live in TrainConfig alone."""
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     parser.argument_default = argparse.SUPPRESS
-    parser.add_argument(
-        "--data", metavar="SPEC", help="digits, cifar10:DIR, npz:FILE, or an image folder"
-    )
+    parser.add_argument("--data", metavar="SPEC", help=SPECS)
     parser.add_argument("--out", type=Path, metavar="RUN_DIR", help="a new directory for the run")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN_DIR",
+        help="go on with a run that was stopped, with its own settings",
+    )
     parser.add_argument(
         "--config", type=Path, metavar="FILE.toml", help="settings by name; flags win over it"
     )
     parser.add_argument(
-        "--schedule", choices=["sgdr"], help="cosine annealing with warm restarts (sgdr)"
+        "--pretrained",
+        nargs="?",
+        const="hub",
+        metavar="FILE",
+        help="timm networks: begin with published weights, or with those of a file",
     )
-    parser.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        help="mirror half of the images (where a mirror image keeps its class)",
-    )
-    for name, (kind, text) in FLAGS.items():
-        default = defaults[name]
-        shown = "" if default in (None, MISSING) else f" ({default})"
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text + shown)
+    for name, text in CHOICES.items():
+        parser.add_argument(flag(name), choices=choices_of(name), help=text)
+    for name, text in SWITCHES.items():
+        parser.add_argument(flag(name), action=argparse.BooleanOptionalAction, help=text)
+    for name, text in FLAGS.items():
+        kind = kind_of(name)
+        shown = "" if "(" in text or defaults[name] is None else f" ({defaults[name]})"
+        many: dict[str, Any] = {"type": float, "nargs": "+"} if kind is tuple else {"type": kind}
+        parser.add_argument(flag(name), help=text + shown, **many)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; the last line of stdout is the run directory."""
     flags = vars(args)
-    file: Path | None = flags.pop("config", None)
-    config = build_config(merged(_read_toml(file) if file else {}, flags))
+    if "resume" in flags:
+        refuse_new_settings(flags)
 
     import torch
 
-    from trainer.run import train
+    from trainer.run import resume, train
 
     try:
-        run_dir = train(config)
+        if "resume" in flags:
+            run_dir = resume(flags.pop("resume"), **flags)
+        else:
+            file: Path | None = flags.pop("config", None)
+            run_dir = train(build_config(merged(read_toml(file) if file else {}, flags)))
     except torch.OutOfMemoryError as error:
         raise InvalidConfig(
             f"the device has too little memory: {error}; lower --batch-size or --image-size"
@@ -80,6 +116,21 @@ def run(args: argparse.Namespace) -> int:
         )
     print(run_dir)
     return 0
+
+
+def flag(name: str) -> str:
+    """A setting's name on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def refuse_new_settings(flags: dict[str, Any]) -> None:
+    """Raise InvalidConfig if --resume comes with what would make it another run."""
+    others = sorted(flags.keys() - RESUMABLE - {"resume"})
+    if others:
+        raise InvalidConfig(
+            f"--resume goes on with the run's own settings; {', '.join(map(flag, others))} cannot "
+            f"be changed, only {', '.join(map(flag, sorted(RESUMABLE)))}"
+        )
 
 
 def merged(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
@@ -98,20 +149,6 @@ def build_config(settings: dict[str, Any]) -> TrainConfig:
     for name in ("data", "out"):
         if name not in settings:
             raise InvalidConfig(f"--{name} is required, as a flag or in the --config file")
-    return TrainConfig(**{**settings, "out": Path(settings["out"])})
-
-
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidConfig(f"{file}: {error}") from error
-    kinds: dict[str, type] = {"data": str, "out": str, "flip": bool, "schedule": str}
-    kinds |= {name: kind for name, (kind, _) in FLAGS.items()}
-    for name, value in content.items():
-        if name not in kinds:
-            raise InvalidConfig(f"{file}: unknown setting {name!r}; known: {', '.join(kinds)}")
-        accepted = (int, float) if kinds[name] is float else (kinds[name],)
-        if type(value) not in accepted:
-            raise InvalidConfig(f"{file}: {name} must be {kinds[name].__name__}, got {value!r}")
-    return content
+    if "lr_steps" in settings:
+        settings = {**settings, "lr_steps": tuple(settings["lr_steps"])}
+    return TrainConfig(**settings)

@@ -3,6 +3,8 @@
 Shapes: N images, C channels, H height, W width, K classes.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,12 +14,23 @@ BATCH = 500
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, images_NCHW: Tensor) -> NDArray[np.float32]:
-    """logits_NK, float32, in evaluation mode; the model's mode is put back afterwards."""
+def predict_logits(
+    model: nn.Module, images_NCHW: Tensor, between: Callable[[], None] = lambda: None
+) -> NDArray[np.float32]:
+    """logits_NK, float32, in evaluation mode; the model's mode is put back afterwards.
+
+    Args:
+        model: uint8 images in, logits out.
+        images_NCHW: on the model's device.
+        between: called after each batch; may raise to end it early.
+    """
     was_training = model.training
     model.eval()
+    parts = []
     try:
-        parts = [model(batch).float().cpu() for batch in torch.split(images_NCHW, BATCH)]
+        for batch in torch.split(images_NCHW, BATCH):
+            parts.append(model(batch).float().cpu())
+            between()
     finally:
         model.train(was_training)
     logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()

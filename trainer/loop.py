@@ -4,6 +4,7 @@ Shapes: N images, B batch, C channels, H height, W width.
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from contracts.errors import SnapensembleError
-from trainer.augment import pad_crop_flip
-from trainer.schedule import Sgdr, learning_rate
+from trainer.augment import Augmentation, augment, draw_augmentation
+from trainer.checkpoint import State
+from trainer.distributed import World
+from trainer.schedules import Schedule
 from trainer.seeding import Purpose, generator
 
 
@@ -27,30 +30,40 @@ class Batches:
 
     images_NCHW: Tensor
     labels_N: Tensor
-    batch_size: int
-    crop_padding: int
-    flip: bool
+    batch_size: int  # over all processes
+    augmentation: Augmentation
+    fill_C: Tensor  # uint8, the colour of what cutout removes
     seed: int
+    world: World
 
     @property
     def steps_per_epoch(self) -> int:
         """Whole batches only: the rest of an epoch is left out, another rest each time."""
         return len(self.labels_N) // self.batch_size
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented batches in an order that depends on the seed and the epoch's number only."""
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented batches in an order that depends on the seed and the epoch's number only.
+
+        Args:
+            epoch: counted from 0.
+            first: batches that are left out, as they were trained on before.
+        """
         order_N = torch.randperm(
             len(self.labels_N), generator=generator(self.seed, Purpose.ORDER, epoch)
         ).to(self.labels_N.device)
-        augmentation = generator(self.seed, Purpose.AUGMENTATION, epoch)
-        for chosen_B in torch.split(order_N, self.batch_size)[: self.steps_per_epoch]:
-            images_BCHW = pad_crop_flip(
-                self.images_NCHW[chosen_B],
-                padding=self.crop_padding,
-                flip=self.flip,
-                generator=augmentation,
+        numbers = generator(self.seed, Purpose.AUGMENTATION, epoch)
+        mine = self.world.share(self.batch_size)
+        for index in range(self.steps_per_epoch):
+            # Drawn for batches that are left out too: the generator moves on as it did then.
+            draws = draw_augmentation(self.batch_size, self.augmentation, numbers)
+            if index < first:
+                continue
+            chosen_B = order_N[index * self.batch_size :][: self.batch_size][mine]
+            images_BCHW = self.images_NCHW[chosen_B]
+            yield (
+                augment(images_BCHW, draws.rows(mine.start, mine.stop), self.fill_C),
+                self.labels_N[chosen_B],
             )
-            yield images_BCHW, self.labels_N[chosen_B]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,31 +72,54 @@ class Step:
 
     step: int
     learning_rate: float
-    loss: float
+    loss: float  # mean over the global batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What is minimised: the cross entropy of the network's answer to a batch."""
+
+    network: nn.Module  # the model as it is trained: compiled, or in several processes
+    label_smoothing: float
+    autocast: bool  # bfloat16 where torch holds it safe
+
+    def __call__(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        """The mean loss of the batch."""
+        context: AbstractContextManager[object] = (
+            torch.autocast(images_BCHW.device.type, torch.bfloat16)
+            if self.autocast
+            else nullcontext()
+        )
+        with context:
+            logits_BK = self.network(images_BCHW)
+        return cross_entropy(logits_BK.float(), labels_B, label_smoothing=self.label_smoothing)
 
 
 def train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batches: Batches, epoch: int, sgdr: Sgdr
+    state: State, objective: Objective, batches: Batches, schedule: Schedule
 ) -> Iterator[Step]:
-    """Update the weights once per batch, each time at the schedule's rate; yield what happened.
+    """Train to the end of the state's epoch; yield what happened after each update.
 
     Raises:
         TrainingDiverged: the loss is infinite or not a number.
     """
-    first_step = epoch * batches.steps_per_epoch
-    for step, (images_BCHW, labels_B) in enumerate(batches.epoch(epoch), start=first_step):
-        rate = learning_rate(step, sgdr)
-        # A warm restart raises the learning rate only; weights and momentum carry over.
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = cross_entropy(model(images_BCHW), labels_B)
+    optimizer, epoch = state.optimizer, state.epoch
+    first = state.step - epoch * batches.steps_per_epoch
+    for images_BCHW, labels_B in batches.epoch(epoch, first):
+        rate = schedule.rate(state.step, state.val_nlls)
+        if rate is not None:
+            # A warm restart raises the learning rate only; weights and momentum carry over.
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        loss = objective(images_BCHW, labels_B)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types
         optimizer.step()
-        value = loss.item()
-        done = Step(step, rate, value)
+        value = batches.world.mean(loss.detach()).item()
+        done = Step(state.step, state.rate, value)
         if not isfinite(value):
             raise TrainingDiverged(diverged(f"the loss became {value}", done))
+        state.step, state.loss = state.step + 1, value
         yield done
 
 

@@ -11,9 +11,11 @@ from typing import Protocol, TextIO
 from tqdm import tqdm
 
 from contracts.errors import WriteFailed
+from contracts.files import write_atomically
 from contracts.records import ValFigures
 from contracts.run import RunManifest
 from trainer.loop import Step
+from trainer.schedule import Cycle
 
 
 class Observer(Protocol):
@@ -25,13 +27,27 @@ class Observer(Protocol):
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
         """After validation; `step` was the epoch's last, `seconds` its training time."""
 
+    def snapshot(self, cycle: Cycle) -> None:
+        """After a cycle's weights were kept."""
+
+    def flush(self) -> None:
+        """Before a checkpoint: what was told so far must outlast this process."""
+
 
 class MetricsFile:
-    """metrics.jsonl: a line per step, and a line per epoch with the validation figures."""
+    """metrics.jsonl: a line per step, and a line per epoch with the validation figures.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        first_step: the next step to come. Lines from it on, and a torn last one, stem from
+            before a resumption and are removed: these steps will be done again.
+    """
+
+    def __init__(self, path: Path, first_step: int = 0) -> None:
         self._path = path
-        self._file: TextIO = path.open("x", encoding="utf-8")
+        if path.exists():
+            write_atomically(path, lines_before(first_step, path.read_bytes()))
+        self._file: TextIO = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "MetricsFile":
         return self
@@ -56,6 +72,13 @@ class MetricsFile:
             val_accuracy=val.accuracy,
             seconds=seconds,
         )
+        self.flush()
+
+    def snapshot(self, cycle: Cycle) -> None:
+        """Nothing: run.json lists them."""
+
+    def flush(self) -> None:
+        """All lines so far reach the file."""
         self._guarded(self._file.flush)
 
     def _write(self, **line: float) -> None:
@@ -71,13 +94,16 @@ class MetricsFile:
 class Progress:
     """A bar with loss, rate and time left, and a line per epoch; lines only without a terminal."""
 
-    def __init__(self, run: RunManifest) -> None:
+    def __init__(self, run: RunManifest, first_step: int = 0) -> None:
         self._run = run
+        self._first_step = first_step
         self._stream = stream = sys.stderr
         self._started = time.monotonic()
         self._bar = tqdm(
-            total=run.schedule.total_steps,
-            unit="step",
+            initial=first_step * run.training.batch_size,
+            total=run.schedule.total_steps * run.training.batch_size,
+            unit=" images",
+            unit_scale=True,
             file=stream,
             disable=not stream.isatty(),
             leave=False,
@@ -85,6 +111,8 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self.say(describe(self._run))
+        if self._first_step:
+            self.say(f"going on after step {self._first_step}")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -95,18 +123,25 @@ class Progress:
         self._bar.set_postfix(
             loss=f"{step.loss:.3f}", lr=f"{step.learning_rate:.4f}", refresh=False
         )
-        self._bar.update()
+        self._bar.update(self._run.training.batch_size)
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
         """Print how the epoch went."""
         done, total = step.step + 1, self._run.schedule.total_steps
-        left = (time.monotonic() - self._started) / done * (total - done)
+        left = (time.monotonic() - self._started) / (done - self._first_step) * (total - done)
         images = self._run.schedule.steps_per_epoch * self._run.training.batch_size
         self.say(
             f"cycle {cycle}  epoch {epoch:3d}  step {done}/{total}  loss {step.loss:.3f}  "
             f"val nll {val.nll:.4f}  val accuracy {val.accuracy:.2%}  "
             f"{images / seconds:,.0f} images/s  {_clock(left)} left"
         )
+
+    def snapshot(self, cycle: Cycle) -> None:
+        """Say so."""
+        self.say(f"cycle {cycle.index}  snapshot after step {cycle.end}")
+
+    def flush(self) -> None:
+        """Nothing: every line is shown at once."""
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -116,13 +151,27 @@ class Progress:
             self._stream.flush()
 
 
+def lines_before(first_step: int, content: bytes) -> bytes:
+    """The whole lines of a metrics file that tell of earlier steps."""
+    kept = []
+    for line in content.splitlines(keepends=True):
+        try:
+            earlier = line.endswith(b"\n") and json.loads(line)["step"] < first_step
+        except (ValueError, KeyError, TypeError):
+            earlier = False
+        if not earlier:
+            break
+        kept.append(line)
+    return b"".join(kept)
+
+
 def describe(run: RunManifest) -> str:
     """One line on what is about to be trained."""
     return (
         f"{run.training.model} ({run.training.parameters:,} parameters) on "
         f"{run.data.train_images:,} images of {run.image.width}x{run.image.height}, "
         f"{len(run.classes)} classes; {run.data.val_images:,} validate; "
-        f"{run.schedule.cycles} cycles, {run.schedule.total_steps:,} steps of "
+        f"{run.schedule.name}: {run.schedule.cycles} cycles, {run.schedule.total_steps:,} steps of "
         f"{run.training.batch_size} on {run.training.device}"
     )
 

@@ -1,12 +1,25 @@
 """TrainConfig and what came of it, as parts of the run manifest."""
 
+from dataclasses import dataclass
+
 import torch
 
+from contracts.pixels import ImageContract
 from contracts.run import DataRecord, ScheduleRecord, TrainingRecord
 from trainer.config import TrainConfig
 from trainer.data import Dataset, resolved
 from trainer.loop import Batches
-from trainer.schedule import Sgdr, first_cycles
+from trainer.schedules import Hypergradient, Plan, Plateau, StepDecay
+
+
+@dataclass(frozen=True, slots=True)
+class RunDescription:
+    """What run.json says of a run apart from its files."""
+
+    image: ImageContract
+    data: DataRecord
+    schedule: ScheduleRecord
+    training: TrainingRecord
 
 
 def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
@@ -22,21 +35,36 @@ def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
     )
 
 
-def schedule_record(config: TrainConfig, sgdr: Sgdr) -> ScheduleRecord:
-    """The cycles in optimizer steps."""
-    return ScheduleRecord(
-        T_0=sgdr.T_0,
-        T_mult=sgdr.T_mult,
-        eta_max=sgdr.eta_max,
-        eta_min=sgdr.eta_min,
-        cycles=config.cycle_count,
-        steps_per_epoch=sgdr.T_0 // config.cycle_epochs,
-        total_steps=first_cycles(config.cycle_count, sgdr)[-1].end,
+def schedule_record(config: TrainConfig, plan: Plan) -> ScheduleRecord:
+    """The schedule and its cycles in optimizer steps."""
+    record = ScheduleRecord(
+        name=config.schedule,
+        T_0=plan.cycles[0].length,
+        T_mult=config.t_mult,
+        eta_max=config.top_rate,
+        eta_min=config.lr_min,
+        warmup=config.warmup_epochs * plan.steps_per_epoch,
+        eta_max_decay=config.lr_max_decay,
+        cycles=len(plan.cycles),
+        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=plan.steps,
     )
+    match plan.schedule:
+        case StepDecay(milestones=milestones, factor=factor):
+            return record.model_copy(update={"milestones": milestones, "factor": factor})
+        case Plateau(factor=factor, patience=patience):
+            return record.model_copy(update={"factor": factor, "patience": patience})
+        case Hypergradient(eta_start=eta_start, beta=beta, rule=rule):
+            return record.model_copy(update={"eta_start": eta_start, "beta": beta, "rule": rule})
+    return record
 
 
 def training_record(
-    config: TrainConfig, model: str, parameters: int, batches: Batches, device: torch.device
+    config: TrainConfig,
+    model: str,
+    parameters: int,
+    batches: Batches,
+    device: torch.device,
 ) -> TrainingRecord:
     """The settings of network, optimizer and augmentation, as they were resolved."""
     return TrainingRecord(
@@ -46,8 +74,15 @@ def training_record(
         momentum=config.momentum,
         nesterov=config.momentum > 0,
         weight_decay=config.weight_decay,
-        crop_padding=batches.crop_padding,
-        flip=batches.flip,
+        crop_padding=batches.augmentation.crop_padding,
+        flip=batches.augmentation.flip,
+        cutout=batches.augmentation.cutout,
+        random_resized_crop=config.random_resized_crop,
+        label_smoothing=config.label_smoothing,
+        pretrained=config.pretrained is not None,
+        precision=config.precision,
+        compiled=config.compile,
+        processes=batches.world.size,
         seed=batches.seed,
         device=device.type,
         torch=torch.__version__,

@@ -1,5 +1,6 @@
 """SGDR as pure functions of the integer step (Loshchilov & Hutter, ICLR 2017, arXiv:1608.03983)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 
@@ -8,12 +9,19 @@ from contracts.errors import InvalidConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sgdr:
-    """Cosine annealing with warm restarts. Lengths in optimizer steps."""
+    """Cosine annealing with warm restarts. Lengths in optimizer steps.
+
+    `warmup` steps of the first cycle climb to `eta_max` in equal parts (Goyal et al. 2017,
+    arXiv:1706.02677, section 2.2); each restart goes to `eta_max_decay` times the rate of the one
+    before, which the paper leaves for future work (section 5).
+    """
 
     T_0: int
     T_mult: int = 1
     eta_max: float = 0.1
     eta_min: float = 0.0
+    warmup: int = 0
+    eta_max_decay: float = 1.0
 
     def __post_init__(self) -> None:
         if self.T_0 < 1:
@@ -25,6 +33,24 @@ class Sgdr:
                 f"learning rates must satisfy 0 <= eta_min < eta_max, "
                 f"got eta_min {self.eta_min} and eta_max {self.eta_max}"
             )
+        if not 0 <= self.warmup < self.T_0:
+            raise InvalidConfig(
+                f"the warm-up must be shorter than the first cycle: got {self.warmup} of {self.T_0}"
+            )
+        if not 0 < self.eta_max_decay <= 1:
+            raise InvalidConfig(f"eta_max_decay must be in (0, 1], got {self.eta_max_decay}")
+
+    def refuse_low_restart(self, cycle: int) -> None:
+        """Raise InvalidConfig if the decay takes a restart below `eta_min` up to this cycle."""
+        if self.eta_max * self.eta_max_decay**cycle <= self.eta_min:
+            raise InvalidConfig(
+                f"the restart of cycle {cycle} would be at "
+                f"{self.eta_max * self.eta_max_decay**cycle:.4g}, not above eta_min {self.eta_min}"
+            )
+
+    def rate(self, step: int, val_nlls: Sequence[float] = ()) -> float:
+        """The learning rate of update number `step`; what validation said plays no part."""
+        return learning_rate(step, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +83,25 @@ def cycle_at(step: int, sgdr: Sgdr) -> Cycle:
 def learning_rate(step: int, sgdr: Sgdr) -> float:
     """Equation 5 of the paper, for the update number `step` (from 0), T_cur counted per step.
 
-    The first update of a cycle has exactly `eta_max`; the last one has the cycle's lowest rate,
-    one step before it would reach `eta_min`.
+    The first update of a cycle has exactly `eta_max`, after the warm-up in the first one; the last
+    update has the cycle's lowest rate, one step before it would reach `eta_min`.
     """
     cycle = cycle_at(step, sgdr)
-    progress = (step - cycle.start) / cycle.length  # T_cur / T_i, in [0, 1)
-    return sgdr.eta_min + (sgdr.eta_max - sgdr.eta_min) * (1 + cos(pi * progress)) / 2
+    eta_max = sgdr.eta_max * sgdr.eta_max_decay**cycle.index
+    warmup = sgdr.warmup if cycle.index == 0 else 0
+    T_cur = step - cycle.start - warmup
+    if T_cur < 0:
+        return eta_max * (step + 1) / (warmup + 1)
+    progress = T_cur / (cycle.length - warmup)  # in [0, 1)
+    return sgdr.eta_min + (eta_max - sgdr.eta_min) * (1 + cos(pi * progress)) / 2
 
 
-def first_cycles(count: int, sgdr: Sgdr) -> list[Cycle]:
+def first_cycles(count: int, T_0: int, T_mult: int) -> list[Cycle]:
     """Cycles 0 to `count` - 1, in order."""
-    cycles = [Cycle(0, 0, sgdr.T_0)]
+    cycles = [Cycle(0, 0, T_0)]
     while len(cycles) < count:
         last = cycles[-1]
-        cycles.append(Cycle(last.index + 1, last.end, last.length * sgdr.T_mult))
+        cycles.append(Cycle(last.index + 1, last.end, last.length * T_mult))
     return cycles
 
 

@@ -1,30 +1,22 @@
 """What a run needs before its first step: device, image contract, weights, batches, optimizer."""
 
+import shutil
+from typing import cast
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from contracts.errors import InvalidConfig
 from contracts.pixels import ImageContract
+from trainer.augment import Augmentation, fill_colour
 from trainer.config import TrainConfig
 from trainer.data import Dataset
-from trainer.loop import Batches
+from trainer.distributed import World
+from trainer.loop import Batches, Objective
 from trainer.models import Classifier, build_model
 from trainer.seeding import Purpose, derived_seed
-
-
-def nesterov_sgd(
-    model: Classifier, config: TrainConfig, device: torch.device
-) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum; the schedule sets the rate at each step."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=config.lr_max,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -78,15 +70,24 @@ def new_model(
     return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
 
 
-def build_batches(config: TrainConfig, dataset: Dataset, device: torch.device) -> Batches:
+def build_batches(
+    config: TrainConfig,
+    dataset: Dataset,
+    image: ImageContract,
+    device: torch.device,
+    world: World,
+) -> Batches:
     """The training split on the device, whole, as uint8.
 
     Raises:
-        InvalidConfig: fewer images than one batch, or padding beyond the image.
+        InvalidConfig: fewer images than one batch, a batch that the processes cannot share
+            equally, or padding beyond the image.
     """
     _, height, width = dataset.shape
     side = min(height, width)
     padding = default_padding(side) if config.crop_padding is None else config.crop_padding
+    if config.random_resized_crop is not None:
+        padding = 0
     if padding >= side:
         raise InvalidConfig(
             f"crop_padding {padding} must be below the image's side of {side} pixels"
@@ -95,16 +96,47 @@ def build_batches(config: TrainConfig, dataset: Dataset, device: torch.device) -
         images_NCHW=torch.from_numpy(dataset.train.images_NCHW).to(device),
         labels_N=torch.from_numpy(dataset.train.labels_N).to(device),
         batch_size=config.batch_size or default_batch_size(len(dataset.train)),
-        crop_padding=padding,
-        flip=dataset.mirror_keeps_class if config.flip is None else config.flip,
+        augmentation=Augmentation(
+            crop_padding=padding,
+            flip=dataset.mirror_keeps_class if config.flip is None else config.flip,
+            cutout=config.cutout,
+            min_area=config.random_resized_crop or 1.0,
+        ),
+        fill_C=fill_colour(image).to(device),
         seed=config.seed,
+        world=world,
     )
+    if batches.batch_size % world.size or batches.batch_size < 2 * world.size:
+        raise InvalidConfig(
+            f"a batch of {batches.batch_size} cannot be shared equally by {world.size} processes, "
+            "at least 2 images each; choose another --batch-size"
+        )
     if batches.steps_per_epoch == 0:
         raise InvalidConfig(
             f"batch_size {batches.batch_size} is more than the {len(dataset.train)} training "
             f"images; use at most {len(dataset.train)}"
         )
     return batches
+
+
+def build_objective(
+    config: TrainConfig, model: nn.Module, world: World, device: torch.device
+) -> Objective:
+    """The loss of the model as it is trained.
+
+    Raises:
+        InvalidConfig: `compile` without a compiler.
+    """
+    network = world.wrapped(model)
+    if config.compile:
+        if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise InvalidConfig("--compile on the CPU needs a C++ compiler; found none")
+        network = cast(nn.Module, torch.compile(network))
+    return Objective(
+        network=network,
+        label_smoothing=config.label_smoothing,
+        autocast=config.precision == "bf16",
+    )
 
 
 def default_batch_size(images: int) -> int:

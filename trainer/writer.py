@@ -1,27 +1,25 @@
 """RunWriter: the run directory while it grows. run.json lists complete files only."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from contracts.errors import InvalidConfig, WriteFailed
+from contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
 from contracts.files import write_atomically
-from contracts.pixels import ImageContract
 from contracts.records import FileRef, ValFigures
-from contracts.run import (
-    DataRecord,
-    RunManifest,
-    ScheduleRecord,
-    Snapshot,
-    TrainingRecord,
-    write_run,
-)
+from contracts.run import RUN_FILE, RunManifest, Snapshot, read_run, write_run
+from trainer.config import TrainConfig
+from trainer.config_file import CONFIG_FILE, to_toml
 from trainer.data import Dataset
+from trainer.lock import LOCK_FILE, locked
+from trainer.loop import TrainingDiverged
+from trainer.records import RunDescription
 from trainer.schedule import Cycle
 from trainer.seeding import Purpose, derived_seed
 from trainer.snapshots import snapshot_bytes
@@ -36,12 +34,15 @@ def refuse_taken(directory: Path) -> None:
         InvalidConfig: there is something; a run is never written over.
     """
     try:
-        taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+        taken = directory.exists() and (
+            not directory.is_dir() or any(file.name != LOCK_FILE for file in directory.iterdir())
+        )
     except OSError as error:
         raise WriteFailed(f"{directory}: {error.strerror}; choose another --out") from error
     if taken:
         raise InvalidConfig(
-            f"{directory} is not empty; a run is never written over another, choose a new --out"
+            f"{directory} is not empty; a run is never written over another: choose a new --out"
+            + (f", or go on with --resume {directory}" if (directory / RUN_FILE).exists() else "")
         )
 
 
@@ -53,52 +54,70 @@ class RunWriter:
         self.manifest = manifest
 
     @classmethod
+    @contextmanager
     def start(
-        cls,
-        directory: Path,
-        dataset: Dataset,
-        image: ImageContract,
-        data: DataRecord,
-        schedule: ScheduleRecord,
-        training: TrainingRecord,
-    ) -> "RunWriter":
-        """Write what does not change any more, and a manifest without snapshots."""
+        cls, config: TrainConfig, description: RunDescription, dataset: Dataset
+    ) -> Iterator["RunWriter"]:
+        """Write what does not change any more, and a manifest without snapshots.
+
+        Raises:
+            InvalidConfig: the directory is taken, perhaps only just now.
+        """
+        directory = config.out
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / "snapshots").mkdir()
-            (directory / "val-logits").mkdir()
         except OSError as error:
             raise WriteFailed(f"{directory}: cannot make it: {error.strerror}") from error
-        calibration_NCHW = calibration_images(dataset, training.seed)
-        manifest = RunManifest(
-            snapensemble=version("snapensemble"),
-            classes=dataset.classes,
-            image=image,
-            data=data,
-            schedule=schedule,
-            training=training,
-            val_labels=_write_array(directory, "val-labels.npy", dataset.val.labels_N),
-            calibration_images=_write_array(directory, "calibration-images.npy", calibration_NCHW),
-        )
-        write_run(directory, manifest)
-        return cls(directory, manifest)
+        with locked(directory):
+            refuse_taken(directory)
+            for name in ("snapshots", "val-logits"):
+                (directory / name).mkdir()
+            run = cls(directory, _first_manifest(directory, config, description, dataset))
+            write_run(directory, run.manifest)
+            with run._noting_what_is_left():
+                yield run
 
-    def __enter__(self) -> "RunWriter":
-        return self
+    @classmethod
+    @contextmanager
+    def resumed(
+        cls, config: TrainConfig, description: RunDescription, dataset: Dataset
+    ) -> Iterator["RunWriter"]:
+        """Go on with a run.
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Note on whatever ends the run early what is left of it."""
-        if error is not None:
+        Raises:
+            InvalidManifest: the directory holds no run, or a damaged one.
+            InvalidData: the images are not those that the run began with.
+        """
+        directory = config.out
+        with locked(directory):
+            run = cls(directory, read_run(directory))
+            if run.manifest.data.fingerprint != description.data.fingerprint:
+                raise InvalidData(
+                    f"{config.data} is not what this run began with: its images, classes or split "
+                    "have changed; put them back, or train again with a new --out"
+                )
+            if run.manifest.schedule != description.schedule:
+                raise InvalidManifest(
+                    f"{directory}: this version understands the run's settings otherwise: "
+                    f"{description.schedule} instead of {run.manifest.schedule}"
+                )
+            with run._noting_what_is_left():
+                yield run
+
+    @contextmanager
+    def _noting_what_is_left(self) -> Iterator[None]:
+        """Note on whatever ends the run early what there is, and how to go on."""
+        try:
+            yield
+        except BaseException as error:
             finished = len(self.manifest.snapshots)
             note = f"{finished} of {self.manifest.schedule.cycles} cycles are finished and whole"
             if finished:
                 note += f"; snapensemble export {self.directory} takes them"
+            if not isinstance(error, TrainingDiverged):
+                note += f"; snapensemble train --resume {self.directory} goes on"
             error.add_note(note)
+            raise
 
     def add_snapshot(
         self,
@@ -107,7 +126,7 @@ class RunWriter:
         model: nn.Module,
         logits_NK: NDArray[np.float32],
         val: ValFigures,
-    ) -> Snapshot:
+    ) -> None:
         """Keep the weights of a finished cycle with what they say of the validation split.
 
         Args:
@@ -117,6 +136,9 @@ class RunWriter:
             logits_NK: its answers for the validation split.
             val: the figures of these answers.
         """
+        if cycle.index < len(self.manifest.snapshots):
+            # Kept before the run was stopped, after the checkpoint that it went on from.
+            return
         name = f"cycle-{cycle.index:02d}"
         file = f"snapshots/{name}.safetensors"
         snapshot = Snapshot(
@@ -132,7 +154,6 @@ class RunWriter:
             update={"snapshots": (*self.manifest.snapshots, snapshot)}
         )
         write_run(self.directory, self.manifest)
-        return snapshot
 
 
 def calibration_images(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
@@ -141,6 +162,25 @@ def calibration_images(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng(derived_seed(seed, Purpose.CALIBRATION))
     chosen = np.sort(rng.choice(len(dataset.train), count, replace=False))
     return dataset.train.images_NCHW[chosen]
+
+
+def _first_manifest(
+    directory: Path, config: TrainConfig, description: RunDescription, dataset: Dataset
+) -> RunManifest:
+    """A manifest without snapshots; the files that all of them share are written first."""
+    settings = write_atomically(directory / CONFIG_FILE, to_toml(config).encode())
+    calibration_NCHW = calibration_images(dataset, config.seed)
+    return RunManifest(
+        snapensemble=version("snapensemble"),
+        classes=dataset.classes,
+        image=description.image,
+        data=description.data,
+        schedule=description.schedule,
+        training=description.training,
+        config=FileRef(file=CONFIG_FILE, sha256=settings),
+        val_labels=_write_array(directory, "val-labels.npy", dataset.val.labels_N),
+        calibration_images=_write_array(directory, "calibration-images.npy", calibration_NCHW),
+    )
 
 
 def _write_array(directory: Path, file: str, array: NDArray[np.generic]) -> FileRef:

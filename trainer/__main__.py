@@ -1,0 +1,41 @@
+"""`python -m trainer`: the flags of `snapensemble train`, for torchrun to start."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from contracts.commands import exit_code
+from contracts.run import RUN_FILE
+from contracts.stopping import raise_on_signals
+from trainer import cli
+
+
+def main() -> int:
+    """Train.
+
+    Returns:
+        0; 2 after an error that the user can mend; 130 or 143 after SIGINT or SIGTERM.
+    """
+    raise_on_signals()
+    return exit_code("trainer", _run)
+
+
+def _run() -> int:
+    parser = argparse.ArgumentParser(prog="torchrun ... -m trainer", description=__doc__)
+    cli.add_arguments(parser)
+    return cli.run(resumed_after_restart(parser.parse_args()))
+
+
+def resumed_after_restart(args: argparse.Namespace) -> argparse.Namespace:
+    """The same job as --resume, where torchrun has started it anew (`--max-restarts`)."""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    out: Path | None = getattr(args, "out", None)
+    if not restarted or out is None or not (out / RUN_FILE).exists():
+        return args
+    kept = {name: value for name, value in vars(args).items() if name in cli.RESUMABLE}
+    return argparse.Namespace(resume=out, **kept)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

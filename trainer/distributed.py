@@ -1,0 +1,131 @@
+"""Several processes of one run: torchrun, DistributedDataParallel, gloo or NCCL.
+
+Every process holds the whole data set and the same random numbers; of each global batch it trains
+on its own part. Process 0, the leader, writes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from contracts.errors import InvalidConfig, SnapensembleError
+
+
+class ProcessLost(SnapensembleError):
+    """Another process of the run has ended; the last checkpoint is whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The processes that train together: this one's number, and how many there are."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """The model with gradients averaged over the processes; alone, the model itself."""
+        if self.size == 1:
+            return model
+        # Running statistics are averaged before they are used, not sent at each step.
+        return DistributedDataParallel(model, broadcast_buffers=False)
+
+    def share(self, count: int) -> slice:
+        """This process's part of `count` rows, as equal as can be."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over the processes."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def average_batch_norm(self, model: nn.Module) -> None:
+        """Give every process the mean of the running statistics, which each saw its own part of."""
+        for module in model.modules() if self.size > 1 else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+                for statistic in (module.running_mean, module.running_var):
+                    assert statistic is not None
+                    statistic.copy_(self.mean(statistic))
+
+    def gathered(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The rows of all processes, in the order of their numbers."""
+        if self.size == 1:
+            return rows
+        parts: list[NDArray[np.float32]] = [rows] * self.size
+        dist.all_gather_object(parts, rows)
+        return np.concatenate(parts)
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Run the block in process 0 first, then in the others: they find what it has made."""
+        if self.size > 1 and not self.leads:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.leads:
+            dist.barrier()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The world that torchrun has started, or this process alone.
+
+    Raises:
+        ProcessLost: another process has ended while this one waited for it.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        yield World(dist.get_rank(), size)
+        dist.barrier()
+    except (dist.DistError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or not _connection_lost(error):
+            raise
+        raise ProcessLost(
+            f"another process of this run has ended ({str(error).splitlines()[0][:200]})"
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def local_device(name: str) -> str:
+    """Under torchrun each process takes the GPU of its local number, unless one is named."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return name
+    if int(rank) >= torch.cuda.device_count():
+        raise InvalidConfig(
+            f"process {rank} has no GPU: this machine has {torch.cuda.device_count()}; "
+            "start fewer processes, or give --device cpu"
+        )
+    return f"cuda:{rank}"
+
+
+def threads_here(budget: int) -> int:
+    """The processors of this machine divided among its processes, at least 1."""
+    return max(1, budget // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _connection_lost(error: BaseException) -> bool:
+    words = ("connection", "peer", "gloo", "nccl", "socket", "timed out", "timeout")
+    return isinstance(error, dist.DistError) or any(w in str(error).lower() for w in words)

@@ -1,0 +1,150 @@
+"""The schedules that SGDR is compared with, as pure functions of the step and the validation NLLs.
+
+Rates are learning rates, lengths are optimizer steps unless they say epochs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal, Protocol
+
+from contracts.errors import InvalidConfig
+from trainer.schedule import Cycle
+
+HyperRule = Literal["additive", "multiplicative"]
+
+
+class Schedule(Protocol):
+    """Says how far each optimizer update goes."""
+
+    def rate(self, step: int, val_nlls: Sequence[float]) -> float | None:
+        """The learning rate of update number `step`, counted from 0.
+
+        Args:
+            step: the update.
+            val_nlls: the validation NLL after each epoch that is finished.
+
+        Returns:
+            The rate; None where the optimizer moves its rate itself.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A schedule, and when snapshots are taken: at the end of each cycle.
+
+    Where the schedule knows no cycles, they are the equal intervals between snapshots (the
+    NoCycle baseline of Huang et al. 2017, section 4.1).
+    """
+
+    schedule: Schedule
+    cycles: tuple[Cycle, ...]
+    steps_per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """All updates of the run."""
+        return self.cycles[-1].end
+
+    @property
+    def epochs(self) -> int:
+        """All epochs of the run."""
+        return self.steps // self.steps_per_epoch
+
+    def cycle_of(self, epoch: int) -> Cycle:
+        """The cycle that an epoch belongs to."""
+        step = epoch * self.steps_per_epoch
+        return next(cycle for cycle in self.cycles if step < cycle.end)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """One rate from beginning to end."""
+
+    eta: float
+
+    def rate(self, step: int, val_nlls: Sequence[float] = ()) -> float:
+        """Always `eta`."""
+        return self.eta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepDecay:
+    """`factor` times the rate at each milestone (He et al. 2016, arXiv:1512.03385, section 4.2)."""
+
+    eta: float
+    milestones: tuple[int, ...]
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise InvalidConfig(f"milestones must rise, got {self.milestones}")
+
+    def rate(self, step: int, val_nlls: Sequence[float] = ()) -> float:
+        """`eta` times `factor` to the power of the milestones reached."""
+        return self.eta * self.factor ** sum(step >= each for each in self.milestones)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plateau:
+    """`factor` times the rate when the validation NLL has stopped falling.
+
+    The rule of torch's ReduceLROnPlateau: an epoch is an improvement if its NLL lies below the
+    best one so far by the fraction `threshold`; after more than `patience` epochs in a row
+    without one the rate falls, not below `eta_min`, and the count begins anew.
+    """
+
+    eta: float
+    eta_min: float = 0.0
+    factor: float = 0.1
+    patience: int = 5
+    threshold: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta_min < self.eta:
+            raise InvalidConfig(
+                f"the rates must satisfy 0 <= lowest < first, got {self.eta_min} and {self.eta}"
+            )
+
+    def rate(self, step: int, val_nlls: Sequence[float]) -> float:
+        """The rate that the history of validation NLLs leads to."""
+        eta, best, waited = self.eta, float("inf"), 0
+        for nll in val_nlls:
+            if nll < best * (1 - self.threshold):
+                best, waited = nll, 0
+            else:
+                waited += 1
+            if waited > self.patience:
+                eta, waited = max(eta * self.factor, self.eta_min), 0
+        return eta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hypergradient:
+    """The rate descends its own gradient (Baydin et al. 2018, arXiv:1703.04782).
+
+    `trainer.optimizers.HypergradientSgd` holds the equations; `beta` is the paper's
+    hypergradient learning rate. The rate stays in [0, `eta_max`].
+    """
+
+    eta_start: float
+    eta_max: float
+    beta: float
+    rule: HyperRule = "additive"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eta_start <= self.eta_max:
+            raise InvalidConfig(
+                f"the first rate must be above 0 and at most {self.eta_max}, got {self.eta_start}"
+            )
+        if not (isfinite(self.beta) and self.beta >= 0):
+            raise InvalidConfig(f"beta must not be negative, got {self.beta}")
+        if self.rule == "multiplicative" and self.beta >= 1:
+            raise InvalidConfig(
+                f"beta must be below 1 for the multiplicative rule, got {self.beta}: "
+                "one step could take the rate to 0, where it would stay"
+            )
+
+    def rate(self, step: int, val_nlls: Sequence[float] = ()) -> None:
+        """None: it depends on the gradients, which the optimizer sees."""
+        return
