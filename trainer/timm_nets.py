@@ -79,7 +79,8 @@ def _timm() -> ModuleType:
             f"timm cannot be imported: {error}; install the torchvision that belongs to "
             f"torch {torch.__version__}"
         ) from error
-    return cast(ModuleType, timm)
+    module: ModuleType = timm
+    return module
 
 
 def _known(name: str) -> str:
@@ -92,17 +93,14 @@ def _known(name: str) -> str:
     close = ", ".join(PREFIX + match for match in difflib.get_close_matches(bare, known, n=5))
     raise InvalidConfig(
         f"timm has no network {bare!r}; "
-        + (
-            f"close to it: {close}"
-            if close
-            else "its list: python -c 'import timm; print(*timm.list_models())'"
-        )
+        + (f"close to it: {close}" if close else "timm.list_models() gives their names")
     )
 
 
 def _created(name: str, image: ImageContract, **settings: Any) -> nn.Module:
     try:
-        return cast(nn.Module, _timm().create_model(name, **settings))
+        net: nn.Module = _timm().create_model(name, **settings)
+        return net
     except (TypeError, ValueError, AssertionError, RuntimeError, ZeroDivisionError) as error:
         raise InvalidConfig(
             f"{PREFIX}{name} cannot be built for images of {image.channels} x {image.height} x "
@@ -115,12 +113,13 @@ def _downloaded(name: str, image: ImageContract, **settings: Any) -> nn.Module:
         raise InvalidConfig(f"timm has no pretrained weights for {name}; train it without")
     _created(name, image, **settings)  # what is wrong with the images is not wrong with the network
     try:
-        return cast(nn.Module, _timm().create_model(name, pretrained=True, **settings))
+        net: nn.Module = _timm().create_model(name, pretrained=True, **settings)
     except Exception as error:  # the download's libraries raise their own types
         raise InvalidConfig(
             f"the weights of {name} cannot be downloaded: {_first_line(error)}; without a network, "
             "give the path of their file instead of 'hub'"
         ) from error
+    return net
 
 
 def _from_file(
@@ -128,10 +127,12 @@ def _from_file(
 ) -> nn.Module:
     """Load with the file's own classes, all weights; then a fresh last layer where they differ."""
     weights = _read(file)
+    if all(key.startswith("net.") for key in weights):  # a snapshot of a run with such a network
+        weights = {key.removeprefix("net."): value for key, value in weights.items()}
     cfg = _timm().get_pretrained_cfg(name)
     rows = cfg.num_classes
     if isinstance(cfg.classifier, str) and f"{cfg.classifier}.weight" in weights:
-        rows = len(weights[f"{cfg.classifier}.weight"]) - cfg.label_offset
+        rows = len(weights[f"{cfg.classifier}.weight"]) - (cfg.label_offset or 0)
     _created(name, image, num_classes=classes, **settings)
     overlay = {"state_dict": weights, "num_classes": rows, "custom_load": False}
     try:

@@ -27,7 +27,7 @@ class PatchWhitening(nn.Conv2d):
 
     def __init__(self, channels: int) -> None:
         size = channels * self.SIDE**2
-        # `skip_init`-like: nothing is drawn from the random state for what is not trained.
+        # Nothing is drawn from the random state for what is not trained.
         with torch.random.fork_rng(devices=[]):
             super().__init__(channels, 2 * size, self.SIDE, bias=False)
         self.weight.requires_grad = False
@@ -59,7 +59,7 @@ def _covariance(patches_PD: Tensor) -> Tensor:
     """In float64: a sum over millions of patches."""
     D = patches_PD.shape[1]
     total_DD = torch.zeros(D, D, dtype=torch.float64, device=patches_PD.device)
-    for part_PD in patches_PD.split(1 << 18):
+    for part_PD in torch.split(patches_PD, 1 << 18):
         part64_PD = part_PD.double()
         total_DD += part64_PD.T @ part64_PD
     mean_D = patches_PD.double().mean(dim=0)
