@@ -1,9 +1,10 @@
 """Networks by name. Each takes uint8 images and gives logits; the normalisation is its first layer.
 
-Shapes: B images, C channels, H height, W width, K classes.
+Shapes: N, B images, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -12,74 +13,89 @@ from torch import Tensor, nn
 
 from contracts.errors import InvalidConfig
 from contracts.pixels import ImageContract
+from trainer import timm_nets
+from trainer.densenets import densenet
+from trainer.layers import Trunk
+from trainer.plain_net import plain_net
+from trainer.resnets import BasicBlock, Bottleneck, cifar_resnet, imagenet_resnet
+from trainer.whitening import PatchWhitening
+from trainer.wide_resnets import wide_resnet
+
+WHITEN = "+whiten"
 
 
 class Classifier(nn.Module):
     """uint8 images in, logits out: what is trained is what is exported."""
 
-    def __init__(self, features: nn.Module, width: int, classes: int, image: ImageContract) -> None:
+    def __init__(self, image: ImageContract) -> None:
         super().__init__()
-        self.features = features
-        self.head = nn.Linear(width, classes)
         # In units of pixels: one subtraction and one product in the graph. The names are long
         # because the ONNX exporter once mixed up a buffer called `mean` with an operator's output.
         self.register_buffer("pixel_mean", _per_channel(image.mean) * 255, persistent=False)
         self.register_buffer("pixel_scale", 1 / (_per_channel(image.std) * 255), persistent=False)
 
+    def normalised(self, images: Tensor) -> Tensor:
+        """images_BCHW, uint8, with each channel's mean taken off, in units of its deviation."""
+        pixel_mean, pixel_scale = cast(Tensor, self.pixel_mean), cast(Tensor, self.pixel_scale)
+        return (images.to(pixel_mean.dtype) - pixel_mean) * pixel_scale
+
     def forward(self, images: Tensor) -> Tensor:
         """logits_BK, float32, for images_BCHW, uint8."""
-        pixel_mean, pixel_scale = cast(Tensor, self.pixel_mean), cast(Tensor, self.pixel_scale)
-        normalised = (images.to(pixel_mean.dtype) - pixel_mean) * pixel_scale
-        return cast(Tensor, self.head(self.features(normalised).mean(dim=(2, 3))))
+        raise NotImplementedError
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385, figure 2)."""
+class PooledClassifier(Classifier):
+    """Convolutions, the mean of each last feature map, one linear layer."""
 
-    def __init__(self, width_in: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = _conv3x3(width_in, width, stride), nn.BatchNorm2d(width)
-        self.conv2, self.bn2 = _conv3x3(width, width), nn.BatchNorm2d(width)
-        # Option B of the paper, a 1x1 convolution where the shape changes: it is one more
-        # convolution to ONNX Runtime, where option A's slice and pad would break its layout.
-        self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or width_in != width:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(width_in, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-            )
+    def __init__(self, trunk: Trunk, classes: int, image: ImageContract) -> None:
+        super().__init__(image)
+        self.features = nn.Sequential(*trunk.layers)
+        self.head = nn.Linear(trunk.width, classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x_BCHW -> B, width, H / stride, W / stride."""
-        y = torch.relu(self.bn1(self.conv1(x)))
-        return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+    def forward(self, images: Tensor) -> Tensor:
+        """logits_BK, float32, for images_BCHW, uint8."""
+        return cast(Tensor, self.head(self.features(self.normalised(images)).mean(dim=(2, 3))))
 
 
-def cifar_resnet(depth: int, classes: int, image: ImageContract) -> Classifier:
-    """The 6n+2 layer ResNet for small images (He et al. 2016, section 4.2)."""
-    blocks = (depth - 2) // 6
-    layers: list[nn.Module] = [_conv3x3(image.channels, 16), nn.BatchNorm2d(16), nn.ReLU()]
-    width_in = 16
-    for width, stride in ((16, 1), (32, 2), (64, 2)):
-        for index in range(blocks):
-            layers.append(BasicBlock(width_in, width, stride if index == 0 else 1))
-            width_in = width
-    return Classifier(nn.Sequential(*layers), 64, classes, image)
+class WrappedClassifier(Classifier):
+    """Somebody else's network, from normalised images to logits."""
+
+    def __init__(self, net: nn.Module, image: ImageContract) -> None:
+        super().__init__(image)
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """logits_BK, float32, for images_BCHW, uint8."""
+        return cast(Tensor, self.net(self.normalised(images)))
 
 
-def plain_net(width: int, classes: int, image: ImageContract) -> Classifier:
-    """Four 3x3 convolutions, for images of 8 to 16 pixels."""
-    layers: list[nn.Module] = []
-    width_in: int = image.channels
-    for width_out, stride in ((width, 1), (width, 1), (2 * width, 2), (2 * width, 1)):
-        layers += [_conv3x3(width_in, width_out, stride), nn.BatchNorm2d(width_out), nn.ReLU()]
-        width_in = width_out
-    return Classifier(nn.Sequential(*layers), width_in, classes, image)
+@dataclass(frozen=True, slots=True)
+class Network:
+    """An architecture: its trunk for a number of channels, and which images it is for."""
+
+    trunk: Callable[[int], Trunk]
+    min_side: int = 1  # pixels
+
+    @property
+    def for_small_images(self) -> bool:
+        """Whether it sees single pixels, so that whitening their patches makes sense."""
+        return self.min_side < 64
 
 
-MODELS: dict[str, Callable[[int, ImageContract], Classifier]] = {
-    "tiny": partial(plain_net, 8),
-    "small": partial(plain_net, 32),
-    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (20, 32, 44, 56, 110)},
+MODELS: dict[str, Network] = {
+    "tiny": Network(partial(plain_net, 8)),
+    "small": Network(partial(plain_net, 32)),
+    **{f"resnet{depth}": Network(partial(cifar_resnet, depth)) for depth in (20, 32, 44, 56, 110)},
+    "wrn-16-4": Network(partial(wide_resnet, 2, 4)),
+    "wrn-28-10": Network(partial(wide_resnet, 4, 10)),
+    "wrn-32-4": Network(partial(wide_resnet, 5, 4)),
+    "densenet-40-12": Network(partial(densenet, 40, 12), min_side=4),
+    "resnet18": Network(
+        partial(imagenet_resnet, BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512)), min_side=64
+    ),
+    "resnet50": Network(
+        partial(imagenet_resnet, Bottleneck, (3, 4, 6, 3), (256, 512, 1024, 2048)), min_side=64
+    ),
 }
 
 
@@ -88,28 +104,80 @@ def default_model(image: ImageContract) -> str:
     return "small" if max(image.height, image.width) <= 16 else "resnet20"
 
 
-def build_model(name: str, classes: int, image: ImageContract) -> Classifier:
-    """A freshly initialised network.
+def build_model(
+    name: str, classes: int, image: ImageContract, pretrained: str | None = None
+) -> Classifier:
+    """A network, freshly initialised unless `pretrained` says otherwise.
+
+    Args:
+        name: one of `MODELS`; one for small images with `+whiten` after it, see
+            `set_whitening`; or `timm:` and the name of a network in timm.
+        classes: how many.
+        image: what the network takes.
+        pretrained: for networks of timm: `hub` for timm's own weights, or the path of a file.
 
     Raises:
-        InvalidConfig: no network has this name.
+        InvalidConfig: no network has this name or takes such images, or the weights are not
+            there or do not fit.
     """
-    if name not in MODELS:
-        raise InvalidConfig(f"unknown model {name!r}; choose one of {', '.join(MODELS)}")
-    model = MODELS[name](classes, image)
+    if name.startswith(timm_nets.PREFIX):
+        return WrappedClassifier(timm_nets.build(name, classes, image, pretrained), image)
+    if pretrained is not None:
+        raise InvalidConfig(
+            f"there are no pretrained weights for {name}: they are for networks of timm, "
+            f"such as {timm_nets.PREFIX}resnet18"
+        )
+    model = PooledClassifier(_trunk(name, image), classes, image)
+    # He et al. 2015 (arXiv:1502.01852), section 2.2, in the backward form that the published code
+    # of He et al., Zagoruyko & Komodakis and Huang et al. has.
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return model
 
 
+def set_whitening(model: Classifier, images_NCHW: Tensor) -> None:
+    """Compute a `+whiten` network's first layer from training images; leave others as they are.
+
+    Args:
+        model: the network, before its first step.
+        images_NCHW: uint8; a few thousand are enough, and no more than that are looked at.
+    """
+    for module in model.modules():
+        if isinstance(module, PatchWhitening):
+            some_NCHW = images_NCHW[: PatchWhitening.MAX_IMAGES].to(module.weight.device)
+            module.fit(model.normalised(some_NCHW))
+
+
 def parameter_count(model: nn.Module) -> int:
     """How many numbers the optimizer changes."""
-    return sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _conv3x3(width_in: int, width: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
+def _trunk(name: str, image: ImageContract) -> Trunk:
+    base = name.removesuffix(WHITEN)
+    if base not in MODELS:
+        raise InvalidConfig(
+            f"unknown model {name!r}; choose one of {', '.join(MODELS)}, "
+            f"or {timm_nets.PREFIX}NAME for a network of timm"
+        )
+    network = MODELS[base]
+    if min(image.height, image.width) < network.min_side:
+        raise InvalidConfig(
+            f"{base} is for images of {network.min_side} pixels and more, these are "
+            f"{image.height} x {image.width}; choose a network for small images such as "
+            f"{default_model(image)}, or a larger --image-size"
+        )
+    if base == name:
+        return network.trunk(image.channels)
+    if not network.for_small_images or min(image.height, image.width) < PatchWhitening.SIDE + 3:
+        raise InvalidConfig(
+            f"{name}: {WHITEN} is for the networks for small images, and images of "
+            f"{PatchWhitening.SIDE + 3} pixels and more; choose {base}"
+        )
+    whitening = PatchWhitening(image.channels)
+    trunk = network.trunk(whitening.out_channels)
+    return Trunk([whitening, nn.ReLU(inplace=True), *trunk.layers], trunk.width)
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:
