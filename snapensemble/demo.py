@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from contracts.bundle import BUNDLE_FILE, read_bundle
 from contracts.errors import InvalidConfig
 from contracts.run import RUN_FILE
-from snapensemble.server_process import server_process
 from contracts.stopping import Stopped
+from snapensemble.server_process import server_process
 
 if TYPE_CHECKING:  # torch and scikit-learn take seconds to import; `--help` needs neither
     from trainer.config import TrainConfig

@@ -9,7 +9,7 @@ from contracts.errors import InvalidConfig
 from contracts.pixels import MAX_SIDE
 from contracts.run import ScheduleName
 from trainer.schedule import Sgdr, cycles_in, first_cycles
-from trainer.schedules import Constant, HyperRule, Hypergradient, Plan, Plateau, Schedule, StepDecay
+from trainer.schedules import Constant, Hypergradient, HyperRule, Plan, Plateau, Schedule, StepDecay
 
 Precision = Literal["fp32", "bf16"]
 MAX_SEED = 2**32

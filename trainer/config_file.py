@@ -70,7 +70,7 @@ def parsed(text: str, file: Path) -> dict[str, Any]:
             raise InvalidConfig(f"{file}: unknown setting {name!r}; known: {', '.join(HINTS)}")
         kind = kind_of(name)
         if not _fits(value, kind):
-            expected = {tuple: "a list of numbers", Path: "str"}.get(kind, kind.__name__)
+            expected = "a list of numbers" if kind is tuple else kind.__name__
             raise InvalidConfig(f"{file}: {name} must be {expected}, got {value!r}")
         if kind in (tuple, Path):
             content[name] = kind(value)

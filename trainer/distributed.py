@@ -55,9 +55,12 @@ class World:
         return value
 
     def average_batch_norm(self, model: nn.Module) -> None:
-        """Give every process the mean of the running statistics, which each saw its own part of."""
+        """Give every process the mean of the running statistics: each saw its own part."""
         for module in model.modules() if self.size > 1 else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            if (
+                isinstance(module, nn.modules.batchnorm._BatchNorm)
+                and module.running_mean is not None
+            ):
                 for statistic in (module.running_mean, module.running_var):
                     assert statistic is not None
                     statistic.copy_(self.mean(statistic))

@@ -141,11 +141,13 @@ def set_whitening(model: Classifier, images_NCHW: Tensor) -> None:
 
     Args:
         model: the network, before its first step.
-        images_NCHW: uint8; a few thousand are enough, and no more than that are looked at.
+        images_NCHW: uint8; a few thousand are looked at, evenly spread, as a folder's images come
+            sorted by class.
     """
     for module in model.modules():
         if isinstance(module, PatchWhitening):
-            some_NCHW = images_NCHW[: PatchWhitening.MAX_IMAGES].to(module.weight.device)
+            stride = -(-len(images_NCHW) // PatchWhitening.MAX_IMAGES)
+            some_NCHW = images_NCHW[::stride].to(module.weight.device)
             module.fit(model.normalised(some_NCHW))
 
 

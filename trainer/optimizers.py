@@ -85,9 +85,7 @@ def build_optimizer(
     }
     if isinstance(schedule, Hypergradient):
         return HypergradientSgd(parameters, schedule, **settings)
-    return torch.optim.SGD(
-        parameters, lr=config.top_rate, nesterov=config.momentum > 0, **settings
-    )
+    return torch.optim.SGD(parameters, lr=config.top_rate, nesterov=config.momentum > 0, **settings)
 
 
 def _dot(left: list[Tensor], right: list[Tensor]) -> float:

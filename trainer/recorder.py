@@ -97,9 +97,13 @@ def recording(
             load_checkpoint(config.out, state)
         yield Recorder()
         return
-    open_run = RunWriter.resumed if resumed else RunWriter.start
+    opened = (
+        RunWriter.resumed(config, description)
+        if resumed
+        else RunWriter.start(config, description, dataset)
+    )
     with ExitStack() as stack:
-        run = stack.enter_context(open_run(config, description, dataset))
+        run = stack.enter_context(opened)
         if resumed:
             load_checkpoint(run.directory, state)
         observers: list[Observer] = [

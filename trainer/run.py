@@ -84,9 +84,9 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
                 split_seed=config.split_seed,
                 image_size=config.image_size,
             )
-        image = image_contract(dataset)
+        image = image_contract(dataset, config.model if config.pretrained else None)
         name = config.model or default_model(image)
-        model = new_model(name, dataset, image, config.seed, device)
+        model = new_model(name, config, dataset, image, device)
         batches = build_batches(config, dataset, image, device, world)
         plan = config.plan(batches.steps_per_epoch)
         state = State(model, build_optimizer(model, config, plan.schedule, device))

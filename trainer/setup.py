@@ -15,8 +15,9 @@ from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.distributed import World
 from trainer.loop import Batches, Objective
-from trainer.models import Classifier, build_model
+from trainer.models import Classifier, build_model, set_whitening
 from trainer.seeding import Purpose, derived_seed
+from trainer.timm_nets import expected_normalisation
 
 
 def choose_device(name: str) -> torch.device:
@@ -36,21 +37,17 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def image_contract(dataset: Dataset) -> ImageContract:
-    """The images' shape, with the training split's mean and deviation per channel.
+def image_contract(dataset: Dataset, pretrained: str | None = None) -> ImageContract:
+    """The images' shape and normalisation.
 
-    Both come from a histogram of the 256 grey values, exact and without a float copy.
+    Args:
+        dataset: gives the mean and deviation per channel of its training split, from a histogram
+            of the 256 grey values: exact and without a float copy.
+        pretrained: a network of timm whose published weights expect their own normalisation.
     """
     channels, height, width = dataset.shape
-    means, stds = [], []
-    for channel in range(channels):
-        counts_256 = _histogram(dataset.train.images_NCHW[:, channel])
-        values_256 = np.arange(256) / 255
-        mean = float(np.average(values_256, weights=counts_256))
-        variance = float(np.average((values_256 - mean) ** 2, weights=counts_256))
-        means.append(round(mean, 6))
-        # A channel that never varies still needs a scale: one grey value.
-        stds.append(round(max(variance**0.5, 1 / 255), 6))
+    expected = None if pretrained is None else expected_normalisation(pretrained, channels)
+    means, stds = expected or train_statistics(dataset)
     return ImageContract(
         channels=1 if channels == 1 else 3,
         height=height,
@@ -60,13 +57,29 @@ def image_contract(dataset: Dataset) -> ImageContract:
     )
 
 
+def train_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
+    """Mean and deviation per channel of the training images, in units of full scale."""
+    channels, _, _ = dataset.shape
+    means, stds = [], []
+    for channel in range(channels):
+        counts_256 = _histogram(dataset.train.images_NCHW[:, channel])
+        values_256 = np.arange(256) / 255
+        mean = float(np.average(values_256, weights=counts_256))
+        variance = float(np.average((values_256 - mean) ** 2, weights=counts_256))
+        means.append(round(mean, 6))
+        # A channel that never varies still needs a scale: one grey value.
+        stds.append(round(max(variance**0.5, 1 / 255), 6))
+    return means, stds
+
+
 def new_model(
-    name: str, dataset: Dataset, image: ImageContract, seed: int, device: torch.device
+    name: str, config: TrainConfig, dataset: Dataset, image: ImageContract, device: torch.device
 ) -> Classifier:
     """Weights drawn from the seed alone; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(seed, Purpose.WEIGHTS))
-        model = build_model(name, len(dataset.classes), image)
+        torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
+        model = build_model(name, len(dataset.classes), image, config.pretrained)
+    set_whitening(model, torch.from_numpy(dataset.train.images_NCHW))
     return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
 
 

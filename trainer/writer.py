@@ -79,9 +79,7 @@ class RunWriter:
 
     @classmethod
     @contextmanager
-    def resumed(
-        cls, config: TrainConfig, description: RunDescription, dataset: Dataset
-    ) -> Iterator["RunWriter"]:
+    def resumed(cls, config: TrainConfig, description: RunDescription) -> Iterator["RunWriter"]:
         """Go on with a run.
 
         Raises:
