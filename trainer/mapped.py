@@ -1,0 +1,104 @@
+"""Images that need not fit into memory: arrays in files, read through a memory map.
+
+The maps are copy-on-write, which torch takes without a warning; nothing reaches the files.
+Shapes: N images, C channels, H height, W width.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+CACHE_VARIABLE = "SNAPENSEMBLE_CACHE"
+_CHUNK_BYTES = 1 << 26
+
+
+def cache_directory() -> Path:
+    """Where decoded images are kept: $SNAPENSEMBLE_CACHE, or the user's place for caches.
+
+    Raises:
+        OSError: this user has no home directory.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen)
+    # A relative path is to be ignored (XDG Base Directory Specification).
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return (base if base.is_absolute() else Path.home() / ".cache") / "snapensemble"
+    except RuntimeError as error:
+        raise OSError(f"no home directory: {error}") from error
+
+
+def write_rows(
+    file: Path, images: Iterable[NDArray[np.uint8]], most: int, shape_CHW: tuple[int, int, int]
+) -> int:
+    """Write images one by one as the .npy file of one array, flushed to the disk.
+
+    They go through ordinary writes: on a full disk these raise, where a write through a memory
+    map would end the process (SIGBUS).
+
+    Args:
+        file: does not exist yet.
+        images: of `shape_CHW` each.
+        most: at least as many as there are.
+        shape_CHW: of one image.
+
+    Returns:
+        How many images there were.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be made.
+    """
+    count = 0
+    with file.open("xb") as stream:
+        _write_header(stream, (most, *shape_CHW))
+        start = stream.tell()
+        for image_CHW in images:
+            assert image_CHW.shape == shape_CHW
+            stream.write(image_CHW.tobytes())
+            count += 1
+        stream.seek(0)
+        _write_header(stream, (count, *shape_CHW))
+        assert stream.tell() == start  # NumPy leaves room for any number of rows
+        stream.flush()
+        os.fsync(stream.fileno())
+    return count
+
+
+def open_rows(file: Path) -> NDArray[np.uint8]:
+    """The array of a .npy file as a memory map.
+
+    Raises:
+        OSError, ValueError: absent, truncated, or no array.
+    """
+    images_NCHW: NDArray[np.uint8] = np.load(file, mmap_mode="c", allow_pickle=False)
+    return images_NCHW
+
+
+def take_rows(images_NCHW: NDArray[np.uint8], chosen_N: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The images where the mask is true, in memory only if `images_NCHW` is.
+
+    Those of a memory map go to a file without a name in the cache directory, which the system
+    removes with the array. Where none can be made, they go to memory.
+    """
+    if not isinstance(images_NCHW, np.memmap):
+        return images_NCHW[chosen_N]
+    rows = np.flatnonzero(chosen_N)
+    shape = (len(rows), *images_NCHW.shape[1:])
+    step = max(1, _CHUNK_BYTES // max(1, images_NCHW[0].nbytes))
+    try:
+        with tempfile.TemporaryFile(dir=cache_directory()) as file:
+            for start in range(0, len(rows), step):
+                file.write(images_NCHW[rows[start : start + step]].tobytes())
+            file.flush()
+            return np.memmap(file, np.uint8, "c", shape=shape)
+    except (OSError, ValueError):  # ValueError: no row, and an empty file has no map
+        return images_NCHW[chosen_N]
+
+
+def _write_header(stream: object, shape: tuple[int, ...]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[arg-type]
