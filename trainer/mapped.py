@@ -1,19 +1,26 @@
 """Images that need not fit into memory: arrays in files, read through a memory map.
 
-The maps are copy-on-write, which torch takes without a warning; nothing reaches the files.
+The maps are private: torch takes them without a warning, and nothing written reaches the files.
 Shapes: N images, C channels, H height, W width.
 """
 
+import math
+import mmap
 import os
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 CACHE_VARIABLE = "SNAPENSEMBLE_CACHE"
 _CHUNK_BYTES = 1 << 26
+# Linux reserves memory for private maps, and refuses one larger than the machine's; not so with
+# this flag, which numpy.memmap cannot set and Python does not name.
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 def cache_directory() -> Path:
@@ -69,13 +76,17 @@ def write_rows(
 
 
 def open_rows(file: Path) -> NDArray[np.uint8]:
-    """The array of a .npy file as a memory map.
+    """The array that `write_rows` wrote, as a memory map.
 
     Raises:
-        OSError, ValueError: absent, truncated, or no array.
+        OSError, ValueError: absent, truncated, or no such array.
     """
-    images_NCHW: NDArray[np.uint8] = np.load(file, mmap_mode="c", allow_pickle=False)
-    return images_NCHW
+    with file.open("rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        shape, columns_first, dtype = np.lib.format.read_array_header_1_0(stream)
+        if version != (1, 0) or columns_first or dtype != np.uint8:
+            raise ValueError(f"{file}: not an array of images")
+        return _mapped(stream, shape, stream.tell())
 
 
 def take_rows(images_NCHW: NDArray[np.uint8], chosen_N: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -84,7 +95,7 @@ def take_rows(images_NCHW: NDArray[np.uint8], chosen_N: NDArray[np.bool_]) -> ND
     Those of a memory map go to a file without a name in the cache directory, which the system
     removes with the array. Where none can be made, they go to memory.
     """
-    if not isinstance(images_NCHW, np.memmap):
+    if not is_mapped(images_NCHW):
         return images_NCHW[chosen_N]
     rows = np.flatnonzero(chosen_N)
     shape = (len(rows), *images_NCHW.shape[1:])
@@ -94,11 +105,28 @@ def take_rows(images_NCHW: NDArray[np.uint8], chosen_N: NDArray[np.bool_]) -> ND
             for start in range(0, len(rows), step):
                 file.write(images_NCHW[rows[start : start + step]].tobytes())
             file.flush()
-            return np.memmap(file, np.uint8, "c", shape=shape)
+            return _mapped(file, shape, 0)
     except (OSError, ValueError):  # ValueError: no row, and an empty file has no map
         return images_NCHW[chosen_N]
 
 
-def _write_header(stream: object, shape: tuple[int, ...]) -> None:
+def is_mapped(array: object) -> bool:
+    """Whether the elements lie in a file rather than in memory."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(array, mmap.mmap)
+
+
+def _mapped(file: IO[bytes], shape: tuple[int, ...], offset: int) -> NDArray[np.uint8]:
+    pages = mmap.mmap(
+        file.fileno(),
+        offset + math.prod(shape),
+        flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
+        prot=mmap.PROT_READ | mmap.PROT_WRITE,
+    )
+    return np.ndarray(shape, np.uint8, pages, offset)
+
+
+def _write_header(stream: IO[bytes], shape: tuple[int, ...]) -> None:
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[arg-type]
+    np.lib.format.write_array_header_1_0(stream, header)
