@@ -119,6 +119,8 @@ def bundle_data(bundle: BundleManifest, spec: str | None = None, split: str = "t
 def sample(part: Split, limit: int | None) -> Split:
     """At most `limit` images, evenly spread: a folder's come sorted by class."""
     count = min(len(part), limit or len(part))
+    if count == len(part):
+        return part
     chosen = np.arange(count) * len(part) // count
     return Split(part.images_NCHW[chosen], part.labels_N[chosen])
 

@@ -3,6 +3,7 @@
 Shapes: N images, C channels, H height, W width. NumPy only: evaluating a bundle needs no torch.
 """
 
+import collections
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,13 +14,23 @@ from numpy.typing import NDArray
 
 from contracts.errors import InvalidConfig, InvalidData
 from contracts.pixels import MAX_SIDE
-from trainer import readers
+from trainer import cifar, idx, readers
+from trainer.folder import image_folder
 from trainer.readers import RawData, Split
 
 DEFAULT_IMAGE_SIZE = 64
 TEST_STREAM = 1
-_ARRAYS: dict[str, Callable[[Path], RawData]] = {"cifar10": readers.cifar10, "npz": readers.npz}
-SPECS = "digits, cifar10:DIR, npz:FILE, or the directory of an image folder"
+_ARRAYS: dict[str, Callable[[Path], RawData]] = {
+    "cifar10": cifar.cifar10,
+    "cifar100": cifar.cifar100,
+    "mnist": idx.mnist,
+    "fashion-mnist": idx.fashion_mnist,
+    "npz": readers.npz,
+}
+SPECS = (
+    "digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, "
+    "or the directory of an image folder"
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,7 @@ class Dataset:
     test: Split | None
     mirror_keeps_class: bool
     brings_test: bool  # or was the test part drawn from the rest?
+    bad_images: int = 0  # left out, because they cannot be read
 
     def part(self, name: str) -> Split:
         """The part by name.
@@ -70,6 +82,7 @@ def load_dataset(
     split_seed: int,
     image_size: int | None = None,
     channels: int = 3,
+    max_bad_images: int = 0,
 ) -> Dataset:
     """Read a data set and split it.
 
@@ -82,12 +95,14 @@ def load_dataset(
         split_seed: decides which images.
         image_size: height and width in pixels; image folders only, where 64 is the default.
         channels: 1 or 3; image folders only.
+        max_bad_images: so many pictures that cannot be read are named and left out; image folders
+            only.
 
     Raises:
         InvalidConfig: the SPEC is not one, or `image_size` does not apply.
         InvalidData: absent, damaged, or too few images.
     """
-    raw = _read(spec, image_size, channels)
+    raw = _read(spec, image_size, channels, max_bad_images)
     _refuse_unusable(raw)
     brings_test = raw.train is not None
     if raw.train is None:
@@ -98,7 +113,25 @@ def load_dataset(
     if val is None:
         chosen_N = stratified(train.labels_N, val_fraction, split_seed)
         train, val = train.only(~chosen_N), train.only(chosen_N)
-    return Dataset(raw.classes, train, val, raw.test, raw.mirror_keeps_class, brings_test)
+    return Dataset(
+        raw.classes,
+        train,
+        val,
+        raw.test,
+        mirror_keeps_class=raw.mirror_keeps_class,
+        brings_test=brings_test,
+        bad_images=raw.bad_images,
+    )
+
+
+def repeated_images(train: Split, val: Split) -> int:
+    """How many validation images have the same pixels as some training image, whatever the label.
+
+    Such an image is remembered, not recognised, and makes the validation figures look better.
+    """
+    known = collections.Counter(map(_digest, val.images_NCHW))
+    found = known.keys() & set(filter(known.__contains__, map(_digest, train.images_NCHW)))
+    return sum(known[digest] for digest in found)
 
 
 def stratified(labels_N: NDArray[np.int64], fraction: float, *seed: int) -> NDArray[np.bool_]:
@@ -132,7 +165,11 @@ def resolved(spec: str) -> str:
     return f"{kind}:{Path(rest).expanduser().resolve()}"
 
 
-def _read(spec: str, image_size: int | None, channels: int) -> RawData:
+def _digest(image_CHW: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image_CHW).data, digest_size=16).digest()
+
+
+def _read(spec: str, image_size: int | None, channels: int, max_bad_images: int) -> RawData:
     if not is_folder(spec):
         if image_size is not None:
             raise InvalidConfig(f"--image-size applies to image folders, not to {spec}")
@@ -143,7 +180,9 @@ def _read(spec: str, image_size: int | None, channels: int) -> RawData:
         raise InvalidData(f"no data at {spec!r}; expected {SPECS}")
     if not folder.is_dir():
         raise InvalidData(f"{spec!r} is a file; expected {SPECS}")
-    return readers.image_folder(folder, size=image_size or DEFAULT_IMAGE_SIZE, channels=channels)
+    size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
+    _refuse_size(size, size)  # before hours of decoding
+    return image_folder(folder, size=size, channels=channels, max_bad_images=max_bad_images)
 
 
 def _refuse_unusable(raw: RawData) -> None:
@@ -156,6 +195,10 @@ def _refuse_unusable(raw: RawData) -> None:
     some = raw.everything or raw.train
     assert some is not None
     _, _, height, width = some.images_NCHW.shape
+    _refuse_size(height, width)
+
+
+def _refuse_size(height: int, width: int) -> None:
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise InvalidData(f"images are {width} x {height} pixels; expected 1 to {MAX_SIDE} a side")
 

@@ -1,0 +1,208 @@
+"""Folders of pictures are decoded once: the pixels stay in the cache directory.
+
+An entry is a directory that takes its name last, so it is there whole or not at all:
+
+    KEY/images.npy   the images that can be read, uint8 [N, C, H, W]
+    KEY/index.json   which files cannot, and why
+
+The key covers whatever could change a pixel, so an entry is never out of date, and two processes
+that make the same entry make the same bytes. The whole directory may be removed at any time.
+"""
+
+import contextlib
+import errno
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import features
+
+from contracts import pixels
+from contracts.errors import InvalidData, InvalidManifest, WriteFailed
+from contracts.records import Record, read_manifest, write_manifest
+from trainer.decoding import MAX_TRAINING_PIXELS, Unreadable, decode_files
+from trainer.mapped import CACHE_VARIABLE, cache_directory, open_rows, write_rows
+from trainer.notices import say_once
+
+
+class CacheIndex(Record):
+    """What stands beside the pixels."""
+
+    format: Literal["decoded-images"] = "decoded-images"
+    format_version: Literal[1] = 1
+    images_mtime_ns: int  # of images.npy: nobody has written to it since
+    bad: tuple[tuple[int, str], ...]  # (index of the file, reason)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The pixels of those files that have some."""
+
+    images_NCHW: NDArray[np.uint8]
+    bad: dict[int, str]  # index of the file -> reason
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files to be decoded, and to what."""
+
+    root: Path
+    files: Sequence[Path]
+    size: int  # height and width, pixels
+    channels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.channels, self.size, self.size
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images."""
+        return len(self.files) * self.channels * self.size * self.size
+
+    def decode(self) -> Iterator[NDArray[np.uint8] | Unreadable]:
+        """Each image, or why there is none."""
+        return decode_files(self.files, size=self.size, channels=self.channels)
+
+
+def decoded(pictures: Pictures) -> Decoded:
+    """The images, from the cache if it has them, through a memory map if it can be written.
+
+    Raises:
+        InvalidData: there is no cache, and the images do not fit into memory.
+    """
+    try:
+        entry = cache_directory() / cache_key(pictures)
+        return _opened(entry, pictures) or _made(entry, pictures)
+    except (OSError, WriteFailed) as error:
+        say_once(
+            f"decoded images are not kept: {error}; to keep them, "
+            f"set {CACHE_VARIABLE} to a directory with free space"
+        )
+        return _in_memory(pictures)
+
+
+def cache_key(pictures: Pictures) -> str:
+    """64 hexadecimal digits that change with the files, the size, and how pixels are made."""
+    decoder = [
+        hashlib.sha256(inspect.getsource(pixels).encode()).hexdigest(),
+        PIL.__version__,
+        *(features.version(name) for name in ("libjpeg_turbo", "webp", "libtiff")),
+        MAX_TRAINING_PIXELS,
+    ]
+    digest = hashlib.sha256()
+    for part in (decoder, str(pictures.root.resolve()), pictures.shape):
+        digest.update(json.dumps(part).encode() + b"\n")
+    for file in pictures.files:
+        name = file.relative_to(pictures.root).as_posix()
+        digest.update(json.dumps([name, *_times(file)]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _times(file: Path) -> tuple[int, ...]:
+    try:
+        status = file.stat()
+    except OSError:  # it will be named as unreadable
+        return ()
+    # The last of them cannot be set: it tells of a file replaced by an older one of the same size.
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _opened(entry: Path, pictures: Pictures) -> Decoded | None:
+    """An entry, unless it is absent or damaged."""
+    try:
+        index = read_manifest(entry / "index.json", CacheIndex, made_by="snapensemble train")
+        images_NCHW = open_rows(entry / "images.npy")
+        mtime_ns = (entry / "images.npy").stat().st_mtime_ns
+    except (InvalidManifest, OSError, ValueError, EOFError):
+        return None
+    bad = dict(index.bad)
+    shape = (len(pictures.files) - len(bad), *pictures.shape)
+    whole = images_NCHW.shape == shape and images_NCHW.dtype == np.uint8
+    if not whole or mtime_ns != index.images_mtime_ns:
+        return None
+    return Decoded(images_NCHW, bad)
+
+
+def _made(entry: Path, pictures: Pictures) -> Decoded:
+    """Decode into a new entry.
+
+    Raises:
+        OSError: the entry cannot be written.
+    """
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(entry.parent).free < pictures.nbytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(entry.parent))
+    temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".new-"))
+    try:
+        bad: dict[int, Unreadable] = {}
+        images = temporary / "images.npy"
+        good = _without_bad(pictures, bad)
+        if write_rows(images, good, len(pictures.files), pictures.shape) == 0:
+            return Decoded(_empty(pictures, 0), _reasons(bad))
+        index = CacheIndex(
+            images_mtime_ns=images.stat().st_mtime_ns, bad=tuple(_reasons(bad).items())
+        )
+        write_manifest(temporary / "index.json", index)
+        made = _opened(temporary, pictures)
+        if made is None:
+            raise OSError(errno.EIO, "what was written cannot be read back", str(temporary))
+        if all(file.lasting for file in bad.values()):
+            _publish(temporary, entry, pictures)
+        return made  # its map outlives the name
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, entry: Path, pictures: Pictures) -> None:
+    """Give an entry its name, unless another process has made it meanwhile."""
+    with contextlib.suppress(OSError):
+        if entry.exists() and _opened(entry, pictures) is None:
+            shutil.rmtree(entry)
+        temporary.rename(entry)
+
+
+def _in_memory(pictures: Pictures) -> Decoded:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # Splitting copies: the whole, its parts, and the parts of these are there at once.
+    if 3 * pictures.nbytes > available:
+        raise InvalidData(
+            f"{pictures.root}: the decoded images need 3 x {pictures.nbytes / 1e9:.1f} GB of "
+            f"memory, this machine has {available / 1e9:.1f} GB; choose a smaller --image-size, "
+            f"or set {CACHE_VARIABLE} to a directory with free space"
+        )
+    bad: dict[int, Unreadable] = {}
+    images_NCHW = _empty(pictures, len(pictures.files))
+    count = 0
+    for image_CHW in _without_bad(pictures, bad):
+        images_NCHW[count] = image_CHW
+        count += 1
+    return Decoded(images_NCHW[:count], _reasons(bad))
+
+
+def _empty(pictures: Pictures, count: int) -> NDArray[np.uint8]:
+    return np.empty((count, *pictures.shape), dtype=np.uint8)
+
+
+def _without_bad(pictures: Pictures, bad: dict[int, Unreadable]) -> Iterator[NDArray[np.uint8]]:
+    """The images; files without one are noted in `bad`."""
+    for index, image_CHW in enumerate(pictures.decode()):
+        if isinstance(image_CHW, Unreadable):
+            bad[index] = image_CHW
+        else:
+            yield image_CHW
+
+
+def _reasons(bad: dict[int, Unreadable]) -> dict[int, str]:
+    return {index: file.reason for index, file in bad.items()}
