@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from contracts.records import ValFigures
 from report.measure import Measured
@@ -73,14 +73,15 @@ def curves_chart(measured: Measured) -> bytes:
             shade(axes, [*edges, float(measured.loss.x_T[-1])])
         _draw_loss(rows[0], measured)
         if validated:
-            dots = "o" if measured.epochs_done <= 40 else ""
             nll, accuracy = measured.val_nll, measured.val_accuracy
-            rows[1].plot(nll.x_T, nll.y_T, color=ORANGE, marker=dots, markersize=4)
+            dots = {"marker": "o" if measured.epochs_done <= 40 else "", "markersize": 4}
+            rows[1].plot(nll.x_T, nll.y_T, color=ORANGE, clip_on=False, **dots)
             rows[1].set(title="Validation NLL, after each epoch", ylabel="NLL (nats)")
             log_if_wide(rows[1], nll.y_T.tolist())
-            rows[2].plot(accuracy.x_T, accuracy.y_T, color=GREEN, marker=dots, markersize=4)
+            rows[2].plot(accuracy.x_T, accuracy.y_T, color=GREEN, clip_on=False, **dots)
             rows[2].set(title="Validation accuracy, after each epoch", ylabel="accuracy")
             percent(rows[2], accuracy.y_T.tolist())
+        rows[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
         rows[-1].set(xlabel="epoch", xlim=(0, float(measured.loss.x_T[-1])))
 
     return png(7.6 if measured.epochs_done else 3.2, draw)
@@ -165,7 +166,7 @@ def disagreement_chart(measured: Measured, word: str) -> bytes:
         axes.grid(visible=False)
         masked_SS = np.where(np.eye(S, dtype=bool), np.nan, disagreement_SS)
         top = max(float(disagreement_SS.max()), 0.01)
-        picture = axes.imshow(masked_SS, cmap="Blues", vmin=0, vmax=top)
+        picture = axes.imshow(masked_SS, cmap="Blues", aspect="auto", vmin=0, vmax=top)
         if S <= READABLE:
             _write_numbers(axes, disagreement_SS, picture.get_cmap(), top)
         cycles = [s.cycle for s in measured.run.snapshots]
@@ -174,13 +175,12 @@ def disagreement_chart(measured: Measured, word: str) -> bytes:
         axes.set_yticks(list(shown), [str(cycles[i]) for i in shown])
         axes.set(xlabel=f"{word} of one snapshot", ylabel=f"{word} of the other")
         axes.tick_params(length=0)
-        axes.set_anchor("W")
         axes.spines[:].set_visible(False)
         bar = figure.colorbar(picture, ax=axes, format=StrMethodFormatter("{x:.1%}"))
         bar.set_label("validation images with another top class")
         bar.outline.set_visible(False)
 
-    return png(min(7.0, 3.4 + 0.35 * S), draw)
+    return png(min(7.0, 2.2 + 0.35 * S), draw)
 
 
 def _write_numbers(axes: Axes, disagreement_SS: np.ndarray, colours: Colormap, top: float) -> None:

@@ -49,8 +49,8 @@ def trailing_mean(values_T: Floats, window: int) -> Floats:
 
 
 def smoothing_window(steps: int, steps_per_epoch: int) -> int:
-    """An epoch of steps, but at most a fiftieth of the curve, so that restarts stay visible."""
-    return max(1, min(steps_per_epoch, steps // 50))
+    """An epoch of steps, but little of a long curve, so that restarts stay visible."""
+    return min(steps_per_epoch, max(10, steps // 50))
 
 
 def thinned(values_T: Floats, columns: int = 1000) -> Indices:

@@ -116,6 +116,6 @@ def _count(line: dict[str, Any], name: str) -> int:
 
 def _number(line: dict[str, Any], name: str) -> float:
     value = line.get(name)
-    if type(value) not in (int, float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise ValueError(f"{name} must be a number, found {value!r}")
     return float(value)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 INK, FAINT = "#222222", "#9a9a9a"
 WIDTH = 9.0  # inches: 900 pixels on the page, 1440 in the file
 DPI = 160
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "font.size": 10.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -37,7 +38,7 @@ def png(height: float, draw: Callable[[Figure], None]) -> bytes:
     """
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(SETTINGS)
+        mpl.rcParams.update(SETTINGS)  # type: ignore[arg-type] # its stubs list every name
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure)
         buffer = io.BytesIO()
