@@ -148,7 +148,9 @@ def _draw_growth(axes: Axes, measured: Measured, name: str) -> None:
     best, last = of(measured.best_m), of(measured.last_m)
     single = best[0]
     axes.axhline(single, color=INK, linestyle=":", linewidth=1.3, label="best single snapshot")
-    axes.plot(sizes, last, "-s", color=ORANGE, markersize=dot, label="last m")
+    # Wider and below, so that both are seen where they are the same.
+    under = {"color": ORANGE, "linewidth": 3.2, "markersize": dot + 3}
+    axes.plot(sizes, last, "-s", label="last m", **under)
     axes.plot(sizes, best, "-o", color=BLUE, markersize=dot, label="best m by validation NLL")
     axes.set_xlabel("m, snapshots averaged")
     whole_numbers(axes, sizes)

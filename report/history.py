@@ -76,8 +76,11 @@ def read_history(run_dir: Path) -> History:
     history = History()
     try:
         with path.open("rb") as file:
-            for line in _whole_lines(file, path):
-                history.add(line)
+            for number, line in _whole_lines(file, path):
+                try:
+                    history.add(line)
+                except (ValueError, OverflowError) as error:
+                    raise InvalidManifest(f"{path}: line {number}: {error}") from error
     except OSError as error:
         raise InvalidManifest(
             f"{path}: {error.strerror or error}; `snapensemble train` writes it beside run.json"
@@ -85,7 +88,7 @@ def read_history(run_dir: Path) -> History:
     return history
 
 
-def _whole_lines(file: Iterator[bytes], path: Path) -> Iterator[dict[str, Any]]:
+def _whole_lines(file: Iterator[bytes], path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     torn: str | None = None
     for number, text in enumerate(file, start=1):
         if torn is not None:
@@ -97,10 +100,7 @@ def _whole_lines(file: Iterator[bytes], path: Path) -> Iterator[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             torn = f"{path}: line {number} is damaged: {error}"
             continue
-        try:
-            yield line
-        except ValueError as error:
-            raise InvalidManifest(f"{path}: line {number}: {error}") from error
+        yield number, line
 
 
 def _refuse(constant: str) -> Never:

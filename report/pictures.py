@@ -111,7 +111,7 @@ def _ensemble(measured: Measured) -> Picture:
         "The growing ensemble",
         "The probabilities of m snapshots averaged: the last m, and the m best by validation NLL. "
         "The best m were chosen and measured on the same validation images, which flatters them; "
-        "`last m` was not chosen. `snapensemble evaluate` measures on the test images.",
+        "the last m were not chosen. snapensemble evaluate measures on the test images.",
         f"Best single snapshot: NLL {single.nll:.4f}, accuracy {percents(single.accuracy)}. "
         f"Best {m}: NLL {best.nll:.4f}, accuracy {percents(best.accuracy)}. "
         f"All {len(measured.best_m)}: NLL {every.nll:.4f}, accuracy {percents(every.accuracy)}.",
