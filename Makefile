@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SERVING_BIN := .venv-serving/bin
-CODE := contracts trainer export serving snapensemble tests benchmarks
+CODE := contracts trainer export report serving snapensemble tests benchmarks
 INSTALL := pip install --quiet --constraint constraints.txt
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean

@@ -4,6 +4,7 @@ Shapes: M members, B images, K classes.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from contracts.records import ValFigures
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
+Metric = Literal["nll", "accuracy"]
 
 # A probability below this counts as this much in a logarithm: a float32 softmax can round to 0.
 SMALLEST = 1e-12
@@ -103,6 +105,16 @@ def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
     """All four figures by name."""
     figures = {"accuracy": accuracy, "nll": nll, "ece": ece, "brier": brier}
     return {name: figure(probs_BK, labels_B) for name, figure in figures.items()}
+
+
+def rank(val_S: Sequence[ValFigures], metric: Metric) -> list[int]:
+    """Indices of the snapshots, best first; of equals the later one, which trained longer."""
+
+    def badness(index: int) -> tuple[float, int]:
+        figures = val_S[index]
+        return figures.nll if metric == "nll" else -figures.accuracy, -index
+
+    return sorted(range(len(val_S)), key=badness)
 
 
 def _mean_over_members(values: Floats, weights_M: Sequence[float] | None) -> Floats:

@@ -6,6 +6,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY contracts contracts
 COPY trainer trainer
 COPY export export
+COPY report report
 COPY serving serving
 COPY snapensemble snapensemble
 RUN python -m venv /venv && \

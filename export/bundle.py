@@ -3,28 +3,25 @@
 Shapes: S snapshots, M members, N validation images, K classes.
 """
 
-import io
 import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.arrays import read_array, read_validation
 from contracts.bundle import BundleManifest, Member, ParityRecord, SelectionRecord, write_bundle
-from contracts.errors import InvalidConfig, InvalidManifest
-from contracts.figures import mean_probabilities, softmax, val_figures
-from contracts.files import read_verified, sha256_of, write_atomically
-from contracts.records import FileRef
+from contracts.errors import InvalidConfig
+from contracts.figures import Metric, mean_probabilities, softmax, val_figures
+from contracts.files import sha256_of, write_atomically
 from contracts.run import RunManifest, Snapshot, read_run
 from export.convert import OPSET, to_onnx
 from export.publish import publishing
-from export.select import Metric, Rule, select
+from export.select import Rule, select
 from export.verify import parity
 from trainer.snapshots import load_model
 
-Number = TypeVar("Number", bound=np.generic)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -132,35 +129,3 @@ def content_version(manifest: BundleManifest) -> str:
 def default_name(bundle_dir: Path) -> str:
     """The directory's name, with what a model's name may not have replaced by dashes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", bundle_dir.resolve().name).strip("-.")[:64] or "model"
-
-
-def read_validation(
-    run_dir: Path, run: RunManifest
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """logits_SNK and labels_N of the validation split, with their hashes and shapes checked."""
-    labels_N = read_array(run_dir, run.val_labels, np.int64)
-    expected = (len(labels_N), len(run.classes))
-    logits_SNK = np.empty((len(run.snapshots), *expected), dtype=np.float32)
-    for row, snapshot in enumerate(run.snapshots):
-        logits_NK = read_array(run_dir, snapshot.val_logits, np.float32)
-        if logits_NK.shape != expected:
-            raise InvalidManifest(
-                f"{run_dir / snapshot.val_logits.file}: shape {logits_NK.shape}, "
-                f"expected {expected}"
-            )
-        logits_SNK[row] = logits_NK
-    return logits_SNK, labels_N
-
-
-def read_array(run_dir: Path, reference: FileRef, dtype: type[Number]) -> NDArray[Number]:
-    """An .npy file of the run, its hash and its type checked."""
-    data = read_verified(run_dir, reference.file, reference.sha256)
-    try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise InvalidManifest(f"{run_dir / reference.file}: not an .npy file: {error}") from error
-    if array.dtype != dtype:
-        raise InvalidManifest(
-            f"{run_dir / reference.file}: holds {array.dtype}, expected {np.dtype(dtype)}"
-        )
-    return np.asarray(array, dtype)

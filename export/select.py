@@ -7,23 +7,13 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from contracts.errors import InvalidConfig
+from contracts.figures import Metric, rank
 from contracts.records import ValFigures
 
 Rule = Literal["best", "last", "all"]
-Metric = Literal["nll", "accuracy"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 METRICS: tuple[Metric, ...] = get_args(Metric)
 DEFAULT_MEMBERS = 3
-
-
-def rank(val_S: Sequence[ValFigures], metric: Metric) -> list[int]:
-    """Indices of the snapshots, best first; of equals the later one, which trained longer."""
-
-    def badness(index: int) -> tuple[float, int]:
-        figures = val_S[index]
-        return figures.nll if metric == "nll" else -figures.accuracy, -index
-
-    return sorted(range(len(val_S)), key=badness)
 
 
 def select(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("contracts", "trainer", "export", "serving", "snapensemble")
+ROOMS = ("contracts", "trainer", "export", "report", "serving", "snapensemble")
 SOURCES = [file for room in ROOMS for file in sorted((ROOT / room).glob("*.py"))]
 
 

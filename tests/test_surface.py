@@ -16,6 +16,7 @@ FLAGS = {
     },
     "export": {"--out", "--members", "--select", "--metric", "--name", "--force"},
     "evaluate": {"--data", "--split", "--limit", "--json"},
+    "report": {"--out", "--json"},
     "serve": {
         "--host", "--port", "--name", "--threads", "--max-batch-size", "--max-queue",
         "--max-wait-ms", "--max-body-bytes", "--max-bytes-in-flight", "--max-image-pixels",

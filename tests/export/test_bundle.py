@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import export.bundle
+from contracts.arrays import read_validation
 from contracts.bundle import BUNDLE_FILE, read_bundle
 from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
 from contracts.figures import mean_probabilities, nll, softmax
@@ -129,7 +130,7 @@ def test_validation_logits_of_another_shape_or_type_are_refused(
     reference = run.val_labels.model_copy(update={"file": "other.npy", "sha256": sha256})
     swapped = run.snapshots[0].model_copy(update={"val_logits": reference})
     with pytest.raises(InvalidManifest, match=message):
-        export.bundle.read_validation(run_dir, run.model_copy(update={"snapshots": (swapped,)}))
+        read_validation(run_dir, run.model_copy(update={"snapshots": (swapped,)}))
 
 
 @pytest.mark.parametrize("failure", [OSError(errno.EIO, "broken"), KeyboardInterrupt()])

@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import InvalidConfig
+from contracts.figures import Metric, rank
 from contracts.records import ValFigures
-from export.select import Metric, Rule, rank, select
+from export.select import Rule, select
 
 
 def figures(*pairs: tuple[float, float]) -> list[ValFigures]:

@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "trainer", "export", "sklearn", "scipy", "matplotlib", "onnx", "onnxscript")
+HEAVY = (
+    "torch",
+    "trainer",
+    "export",
+    "report",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "onnx",
+    "onnxscript",
+)
 SCRIPT = """
 import sys, pkgutil, importlib
 import serving

@@ -1,0 +1,1 @@
+"""What a run was like, as one page with pictures."""

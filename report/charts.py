@@ -1,0 +1,205 @@
+"""The pictures of a run. Each function draws one and returns the bytes of a PNG.
+
+Shapes: S snapshots, E epochs.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from contracts.records import ValFigures
+from report.measure import Measured
+from report.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    log_if_wide,
+    percent,
+    png,
+    shade,
+    whole_numbers,
+)
+
+FEW = 12  # snapshots that can each have a label
+READABLE = 30  # snapshots whose pairs can each have a number
+
+
+def rate_chart(measured: Measured, word: str) -> bytes:
+    """Learning rate over optimizer steps, the snapshots marked."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        rate, snapshots = measured.rate, measured.run.snapshots
+        end = float(rate.x_T[-1]) + 1
+        shade(axes, [*measured.starts, end])
+        axes.plot(rate.x_T, rate.y_T, color=BLUE, label="learning rate")
+        if measured.run.schedule.name in ("step", "plateau"):
+            log_if_wide(axes, rate.y_T.tolist(), ratio=9.0)
+        axes.plot(
+            [s.step - 1 for s in snapshots],
+            [s.learning_rate for s in snapshots],
+            "o",
+            color=ORANGE,
+            markersize=7 if len(snapshots) <= FEW else 4,
+            label=f"snapshot, at the end of its {word}",
+            clip_on=False,
+            zorder=5,
+        )
+        axes.set(xlabel="optimizer step", ylabel="learning rate", xlim=(0, end))
+        if axes.get_yscale() == "linear":
+            axes.set_ylim(0, 1.08 * float(rate.y_T.max()) or 1.0)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        if snapshots:
+            figure.legend(loc="outside upper left", ncols=2)
+
+    return png(3.4, draw)
+
+
+def curves_chart(measured: Measured) -> bytes:
+    """Training loss, validation NLL and validation accuracy over the epochs."""
+
+    def draw(figure: Figure) -> None:
+        validated = measured.epochs_done > 0
+        rows = figure.subplots(3 if validated else 1, sharex=True, squeeze=False)[:, 0]
+        per_epoch = measured.run.schedule.steps_per_epoch
+        edges = [start / per_epoch for start in measured.starts]
+        for axes in rows:
+            shade(axes, [*edges, float(measured.loss.x_T[-1])])
+        _draw_loss(rows[0], measured)
+        if validated:
+            nll, accuracy = measured.val_nll, measured.val_accuracy
+            dots = {"marker": "o" if measured.epochs_done <= 40 else "", "markersize": 4}
+            rows[1].plot(nll.x_T, nll.y_T, color=ORANGE, clip_on=False, **dots)
+            rows[1].set(title="Validation NLL, after each epoch", ylabel="NLL (nats)")
+            log_if_wide(rows[1], nll.y_T.tolist())
+            rows[2].plot(accuracy.x_T, accuracy.y_T, color=GREEN, clip_on=False, **dots)
+            rows[2].set(title="Validation accuracy, after each epoch", ylabel="accuracy")
+            percent(rows[2], accuracy.y_T.tolist())
+        rows[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
+        rows[-1].set(xlabel="epoch", xlim=(0, float(measured.loss.x_T[-1])))
+
+    return png(7.6 if measured.epochs_done else 3.2, draw)
+
+
+def _draw_loss(axes: Axes, measured: Measured) -> None:
+    raw, smooth = measured.loss, measured.smooth_loss
+    axes.plot(raw.x_T, raw.y_T, color=BLUE, alpha=0.22, linewidth=0.7, label="each step")
+    label = f"mean of {measured.window:,} steps" if measured.window > 1 else "as it is"
+    axes.plot(smooth.x_T, smooth.y_T, color=BLUE, label=label)
+    axes.set(title="Training loss", ylabel="cross-entropy (nats)")
+    log_if_wide(axes, smooth.y_T.tolist())
+    if axes.get_yscale() == "log":  # single steps near 0 would squeeze the curve
+        axes.set_ylim(0.5 * float(smooth.y_T.min()), 1.3 * float(raw.y_T.max()))
+    axes.legend(loc="upper right", ncols=2)
+
+
+def snapshots_chart(measured: Measured, word: str) -> bytes:
+    """Validation NLL and accuracy of each snapshot."""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        cycles = [s.cycle for s in measured.run.snapshots]
+        panels = (
+            (left, "nll", "Validation NLL", "NLL (nats)", ORANGE),
+            (right, "accuracy", "Validation accuracy", "accuracy", GREEN),
+        )
+        for axes, name, title, label, colour in panels:
+            values = [s[name] for s in measured.snapshots]
+            axes.plot(cycles, values, "-o", color=colour, linewidth=1, markersize=6)
+            best = min(values) if name == "nll" else max(values)
+            where = [c for c, value in zip(cycles, values, strict=True) if value == best]
+            ring = {"color": "none", "markeredgecolor": INK, "markersize": 12, "label": "best"}
+            axes.plot(where, [best] * len(where), "o", **ring)
+            axes.set(title=title, xlabel=f"{word} of the snapshot", ylabel=label)
+            whole_numbers(axes, cycles)
+        log_if_wide(left, [s["nll"] for s in measured.snapshots])
+        percent(right, [s["accuracy"] for s in measured.snapshots])
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left")
+
+    return png(3.8, draw)
+
+
+def ensemble_chart(measured: Measured) -> bytes:
+    """Figures of the last m and the best m beside the best single snapshot."""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2)
+        _draw_growth(left, measured, "nll")
+        _draw_growth(right, measured, "accuracy")
+        left.set(title="Validation NLL of the average", ylabel="NLL (nats)")
+        right.set(title="Validation accuracy of the average", ylabel="accuracy")
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+
+    return png(4.1, draw)
+
+
+def _draw_growth(axes: Axes, measured: Measured, name: str) -> None:
+    def of(figures: Sequence[ValFigures]) -> list[float]:
+        return [float(getattr(f, name)) for f in figures]
+
+    sizes = list(range(1, len(measured.best_m) + 1))
+    dot = 5 if len(sizes) <= FEW else 3
+    best, last = of(measured.best_m), of(measured.last_m)
+    single = best[0]
+    axes.axhline(single, color=INK, linestyle=":", linewidth=1.3, label="best single snapshot")
+    # Wider and below, so that both are seen where they are the same.
+    under = {"color": ORANGE, "linewidth": 3.2, "markersize": dot + 3}
+    axes.plot(sizes, last, "-s", label="last m", **under)
+    axes.plot(sizes, best, "-o", color=BLUE, markersize=dot, label="best m by validation NLL")
+    axes.set_xlabel("m, snapshots averaged")
+    whole_numbers(axes, sizes)
+    if name == "accuracy":
+        percent(axes, [*best, *last, single])
+
+
+def disagreement_chart(measured: Measured, word: str) -> bytes:
+    """How often the top classes of two snapshots differ, as a heat map."""
+    disagreement_SS = measured.disagreement_SS
+    S = len(disagreement_SS)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.grid(visible=False)
+        masked_SS = np.where(np.eye(S, dtype=bool), np.nan, disagreement_SS)
+        top = max(float(disagreement_SS.max()), 0.01)
+        picture = axes.imshow(masked_SS, cmap="Blues", aspect="auto", vmin=0, vmax=top)
+        if S <= READABLE:
+            _write_numbers(axes, disagreement_SS, picture.get_cmap(), top)
+        cycles = [s.cycle for s in measured.run.snapshots]
+        shown = range(0, S, 1 + (S - 1) // 24)
+        axes.set_xticks(list(shown), [str(cycles[i]) for i in shown])
+        axes.set_yticks(list(shown), [str(cycles[i]) for i in shown])
+        axes.set(xlabel=f"{word} of one snapshot", ylabel=f"{word} of the other")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        bar = figure.colorbar(picture, ax=axes, format=StrMethodFormatter("{x:.1%}"))
+        bar.set_label("validation images with another top class")
+        bar.outline.set_visible(False)
+
+    return png(min(7.0, 2.2 + 0.35 * S), draw)
+
+
+def _write_numbers(axes: Axes, disagreement_SS: np.ndarray, colours: Colormap, top: float) -> None:
+    S = len(disagreement_SS)
+    decimals, size = (1, 10) if S <= FEW else (0, 6.5)
+    for (row, column), value in np.ndenumerate(disagreement_SS):
+        if row == column:
+            axes.text(column, row, "–", ha="center", va="center", color=FAINT, fontsize=size)
+            continue
+        red, green, blue, _ = colours(value / top)
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+        axes.text(
+            column,
+            row,
+            f"{100 * value:.{decimals}f}",
+            ha="center",
+            va="center",
+            color="white" if dark else INK,
+            fontsize=size,
+        )

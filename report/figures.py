@@ -1,0 +1,69 @@
+"""The numbers behind the pictures: arrays in, arrays out, nothing is drawn here.
+
+Shapes: S snapshots, N validation images, K classes, T points of a curve.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.figures import Floats, Labels, softmax, summary, val_figures
+from contracts.records import ValFigures
+
+Indices = NDArray[np.int64]
+
+
+def snapshot_summaries(logits_SNK: NDArray[np.float32], labels_N: Labels) -> list[dict[str, float]]:
+    """Accuracy, NLL, ECE and Brier score of each snapshot alone."""
+    return [summary(softmax(logits_NK), labels_N) for logits_NK in logits_SNK]
+
+
+def growing_ensemble(
+    logits_SNK: NDArray[np.float32], labels_N: Labels, order: Sequence[int]
+) -> list[ValFigures]:
+    """Figures of the averaged probabilities of the first 1, 2, ..., S snapshots of `order`.
+
+    One snapshot at a time is in memory as probabilities, so that many of many classes fit.
+    """
+    figures, sum_NK = [], np.zeros(logits_SNK.shape[1:])
+    for m, index in enumerate(order, start=1):
+        sum_NK += softmax(logits_SNK[index])
+        figures.append(val_figures(np.minimum(sum_NK / m, 1.0), labels_N))
+    return figures
+
+
+def pairwise_disagreement(logits_SNK: NDArray[np.float32]) -> Floats:
+    """disagreement_SS: the fraction of images on which the top classes of two snapshots differ."""
+    top_SN = logits_SNK.argmax(axis=2)
+    rows = [(top_SN != top_N).mean(axis=1) for top_N in top_SN]
+    return np.array(rows, dtype=np.float64).reshape(len(top_SN), len(top_SN))
+
+
+def trailing_mean(values_T: Floats, window: int) -> Floats:
+    """Each value averaged with up to `window` - 1 values before it."""
+    total = np.concatenate([[0.0], np.cumsum(values_T)])
+    end = np.arange(1, len(values_T) + 1)
+    start = np.maximum(end - window, 0)
+    return np.asarray((total[end] - total[start]) / (end - start))
+
+
+def smoothing_window(steps: int, steps_per_epoch: int) -> int:
+    """An epoch of steps, but little of a long curve, so that restarts stay visible."""
+    return min(steps_per_epoch, max(10, steps // 50))
+
+
+def thinned(values_T: Floats, columns: int = 1000) -> Indices:
+    """Which points to draw: of each of `columns` equal parts the first, lowest, highest and last.
+
+    A line through these looks as the line through all points does (the M4 aggregation of
+    Jugel et al. 2014): no peak and no restart is lost.
+    """
+    if len(values_T) <= 4 * columns:
+        return np.arange(len(values_T))
+    edges = np.linspace(0, len(values_T), columns + 1).astype(np.int64)
+    kept: set[int] = set()
+    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        part = values_T[start:end]
+        kept |= {start, start + int(part.argmin()), start + int(part.argmax()), end - 1}
+    return np.array(sorted(kept), dtype=np.int64)

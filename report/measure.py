@@ -1,0 +1,156 @@
+"""measure(): a run directory -> all that its report says.
+
+Shapes: S snapshots, E epochs, T points of a curve.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contracts.arrays import read_validation
+from contracts.errors import InvalidManifest
+from contracts.figures import Floats, rank
+from contracts.records import ValFigures
+from contracts.run import RunManifest, read_run
+from report.figures import (
+    growing_ensemble,
+    pairwise_disagreement,
+    smoothing_window,
+    snapshot_summaries,
+    thinned,
+    trailing_mean,
+)
+from report.history import History, read_history
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Points to be joined by a line."""
+
+    x_T: Floats
+    y_T: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A run in numbers. Everything about snapshots is in the order of their cycles."""
+
+    run: RunManifest
+    steps: int  # logged
+    window: int  # of the smoothed loss, in logged steps
+    starts: list[int]  # first step of each cycle that has begun
+    rate: Curve  # over optimizer steps
+    loss: Curve  # over epochs, as are the next three
+    smooth_loss: Curve
+    val_nll: Curve
+    val_accuracy: Curve
+    snapshots: list[dict[str, float]]
+    ranked: list[int]  # best validation NLL first
+    last_m: list[ValFigures]  # of the last 1, 2, ..., S
+    best_m: list[ValFigures]
+    disagreement_SS: Floats
+
+    @property
+    def best_size(self) -> int:
+        """The m of the best m with the lowest validation NLL; the smallest of equals."""
+        return 1 + min(range(len(self.best_m)), key=lambda i: self.best_m[i].nll)
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that have been validated."""
+        return len(self.val_nll.x_T)
+
+
+def measure(run_dir: Path) -> Measured:
+    """Read a run, finished or not, and work out what the report shows.
+
+    Raises:
+        InvalidManifest: the run directory is damaged.
+    """
+    run = read_run(run_dir)
+    history = read_history(run_dir)
+    logits_SNK, labels_N = read_validation(run_dir, run)
+    if not np.isfinite(logits_SNK).all():
+        raise InvalidManifest(f"{run_dir}: validation logits hold values that are no numbers")
+    inside = (labels_N >= 0) & (labels_N < len(run.classes))
+    if labels_N.ndim != 1 or not len(labels_N) or not inside.all():
+        raise InvalidManifest(
+            f"{run_dir / run.val_labels.file}: expected a list of class indices "
+            f"below {len(run.classes)}"
+        )
+    summaries = snapshot_summaries(logits_SNK, labels_N)
+    ranked = rank([ValFigures(nll=s["nll"], accuracy=s["accuracy"]) for s in summaries], "nll")
+    latest = list(reversed(range(len(summaries))))
+    return Measured(
+        run=run,
+        **_curves(history, run.schedule.steps_per_epoch),
+        snapshots=summaries,
+        ranked=ranked,
+        last_m=growing_ensemble(logits_SNK, labels_N, latest),
+        best_m=growing_ensemble(logits_SNK, labels_N, ranked),
+        disagreement_SS=pairwise_disagreement(logits_SNK),
+    )
+
+
+def _curves(history: History, steps_per_epoch: int) -> dict[str, Any]:
+    step_T, rate_T, loss_T = (
+        np.array(column, dtype=np.float64)
+        for column in (history.step_T, history.rate_T, history.loss_T)
+    )
+    done_E = np.array(history.done_E, dtype=np.float64) / steps_per_epoch
+    window = smoothing_window(len(step_T), steps_per_epoch)
+
+    def thin(x_T: Floats, y_T: Floats) -> Curve:
+        kept = thinned(y_T)
+        return Curve(x_T[kept], y_T[kept])
+
+    epoch_T = (step_T + 1) / steps_per_epoch
+    return {
+        "steps": len(step_T),
+        "window": window,
+        "starts": sorted(history.starts.values()),
+        "rate": thin(step_T, rate_T),
+        "loss": thin(epoch_T, loss_T),
+        "smooth_loss": thin(epoch_T, trailing_mean(loss_T, window)),
+        "val_nll": Curve(done_E, np.array(history.val_nll_E)),
+        "val_accuracy": Curve(done_E, np.array(history.val_accuracy_E)),
+    }
+
+
+def as_json(measured: Measured) -> dict[str, Any]:
+    """The numbers behind the pictures, curves as they are drawn."""
+    cycles = [snapshot.cycle for snapshot in measured.run.snapshots]
+    growth = [
+        {
+            "m": m,
+            "last": {**last.model_dump(), "cycles": cycles[-m:]},
+            "best": {**best.model_dump(), "cycles": [cycles[i] for i in measured.ranked[:m]]},
+        }
+        for m, (last, best) in enumerate(
+            zip(measured.last_m, measured.best_m, strict=True), start=1
+        )
+    ]
+    curves = ("rate", "loss", "smooth_loss", "val_nll", "val_accuracy")
+    return {
+        "complete": measured.run.complete,
+        "cycles": measured.run.schedule.cycles,
+        "steps_logged": measured.steps,
+        "loss_window_steps": measured.window,
+        "cycle_starts": measured.starts,
+        "snapshots": [
+            {"cycle": s.cycle, "step": s.step, "learning_rate": s.learning_rate, **figures}
+            for s, figures in zip(measured.run.snapshots, measured.snapshots, strict=True)
+        ],
+        "best_snapshot": cycles[measured.ranked[0]] if cycles else None,
+        "ensembles": growth,
+        "disagreement": measured.disagreement_SS.tolist(),
+        "curves": {
+            name: {
+                "x": getattr(measured, name).x_T.tolist(),
+                "y": getattr(measured, name).y_T.tolist(),
+            }
+            for name in curves
+        },
+    }
