@@ -264,5 +264,5 @@ def test_an_entry_that_another_process_made_meanwhile_stays(
 
     monkeypatch.setattr(folder_cache, "write_rows", late)
     data = load(folder)
-    assert data.fingerprint() == load(folder).fingerprint()
+    assert data.fingerprint() == load(folder).fingerprint() and is_mapped(data.train.images_NCHW)
     assert len(list(cache.iterdir())) == 1
