@@ -31,6 +31,7 @@ class DataRecord(Record):
     fingerprint: Sha256  # over the training and validation pixels and labels
     split_seed: Count
     val_fraction: NonNegative
+    max_bad_images: Count = 0  # of a folder, left out if they cannot be read
     train_images: Positive
     val_images: Positive
     test_images: Count

@@ -91,6 +91,7 @@ def bundle_data(bundle: BundleManifest, spec: str | None = None, split: str = "t
             split_seed=trained_on.split_seed,
             image_size=image.height if is_folder(spec) else None,
             channels=image.channels,
+            max_bad_images=trained_on.max_bad_images,
         )
     except InvalidData as error:
         if spec == trained_on.spec:

@@ -23,8 +23,8 @@ _ALLOWED = {
     ("numpy", _DTYPE),
     ("_codecs", _ENCODE),  # how Python 3 writes bytes for Python 2
 }
-# The largest official file takes 500,000 instructions and five tuples. A few bytes more could
-# reserve 64 GB (a memo index) or overflow the stack (the hash of nested tuples).
+# The largest official file takes about 200,000 instructions and five tuples. A few bytes of a
+# hostile one could reserve 64 GB (a memo index) or overflow the stack (the hash of nested tuples).
 _MOST_INSTRUCTIONS = 2_000_000
 _MOST_TUPLES = 1000
 _TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "FROZENSET"}

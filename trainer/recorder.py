@@ -15,6 +15,7 @@ from trainer.loop import Step
 from trainer.progress import MetricsFile, Observer, Progress
 from trainer.records import RunDescription
 from trainer.schedule import Cycle
+from trainer.tensorboard import DIRECTORY, TensorBoard
 from trainer.writer import RunWriter
 
 
@@ -111,10 +112,12 @@ def recording(
             stack.enter_context(MetricsFile(run.directory / "metrics.jsonl", state.step)),
         ]
         if config.tensorboard:
-            from trainer.tensorboard import TensorBoard
-
-            directory = run.directory / "tensorboard"
-            observers.append(stack.enter_context(TensorBoard(directory, purge_step=state.step)))
+            board = TensorBoard(
+                run.directory / DIRECTORY,
+                images_per_epoch=description.images_per_epoch,
+                purge_step=state.step if resumed else None,
+            )
+            observers.append(stack.enter_context(board))
         checkpoints = Checkpoints(run.directory, config.checkpoint_minutes)
         recorder = LeadersRecorder(run, state, checkpoints, observers)
         try:

@@ -21,6 +21,11 @@ class RunDescription:
     schedule: ScheduleRecord
     training: TrainingRecord
 
+    @property
+    def images_per_epoch(self) -> int:
+        """Training images in one epoch; whole batches only."""
+        return self.schedule.steps_per_epoch * self.training.batch_size
+
 
 def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
     """Where the images came from and how they were split."""
@@ -29,6 +34,7 @@ def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
         fingerprint=dataset.fingerprint(),
         split_seed=config.split_seed,
         val_fraction=config.val_fraction,
+        max_bad_images=config.max_bad_images,
         train_images=len(dataset.train),
         val_images=len(dataset.val),
         test_images=0 if dataset.test is None else len(dataset.test),

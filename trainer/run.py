@@ -18,11 +18,12 @@ from contracts.stopping import signals_deferred
 from trainer.checkpoint import State
 from trainer.config import TrainConfig
 from trainer.config_file import run_config
-from trainer.data import load_dataset
+from trainer.data import load_dataset, repeated_images
 from trainer.distributed import World, joined, local_device, threads_here
 from trainer.evaluate import predict_logits
 from trainer.loop import Batches, Objective, Step, TrainingDiverged, diverged, train_epoch
 from trainer.models import default_model, parameter_count
+from trainer.notices import say
 from trainer.optimizers import build_optimizer
 from trainer.readers import Split
 from trainer.recorder import Recorder, recording
@@ -83,6 +84,12 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
                 val_fraction=config.val_fraction,
                 split_seed=config.split_seed,
                 image_size=config.image_size,
+                max_bad_images=config.max_bad_images,
+            )
+        if world.leads and (repeated := repeated_images(dataset.train, dataset.val)):
+            say(
+                f"warning: {repeated} of {len(dataset.val)} validation images are among the "
+                "training images too, pixel by pixel; validation figures look better than they are"
             )
         image = image_contract(dataset, config.model if config.pretrained else None)
         name = config.model or default_model(image)

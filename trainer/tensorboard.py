@@ -16,6 +16,7 @@ from typing import BinaryIO
 from contracts.errors import WriteFailed
 from contracts.records import ValFigures
 from trainer.loop import Step
+from trainer.schedule import Cycle
 
 DIRECTORY = "tensorboard"
 VARINT, DOUBLE, BYTES, FLOAT = 0, 1, 2, 5  # wire types of protocol buffers
@@ -49,7 +50,7 @@ class TensorBoard:
         self._write(event(file_version=b"brain.Event:2"))
         if self._purge_step is not None:
             self._write(event(step=self._purge_step, session_start=True))
-        self._flush()
+        self.flush()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -71,7 +72,10 @@ class TensorBoard:
             "images_per_second": self._images_per_epoch / seconds,
         }
         self._write(event(step=step.step, scalars=scalars))
-        self._flush()
+        self.flush()
+
+    def snapshot(self, cycle: Cycle) -> None:
+        """Nothing: the rate shows where cycles end."""
 
     def _write(self, data: bytes) -> None:
         try:
@@ -79,7 +83,8 @@ class TensorBoard:
         except OSError as error:
             raise WriteFailed(f"{self._path}: cannot write: {error.strerror}") from error
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """All values so far reach the file."""
         try:
             self._file.flush()
         except OSError as error:

@@ -163,12 +163,18 @@ def garble_index(entry: Path) -> None:
     (entry / "index.json").write_text('{"bad": 3}')
 
 
+def count_otherwise(entry: Path) -> None:
+    index = (entry / "index.json").read_text()
+    (entry / "index.json").write_text(index.replace('"bad": []', '"bad": [[0, "why"]]'))
+
+
 def garble_images(entry: Path) -> None:
     (entry / "images.npy").write_bytes(b"no array at all" * 9999)
 
 
 @pytest.mark.parametrize(
-    "damage", [truncate, overwrite, lose_index, lose_images, garble_index, garble_images]
+    "damage",
+    [truncate, overwrite, lose_index, lose_images, garble_index, count_otherwise, garble_images],
 )
 def test_a_damaged_entry_is_made_anew(
     cache: Path, folder: Path, decoded_files: list[int], damage: Any
@@ -264,5 +270,5 @@ def test_an_entry_that_another_process_made_meanwhile_stays(
 
     monkeypatch.setattr(folder_cache, "write_rows", late)
     data = load(folder)
-    assert data.fingerprint() == load(folder).fingerprint()
+    assert data.fingerprint() == load(folder).fingerprint() and is_mapped(data.train.images_NCHW)
     assert len(list(cache.iterdir())) == 1

@@ -70,6 +70,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         (idx(np.ones((40, 6, 6), np.uint8)), "training images are .6, 6., test images .6, 5."),
         (idx(np.ones((0, 6, 5), np.uint8)), "header says 0 x 6 x 5"),
         (struct.pack(">4I", 0x803, *[2**32 - 1] * 3), "header says 4294967295 x 4294967295"),
+        (struct.pack(">4I", 0x803, 2**32 - 1, 1, 1), "header says 4294967295 x 1 x 1 bytes"),
         (struct.pack(">4I", 0x803, 1, 1, 4097) + bytes(4097), "at most 4096 pixels a side"),
     ],
 )
@@ -108,6 +109,14 @@ def test_a_gzip_stream_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     data[-6] ^= 1
     (tmp_path / "a.gz").write_bytes(data)
     with pytest.raises(InvalidData, match=r"a.gz: damaged, expected a whole gzip stream: CRC"):
+        read_idx(tmp_path / "a.gz", 0x0801)
+
+
+def test_a_gzip_stream_that_cannot_be_unpacked_is_refused(tmp_path: Path) -> None:
+    data = bytearray(gzip.compress(idx(np.zeros(1000, np.uint8))))
+    data[10] = 0xFF  # a kind of block that deflate does not have
+    (tmp_path / "a.gz").write_bytes(data)
+    with pytest.raises(InvalidData, match=r"a.gz: damaged, .* invalid block type"):
         read_idx(tmp_path / "a.gz", 0x0801)
 
 
