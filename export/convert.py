@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 
 import onnx
@@ -59,8 +60,23 @@ def _check(proto: onnx.ModelProto) -> None:
                 f"{value.name}: the batch dimension became {batch.dim_value}; the network must "
                 "not depend on the batch size"
             )
-    if any(node.op_type == "BatchNormalization" for node in proto.graph.node):
+    if _unfolded(proto.graph):
         raise ConversionFailed("a batch normalisation was not folded into its convolution")
+
+
+def _unfolded(graph: onnx.GraphProto) -> bool:
+    """Whether a batch-norm is the only reader of a convolution, or was exported in training mode.
+
+    One that comes before its convolution (pre-activation networks, DenseNet) has to stay.
+    """
+    readers = Counter(name for node in graph.node for name in node.input)
+    convolved = {name for node in graph.node if node.op_type == "Conv" for name in node.output}
+    return any(
+        (node.input[0] in convolved and readers[node.input[0]] == 1)
+        or any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+        for node in graph.node
+        if node.op_type == "BatchNormalization"
+    )
 
 
 def _without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:

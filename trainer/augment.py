@@ -71,7 +71,9 @@ def draw_augmentation(batch: int, settings: Augmentation, generator: torch.Gener
     mirrored_B = torch.rand(batch, generator=generator) < (0.5 if settings.flip else 0.0)
     tries_2BT = place_2B = hole_2B = None
     if settings.min_area < 1:
-        tries_2BT = torch.rand(2, batch, distort.TRIES, generator=generator)
+        # Here and not for part of a batch: the last bit of exp may depend on what is beside it.
+        uniform_2BT = torch.rand(2, batch, distort.TRIES, generator=generator)
+        tries_2BT = distort.areas_and_aspects(uniform_2BT, settings.min_area)
         place_2B = torch.rand(2, batch, generator=generator)
     if settings.cutout > 0:
         hole_2B = torch.rand(2, batch, generator=generator)
@@ -92,10 +94,7 @@ def augment(images_BCHW: Tensor, draws: Draws, fill_C: Tensor) -> Tensor:
     settings, device = draws.settings, images_BCHW.device
     if draws.tries_2BT is not None and draws.place_2B is not None:
         H, W = images_BCHW.shape[2:]
-        # On the CPU: exp and sqrt round differently elsewhere, and a box might differ by a pixel.
-        box_4B = distort.crop_boxes(
-            draws.tries_2BT, draws.place_2B, min_area=settings.min_area, height=H, width=W
-        )
+        box_4B = distort.crop_boxes(draws.tries_2BT, draws.place_2B, height=H, width=W)
         images_BCHW = distort.resized(images_BCHW, box_4B.to(device))
     if settings.crop_padding > 0 or settings.flip:
         images_BCHW = distort.shifted(

@@ -32,27 +32,32 @@ def shifted(images_BCHW: Tensor, shift_2B: Tensor, mirrored_B: Tensor) -> Tensor
     return images_BCHW.reshape(B, C, H * W).gather(2, flat_BCP).view(B, C, H, W)
 
 
-def crop_boxes(
-    tries_2BT: Tensor, place_2B: Tensor, *, min_area: float, height: int, width: int
-) -> Tensor:
+def areas_and_aspects(uniform_2BT: Tensor, min_area: float) -> Tensor:
+    """tries_2BT for `crop_boxes`, from numbers in [0, 1).
+
+    Areas are fractions between `min_area` and 1, uniform; aspects are width / height between 3/4
+    and 4/3, uniform in their logarithm.
+    """
+    areas_BT = min_area + (1 - min_area) * uniform_2BT[0]
+    return torch.stack([areas_BT, torch.exp((2 * uniform_2BT[1] - 1) * log(MAX_ASPECT))])
+
+
+def crop_boxes(tries_2BT: Tensor, place_2B: Tensor, *, height: int, width: int) -> Tensor:
     """Boxes as Szegedy et al. 2015 (arXiv:1409.4842, section 6) and torchvision choose them.
 
-    Of an area between `min_area` and 1 of the image's, uniform, and an aspect between 3/4 and 4/3,
-    uniform in its logarithm; the first try that fits into the image counts, and where none does,
-    the largest box in the middle.
+    The first try that fits into the image counts, and where none does, the largest box in the
+    middle.
 
     Args:
-        tries_2BT: area and aspect, uniform in [0, 1).
+        tries_2BT: areas and aspects.
         place_2B: from the top and from the left, uniform in [0, 1).
-        min_area: a fraction.
         height: the image's.
         width: the image's.
 
     Returns:
         box_4B: top, left, height and width in whole pixels, float32.
     """
-    area_BT = (min_area + (1 - min_area) * tries_2BT[0]) * (height * width)
-    aspect_BT = torch.exp((2 * tries_2BT[1] - 1) * log(MAX_ASPECT))
+    area_BT, aspect_BT = tries_2BT[0] * (height * width), tries_2BT[1]
     size_2BT = torch.stack([area_BT / aspect_BT, area_BT * aspect_BT]).sqrt().round().clamp(min=1)
     limit_2 = torch.tensor([height, width], dtype=size_2BT.dtype, device=size_2BT.device)
     fits_BT = (size_2BT <= limit_2[:, None, None]).all(dim=0)

@@ -6,6 +6,8 @@ section 3.2): the network need not learn how neighbouring pixels go together.
 Shapes: N images, C channels, H height, W width, D = C x 2 x 2 values of a patch, P patches.
 """
 
+from collections.abc import Callable, Iterable
+from math import ceil
 from typing import ClassVar
 
 import torch
@@ -33,14 +35,21 @@ class PatchWhitening(nn.Conv2d):
         self.weight.requires_grad = False
         self._set(torch.eye(size))
 
-    def fit(self, normalised_NCHW: Tensor) -> None:
-        """Compute the weights from images that are normalised as the network sees them."""
-        patches_PD = _patches(normalised_NCHW, self.SIDE)
-        variance_D, directions_DD = torch.linalg.eigh(_covariance(patches_PD))
+    def fit(self, images_NCHW: Tensor, normalise: Callable[[Tensor], Tensor]) -> None:
+        """Compute the weights from up to `MAX_IMAGES` images, spread evenly over those given.
+
+        Args:
+            images_NCHW: uint8.
+            normalise: what the network does to images before this layer.
+        """
+        some_NCHW = images_NCHW[:: ceil(len(images_NCHW) / self.MAX_IMAGES)]
+        parts = torch.split(some_NCHW.to(self.weight.device), 256)
+        covariance_DD = _covariance(_patches(normalise(part), self.SIDE) for part in parts)
+        variance_D, directions_DD = torch.linalg.eigh(covariance_DD)
         # eigh orders by variance and leaves the sign open: the largest entry is made positive.
-        largest_D = directions_DD.abs().argmax(dim=0, keepdim=True)
-        directions_DD = directions_DD * directions_DD.gather(0, largest_D).sign()
-        # In float32 a variance of 0 may come out slightly below it.
+        largest_1D = directions_DD.abs().argmax(dim=0, keepdim=True)
+        directions_DD = directions_DD * directions_DD.gather(0, largest_1D).sign()
+        # A variance of 0 may come out slightly below it.
         scale_D = 1 / torch.sqrt(variance_D.clamp(min=0) + self.EPSILON)
         self._set((directions_DD * scale_D).T)
 
@@ -55,12 +64,13 @@ def _patches(images_NCHW: Tensor, side: int) -> Tensor:
     return windows.permute(0, 2, 3, 1, 4, 5).reshape(-1, images_NCHW.shape[1] * side**2)
 
 
-def _covariance(patches_PD: Tensor) -> Tensor:
-    """In float64: a sum over millions of patches."""
-    D = patches_PD.shape[1]
-    total_DD = torch.zeros(D, D, dtype=torch.float64, device=patches_PD.device)
-    for part_PD in torch.split(patches_PD, 1 << 18):
-        part64_PD = part_PD.double()
-        total_DD += part64_PD.T @ part64_PD
-    mean_D = patches_PD.double().mean(dim=0)
-    return total_DD / len(patches_PD) - mean_D[:, None] * mean_D
+def _covariance(parts: Iterable[Tensor]) -> Tensor:
+    """Of the rows of all parts; in float64, as it is a sum over millions of patches."""
+    count, sum_D, product_DD = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        part_PD = part.double()
+        count += len(part_PD)
+        sum_D = sum_D + part_PD.sum(dim=0)
+        product_DD = product_DD + part_PD.T @ part_PD
+    mean_D = sum_D / count
+    return product_DD / count - mean_D[:, None] * mean_D

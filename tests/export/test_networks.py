@@ -7,15 +7,12 @@ import torch
 from torch import nn
 
 from contracts.pixels import ImageContract
-from export.convert import ConversionFailed, to_onnx
+from export.convert import to_onnx
 from export.verify import parity
 from tests.torchvision_ops import import_timm
 from trainer.models import build_model, set_whitening
 
 # A batch normalisation before its convolution cannot be folded into one, and `to_onnx` refuses it.
-NOT_FOLDED = pytest.mark.xfail(
-    raises=ConversionFailed, strict=True, reason="to_onnx refuses what comes before a convolution"
-)
 
 
 def images(side: int) -> tuple[ImageContract, np.ndarray]:
@@ -40,8 +37,8 @@ def trained(name: str, image: ImageContract, pixels: np.ndarray) -> nn.Module:
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        pytest.param("wrn-16-4", 16, marks=NOT_FOLDED),
-        pytest.param("densenet-40-12", 8, marks=NOT_FOLDED),
+        ("wrn-16-4", 16),
+        ("densenet-40-12", 8),
         ("resnet18", 64),
         ("tiny+whiten", 16),
         ("timm:test_resnet", 32),

@@ -14,7 +14,7 @@ from trainer.augment import (
     fill_colour,
     pad_crop_flip,
 )
-from trainer.distort import TRIES, crop_boxes, cut_out, resized
+from trainer.distort import TRIES, areas_and_aspects, crop_boxes, cut_out, resized
 
 FILL_C = torch.tensor([10, 20, 30], dtype=torch.uint8)
 
@@ -182,7 +182,7 @@ def test_every_pixel_is_a_hole_s_centre_equally_often() -> None:
 def test_boxes_lie_within_the_image(H: int, W: int, min_area: float, seed: int) -> None:
     numbers = torch.Generator().manual_seed(seed)
     tries, place = torch.rand(2, 50, TRIES, generator=numbers), torch.rand(2, 50, generator=numbers)
-    box_4B = crop_boxes(tries, place, min_area=min_area, height=H, width=W)
+    box_4B = crop_boxes(areas_and_aspects(tries, min_area), place, height=H, width=W)
     top, left, height, width = box_4B
     assert torch.equal(box_4B, box_4B.round())
     assert min(top.min(), left.min()) >= 0 and min(height.min(), width.min()) >= 1
@@ -195,7 +195,7 @@ def test_boxes_have_the_areas_and_aspects_of_the_paper() -> None:
         torch.rand(2, 5000, TRIES, generator=numbers),
         torch.rand(2, 5000, generator=numbers),
     )
-    _, _, height, width = crop_boxes(tries, place, min_area=0.08, height=224, width=224)
+    _, _, height, width = crop_boxes(areas_and_aspects(tries, 0.08), place, height=224, width=224)
     area, aspect = height * width / 224**2, width / height
     assert 0.07 < area.min() < 0.1 and 0.95 < area.max() <= 1
     # Large boxes of an uneven aspect do not fit, so the mean is below (1 + 0.08) / 2.
@@ -207,7 +207,7 @@ def test_boxes_have_the_areas_and_aspects_of_the_paper() -> None:
 def test_where_no_try_fits_the_largest_box_in_the_middle_is_taken() -> None:
     # Nearly all of an image that is ten times as wide as high fits with no aspect.
     tries, place = torch.full((2, 1, TRIES), 0.5), torch.zeros(2, 1)
-    box_4B = crop_boxes(tries, place, min_area=0.99, height=30, width=300)
+    box_4B = crop_boxes(areas_and_aspects(tries, 0.99), place, height=30, width=300)
     assert box_4B.flatten().tolist() == [0, 130, 30, 40]
 
 
