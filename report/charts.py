@@ -149,8 +149,7 @@ def _draw_growth(axes: Axes, measured: Measured, name: str) -> None:
     single = best[0]
     axes.axhline(single, color=INK, linestyle=":", linewidth=1.3, label="best single snapshot")
     # Wider and below, so that both are seen where they are the same.
-    under = {"color": ORANGE, "linewidth": 3.2, "markersize": dot + 3}
-    axes.plot(sizes, last, "-s", label="last m", **under)
+    axes.plot(sizes, last, "-s", color=ORANGE, linewidth=3.2, markersize=dot + 3, label="last m")
     axes.plot(sizes, best, "-o", color=BLUE, markersize=dot, label="best m by validation NLL")
     axes.set_xlabel("m, snapshots averaged")
     whole_numbers(axes, sizes)

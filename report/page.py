@@ -124,7 +124,7 @@ def _settings(measured: Measured) -> str:
         (part, name.replace("_", " "), _shown(value))
         for part, record in parts
         for name, value in record.model_dump().items()
-        if value is not None
+        if value is not None and value != ()
     ]
     image = f"{run.image.channels} x {run.image.height} x {run.image.width}"
     rows.append(("image", "channels, height, width", image))
@@ -136,6 +136,8 @@ def _settings(measured: Measured) -> str:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

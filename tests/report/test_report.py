@@ -67,10 +67,8 @@ def test_what_comes_from_the_run_is_escaped(tmp_path: Path) -> None:
     assert "<script>" not in text and "<b>" not in text and "<i>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "<title>tiny on &lt;b&gt;&amp;&#x27;&quot;</title>" in text
-    assert (
-        "snapensemble export &#x27;a &lt;i&gt; b&#x27; --out &#x27;bundles/a &lt;i&gt; b&#x27; --members "
-        in text
-    )
+    quoted = "&#x27;bundles/a &lt;i&gt; b&#x27;"
+    assert f"snapensemble export &#x27;a &lt;i&gt; b&#x27; --out {quoted} --members" in text
 
 
 def test_the_page_says_that_choosing_and_measuring_on_one_split_flatters(tmp_path: Path) -> None:
