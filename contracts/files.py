@@ -8,6 +8,8 @@ from pathlib import Path
 
 from contracts.errors import InvalidManifest, WriteFailed
 
+TEMPORARY = ".tmp"
+
 
 def sha256_of(data: bytes) -> str:
     """The SHA-256 of `data` as 64 lowercase hexadecimal digits."""
@@ -27,7 +29,7 @@ def write_atomically(path: Path, data: bytes) -> str:
     """
     temporary: Path | None = None
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, name = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
         temporary = Path(name)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -43,6 +45,12 @@ def write_atomically(path: Path, data: bytes) -> str:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return sha256_of(data)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what `write_atomically` left in a process that was killed; nobody may be writing."""
+    for file in directory.rglob(f".*{TEMPORARY}"):
+        file.unlink(missing_ok=True)
 
 
 def sync_directory(directory: Path) -> None:

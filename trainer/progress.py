@@ -39,14 +39,15 @@ class MetricsFile:
 
     Args:
         path: of the file.
-        first_step: the next step to come. Lines from it on, and a torn last one, stem from
-            before a resumption and are removed: these steps will be done again.
+        first_step: the next step to come. Lines of a resumed run from it on, and a torn last
+            one, are removed: these steps will be done again.
+        first_epoch: the next validation to come; likewise.
     """
 
-    def __init__(self, path: Path, first_step: int = 0) -> None:
+    def __init__(self, path: Path, first_step: int = 0, first_epoch: int = 0) -> None:
         self._path = path
         if path.exists():
-            write_atomically(path, lines_before(first_step, path.read_bytes()))
+            write_atomically(path, lines_before(first_step, first_epoch, path.read_bytes()))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "MetricsFile":
@@ -97,6 +98,7 @@ class Progress:
     def __init__(self, run: RunManifest, first_step: int = 0) -> None:
         self._run = run
         self._first_step = first_step
+        self._steps = 0  # of this epoch, in this process
         self._stream = stream = sys.stderr
         self._started = time.monotonic()
         self._bar = tqdm(
@@ -124,12 +126,14 @@ class Progress:
             loss=f"{step.loss:.3f}", lr=f"{step.learning_rate:.4f}", refresh=False
         )
         self._bar.update(self._run.training.batch_size)
+        self._steps += 1
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
         """Print how the epoch went."""
         done, total = step.step + 1, self._run.schedule.total_steps
-        left = (time.monotonic() - self._started) / (done - self._first_step) * (total - done)
-        images = self._run.schedule.steps_per_epoch * self._run.training.batch_size
+        per_step = (time.monotonic() - self._started) / max(1, done - self._first_step)
+        left = per_step * (total - done)
+        images, self._steps = self._steps * self._run.training.batch_size, 0
         self.say(
             f"cycle {cycle}  epoch {epoch:3d}  step {done}/{total}  loss {step.loss:.3f}  "
             f"val nll {val.nll:.4f}  val accuracy {val.accuracy:.2%}  "
@@ -151,17 +155,19 @@ class Progress:
             self._stream.flush()
 
 
-def lines_before(first_step: int, content: bytes) -> bytes:
-    """The whole lines of a metrics file that tell of earlier steps."""
+def lines_before(first_step: int, first_epoch: int, content: bytes) -> bytes:
+    """The whole lines of a metrics file that tell of earlier steps and validations."""
     kept = []
-    for line in content.splitlines(keepends=True):
+    for text in content.splitlines(keepends=True):
         try:
-            earlier = line.endswith(b"\n") and json.loads(line)["step"] < first_step
+            line = json.loads(text)
+            bound = ("epoch", first_epoch) if "val_nll" in line else ("step", first_step)
+            earlier = text.endswith(b"\n") and line[bound[0]] < bound[1]
         except (ValueError, KeyError, TypeError):
             earlier = False
         if not earlier:
             break
-        kept.append(line)
+        kept.append(text)
     return b"".join(kept)
 
 

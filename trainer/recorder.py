@@ -109,12 +109,14 @@ def recording(
             load_checkpoint(run.directory, state)
         observers: list[Observer] = [
             stack.enter_context(Progress(run.manifest, state.step)),
-            stack.enter_context(MetricsFile(run.directory / "metrics.jsonl", state.step)),
+            stack.enter_context(
+                MetricsFile(run.directory / "metrics.jsonl", state.step, state.epoch)
+            ),
         ]
         if config.tensorboard:
             board = TensorBoard(
                 run.directory / DIRECTORY,
-                images_per_epoch=description.images_per_epoch,
+                batch_size=description.training.batch_size,
                 purge_step=state.step if resumed else None,
             )
             observers.append(stack.enter_context(board))

@@ -21,11 +21,6 @@ class RunDescription:
     schedule: ScheduleRecord
     training: TrainingRecord
 
-    @property
-    def images_per_epoch(self) -> int:
-        """Training images in one epoch; whole batches only."""
-        return self.schedule.steps_per_epoch * self.training.batch_size
-
 
 def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
     """Where the images came from and how they were split."""

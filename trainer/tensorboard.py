@@ -28,16 +28,15 @@ class TensorBoard:
 
     Args:
         directory: made if it is not there; each start writes a new file into it.
-        images_per_epoch: for images_per_second.
+        batch_size: for images_per_second.
         purge_step: of a resumed run, the first step that is run again; TensorBoard hides what
             earlier files hold from there on.
     """
 
-    def __init__(
-        self, directory: Path, *, images_per_epoch: int, purge_step: int | None = None
-    ) -> None:
+    def __init__(self, directory: Path, *, batch_size: int, purge_step: int | None = None) -> None:
         self._path = directory / f"events.out.tfevents.{time.time_ns() // 1_000}.{os.getpid()}"
-        self._images_per_epoch = images_per_epoch
+        self._batch_size = batch_size
+        self._steps = 0  # of this epoch, in this process
         self._purge_step = purge_step
         self._file: BinaryIO
 
@@ -63,14 +62,16 @@ class TensorBoard:
         """Loss and learning rate of an optimizer update."""
         scalars = {"train/loss": step.loss, "train/learning_rate": step.learning_rate}
         self._write(event(step=step.step, scalars=scalars))
+        self._steps += 1
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
         """Validation figures at the epoch's last step, and how fast it was."""
         scalars = {
             "val/nll": val.nll,
             "val/accuracy": val.accuracy,
-            "images_per_second": self._images_per_epoch / seconds,
+            "images_per_second": self._steps * self._batch_size / seconds,
         }
+        self._steps = 0
         self._write(event(step=step.step, scalars=scalars))
         self.flush()
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
-from contracts.files import write_atomically
+from contracts.files import remove_unfinished, write_atomically
 from contracts.records import FileRef, ValFigures
 from contracts.run import RUN_FILE, RunManifest, Snapshot, read_run, write_run
 from trainer.config import TrainConfig
@@ -88,6 +88,7 @@ class RunWriter:
         """
         directory = config.out
         with locked(directory):
+            remove_unfinished(directory)
             run = cls(directory, read_run(directory))
             if run.manifest.data.fingerprint != description.data.fingerprint:
                 raise InvalidData(

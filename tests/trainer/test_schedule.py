@@ -40,7 +40,7 @@ def test_a_restart_has_exactly_the_highest_rate(T_0: int, T_mult: int) -> None:
 @pytest.mark.parametrize(("T_0", "T_mult"), GRID)
 def test_the_last_step_of_a_cycle_has_its_lowest_rate(T_0: int, T_mult: int) -> None:
     sgdr = Sgdr(T_0=T_0, T_mult=T_mult)
-    for cycle in first_cycles(6, sgdr):
+    for cycle in first_cycles(6, T_0, T_mult):
         rates = [learning_rate(step, sgdr) for step in range(cycle.start, cycle.end)]
         assert rates == sorted(rates, reverse=True)
         assert rates[-1] == min(rates)
@@ -58,6 +58,26 @@ def test_every_step_lies_in_its_cycle(T_0: int, T_mult: int, step: int) -> None:
     assert cycle.start <= step < cycle.end
     assert cycle.length == T_0 * T_mult**cycle.index
     assert cycle.start == restarts(T_0, T_mult, cycle.index + 1)[-1]
+
+
+def test_the_warm_up_climbs_in_equal_parts_and_the_first_cycle_still_ends_in_time() -> None:
+    sgdr = Sgdr(T_0=8, eta_max=0.4, warmup=3)
+    rates = [learning_rate(step, sgdr) for step in range(16)]
+    assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
+    # five steps of annealing are left: 0.2 (1 + cos(pi k / 5))
+    assert rates[3:8] == pytest.approx([0.4, 0.361803, 0.261803, 0.138197, 0.038197], abs=1e-6)
+    assert rates[8] == 0.4  # restarts have no warm-up
+    assert rates[8:] == [learning_rate(step, Sgdr(T_0=8, eta_max=0.4)) for step in range(8)]
+
+
+def test_each_restart_is_lower_where_asked_and_falls_to_the_same_bottom() -> None:
+    sgdr = Sgdr(T_0=2, T_mult=2, eta_max=0.8, eta_min=0.1, eta_max_decay=0.5)
+    assert [learning_rate(step, sgdr) for step in (0, 2, 6)] == [0.8, 0.4, 0.2]
+    # halfway through a cycle: the mean of its top and eta_min
+    assert [learning_rate(step, sgdr) for step in (1, 4, 10)] == pytest.approx([0.45, 0.25, 0.15])
+    sgdr.refuse_low_restart(2)
+    with pytest.raises(InvalidConfig, match="the restart of cycle 3 would be at 0.1, not above"):
+        sgdr.refuse_low_restart(3)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +110,10 @@ def test_a_budget_that_ends_inside_a_cycle_is_refused_with_the_nearest(
         {"T_0": 1, "eta_min": -0.1},
         {"T_0": 1, "eta_max": float("nan")},
         {"T_0": 1, "eta_max": float("inf")},
+        {"T_0": 5, "warmup": 5},
+        {"T_0": 5, "warmup": -1},
+        {"T_0": 1, "eta_max_decay": 0.0},
+        {"T_0": 1, "eta_max_decay": 1.1},
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused(values: dict[str, float]) -> None:

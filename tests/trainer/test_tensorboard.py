@@ -39,7 +39,7 @@ def scalars(event: Event) -> dict[str, float]:
 
 
 def test_every_step_and_every_epoch_is_an_event(tmp_path: Path) -> None:
-    with TensorBoard(tmp_path / "tensorboard", images_per_epoch=100) as board:
+    with TensorBoard(tmp_path / "tensorboard", batch_size=100) as board:
         board.step(Step(0, 0.5, 2.25), 0, 0)
         board.step(Step(300, 0.25, 1.5), 0, 0)  # two bytes as a varint
         board.epoch(Step(300, 0.25, 1.5), 0, 0, VAL, 0.5)
@@ -48,12 +48,12 @@ def test_every_step_and_every_epoch_is_an_event(tmp_path: Path) -> None:
     assert [event.step for event in rest] == [0, 300, 300]
     assert scalars(rest[0]) == {"train/loss": 2.25, "train/learning_rate": 0.5}
     assert scalars(rest[1]) == {"train/loss": 1.5, "train/learning_rate": 0.25}
-    assert scalars(rest[2]) == {"val/nll": 0.25, "val/accuracy": 0.75, "images_per_second": 200}
+    assert scalars(rest[2]) == {"val/nll": 0.25, "val/accuracy": 0.75, "images_per_second": 400}
 
 
 def test_a_resumed_run_hides_the_steps_that_are_run_again(tmp_path: Path) -> None:
     for purge_step in (None, 1):
-        with TensorBoard(tmp_path, images_per_epoch=1, purge_step=purge_step) as board:
+        with TensorBoard(tmp_path, batch_size=1, purge_step=purge_step) as board:
             board.step(Step(1, 0.5, 2.0), 0, 0)
     assert len(list(tmp_path.iterdir())) == 2
     starts = [e for e in events(tmp_path) if e.HasField("session_log")]
@@ -61,7 +61,7 @@ def test_a_resumed_run_hides_the_steps_that_are_run_again(tmp_path: Path) -> Non
 
 
 def test_readers_see_an_epoch_as_soon_as_it_is_over(tmp_path: Path) -> None:
-    with TensorBoard(tmp_path, images_per_epoch=1) as board:
+    with TensorBoard(tmp_path, batch_size=1) as board:
         board.epoch(Step(9, 0.5, 2.0), 0, 0, VAL, 1.0)
         assert events(tmp_path)[-1].step == 9
 
@@ -80,7 +80,7 @@ def test_a_full_disk_is_an_error_with_a_name(
 
     with (
         pytest.raises(WriteFailed, match="events.out.tfevents.*No space left"),
-        TensorBoard(tmp_path, images_per_epoch=1) as board,
+        TensorBoard(tmp_path, batch_size=1) as board,
     ):
         board._file.close()
         board._file = Full()  # type: ignore[assignment]
@@ -91,7 +91,7 @@ def test_a_directory_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(WriteFailed, match="cannot make it"),
-        TensorBoard(tmp_path / "file" / "tensorboard", images_per_epoch=1),
+        TensorBoard(tmp_path / "file" / "tensorboard", batch_size=1),
     ):
         pass
 

@@ -1,0 +1,131 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainer.optimizers import HypergradientSgd
+from trainer.schedules import Hypergradient
+
+
+def rule(**values: object) -> Hypergradient:
+    return Hypergradient(**{"eta_start": 0.1, "eta_max": 1.0, "beta": 0.01, **values})  # type: ignore[arg-type]
+
+
+def quadratic_descent(
+    hypergradient: Hypergradient, updates: int, **settings: float
+) -> tuple[list[float], list[float]]:
+    """Positions and rates on f(x) = x^2 / 2 from x = 4, where the gradient is x itself."""
+    x = torch.tensor([4.0], requires_grad=True)
+    optimizer = HypergradientSgd([x], hypergradient, **settings)
+    positions, rates = [], []
+    for _ in range(updates):
+        optimizer.zero_grad()
+        (x.square() / 2).sum().backward()
+        optimizer.step()
+        positions.append(x.item())
+        rates.append(optimizer.param_groups[0]["lr"])
+    return positions, rates
+
+
+def test_the_additive_rule_follows_numbers_worked_out_by_hand() -> None:
+    # g = 4: no step before it, so alpha stays 0.1 and x becomes 3.6
+    # g = 3.6: alpha = 0.1 + 0.01 * 3.6 * 4 = 0.244, x = 3.6 - 0.244 * 3.6 = 2.7216
+    # g = 2.7216: alpha = 0.244 + 0.01 * 2.7216 * 3.6 = 0.3419776, x = 1.790874
+    positions, rates = quadratic_descent(rule(), 3)
+    assert rates == pytest.approx([0.1, 0.244, 0.3419776], rel=1e-6)
+    assert positions == pytest.approx([3.6, 2.7216, 1.7908738], rel=1e-6)
+
+
+def test_the_nesterov_form_uses_the_direction_of_the_update_before() -> None:
+    # mu = 0.5. g = 4: v = 4, d = 4 + 0.5 * 4 = 6, x = 4 - 0.1 * 6 = 3.4
+    # g = 3.4: alpha = 0.1 + 0.01 * 3.4 * 6 = 0.304; v = 5.4, d = 6.1, x = 3.4 - 1.8544 = 1.5456
+    # g = 1.5456: alpha = 0.304 + 0.01 * 1.5456 * 6.1 = 0.3982816
+    positions, rates = quadratic_descent(rule(), 3, momentum=0.5)
+    assert rates == pytest.approx([0.1, 0.304, 0.3982816], rel=1e-6)
+    assert positions[:2] == pytest.approx([3.4, 1.5456], rel=1e-6)
+
+
+def test_the_multiplicative_rule_moves_by_the_cosine() -> None:
+    # in one dimension the cosine is 1 as long as the sign stays: alpha grows by beta each time
+    _, rates = quadratic_descent(rule(rule="multiplicative", beta=0.2), 4)
+    assert rates == pytest.approx([0.1, 0.12, 0.144, 0.1728], rel=1e-6)
+
+
+def test_weight_decay_is_part_of_the_gradient() -> None:
+    # gradient x + 0.5 x: g = 6, x = 3.4; g = 5.1: alpha = 0.1 + 0.01 * 5.1 * 6
+    _, rates = quadratic_descent(rule(), 2, weight_decay=0.5)
+    assert rates[1] == pytest.approx(0.406, rel=1e-6)
+
+
+def test_the_rate_stays_between_zero_and_its_highest() -> None:
+    _, rates = quadratic_descent(rule(beta=10.0), 3)
+    assert rates[1] == 1.0  # 0.1 + 10 * 3.6 * 4 is far above
+    # from 1.0 the position is exactly 0; overshooting at 1.9 makes products negative
+    _, rates = quadratic_descent(rule(eta_start=1.9, eta_max=2.0, beta=1.0), 2)
+    assert rates[1] == 0.0  # 1.9 + (-3.6) * 4 is far below
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["additive", "multiplicative"])
+def test_a_hypergradient_that_is_no_number_leaves_the_rate(bad: float, kind: str) -> None:
+    x = torch.tensor([1.0], requires_grad=True)
+    optimizer = HypergradientSgd([x], rule(rule=kind))
+    x.grad = torch.tensor([1.0])
+    optimizer.step()
+    assert optimizer.moved_rate(0.1, [torch.tensor([bad])], [torch.tensor([1.0])]) == 0.1
+
+
+def test_a_gradient_of_zero_leaves_the_multiplicative_rate() -> None:
+    x = torch.tensor([1.0], requires_grad=True)
+    optimizer = HypergradientSgd([x], rule(rule="multiplicative"))
+    assert optimizer.moved_rate(0.1, [torch.zeros(2)], [torch.ones(2)]) == 0.1
+
+
+def test_the_products_are_in_float32_whatever_the_weights_are() -> None:
+    x = torch.full((4096,), 1.0, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = HypergradientSgd([x], rule(beta=1e-4))
+    for _ in range(2):
+        x.grad = torch.full_like(x, 1.0)
+        optimizer.step()
+    assert optimizer.state[x]["direction"].dtype == torch.float32
+    # 4096 ones: bfloat16 could not even count them
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 + 1e-4 * 4096)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_beta_zero_is_sgd_to_the_bit(momentum: float) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    twin = copy.deepcopy(net)
+    settings = {"momentum": momentum, "weight_decay": 0.01, "fused": True}
+    ours = HypergradientSgd(net.parameters(), rule(beta=0.0), **settings)  # type: ignore[arg-type]
+    plain = torch.optim.SGD(twin.parameters(), lr=0.1, nesterov=momentum > 0, **settings)  # type: ignore[arg-type]
+    for _ in range(20):
+        images, labels = torch.randn(8, 1, 8, 8), torch.randint(0, 3, (8,))
+        for model, optimizer in ((net, ours), (twin, plain)):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+    pairs: zip[tuple[Tensor, Tensor]] = zip(net.parameters(), twin.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_state_survives_saving_and_loading() -> None:
+    x = torch.tensor([4.0], requires_grad=True)
+    first = HypergradientSgd([x], rule(), momentum=0.5)
+
+    def descend(optimizer: HypergradientSgd, at: Tensor, updates: int) -> None:
+        for _ in range(updates):
+            optimizer.zero_grad()
+            (at.square() / 2).sum().backward()
+            optimizer.step()
+
+    descend(first, x, 2)
+    y = x.detach().clone().requires_grad_()
+    second = HypergradientSgd([y], rule(), momentum=0.5)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    descend(first, x, 3)
+    descend(second, y, 3)
+    assert torch.equal(x, y)
+    assert first.param_groups[0]["lr"] == second.param_groups[0]["lr"]

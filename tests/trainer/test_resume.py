@@ -1,0 +1,313 @@
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
+from contracts.run import read_run
+from contracts.stopping import Stopped
+from trainer.checkpoint import CHECKPOINT_FILE
+from trainer.config import TrainConfig
+from trainer.lock import locked
+from trainer.progress import MetricsFile
+from trainer.run import resume, train
+
+EVERY_STEP = 0.0
+
+
+def short(out: Path, **changes: Any) -> TrainConfig:
+    """Two cycles of two epochs of 12 steps, with all that draws random numbers."""
+    values: dict[str, Any] = {
+        "data": "digits",
+        "model": "tiny",
+        "cycles": 2,
+        "cycle_epochs": 2,
+        "batch_size": 64,
+        "crop_padding": 1,
+        "flip": True,
+        "cutout": 2,
+        "threads": 1,
+        "checkpoint_minutes": EVERY_STEP,
+        **changes,
+    }
+    return TrainConfig(out=out, **values)
+
+
+def outcome(run_dir: Path) -> tuple[Any, ...]:
+    """All that a run leaves, but for how long it took."""
+    run = read_run(run_dir)
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("seconds", None)
+    return run.snapshots, lines, sorted(os.listdir(run_dir))
+
+
+def killed(run: Callable[[], object], event: int) -> int:
+    """Run in a child process that gets SIGKILL at an event; give the number of events.
+
+    Events are steps and, in every file written, the moments before and after it takes its name.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def count(real: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                nonlocal seen
+                seen += 1
+                if seen == event:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = real(*args, **kwargs)
+                seen += after
+                if after and seen == event:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return counted
+
+        Path.replace = count(Path.replace, after=True)  # type: ignore[method-assign]
+        MetricsFile.step = count(MetricsFile.step, after=False)  # type: ignore[method-assign]
+        code = 1
+        try:
+            run()
+            code = 0
+        finally:
+            os.write(writing, str(seen).encode())
+            os._exit(code)
+    os.close(writing)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(reading) as pipe:
+        told = pipe.read()
+    assert status == (0 if told else signal.SIGKILL), f"the child ended with {status}"
+    return int(told or event)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    return outcome(train(short(tmp_path_factory.mktemp("whole") / "run")))
+
+
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(
+    tmp_path: Path, uninterrupted: tuple[Any, ...]
+) -> None:
+    events = killed(lambda: train(short(tmp_path / "count")), 0)
+    assert events > 48 * 3  # steps, and two events for the checkpoint of each
+    assert outcome(tmp_path / "count") == uninterrupted
+    first = 10  # before it the run has no manifest yet, and nothing is lost
+    for event in random.Random(0).sample(range(first, events + 1), 12):
+        run_dir = tmp_path / f"killed-{event}"
+        killed(lambda to=run_dir: train(short(to)), event)  # type: ignore[misc]
+        resume(run_dir)
+        assert outcome(run_dir) == uninterrupted, f"killed at event {event} of {events}"
+
+
+def test_a_run_killed_several_times_goes_on_to_the_same_bits(
+    tmp_path: Path, uninterrupted: tuple[Any, ...]
+) -> None:
+    run_dir = tmp_path / "run"
+    killed(lambda: train(short(run_dir)), 40)
+    for event in (2, 31, 55):
+        killed(lambda: resume(run_dir), event)
+    resume(run_dir)
+    assert outcome(run_dir) == uninterrupted
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "hypergradient"])
+def test_a_schedule_with_a_memory_goes_on_to_the_same_bits(tmp_path: Path, schedule: str) -> None:
+    settings: dict[str, Any] = {"schedule": schedule, "cycles": 3, "cycle_epochs": 2}
+    if schedule == "plateau":
+        settings |= {"patience": 0, "lr_max": 0.5}
+    train(short(tmp_path / "whole", **settings))
+    rates = {line["lr"] for line in outcome(tmp_path / "whole")[1] if "lr" in line}
+    assert len(rates) > 1  # it has something to remember
+    killed(lambda: train(short(tmp_path / "killed", **settings)), 190)
+    resume(tmp_path / "killed")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+def test_old_checkpoints_lead_to_the_same_bits(
+    tmp_path: Path, uninterrupted: tuple[Any, ...]
+) -> None:
+    # Without one in all the run: from the beginning, over snapshots that are there already.
+    killed(lambda: train(short(tmp_path / "run", checkpoint_minutes=60)), 50)
+    assert read_run(tmp_path / "run").snapshots
+    assert not (tmp_path / "run" / CHECKPOINT_FILE).exists()
+    kept = (tmp_path / "run" / "snapshots" / "cycle-00.safetensors").stat().st_mtime_ns
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == uninterrupted
+    again = (tmp_path / "run" / "snapshots" / "cycle-00.safetensors").stat().st_mtime_ns
+    assert again == kept  # what is finished is not written again
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
+    tmp_path: Path,
+    uninterrupted: tuple[Any, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    signum: signal.Signals,
+) -> None:
+    run_dir, real = tmp_path / "run", MetricsFile.step
+
+    def step(self: MetricsFile, step: Any, epoch: int, cycle: int) -> None:
+        real(self, step, epoch, cycle)
+        if step.step == 29:
+            os.kill(os.getpid(), signum)
+
+    before = signal.getsignal(signum)
+    monkeypatch.setattr(MetricsFile, "step", step)
+    with pytest.raises(Stopped, match=signum.name) as stopped:
+        train(short(run_dir, checkpoint_minutes=60))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    assert signal.getsignal(signum) == before
+    assert stopped.value.__notes__ == [
+        f"1 of 2 cycles are finished and whole; snapensemble export {run_dir} takes them; "
+        f"snapensemble train --resume {run_dir} goes on"
+    ]
+    assert torch.load(run_dir / CHECKPOINT_FILE)["step"] == 30
+    monkeypatch.undo()
+    resume(run_dir)
+    assert outcome(run_dir) == uninterrupted
+
+
+def test_a_signal_while_validating_loses_no_step(
+    tmp_path: Path, uninterrupted: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import trainer.run
+
+    real, calls = trainer.run.predict_logits, []
+
+    def interrupted(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(trainer.run, "predict_logits", interrupted)
+    with pytest.raises(Stopped):
+        train(short(tmp_path / "run", checkpoint_minutes=60))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.undo()
+    content = torch.load(tmp_path / "run" / CHECKPOINT_FILE)
+    assert (content["step"], len(content["val_nlls"])) == (24, 1)  # validation is still to come
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == uninterrupted
+
+
+def test_the_command_line_says_how_to_go_on_and_goes_on(
+    tmp_path: Path, uninterrupted: tuple[Any, ...]
+) -> None:
+    run_dir = tmp_path / "run"
+    flags = "--data digits --model tiny --cycles 2 --cycle-epochs 2 --batch-size 64 --flip"
+    flags += " --crop-padding 1 --cutout 2 --threads 1 --checkpoint-minutes 60"
+    command = [sys.executable, "-m", "snapensemble.cli", "train"]
+    with subprocess.Popen(
+        [*command, *flags.split(), "--out", str(run_dir)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        while "epoch   0" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert f"snapensemble train --resume {run_dir} goes on" in said.splitlines()[-1]
+    again = subprocess.run(
+        [*command, "--resume", str(run_dir)], capture_output=True, text=True, check=True
+    )
+    assert again.stdout.splitlines()[-1] == str(run_dir)
+    assert outcome(run_dir) == uninterrupted
+
+
+def test_a_full_disk_under_a_checkpoint_keeps_the_one_before(
+    tmp_path: Path, uninterrupted: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, checkpoints = os.fsync, []
+
+    def full_at_the_thirtieth(descriptor: int) -> None:
+        if CHECKPOINT_FILE in os.readlink(f"/proc/self/fd/{descriptor}"):
+            checkpoints.append(descriptor)
+            if len(checkpoints) == 30:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full_at_the_thirtieth)
+    with pytest.raises(WriteFailed, match=r"checkpoint\.pt: the disk is full") as failure:
+        train(short(tmp_path / "run"))
+    assert f"--resume {tmp_path / 'run'} goes on" in failure.value.__notes__[0]
+    monkeypatch.undo()
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == uninterrupted
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    run_dir = train(short(tmp_path / "run"))
+    before = outcome(run_dir)
+    assert CHECKPOINT_FILE not in before[2]
+    assert resume(run_dir) == run_dir
+    assert outcome(run_dir) == before
+
+
+def test_two_processes_may_not_train_in_one_directory(tmp_path: Path) -> None:
+    killed(lambda: train(short(tmp_path / "run")), 60)
+    busy = pytest.raises(InvalidConfig, match="another process is training in")
+    with locked(tmp_path / "run"), busy:
+        resume(tmp_path / "run")
+    resume(tmp_path / "run")
+
+
+def test_a_new_run_into_a_started_one_is_refused_with_the_way_on(tmp_path: Path) -> None:
+    killed(lambda: train(short(tmp_path / "run")), 60)
+    with pytest.raises(InvalidConfig, match=f"or go on with --resume {tmp_path / 'run'}"):
+        train(short(tmp_path / "run"))
+
+
+def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed(lambda: train(short(tmp_path / "run")), 60)
+    import trainer.run
+
+    real = trainer.run.load_dataset
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        dataset = real(*args, **kwargs)
+        dataset.train.images_NCHW[0, 0, 0, 0] ^= 1
+        return dataset
+
+    monkeypatch.setattr(trainer.run, "load_dataset", changed)
+    with pytest.raises(InvalidData, match="not what this run began with"):
+        resume(tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_way_out(
+    tmp_path: Path, uninterrupted: tuple[Any, ...]
+) -> None:
+    killed(lambda: train(short(tmp_path / "run")), 100)
+    file = tmp_path / "run" / CHECKPOINT_FILE
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(InvalidManifest, match="remove it to train this run again from step 0"):
+        resume(tmp_path / "run")
+    file.unlink()
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == uninterrupted
+
+
+def test_changed_settings_are_refused(tmp_path: Path) -> None:
+    killed(lambda: train(short(tmp_path / "run")), 60)
+    file = tmp_path / "run" / "config.toml"
+    file.write_text(file.read_text().replace("cutout = 2", "cutout = 3"))
+    with pytest.raises(InvalidManifest, match="changed or damaged after it was written"):
+        resume(tmp_path / "run")
+
+
+def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
+    with pytest.raises(InvalidManifest, match="expected a directory made by `snapensemble train`"):
+        resume(tmp_path)
