@@ -5,6 +5,7 @@ on its own part. Process 0, the leader, writes.
 """
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,8 +40,11 @@ class World:
         """The model with gradients averaged over the processes; alone, the model itself."""
         if self.size == 1:
             return model
-        # Running statistics are averaged before they are used, not sent at each step.
-        return DistributedDataParallel(model, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # The newer name of `broadcast_buffers` is unknown to versions that this runs on too.
+            warnings.simplefilter("ignore", FutureWarning)
+            # Running statistics are averaged before they are used, not sent at each step.
+            return DistributedDataParallel(model, broadcast_buffers=False)
 
     def share(self, count: int) -> slice:
         """This process's part of `count` rows, as equal as can be."""
@@ -97,15 +101,26 @@ def joined(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, rank, size = next(dist.rendezvous("env://"))
+        # torchrun keeps one store over restarts, with the addresses of processes that are gone.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore(f"attempt-{attempt}", store),
+            rank=rank,
+            world_size=size,
+        )
         yield World(dist.get_rank(), size)
         dist.barrier()
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or not _connection_lost(error):
             raise
-        raise ProcessLost(
-            f"another process of this run has ended ({str(error).splitlines()[0][:200]})"
-        ) from error
+        lost = ProcessLost(
+            f"another process of this run has ended ({str(error).splitlines()[0][:120]})"
+        )
+        for note in getattr(error, "__notes__", []):
+            lost.add_note(note)
+        raise lost from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

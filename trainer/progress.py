@@ -179,6 +179,7 @@ def describe(run: RunManifest) -> str:
         f"{len(run.classes)} classes; {run.data.val_images:,} validate; "
         f"{run.schedule.name}: {run.schedule.cycles} cycles, {run.schedule.total_steps:,} steps of "
         f"{run.training.batch_size} on {run.training.device}"
+        + (f", {run.training.processes} processes" if run.training.processes > 1 else "")
     )
 
 

@@ -1,0 +1,186 @@
+"""Which schedule gives the best answers for the same network, data and number of epochs?
+
+    python -m benchmarks.schedules --data fashion-mnist:DIR --train-images 2000
+
+Every schedule trains the same network on the same images, with the same seeds and the same
+budget, and takes as many snapshots. Validation images choose (the plateau's falls, best-m);
+test images report. `NoCycle` is the ensemble of equally spaced snapshots of the step schedule
+(Huang et al. 2017, section 4.1). Runs that are there already are not trained again, and a run
+that was stopped goes on, so the benchmark itself can be stopped.
+
+Shapes: S snapshots, N images, K classes.
+"""
+
+import argparse
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.machine import save
+from contracts.arrays import read_validation
+from contracts.figures import nll, rank, softmax, summary
+from contracts.run import RUN_FILE, read_run
+from trainer.config import TrainConfig
+from trainer.data import load_dataset, stratified
+from trainer.evaluate import predict_logits
+from trainer.run import resume, train
+from trainer.snapshots import load_model
+
+SCHEDULES = ("step", "plateau", "cosine", "hypergradient", "constant", "sgdr")
+FIGURES = ("error", "nll", "ece")
+
+
+def main() -> None:
+    """Train what is missing, measure, print and save."""
+    args = _arguments()
+    work = args.work or Path(tempfile.mkdtemp(prefix="snapensemble-bench-"))
+    work.mkdir(parents=True, exist_ok=True)
+    data = work / "data.npz"
+    if not data.exists():
+        write_subset(args.data, args.train_images, data)
+    jobs = [(name, seed) for seed in range(args.seeds) for name in args.schedules]
+    with ProcessPoolExecutor(args.processes) as pool:
+        one = partial(one_run, args, work)
+        results = list(pool.map(one, *zip(*jobs, strict=True)))
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        for name, figures in result.items():
+            rows.setdefault(name, []).append(figures)
+    settings = {k: v for k, v in vars(args).items() if k not in ("data", "work", "name")}
+    figures = {"data": args.data.partition(":")[0], "settings": settings, "rows": rows}
+    save(args.name, figures, table(rows, args.members))
+
+
+def write_subset(spec: str, train_images: int | None, file: Path) -> None:
+    """The data set with fewer training images, the same share of each class."""
+    dataset = load_dataset(spec, val_fraction=0.1, split_seed=0)
+    assert dataset.test is not None
+    train_part = dataset.train
+    if train_images is not None:
+        train_part = train_part.only(
+            stratified(train_part.labels_N, train_images / len(train_part), 0)
+        )
+    parts = {"train": train_part, "val": dataset.val, "test": dataset.test}
+    arrays: dict[str, Any] = {f"x_{name}": part.images_NCHW for name, part in parts.items()}
+    arrays |= {f"y_{name}": part.labels_N for name, part in parts.items()}
+    np.savez(file, classes=np.array(dataset.classes), **arrays)
+
+
+def one_run(
+    args: argparse.Namespace, work: Path, schedule: str, seed: int
+) -> dict[str, dict[str, Any]]:
+    """The test figures that one run leads to, by name of the method."""
+    config = TrainConfig(
+        data=f"npz:{work / 'data.npz'}",
+        out=work / f"{schedule}-{seed}",
+        schedule=schedule,  # type: ignore[arg-type]  # checked when it is built
+        seed=seed,
+        model=args.model,
+        cycles=args.cycles,
+        cycle_epochs=args.cycle_epochs,
+        lr_max=args.lr_max,
+        weight_decay=args.weight_decay,
+        batch_size=args.batch_size,
+        flip=args.flip,
+        threads=1,
+    )
+    run_dir = resume(config.out) if (config.out / RUN_FILE).exists() else train(config)
+    run = read_run(run_dir)
+    dataset = load_dataset(config.data, val_fraction=0.1, split_seed=0)
+    assert dataset.test is not None
+    labels_N = dataset.test.labels_N
+    images_NCHW = torch.from_numpy(dataset.test.images_NCHW)
+    probs_SNK = np.stack(
+        [
+            softmax(predict_logits(load_model(run_dir, run, snapshot), images_NCHW))
+            for snapshot in run.snapshots
+        ]
+    )
+    best = rank([snapshot.val for snapshot in run.snapshots], "nll")
+    figures = {schedule: measured(probs_SNK[-1:], labels_N)}
+    if schedule == "step":
+        figures["NoCycle ensemble"] = measured(probs_SNK, labels_N)
+    if schedule == "sgdr":
+        figures = {"sgdr, last snapshot": figures[schedule]}
+        for m in range(2, len(probs_SNK) + 1):
+            figures[f"sgdr, last {m}"] = measured(probs_SNK[-m:], labels_N)
+            figures[f"sgdr, best {m}"] = measured(probs_SNK[best[:m]], labels_N)
+        chosen = best_size(run_dir, best)
+        figures["sgdr, best m, m by validation"] = {
+            **measured(probs_SNK[best[:chosen]], labels_N),
+            "m": chosen,
+        }
+    return figures
+
+
+def best_size(run_dir: Path, best: list[int]) -> int:
+    """How many of the best snapshots have the lowest validation NLL together."""
+    logits_SNK, labels_N = read_validation(run_dir, read_run(run_dir))
+    probs_SNK = softmax(logits_SNK)
+    nlls = [nll(probs_SNK[best[:m]].mean(axis=0), labels_N) for m in range(1, len(best) + 1)]
+    return int(np.argmin(nlls)) + 1
+
+
+def measured(probs_SNK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> dict[str, float]:
+    """Error, NLL and ECE of the averaged probabilities."""
+    figures = summary(probs_SNK.mean(axis=0), labels_N)
+    return {"error": 1 - figures["accuracy"], "nll": figures["nll"], "ece": figures["ece"]}
+
+
+def table(rows: dict[str, list[dict[str, Any]]], members: int) -> list[tuple[str, ...]]:
+    """Mean and spread (least to most) over the seeds."""
+    lines: list[tuple[str, ...]] = [("schedule", "test error", "NLL", "ECE")]
+    shown = [
+        *(name for name in rows if not name.startswith("sgdr")),
+        "sgdr, last snapshot",
+        *(
+            f"sgdr, {which} {m}"
+            for m in sorted({members, 5} & {2, 3, 4, 5})
+            for which in ("last", "best")
+        ),
+        "sgdr, best m, m by validation",
+    ]
+    for name in shown:
+        if name not in rows:
+            continue
+        cells = []
+        for figure in FIGURES:
+            values = np.array([one[figure] for one in rows[name]])
+            low, mid, high = values.min(), values.mean(), values.max()
+            cells.append(
+                f"{mid:.2%} ({low:.2%} to {high:.2%})"
+                if figure == "error"
+                else f"{mid:.4f} ({low:.4f} to {high:.4f})"
+            )
+        lines.append((name, *cells))
+    return lines
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="SPEC")
+    parser.add_argument("--train-images", type=int, help="fewer training images (all)")
+    parser.add_argument("--model", default="small")
+    parser.add_argument("--cycles", type=int, default=5)
+    parser.add_argument("--cycle-epochs", type=int, default=12)
+    parser.add_argument("--members", type=int, default=3, help="m of last-m and best-m")
+    parser.add_argument("--lr-max", type=float, default=0.1)
+    parser.add_argument("--weight-decay", type=float, default=5e-4)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--flip", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=list(SCHEDULES))
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--work", type=Path, help="keep the runs here, to go on later")
+    parser.add_argument("--name", default="schedules", help="of the result files")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from contracts.run import RunManifest, read_run
+
+FLAGS = (
+    "--data digits --cycles 2 --cycle-epochs 2 --batch-size 64 --flip --crop-padding 1 "
+    "--threads 1 --checkpoint-minutes 0"
+)
+
+
+def torchrun(
+    *command: str, processes: int = 2, restarts: int = 0
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(processes), "--max-restarts", str(restarts)),
+            *command,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def job(name: str, *flags: str, processes: int = 2, restarts: int = 0) -> str:
+    file = str(Path(__file__).with_name("torchrun_jobs.py"))
+    done = torchrun(file, name, *flags, processes=processes, restarts=restarts)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def trained(
+    out: Path, model: str, *, processes: int, name: str = "train", restarts: int = 0
+) -> Path:
+    flags = [*FLAGS.split(), "--model", model, "--out", str(out)]
+    job(name, *flags, processes=processes, restarts=restarts)
+    return out
+
+
+def losses(run_dir: Path) -> list[float]:
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def weights(run_dir: Path, run: RunManifest, cycle: int) -> dict[str, np.ndarray]:
+    content = (run_dir / run.snapshots[cycle].file).read_bytes()
+    return safetensors.numpy.load(content)
+
+
+def test_two_processes_average_share_and_gather() -> None:
+    job("arithmetic")
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    one = trained(tmp_path / "one", "bare", processes=1)
+    two = trained(tmp_path / "two", "bare", processes=2)
+    runs = read_run(one), read_run(two)
+    assert (runs[0].training.processes, runs[1].training.processes) == (1, 2)
+    assert runs[1].training.batch_size == 64  # the global batch is what was asked for
+    # Rounding only: the same images in the same batches, shifted and mirrored alike.
+    np.testing.assert_allclose(losses(one), losses(two), rtol=1e-4)
+    for cycle in range(2):
+        alone, shared = weights(one, runs[0], cycle), weights(two, runs[1], cycle)
+        for name, values in alone.items():
+            np.testing.assert_allclose(values, shared[name], rtol=1e-3, atol=1e-4)
+        logits = [
+            np.load(d / r.snapshots[cycle].val_logits.file)
+            for d, r in zip((one, two), runs, strict=True)
+        ]
+        np.testing.assert_allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3)
+
+
+def test_a_dead_process_is_started_again_and_the_run_goes_on_from_its_checkpoint(
+    tmp_path: Path,
+) -> None:
+    whole = trained(tmp_path / "whole", "tiny", processes=2)
+    died = trained(tmp_path / "died", "tiny", processes=2, name="death", restarts=1)
+    assert losses(died) == losses(whole)
+    run = read_run(died)
+    assert run.complete
+    before, after = weights(whole, read_run(whole), 1), weights(died, run, 1)
+    for name, values in before.items():
+        if "running" in name:  # each process continues with the leader's statistics
+            np.testing.assert_allclose(values, after[name], rtol=0.2, atol=0.05)
+        else:
+            np.testing.assert_array_equal(values, after[name])
+
+
+def test_without_restarts_a_dead_process_ends_the_job_with_a_message(tmp_path: Path) -> None:
+    file = str(Path(__file__).with_name("torchrun_jobs.py"))
+    flags = [*FLAGS.split(), "--model", "tiny", "--out", str(tmp_path / "run")]
+    done = torchrun(file, "death", *flags)
+    assert done.returncode != 0
+    assert f"--resume {tmp_path / 'run'} goes on" in done.stderr
+    again = torchrun("-m", "trainer", "--resume", str(tmp_path / "run"))
+    assert again.returncode == 0, again.stderr
+    assert read_run(tmp_path / "run").complete
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
+    flags = FLAGS.replace("--batch-size 64", "--batch-size 65").split()
+    done = torchrun("-m", "trainer", *flags, "--out", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert "a batch of 65 cannot be shared equally by 2 processes" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flag", ["--help"])
+def test_the_module_has_the_flags_of_the_command(flag: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trainer", flag], capture_output=True, text=True, check=True
+    )
+    assert "--resume RUN_DIR" in done.stdout and "--cycle-epochs" in done.stdout
