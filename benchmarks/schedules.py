@@ -29,6 +29,7 @@ from contracts.run import RUN_FILE, read_run
 from trainer.config import TrainConfig
 from trainer.data import load_dataset, stratified
 from trainer.evaluate import predict_logits
+from trainer.readers import Split
 from trainer.run import resume, train
 from trainer.snapshots import load_model
 
@@ -43,7 +44,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     data = work / "data.npz"
     if not data.exists():
-        write_subset(args.data, args.train_images, data)
+        write_subset(args, data)
     jobs = [(name, seed) for seed in range(args.seeds) for name in args.schedules]
     with ProcessPoolExecutor(args.processes) as pool:
         one = partial(one_run, args, work)
@@ -57,19 +58,33 @@ def main() -> None:
     save(args.name, figures, table(rows, args.members))
 
 
-def write_subset(spec: str, train_images: int | None, file: Path) -> None:
-    """The data set with fewer training images, the same share of each class."""
-    dataset = load_dataset(spec, val_fraction=0.1, split_seed=0)
+def write_subset(args: argparse.Namespace, file: Path) -> None:
+    """The data set, with fewer images for training and validation, and smaller ones, if asked."""
+    dataset = load_dataset(args.data, val_fraction=0.1, split_seed=0)
     assert dataset.test is not None
-    train_part = dataset.train
-    if train_images is not None:
-        train_part = train_part.only(
-            stratified(train_part.labels_N, train_images / len(train_part), 0)
-        )
-    parts = {"train": train_part, "val": dataset.val, "test": dataset.test}
-    arrays: dict[str, Any] = {f"x_{name}": part.images_NCHW for name, part in parts.items()}
-    arrays |= {f"y_{name}": part.labels_N for name, part in parts.items()}
+    parts = {
+        "train": fewer(dataset.train, args.train_images),
+        "val": fewer(dataset.val, args.val_images),
+        "test": dataset.test,
+    }
+    arrays: dict[str, Any] = {f"y_{name}": part.labels_N for name, part in parts.items()}
+    for name, part in parts.items():
+        arrays[f"x_{name}"] = shrunk(part.images_NCHW, args.shrink)
     np.savez(file, classes=np.array(dataset.classes), **arrays)
+
+
+def fewer(part: Split, images: int | None) -> Split:
+    """About so many images, the same share of each class."""
+    if images is None:
+        return part
+    return part.only(stratified(part.labels_N, images / len(part), 0))
+
+
+def shrunk(images_NCHW: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
+    """The mean of each square of `by` x `by` pixels."""
+    N, C, H, W = images_NCHW.shape
+    tiles = images_NCHW.reshape(N, C, H // by, by, W // by, by)
+    return np.rint(tiles.mean(axis=(3, 5))).astype(np.uint8)
 
 
 def one_run(
@@ -166,6 +181,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, metavar="SPEC")
     parser.add_argument("--train-images", type=int, help="fewer training images (all)")
+    parser.add_argument("--val-images", type=int, help="fewer validation images (all)")
+    parser.add_argument("--shrink", type=int, default=1, help="pixels that become one, a side")
     parser.add_argument("--model", default="small")
     parser.add_argument("--cycles", type=int, default=5)
     parser.add_argument("--cycle-epochs", type=int, default=12)

@@ -1,0 +1,234 @@
+"""How fast is training, against a plain PyTorch loop and against TorchEnsemble?
+
+    pip install --no-deps torchensemble==0.2.0
+    python -m benchmarks.training_speed --data cifar10:DIR
+
+All train the same network on the same images with the same batch size, threads, shifts and
+mirrorings. The peers read them through a DataLoader that augments image by image, as tutorials
+do, with as many workers as `--workers` says (several: one row each). Blocks of steps are
+interleaved in one process, so that a busy machine slows all of them alike. With `--epochs` the
+snapshot ensembles of both are trained to the end and their test accuracy is compared.
+
+Shapes: N images, B batch, C channels, H height, W width.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.machine import save
+from benchmarks.peers import (
+    LR,
+    MOMENTUM,
+    PADDING,
+    WEIGHT_DECAY,
+    data_loader,
+    peer,
+    plain,
+    quiet,
+    torchensemble,
+)
+from contracts.cpu import cpu_budget
+from contracts.figures import accuracy, softmax
+from contracts.run import read_run
+from trainer.augment import Augmentation, fill_colour
+from trainer.checkpoint import State
+from trainer.config import TrainConfig
+from trainer.data import load_dataset
+from trainer.distributed import World
+from trainer.evaluate import predict_logits
+from trainer.loop import Batches, Objective, train_epoch
+from trainer.models import build_model
+from trainer.readers import Split
+from trainer.run import train
+from trainer.schedules import Constant
+from trainer.setup import image_contract
+from trainer.snapshots import load_model
+
+
+def main() -> None:
+    """Measure, print and save."""
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    figures: dict[str, Any] = {"settings": {k: v for k, v in vars(args).items() if k != "data"}}
+    figures["data"] = args.data.partition(":")[0]
+    rows, figures["images_per_second"] = speeds(args)
+    if args.epochs:
+        accuracies, figures["test_accuracy"] = compared_accuracy(args)
+        rows += [("", "", "", ""), ("snapshot ensemble", "test accuracy", "", ""), *accuracies]
+    save(args.name, figures, rows)
+
+
+def speeds(args: argparse.Namespace) -> tuple[list[tuple[str, ...]], dict[str, list[float]]]:
+    """Images per second of each way, in blocks of steps that take turns."""
+    dataset = load_dataset(args.data, val_fraction=0.1, split_seed=0)
+    some = np.arange(args.steps * args.batch_size)
+    part = Split(dataset.train.images_NCHW[some], dataset.train.labels_N[some])
+    image = image_contract(dataset)
+
+    def network(seed: int = 0) -> nn.Module:
+        torch.manual_seed(seed)
+        return build_model(args.model, len(dataset.classes), image).train()
+
+    ways: dict[str, Callable[[], object]] = {"Snapensemble": ours(network(), part, image, args)}
+    if args.compile:
+        ways["Snapensemble, compiled"] = ours(network(), part, image, args, compiled=True)
+    for workers in args.workers:
+        loader = data_loader(part, args.batch_size, workers)
+        ways[f"plain loop, DataLoader with {workers} workers"] = plain(network(), loader)
+        if args.torchensemble:
+            ways[f"TorchEnsemble, DataLoader with {workers} workers"] = torchensemble(
+                network, loader, args.threads
+            )
+    measured: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(args.rounds + 1):
+        for name, block in ways.items():
+            started = time.perf_counter()
+            block()
+            if turn:  # the first one warms up
+                measured[name].append(len(part) / (time.perf_counter() - started))
+    return speed_table(measured), measured
+
+
+def speed_table(measured: dict[str, list[float]]) -> list[tuple[str, ...]]:
+    """Medians with their spread, and the ratio of ours to each, turn by turn."""
+    rows: list[tuple[str, ...]] = [
+        ("training", "images/s, median", "least to most", "Snapensemble is faster by")
+    ]
+    first = np.array(measured["Snapensemble"])
+    for name, values in measured.items():
+        ratios = first / np.array(values)
+        ratio = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+        rows.append(
+            (
+                name,
+                f"{np.median(values):.0f}",
+                f"{min(values):.0f} to {max(values):.0f}",
+                "" if name == "Snapensemble" else ratio,
+            )
+        )
+    return rows
+
+
+def ours(
+    model: nn.Module, part: Split, image: Any, args: argparse.Namespace, compiled: bool = False
+) -> Callable[[], object]:
+    """One epoch as `train` runs it."""
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=LR, momentum=MOMENTUM, nesterov=True,
+        weight_decay=WEIGHT_DECAY, fused=True,
+    )  # fmt: skip
+    batches = Batches(
+        images_NCHW=torch.from_numpy(part.images_NCHW),
+        labels_N=torch.from_numpy(part.labels_N),
+        batch_size=args.batch_size,
+        augmentation=Augmentation(crop_padding=PADDING, flip=True),
+        fill_C=fill_colour(image),
+        seed=0,
+        world=World(),
+    )
+    state = State(model, optimizer)
+    network: Any = torch.compile(model) if compiled else model
+    objective = Objective(network=network, label_smoothing=0.0, autocast=False)
+
+    def block() -> None:
+        for _ in train_epoch(state, objective, batches, Constant(eta=LR)):
+            pass
+        state.val_nlls.append(0.0)  # on to the next epoch
+
+    return block
+
+
+def compared_accuracy(
+    args: argparse.Namespace,
+) -> tuple[list[tuple[str, ...]], dict[str, list[float]]]:
+    """Both ensembles trained on the same images for as many epochs: test accuracy by seed."""
+    dataset = load_dataset(args.data, val_fraction=0.1, split_seed=0)
+    assert dataset.test is not None
+    part = Split(
+        dataset.train.images_NCHW[: args.accuracy_images],
+        dataset.train.labels_N[: args.accuracy_images],
+    )
+    found: dict[str, list[float]] = {"Snapensemble": [], "TorchEnsemble": []}
+    with tempfile.TemporaryDirectory(prefix="snapensemble-bench-") as work:
+        for seed in range(args.seeds):
+            found["Snapensemble"].append(our_accuracy(args, dataset, part, Path(work), seed))
+            found["TorchEnsemble"].append(peer_accuracy(args, dataset, part, seed))
+    rows = []
+    for name, values in found.items():
+        each = ", ".join(f"{value:.2%}" for value in values)
+        rows.append((name, f"{np.mean(values):.2%}", each, ""))
+    return rows, found
+
+
+def our_accuracy(
+    args: argparse.Namespace, dataset: Any, part: Split, work: Path, seed: int
+) -> float:
+    """All snapshots of an SGDR run, averaged, as the peer averages all of its own."""
+    data = work / "data.npz"
+    arrays = {"train": part, "val": dataset.val, "test": dataset.test}
+    content: dict[str, Any] = {f"x_{name}": some.images_NCHW for name, some in arrays.items()}
+    content |= {f"y_{name}": some.labels_N for name, some in arrays.items()}
+    np.savez(data, classes=np.array(dataset.classes), **content)
+    config = TrainConfig(
+        data=f"npz:{data}", out=work / str(seed), model=args.model, cycles=args.cycles,
+        cycle_epochs=args.epochs // args.cycles, batch_size=args.batch_size, seed=seed,
+        flip=True, crop_padding=PADDING, threads=args.threads,
+    )  # fmt: skip
+    run_dir = train(config)
+    run = read_run(run_dir)
+    images_NCHW = torch.from_numpy(dataset.test.images_NCHW)
+    probs = [
+        softmax(predict_logits(load_model(run_dir, run, snapshot), images_NCHW))
+        for snapshot in run.snapshots
+    ]
+    return accuracy(np.mean(probs, axis=0), dataset.test.labels_N)
+
+
+def peer_accuracy(args: argparse.Namespace, dataset: Any, part: Split, seed: int) -> float:
+    """TorchEnsemble's ensemble of as many snapshots."""
+    image = image_contract(dataset)
+    torch.manual_seed(seed)
+
+    def network() -> nn.Module:
+        return build_model(args.model, len(dataset.classes), image).train()
+
+    loader = data_loader(part, args.batch_size, args.workers[0])
+    ensemble = peer(network, args.cycles, args.threads)
+    quiet(lambda: ensemble.fit(loader, epochs=args.epochs, log_interval=10**9, save_model=False))
+    ensemble.eval()
+    with torch.inference_mode():
+        parts = torch.split(torch.from_numpy(dataset.test.images_NCHW), 500)
+        probs_NK = torch.cat([ensemble(part) for part in parts]).double().numpy()
+    return accuracy(probs_NK, dataset.test.labels_N)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, metavar="SPEC")
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=cpu_budget())
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 0], help="of the DataLoader")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a block")
+    parser.add_argument("--rounds", type=int, default=9, help="blocks of each")
+    parser.add_argument("--compile", action="store_true", help="our compiled training too")
+    parser.add_argument("--torchensemble", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--epochs", type=int, default=0, help="compare accuracy after so many")
+    parser.add_argument("--cycles", type=int, default=3)
+    parser.add_argument("--accuracy-images", type=int, default=5000)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--name", default="training-speed", help="of the result files")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
