@@ -9,10 +9,14 @@ from snapensemble.cli import COMMANDS
 
 FLAGS = {
     "train": {
-        "--data", "--out", "--config", "--schedule", "--model", "--cycles", "--epochs",
-        "--cycle-epochs", "--t-mult", "--lr-max", "--lr-min", "--batch-size", "--momentum",
-        "--weight-decay", "--image-size", "--crop-padding", "--flip", "--no-flip",
-        "--val-fraction", "--split-seed", "--seed", "--device", "--threads",
+        "--data", "--out", "--resume", "--config", "--schedule", "--model", "--pretrained",
+        "--cycles", "--epochs", "--cycle-epochs", "--t-mult", "--lr-max", "--lr-min",
+        "--lr-max-decay", "--warmup-epochs", "--lr-steps", "--lr-factor", "--patience",
+        "--lr-start", "--hyper-lr", "--hyper-rule", "--batch-size", "--momentum",
+        "--weight-decay", "--label-smoothing", "--image-size", "--crop-padding", "--flip",
+        "--no-flip", "--cutout", "--random-resized-crop", "--max-bad-images", "--val-fraction",
+        "--split-seed", "--seed", "--device", "--threads", "--precision", "--compile",
+        "--no-compile", "--checkpoint-minutes", "--tensorboard", "--no-tensorboard",
     },
     "export": {"--out", "--members", "--select", "--metric", "--name", "--force"},
     "evaluate": {"--data", "--split", "--limit", "--json"},

@@ -201,7 +201,7 @@ def test_a_stopped_run_keeps_its_finished_cycles(
     assert 3 <= finished < 500
     assert rest.endswith(
         f"stopped by {signum.name}: {finished} of 500 cycles are finished and whole; "
-        f"snapensemble export {out} takes them\n"
+        f"snapensemble export {out} takes them; snapensemble train --resume {out} goes on\n"
     )
 
 

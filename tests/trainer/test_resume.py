@@ -5,7 +5,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
 from contracts.run import read_run
-from contracts.stopping import Stopped
+from contracts.stopping import SIGNALS, Stopped
 from trainer.checkpoint import CHECKPOINT_FILE
 from trainer.config import TrainConfig
 from trainer.lock import locked
@@ -22,6 +22,15 @@ from trainer.progress import MetricsFile
 from trainer.run import resume, train
 
 EVERY_STEP = 0.0
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """A run that was stopped leaves handlers under which a second signal kills."""
+    kept = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    for signum, handler in kept.items():
+        signal.signal(signum, handler)
 
 
 def short(out: Path, **changes: Any) -> TrainConfig:
@@ -163,13 +172,10 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
         if step.step == 29:
             os.kill(os.getpid(), signum)
 
-    before = signal.getsignal(signum)
     monkeypatch.setattr(MetricsFile, "step", step)
     with pytest.raises(Stopped, match=signum.name) as stopped:
         train(short(run_dir, checkpoint_minutes=60))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    assert signal.getsignal(signum) == before
+    assert [signal.getsignal(each) for each in SIGNALS] == [signal.SIG_DFL] * 2  # now one kills
     assert stopped.value.__notes__ == [
         f"1 of 2 cycles are finished and whole; snapensemble export {run_dir} takes them; "
         f"snapensemble train --resume {run_dir} goes on"
@@ -196,7 +202,6 @@ def test_a_signal_while_validating_loses_no_step(
     monkeypatch.setattr(trainer.run, "predict_logits", interrupted)
     with pytest.raises(Stopped):
         train(short(tmp_path / "run", checkpoint_minutes=60))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.undo()
     content = torch.load(tmp_path / "run" / CHECKPOINT_FILE)
     assert (content["step"], len(content["val_nlls"])) == (24, 1)  # validation is still to come
