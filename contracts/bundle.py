@@ -29,6 +29,7 @@ class Member(Record):
     file: RelativeFile
     sha256: Sha256
     weight: Annotated[float, Field(gt=0, le=1)]
+    run: Annotated[int, Field(ge=0)] = 0  # which of the pooled runs, as they were given
     cycle: Annotated[int, Field(ge=0)]
     step: Annotated[int, Field(ge=1)]
     val: ValFigures

@@ -1,22 +1,22 @@
-"""build_bundle(): a run directory -> a bundle directory, whole or not at all.
+"""build_bundle(): run directories -> a bundle directory, whole or not at all.
 
 Shapes: S snapshots, M members, N validation images, K classes.
 """
 
 import re
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.arrays import read_array, read_validation
 from contracts.bundle import BundleManifest, Member, ParityRecord, SelectionRecord, write_bundle
 from contracts.errors import InvalidConfig
 from contracts.figures import Metric, mean_probabilities, softmax, val_figures
 from contracts.files import sha256_of, write_atomically
-from contracts.run import RunManifest, Snapshot, read_run
 from export.convert import OPSET, to_onnx
+from export.pool import Candidate, pooled
 from export.publish import publishing
 from export.select import Rule, select
 from export.verify import parity
@@ -26,7 +26,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def build_bundle(
-    run_dir: Path,
+    run_dirs: Path | Sequence[Path],
     bundle_dir: Path,
     *,
     m: int | None = None,
@@ -35,10 +35,10 @@ def build_bundle(
     name: str | None = None,
     force: bool = False,
 ) -> BundleManifest:
-    """Export the best m snapshots of a run, each checked against torch.
+    """Export the best m snapshots of a run, or of several pooled, each checked against torch.
 
     Args:
-        run_dir: made by `train`; unfinished runs give the cycles they have finished.
+        run_dirs: made by `train`; unfinished runs give the cycles they have finished.
         bundle_dir: appears only when everything in it is complete.
         m: how many members; see `select`.
         rule: see `select`.
@@ -47,23 +47,22 @@ def build_bundle(
         force: replace a bundle that is there.
 
     Raises:
-        InvalidManifest: the run directory is damaged.
-        InvalidConfig: `m` does not fit, or `bundle_dir` is taken.
+        InvalidManifest: a run directory is damaged.
+        InvalidConfig: `m` does not fit, `bundle_dir` is taken, or the runs do not go together.
         ParityFailed: a member answers differently in ONNX Runtime.
         WriteFailed: the disk is full.
     """
-    run = read_run(run_dir)
-    logits_SNK, labels_N = read_validation(run_dir, run)
-    chosen = select([s.val for s in run.snapshots], m=m, rule=rule, metric=metric)
+    pool = pooled([run_dirs] if isinstance(run_dirs, Path) else run_dirs)
+    candidates, run = pool.candidates, pool.first_run
+    chosen = select([c.snapshot.val for c in candidates], m=m, rule=rule, metric=metric)
     name = name or default_name(bundle_dir)
     if not NAME.fullmatch(name):
         raise InvalidConfig(f"--name {name!r}: use letters, digits, '.', '_', '-', 64 at most")
     with publishing(bundle_dir, replace=force) as directory:
         (directory / "members").mkdir()
-        images_NCHW = read_array(run_dir, run.calibration_images, np.uint8)
+        images_NCHW = pool.calibration_images()
         exported = [
-            export_member(run_dir, run, run.snapshots[i], 1 / len(chosen), images_NCHW, directory)
-            for i in chosen
+            export_member(candidates[i], 1 / len(chosen), images_NCHW, directory) for i in chosen
         ]
         manifest = BundleManifest(
             snapensemble=version("snapensemble"),
@@ -72,11 +71,11 @@ def build_bundle(
             classes=run.classes,
             image=run.image,
             members=tuple(member for member, _ in exported),
-            selection=SelectionRecord(rule=rule, metric=metric, candidates=len(run.snapshots)),
-            val=val_figures(mean_probabilities(softmax(logits_SNK[chosen])), labels_N),
+            selection=SelectionRecord(rule=rule, metric=metric, candidates=len(candidates)),
+            val=val_figures(mean_probabilities(softmax(pool.logits_SNK[chosen])), pool.labels_N),
             opset=OPSET,
             parity=worst([record for _, record in exported]),
-            model=run.training.model,
+            model=" + ".join(sorted({candidates[i].run.training.model for i in chosen})),
             data=run.data,
         )
         manifest = manifest.model_copy(update={"version": content_version(manifest)})
@@ -85,17 +84,15 @@ def build_bundle(
 
 
 def export_member(
-    run_dir: Path,
-    run: RunManifest,
-    snapshot: Snapshot,
+    candidate: Candidate,
     weight: float,
     images_NCHW: NDArray[np.uint8],
     directory: Path,
 ) -> tuple[Member, ParityRecord]:
     """Convert one snapshot, check it, and write it into the bundle's `members/`."""
-    member = f"cycle-{snapshot.cycle:02d}"
-    model = load_model(run_dir, run, snapshot)
-    onnx_file = to_onnx(model, run.image)
+    member, snapshot = candidate.name, candidate.snapshot
+    model = load_model(candidate.run_dir, candidate.run, snapshot)
+    onnx_file = to_onnx(model, candidate.run.image)
     record = parity(model, onnx_file, images_NCHW, what=member)
     file = f"members/{member}.onnx"
     return (
@@ -104,6 +101,7 @@ def export_member(
             file=file,
             sha256=write_atomically(directory / file, onnx_file),
             weight=weight,
+            run=candidate.run_number,
             cycle=snapshot.cycle,
             step=snapshot.step,
             val=snapshot.val,

@@ -1,4 +1,4 @@
-"""`snapensemble export`: a run directory -> a bundle directory."""
+"""`snapensemble export`: run directories -> a bundle directory."""
 
 import argparse
 from pathlib import Path
@@ -9,7 +9,13 @@ from export.select import DEFAULT_MEMBERS, METRICS, RULES
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `snapensemble export`."""
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="made by snapensemble train")
+    parser.add_argument(
+        "run_dirs",
+        type=Path,
+        nargs="+",
+        metavar="RUN_DIR",
+        help="made by snapensemble train; several of the same data are pooled",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE_DIR")
     parser.add_argument(
         "--members", type=int, metavar="M", help=f"how many ({DEFAULT_MEMBERS}, or all there are)"
@@ -32,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from export.bundle import build_bundle
 
     manifest = build_bundle(
-        args.run_dir,
+        args.run_dirs,
         args.out,
         m=args.members,
         rule=args.select,
@@ -49,8 +55,11 @@ def describe(manifest: BundleManifest) -> str:
     """The members and their average, with their validation figures."""
     rows = [(member.name, member.val) for member in manifest.members]
     rows.append(("ensemble", manifest.val))
+    wide = max(len(name) for name, _ in rows)
     lines = [f"{manifest.name} {manifest.version}: validation of each member and of their average"]
-    lines += [f"  {name:<10} nll {val.nll:.4f}  accuracy {val.accuracy:.2%}" for name, val in rows]
+    lines += [
+        f"  {name:<{wide}} nll {val.nll:.4f}  accuracy {val.accuracy:.2%}" for name, val in rows
+    ]
     gap = manifest.parity.max_probability_difference
     lines.append(f"  ONNX Runtime and torch agree to {gap:.1e} in probability")
     return "\n".join(lines)

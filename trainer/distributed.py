@@ -101,12 +101,12 @@ def joined(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store, rank, size = next(dist.rendezvous("env://"))
+        store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
         # torchrun keeps one store over restarts, with the addresses of processes that are gone.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"attempt-{attempt}", store),
+            store=dist.PrefixStore(f"attempt-{attempt}", store),  # type: ignore[attr-defined]
             rank=rank,
             world_size=size,
         )

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contracts.bundle import read_bundle
+from contracts.errors import InvalidConfig
+from contracts.figures import mean_probabilities, softmax, val_figures
+from contracts.records import FileRef
+from contracts.run import RunManifest, read_run, write_run
+from export.bundle import build_bundle
+from export.pool import pooled
+from trainer.config import TrainConfig
+from trainer.run import train
+
+
+@pytest.fixture(scope="module")
+def second_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `digits_run`, of another seed and network."""
+    out = tmp_path_factory.mktemp("second") / "run"
+    settings = {"cycles": 3, "cycle_epochs": 2, "threads": 1, "seed": 1, "model": "tiny"}
+    return train(TrainConfig(data="digits", out=out, **settings))  # type: ignore[arg-type]
+
+
+def changed(run_dir: Path, tmp_path: Path, **changes: object) -> Path:
+    """A run that differs in its manifest."""
+    run: RunManifest = read_run(run_dir)
+    write_run(tmp_path, run.model_copy(update=changes))
+    return tmp_path
+
+
+def test_the_best_of_several_runs_make_one_bundle(
+    digits_run: Path, second_run: Path, tmp_path: Path
+) -> None:
+    build_bundle([digits_run, second_run], tmp_path / "bundle", m=4, name="digits")
+    bundle = read_bundle(tmp_path / "bundle")
+    everything = [
+        (snapshot.val.nll, f"run-{number}-cycle-{snapshot.cycle:02d}", run_dir, snapshot)
+        for number, run_dir in enumerate((digits_run, second_run))
+        for snapshot in read_run(run_dir).snapshots
+    ]
+    best = sorted(everything, key=lambda each: each[0])[:4]
+    assert [member.name for member in bundle.members] == [name for _, name, _, _ in best]
+    assert [f"run-{m.run}-cycle-{m.cycle:02d}" for m in bundle.members] == [b[1] for b in best]
+    assert bundle.selection.candidates == 6
+    assert bundle.model in ("small", "small + tiny")
+    probs = [softmax(np.load(run_dir / s.val_logits.file)) for _, _, run_dir, s in best]
+    labels_N = np.load(digits_run / read_run(digits_run).val_labels.file)
+    assert bundle.val == val_figures(mean_probabilities(np.stack(probs)), labels_N)
+
+
+def test_the_last_of_several_runs_are_their_latest_cycles(
+    digits_run: Path, second_run: Path
+) -> None:
+    candidates = pooled([digits_run, second_run]).candidates
+    assert [candidate.name for candidate in candidates[-2:]] == ["run-0-cycle-02", "run-1-cycle-02"]
+
+
+def test_one_run_keeps_the_plain_names(digits_run: Path) -> None:
+    assert [c.name for c in pooled([digits_run]).candidates] == [f"cycle-0{i}" for i in range(3)]
+
+
+def test_runs_that_do_not_go_together_are_refused_by_name(digits_run: Path, tmp_path: Path) -> None:
+    run = read_run(digits_run)
+    turned = changed(digits_run, tmp_path, classes=run.classes[::-1])
+    with pytest.raises(InvalidConfig, match=f"{turned} has the same classes in another order"):
+        pooled([digits_run, turned])
+    others = changed(digits_run, tmp_path, classes=("a", "b"))
+    with pytest.raises(InvalidConfig, match="has other classes than"):
+        pooled([digits_run, others])
+    wide = changed(digits_run, tmp_path, image=run.image.model_copy(update={"width": 9}))
+    with pytest.raises(InvalidConfig, match=r"another image contract .* width=9"):
+        pooled([digits_run, wide])
+    data = run.data.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(InvalidConfig, match="on other images than"):
+        pooled([digits_run, changed(digits_run, tmp_path, data=data)])
+    labels = FileRef(file="val-labels.npy", sha256="0" * 64)
+    with pytest.raises(InvalidConfig, match="on other images than"):
+        pooled([digits_run, changed(digits_run, tmp_path, val_labels=labels)])
+
+
+def test_a_run_given_twice_is_refused(digits_run: Path) -> None:
+    with pytest.raises(InvalidConfig, match="given twice"):
+        pooled([digits_run, digits_run / ".." / "run"])
+
+
+def test_runs_without_a_finished_cycle_are_refused(digits_run: Path, tmp_path: Path) -> None:
+    run = read_run(digits_run)
+    (tmp_path / run.val_labels.file).write_bytes((digits_run / run.val_labels.file).read_bytes())
+    with pytest.raises(InvalidConfig, match="no finished cycle yet"):
+        pooled([changed(digits_run, tmp_path, snapshots=())])
