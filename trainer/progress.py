@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -79,8 +80,9 @@ class MetricsFile:
         """Nothing: run.json lists them."""
 
     def flush(self) -> None:
-        """All lines so far reach the file."""
+        """All lines so far reach the disk."""
         self._guarded(self._file.flush)
+        self._guarded(lambda: os.fsync(self._file.fileno()))
 
     def _write(self, **line: float) -> None:
         self._guarded(lambda: self._file.write(json.dumps(line) + "\n"))

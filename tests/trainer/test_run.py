@@ -14,7 +14,7 @@ from contracts.run import read_run
 from trainer.config import TrainConfig
 from trainer.data import load_dataset
 from trainer.evaluate import predict_logits
-from trainer.loop import TrainingDiverged
+from trainer.loop import Objective, TrainingDiverged
 from trainer.run import train
 from trainer.setup import choose_device, default_batch_size, default_padding
 from trainer.snapshots import load_model
@@ -182,3 +182,63 @@ def test_weights_of_another_architecture_are_refused(digits_run: Path) -> None:
     )
     with pytest.raises(InvalidManifest, match="does not fit resnet20"):
         load_model(digits_run, other, run.snapshots[0])
+
+
+def test_validation_images_that_are_trained_on_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    x_train = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    x_val = np.concatenate([rng.integers(0, 256, (5, 8, 8), dtype=np.uint8), x_train[[3, 3, 8]]])
+    np.savez(
+        tmp_path / "data.npz", classes=["a", "b"], x_train=x_train, y_train=np.arange(60) % 2,
+        x_val=x_val, y_val=np.arange(8) % 2,
+    )  # fmt: skip
+    settings = {"cycles": 1, "cycle_epochs": 1, "threads": 1, "model": "tiny"}
+    train(TrainConfig(data=f"npz:{tmp_path / 'data.npz'}", out=tmp_path / "run", **settings))  # type: ignore[arg-type]
+    assert "warning: 3 of 8 validation images are among the training" in capsys.readouterr().err
+    train(short(tmp_path / "digits", cycles=1))
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"precision": "bf16"},
+        {"label_smoothing": 0.1},
+        {"random_resized_crop": 0.5},
+        {"model": "tiny+whiten"},
+        {"momentum": 0.0, "schedule": "hypergradient"},
+        {"t_mult": 2, "warmup_epochs": 0, "lr_max_decay": 0.5},
+    ],
+)
+def test_every_way_of_training_learns_and_is_written_down(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    values = {"cycles": 2, "cycle_epochs": 4, "model": "tiny", **settings}
+    if settings.get("schedule"):
+        values["lr_start"] = 0.05
+    run_dir = train(short(tmp_path / "run", **values))
+    losses = [line["loss"] for line in lines(run_dir) if "loss" in line]
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    run = read_run(run_dir)
+    found = {**run.schedule.model_dump(), **run.training.model_dump()}
+    names = {"schedule": "name", "t_mult": "T_mult", "lr_max_decay": "eta_max_decay"}
+    for name, value in settings.items():
+        if name != "warmup_epochs":
+            assert found[names.get(name, name)] == value
+    load_model(run_dir, run, run.snapshots[0])
+
+
+def test_fine_tuning_starts_from_a_lower_rate(tmp_path: Path) -> None:
+    assert short(tmp_path, model="timm:resnet18").top_rate == 0.1
+    assert short(tmp_path, model="timm:resnet18", pretrained="hub").top_rate == 0.01
+    assert short(tmp_path, model="timm:resnet18", pretrained="hub", lr_max=0.2).top_rate == 0.2
+
+
+def test_label_smoothing_spreads_a_share_of_the_label() -> None:
+    logits_BK, labels_B = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    objective = Objective(network=torch.nn.Identity(), label_smoothing=0.2, autocast=False)
+    log_probs = torch.log_softmax(logits_BK, dim=1)[0]
+    expected = -(0.9 * log_probs[0] + 0.1 * log_probs[1])  # 0.8 + 0.2 / 2, and 0.2 / 2
+    assert objective(logits_BK, labels_B).item() == pytest.approx(expected.item())
