@@ -77,7 +77,7 @@ def curves_chart(measured: Measured) -> bytes:
             dots = {"marker": "o" if measured.epochs_done <= 40 else "", "markersize": 4}
             rows[1].plot(nll.x_T, nll.y_T, color=ORANGE, clip_on=False, **dots)
             rows[1].set(title="Validation NLL, after each epoch", ylabel="NLL (nats)")
-            log_if_wide(rows[1], nll.y_T.tolist())
+            log_if_wide(rows[1], nll.y_T.tolist(), ratio=5.0)
             rows[2].plot(accuracy.x_T, accuracy.y_T, color=GREEN, clip_on=False, **dots)
             rows[2].set(title="Validation accuracy, after each epoch", ylabel="accuracy")
             percent(rows[2], accuracy.y_T.tolist())

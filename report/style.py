@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 
 # Three colours of Okabe & Ito (2008), told apart with every common colour vision.
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
@@ -71,6 +71,10 @@ def log_if_wide(axes: Axes, values: Sequence[float], ratio: float = 20.0) -> Non
     if min(values) > 0 and max(values) / min(values) > ratio:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        few = max(values) / min(values) < 30  # within a decade or so its parts are numbered too
+        axes.yaxis.set_minor_formatter(
+            FuncFormatter(lambda x, _: f"{x:g}" if few and f"{x:e}"[0] in "235" else "")
+        )
         axes.grid(visible=True, which="minor", color="#f1f1f1", linewidth=0.6)
 
 
