@@ -4,13 +4,16 @@ import json
 import platform
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from contracts.cpu import cpu_budget
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("snapensemble", "torch", "onnxruntime", "numpy", "fastapi", "uvicorn")
+PACKAGES = (
+    "snapensemble", "torch", "onnxruntime", "numpy", "fastapi", "uvicorn", "torchensemble",
+)  # fmt: skip
 
 
 def machine() -> dict[str, Any]:
@@ -22,7 +25,7 @@ def machine() -> dict[str, Any]:
         "processor": models[0] if models else platform.processor(),
         "cores": cpu_budget(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES if find_spec(name)},
         "date": time.strftime("%Y-%m-%d"),
     }
 

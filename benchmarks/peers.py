@@ -50,34 +50,28 @@ def plain(model: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> Callable[
 
 
 def torchensemble(
-    network: Callable[[], nn.Module], loader: DataLoader[tuple[Tensor, int]], threads: int
+    network: Callable[[], nn.Module], loader: DataLoader[tuple[Tensor, int]]
 ) -> Callable[[], object]:
-    """One epoch of TorchEnsemble's SnapshotEnsembleClassifier."""
-    ensemble = peer(network, 1, threads)
-
-    def block() -> None:
-        quiet(lambda: ensemble.fit(loader, epochs=1, log_interval=10**9, save_model=False))
-
-    return block
+    """One epoch of a new SnapshotEnsembleClassifier."""
+    ensemble = peer(network, 1)
+    return lambda: fit(ensemble, loader, 1)
 
 
-def peer(network: Callable[[], nn.Module], members: int, threads: int) -> Any:
+def peer(network: Callable[[], nn.Module], members: int) -> Any:
     """A SnapshotEnsembleClassifier with the same optimizer."""
     from torchensemble import SnapshotEnsembleClassifier
 
-    ensemble = SnapshotEnsembleClassifier(
-        estimator=network(), n_estimators=members, cuda=False, n_jobs=threads
-    )
+    ensemble = SnapshotEnsembleClassifier(estimator=network(), n_estimators=members, cuda=False)
     ensemble.set_optimizer(
         "SGD", lr=LR, momentum=MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY
     )
     return ensemble
 
 
-def quiet(call: Callable[[], object]) -> None:
-    """Without what the peer prints at each log."""
+def fit(ensemble: Any, loader: DataLoader[tuple[Tensor, int]], epochs: int) -> None:
+    """Train a peer, without what it prints at each log."""
     with contextlib.redirect_stdout(io.StringIO()):
-        call()
+        ensemble.fit(loader, epochs=epochs, log_interval=10**9, save_model=False)
 
 
 class Augmented(Dataset[tuple[Tensor, int]]):
@@ -85,6 +79,8 @@ class Augmented(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, part: Split) -> None:
         self._part = part
+        # TorchEnsemble would read all images once to count the classes.
+        self.classes = range(int(part.labels_N.max()) + 1)
 
     def __len__(self) -> int:
         return len(self._part)

@@ -3,15 +3,17 @@
     python -m benchmarks.schedules --data fashion-mnist:DIR --train-images 2000
 
 Every schedule trains the same network on the same images, with the same seeds and the same
-budget, and takes as many snapshots. Validation images choose (the plateau's falls, best-m);
-test images report. `NoCycle` is the ensemble of equally spaced snapshots of the step schedule
-(Huang et al. 2017, section 4.1). Runs that are there already are not trained again, and a run
-that was stopped goes on, so the benchmark itself can be stopped.
+budget, and takes as many snapshots: at the ends of its cycles, or equally spaced (the NoCycle
+baseline of Huang et al. 2017, section 4.1, is `step, all`). Validation images choose (the
+plateau's falls, best m); test images report. The same is computed from the snapshots of every
+schedule. Runs that are there already are not trained again, and a run that was stopped goes on,
+so the benchmark itself can be stopped.
 
 Shapes: S snapshots, N images, K classes.
 """
 
 import argparse
+import json
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -19,19 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.machine import save
+from benchmarks.snapshots import test_probabilities
 from contracts.arrays import read_validation
+from contracts.errors import InvalidConfig
 from contracts.figures import nll, rank, softmax, summary
 from contracts.run import RUN_FILE, read_run
 from trainer.config import TrainConfig
+from trainer.config_file import run_config, to_toml
 from trainer.data import load_dataset, stratified
-from trainer.evaluate import predict_logits
 from trainer.readers import Split
 from trainer.run import resume, train
-from trainer.snapshots import load_model
 
 SCHEDULES = ("step", "plateau", "cosine", "hypergradient", "constant", "sgdr")
 FIGURES = ("error", "nll", "ece")
@@ -43,8 +45,13 @@ def main() -> None:
     work = args.work or Path(tempfile.mkdtemp(prefix="snapensemble-bench-"))
     work.mkdir(parents=True, exist_ok=True)
     data = work / "data.npz"
-    if not data.exists():
+    asked = {name: getattr(args, name) for name in ("train_images", "val_images", "shrink")}
+    note = work / "data.json"
+    if not note.exists():
         write_subset(args, data)
+        note.write_text(json.dumps(asked))
+    if json.loads(note.read_text()) != asked:
+        raise InvalidConfig(f"{work} was begun with {note.read_text()}; choose another --work")
     jobs = [(name, seed) for seed in range(args.seeds) for name in args.schedules]
     with ProcessPoolExecutor(args.processes) as pool:
         one = partial(one_run, args, work)
@@ -55,7 +62,7 @@ def main() -> None:
             rows.setdefault(name, []).append(figures)
     settings = {k: v for k, v in vars(args).items() if k not in ("data", "work", "name")}
     figures = {"data": args.data.partition(":")[0], "settings": settings, "rows": rows}
-    save(args.name, figures, table(rows, args.members))
+    save(args.name, figures, table(rows))
 
 
 def write_subset(args: argparse.Namespace, file: Path) -> None:
@@ -105,34 +112,26 @@ def one_run(
         flip=args.flip,
         threads=1,
     )
-    run_dir = resume(config.out) if (config.out / RUN_FILE).exists() else train(config)
-    run = read_run(run_dir)
+    if not (config.out / RUN_FILE).exists():
+        train(config)
+    elif to_toml(run_config(config.out)) != to_toml(config):
+        raise InvalidConfig(f"{config.out} holds a run with other settings; choose another --work")
+    run_dir = resume(config.out)
     dataset = load_dataset(config.data, val_fraction=0.1, split_seed=0)
     assert dataset.test is not None
     labels_N = dataset.test.labels_N
-    images_NCHW = torch.from_numpy(dataset.test.images_NCHW)
-    probs_SNK = np.stack(
-        [
-            softmax(predict_logits(load_model(run_dir, run, snapshot), images_NCHW))
-            for snapshot in run.snapshots
-        ]
-    )
-    best = rank([snapshot.val for snapshot in run.snapshots], "nll")
-    figures = {schedule: measured(probs_SNK[-1:], labels_N)}
-    if schedule == "step":
-        figures["NoCycle ensemble"] = measured(probs_SNK, labels_N)
-    if schedule == "sgdr":
-        figures = {"sgdr, last snapshot": figures[schedule]}
-        figures["sgdr, all"] = measured(probs_SNK, labels_N)
-        for m in range(2, len(probs_SNK)):
-            figures[f"sgdr, last {m}"] = measured(probs_SNK[-m:], labels_N)
-            figures[f"sgdr, best {m}"] = measured(probs_SNK[best[:m]], labels_N)
-        chosen = best_size(run_dir, best)
-        figures["sgdr, best m, m by validation"] = {
-            **measured(probs_SNK[best[:chosen]], labels_N),
-            "m": chosen,
-        }
-    return figures
+    probs_SNK = test_probabilities(run_dir, dataset.test)
+    best = rank([snapshot.val for snapshot in read_run(run_dir).snapshots], "nll")
+    chosen, m = best_size(run_dir, best), args.members
+    ways = {
+        "last snapshot": probs_SNK[-1:],
+        "best snapshot": probs_SNK[best[:1]],
+        f"last {m}": probs_SNK[-m:],
+        f"best {m}": probs_SNK[best[:m]],
+        "best m, m by validation": probs_SNK[best[:chosen]],
+        "all": probs_SNK,
+    }
+    return {f"{schedule}, {way}": measured(probs, labels_N) for way, probs in ways.items()}
 
 
 def best_size(run_dir: Path, best: list[int]) -> int:
@@ -149,23 +148,13 @@ def measured(probs_SNK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> dic
     return {"error": 1 - figures["accuracy"], "nll": figures["nll"], "ece": figures["ece"]}
 
 
-def table(rows: dict[str, list[dict[str, Any]]], members: int) -> list[tuple[str, ...]]:
+def table(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
     """Mean and spread (least to most) over the seeds."""
-    lines: list[tuple[str, ...]] = [("schedule", "test error", "NLL", "ECE")]
-    shown = [
-        *(name for name in rows if not name.startswith("sgdr")),
-        "sgdr, last snapshot",
-        f"sgdr, last {members}",
-        f"sgdr, best {members}",
-        "sgdr, best m, m by validation",
-        "sgdr, all",
-    ]
-    for name in shown:
-        if name not in rows:
-            continue
+    lines: list[tuple[str, ...]] = [("schedule, weights", "test error", "NLL", "ECE")]
+    for name, seeds in rows.items():
         cells = []
         for figure in FIGURES:
-            values = np.array([one[figure] for one in rows[name]])
+            values = np.array([one[figure] for one in seeds])
             low, mid, high = values.min(), values.mean(), values.max()
             cells.append(
                 f"{mid:.2%} ({low:.2%} to {high:.2%})"

@@ -2,8 +2,9 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -23,34 +24,40 @@ def raise_on_signals() -> None:
         signal.signal(signum, _stop)
 
 
+@dataclass
+class Deferred:
+    """The signal that has come while signals are held back; 0 is none."""
+
+    signum: int = 0
+
+    def raise_if_received(self) -> None:
+        """Raise Stopped if one has; to be called where stopping is safe."""
+        if self.signum:
+            raise Stopped(self.signum)
+
+
 @contextmanager
-def signals_deferred() -> Iterator[Callable[[], None]]:
+def signals_deferred() -> Iterator[Deferred]:
     """Hold SIGINT and SIGTERM back, so that they interrupt nothing half done.
 
-    Yields:
-        A function to call where stopping is safe: it raises Stopped if a signal has come. The end
-        of the block raises it too. A second signal ends the process at once. Outside the main
-        thread, where Python handles no signals, nothing is held back.
+    The end of the block raises Stopped if one has come. A second signal ends the process at once.
+    Outside the main thread, where Python handles no signals, nothing is held back.
     """
+    deferred = Deferred()
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
+        yield deferred
         return
-    received: list[int] = []
 
     def note(signum: int, _frame: FrameType | None) -> None:
         _kill_on_signals()
-        received.append(signum)
-
-    def check() -> None:
-        if received:
-            raise Stopped(received[0])
+        deferred.signum = signum
 
     before = {signum: signal.signal(signum, note) for signum in SIGNALS}
     try:
-        yield check
-        check()
+        yield deferred
+        deferred.raise_if_received()
     finally:
-        if not received:
+        if not deferred.signum:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 

@@ -9,6 +9,7 @@ from contracts.commands import exit_code
 from contracts.run import RUN_FILE
 from contracts.stopping import raise_on_signals
 from trainer import cli
+from trainer.config_file import read_toml
 
 
 def main() -> int:
@@ -30,7 +31,9 @@ def _run() -> int:
 def resumed_after_restart(args: argparse.Namespace) -> argparse.Namespace:
     """The same job as --resume, where torchrun has started it anew (`--max-restarts`)."""
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    out: Path | None = getattr(args, "out", None)
+    file: Path | None = getattr(args, "config", None)
+    settings = cli.merged(read_toml(file) if file else {}, vars(args))
+    out: Path | None = settings.get("out")
     if not restarted or out is None or not (out / RUN_FILE).exists():
         return args
     kept = {name: value for name, value in vars(args).items() if name in cli.RESUMABLE}

@@ -59,21 +59,32 @@ def save_checkpoint(run_dir: Path, state: State) -> None:
     write_atomically(run_dir / CHECKPOINT_FILE, buffer.getvalue())
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether there is one to go on from."""
+    return (run_dir / CHECKPOINT_FILE).exists()
+
+
 def load_checkpoint(run_dir: Path, state: State) -> None:
     """Put the state back; without a checkpoint it stays at step 0.
 
     Raises:
         InvalidManifest: the file is damaged, or another network's.
     """
-    file = run_dir / CHECKPOINT_FILE
-    if not file.exists():
+    if not has_checkpoint(run_dir):
         return
+    file = run_dir / CHECKPOINT_FILE
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        data = file.read_bytes()
+    except OSError as error:
+        raise InvalidManifest(f"{file}: cannot read: {error.strerror or error}") from error
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         state.model.load_state_dict(content["model"])
         state.optimizer.load_state_dict(content["optimizer"])
         state.step, state.loss = int(content["step"]), float(content["loss"])
         state.val_nlls = [float(nll) for nll in content["val_nlls"]]
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # torch, pickle and zipfile raise a dozen types on damaged files
         raise InvalidManifest(
             f"{file} is damaged or another run's ({type(error).__name__}: {error}); "
@@ -84,7 +95,7 @@ def load_checkpoint(run_dir: Path, state: State) -> None:
 class Checkpoints:
     """The one checkpoint of a run, written anew every few minutes."""
 
-    def __init__(self, run_dir: Path, minutes: float) -> None:
+    def __init__(self, run_dir: Path, minutes: float = 0.0) -> None:
         self._run_dir = run_dir
         self._seconds = minutes * 60
         self._written = time.monotonic()

@@ -91,6 +91,7 @@ class TrainConfig:
         _at_least(0, checkpoint_minutes=self.checkpoint_minutes, weight_decay=self.weight_decay)
         _at_most(MAX_SIDE, image_size=self.image_size, cutout=self.cutout)
         _at_most(MAX_CYCLES, cycles=self.cycles, epochs=self.epochs, t_mult=self.t_mult)
+        _at_most(MAX_CYCLES, cycle_epochs=self.cycle_epochs, warmup_epochs=self.warmup_epochs)
         _one_of(SCHEDULES, schedule=self.schedule)
         _one_of(get_args(HyperRule), hyper_rule=self.hyper_rule)
         _one_of(get_args(Precision), precision=self.precision)
@@ -103,9 +104,10 @@ class TrainConfig:
             raise InvalidConfig(f"val_fraction must be between 0 and 1, got {self.val_fraction}")
         if self.cycles is not None and self.epochs is not None:
             raise InvalidConfig("give either cycles or epochs, not both")
-        if not all(0 < share < 1 for share in self.lr_steps):
+        shares = list(self.lr_steps)
+        if shares != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
             raise InvalidConfig(
-                f"lr_steps are shares of the run, between 0 and 1; got {list(self.lr_steps)}"
+                f"lr_steps are rising shares of the run, between 0 and 1; got {shares}"
             )
         if not 0 < self.lr_factor < 1:
             raise InvalidConfig(f"lr_factor must be between 0 and 1, got {self.lr_factor}")

@@ -12,6 +12,7 @@ from contracts.files import read_verified
 from contracts.run import read_run
 from trainer.config import TrainConfig
 from trainer.data import resolved
+from trainer.timm_nets import HUB
 
 CONFIG_FILE = "config.toml"
 HINTS: dict[str, Any] = get_type_hints(TrainConfig)
@@ -34,12 +35,15 @@ def choices_of(name: str) -> tuple[str, ...]:
 
 
 def to_toml(config: TrainConfig) -> str:
-    """The settings without the run directory; the data's path is made absolute."""
+    """The settings without the run directory; paths are made absolute."""
     lines = []
     for field in fields(config):
         value = getattr(config, field.name)
         if field.name != "out" and value is not None:
-            value = resolved(value) if field.name == "data" else value
+            if field.name == "data":
+                value = resolved(value)
+            if field.name == "pretrained" and value != HUB:
+                value = str(Path(value).expanduser().resolve())
             # JSON's strings, numbers, booleans and lists are TOML's, but for one character.
             text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
             lines.append(f"{field.name} = {text}\n")

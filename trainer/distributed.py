@@ -8,7 +8,9 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from contracts.errors import InvalidConfig, SnapensembleError
+
+LEADER_DONE = "leader-done"
 
 
 class ProcessLost(SnapensembleError):
@@ -30,6 +34,8 @@ class World:
 
     rank: int = 0
     size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    store: Any = None  # what the processes leave each other, in the words of torch.distributed
 
     @property
     def leads(self) -> bool:
@@ -59,7 +65,11 @@ class World:
         return value
 
     def average_batch_norm(self, model: nn.Module) -> None:
-        """Give every process the mean of the running statistics: each saw its own part."""
+        """Give every process the mean of the running means and variances: each saw its own part.
+
+        The variances' mean leaves out how far the processes' means lie apart, which is little
+        where each sees thousands of images before.
+        """
         for module in model.modules() if self.size > 1 else ():
             if (
                 isinstance(module, nn.modules.batchnorm._BatchNorm)
@@ -77,14 +87,45 @@ class World:
         dist.all_gather_object(parts, rows)
         return np.concatenate(parts)
 
+    def largest(self, value: int) -> int:
+        """The largest value that any process has."""
+        if self.size == 1:
+            return value
+        values = torch.tensor([value], device=self.device)
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+        return int(values.item())
+
+    def refuse_other_steps(self, step: int) -> None:
+        """Raise InvalidConfig unless all processes go on from the same step."""
+        latest, earliest = self.largest(step), -self.largest(-step)
+        if latest != earliest:
+            raise InvalidConfig(
+                f"the processes go on from different steps, {earliest} to {latest}: all of them "
+                "must see the same run directory"
+            )
+
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Run the block in process 0 first, then in the others: they find what it has made."""
+        """Run the block in process 0 first, then in the others: they find what it has made.
+
+        However long it takes: a barrier would time out.
+
+        Raises:
+            ProcessLost: process 0 has failed in the block.
+        """
         if self.size > 1 and not self.leads:
-            dist.barrier()
-        yield
-        if self.size > 1 and self.leads:
-            dist.barrier()
+            self.store.wait([LEADER_DONE], timedelta(days=7))
+            if failure := self.store.get(LEADER_DONE).decode():
+                raise ProcessLost(f"process 0 has ended: {failure}")
+        failure = ""
+        try:
+            yield
+        except BaseException as error:
+            failure = str(error) or type(error).__name__
+            raise
+        finally:
+            if self.size > 1 and self.leads:
+                self.store.set(LEADER_DONE, failure)
 
 
 @contextmanager
@@ -100,35 +141,36 @@ def joined(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    lost = None
     try:
         store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
         # torchrun keeps one store over restarts, with the addresses of processes that are gone.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            store=dist.PrefixStore(f"attempt-{attempt}", store),  # type: ignore[attr-defined]
-            rank=rank,
-            world_size=size,
-        )
-        yield World(dist.get_rank(), size)
+        ours = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=ours, rank=rank, world_size=size)
+        yield World(rank, size, device, ours)
         dist.barrier()
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError) or not _connection_lost(error):
             raise
         lost = ProcessLost(
-            f"another process of this run has ended ({str(error).splitlines()[0][:120]})"
+            f"another process of this run has ended ({str(error).splitlines()[0][:160]})"
         )
         for note in getattr(error, "__notes__", []):
             lost.add_note(note)
         raise lost from error
     finally:
-        if dist.is_initialized():
+        # Where a process is lost this could wait for it; the end of this one cleans up as well.
+        if lost is None and dist.is_initialized():
             dist.destroy_process_group()
 
 
 def local_device(name: str) -> str:
     """Under torchrun each process takes the GPU of its local number, unless one is named."""
     rank = os.environ.get("LOCAL_RANK")
+    if name.startswith("cuda:") and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise InvalidConfig(f"several processes cannot share {name}; give --device cuda")
     if rank is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
         return name
     if int(rank) >= torch.cuda.device_count():
@@ -145,5 +187,5 @@ def threads_here(budget: int) -> int:
 
 
 def _connection_lost(error: BaseException) -> bool:
-    words = ("connection", "peer", "gloo", "nccl", "socket", "timed out", "timeout")
-    return isinstance(error, dist.DistError) or any(w in str(error).lower() for w in words)
+    signs = ("closed by peer", "reset by peer", "connectFullMesh", "Broken pipe", "timed out")
+    return isinstance(error, dist.DistNetworkError) or any(sign in str(error) for sign in signs)

@@ -15,7 +15,7 @@ BATCH = 500
 
 @torch.inference_mode()
 def predict_logits(
-    model: nn.Module, images_NCHW: Tensor, between: Callable[[], None] = lambda: None
+    model: nn.Module, images_NCHW: Tensor, between: Callable[[], None] | None = None
 ) -> NDArray[np.float32]:
     """logits_NK, float32, in evaluation mode; the model's mode is put back afterwards.
 
@@ -30,7 +30,8 @@ def predict_logits(
     try:
         for batch in torch.split(images_NCHW, BATCH):
             parts.append(model(batch).float().cpu())
-            between()
+            if between is not None:
+                between()
     finally:
         model.train(was_training)
     logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()

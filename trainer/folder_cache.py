@@ -125,7 +125,10 @@ def _opened(entry: Path, pictures: Pictures) -> Decoded | None:
         index = read_manifest(entry / "index.json", CacheIndex, made_by="snapensemble train")
         images_NCHW = open_rows(entry / "images.npy")
         mtime_ns = (entry / "images.npy").stat().st_mtime_ns
-    except (InvalidManifest, OSError, ValueError, EOFError):
+        owners = {each.stat().st_uid for each in (entry, *entry.iterdir())}
+    except (InvalidManifest, OSError, ValueError, EOFError, OverflowError):
+        return None
+    if owners != {os.getuid()}:  # in a shared cache somebody else's pixels are not believed
         return None
     bad = dict(index.bad)
     shape = (len(pictures.files) - len(bad), *pictures.shape)

@@ -17,7 +17,7 @@ from trainer.augment import Augmentation, augment, draw_augmentation
 from trainer.checkpoint import State
 from trainer.distributed import World
 from trainer.schedules import Schedule
-from trainer.seeding import Purpose, generator
+from trainer.seeding import Purpose, derived_seed, generator
 
 
 class TrainingDiverged(SnapensembleError):
@@ -40,6 +40,11 @@ class Batches:
     def steps_per_epoch(self) -> int:
         """Whole batches only: the rest of an epoch is left out, another rest each time."""
         return len(self.labels_N) // self.batch_size
+
+    def forward_seed(self, step: int) -> int:
+        """For networks that draw while they train, as dropout does: new for step and process."""
+        count = step * self.world.size + self.world.rank
+        return derived_seed(self.seed, Purpose.FORWARD, count)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches in an order that depends on the seed and the epoch's number only.
@@ -111,6 +116,7 @@ def train_epoch(
             # A warm restart raises the learning rate only; weights and momentum carry over.
             for group in optimizer.param_groups:
                 group["lr"] = rate
+        torch.manual_seed(batches.forward_seed(state.step))
         loss = objective(images_BCHW, labels_B)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types

@@ -5,14 +5,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
 from contracts.errors import WriteFailed
-from contracts.files import write_atomically
 from contracts.records import ValFigures
 from contracts.run import RunManifest
 from trainer.loop import Step
@@ -48,7 +47,8 @@ class MetricsFile:
     def __init__(self, path: Path, first_step: int = 0, first_epoch: int = 0) -> None:
         self._path = path
         if path.exists():
-            write_atomically(path, lines_before(first_step, first_epoch, path.read_bytes()))
+            with path.open("rb+") as file:
+                file.truncate(bytes_before(first_step, first_epoch, file))
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> "MetricsFile":
@@ -139,7 +139,8 @@ class Progress:
         self.say(
             f"cycle {cycle}  epoch {epoch:3d}  step {done}/{total}  loss {step.loss:.3f}  "
             f"val nll {val.nll:.4f}  val accuracy {val.accuracy:.2%}  "
-            f"{images / seconds:,.0f} images/s  {_clock(left)} left"
+            + (f"{images / seconds:,.0f} images/s  " if images else "")
+            + f"{_clock(left)} left"
         )
 
     def snapshot(self, cycle: Cycle) -> None:
@@ -157,10 +158,10 @@ class Progress:
             self._stream.flush()
 
 
-def lines_before(first_step: int, first_epoch: int, content: bytes) -> bytes:
-    """The whole lines of a metrics file that tell of earlier steps and validations."""
-    kept = []
-    for text in content.splitlines(keepends=True):
+def bytes_before(first_step: int, first_epoch: int, lines: Iterable[bytes]) -> int:
+    """How much of a metrics file are whole lines that tell of earlier steps and validations."""
+    kept = 0
+    for text in lines:
         try:
             line = json.loads(text)
             bound = ("epoch", first_epoch) if "val_nll" in line else ("step", first_step)
@@ -169,8 +170,8 @@ def lines_before(first_step: int, first_epoch: int, content: bytes) -> bytes:
             earlier = False
         if not earlier:
             break
-        kept.append(text)
-    return b"".join(kept)
+        kept += len(text)
+    return kept
 
 
 def describe(run: RunManifest) -> str:

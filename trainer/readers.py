@@ -54,6 +54,9 @@ def digits() -> RawData:
     return RawData(names, mirror_keeps_class=False, everything=everything, test_fraction=0.5)
 
 
+NPZ_NAMES = {f"{axis}_{part}" for axis in "xy" for part in ("train", "val", "test")} | {"classes"}
+
+
 def npz(file: Path) -> RawData:
     """One .npz file: x_train y_train x_test y_test classes, and x_val y_val if there are any.
 
@@ -61,7 +64,7 @@ def npz(file: Path) -> RawData:
     """
     try:
         with np.load(file, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in content.files}
+            arrays = {name: content[name] for name in NPZ_NAMES & set(content.files)}
     except Exception as error:  # NumPy and zipfile raise a dozen types on damaged files
         raise InvalidData(f"{file}: cannot read as .npz: {error}") from error
     missing = {"x_train", "y_train", "classes"} - arrays.keys()

@@ -1,25 +1,23 @@
 """train(): from images to a run directory."""
 
 import time
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from contracts.cpu import cpu_budget
 from contracts.figures import softmax, val_figures
 from contracts.run import read_run
-from contracts.stopping import signals_deferred
-from trainer.checkpoint import State
+from contracts.stopping import Deferred, Stopped, signals_deferred
+from trainer.checkpoint import Checkpoints, State, has_checkpoint
 from trainer.config import TrainConfig
 from trainer.config_file import run_config
 from trainer.data import load_dataset, repeated_images
-from trainer.distributed import World, joined, local_device, threads_here
+from trainer.distributed import joined, local_device, threads_here
 from trainer.evaluate import predict_logits
 from trainer.loop import Batches, Objective, Step, TrainingDiverged, diverged, train_epoch
 from trainer.models import default_model, parameter_count
@@ -53,7 +51,7 @@ def train(config: TrainConfig) -> Path:
 def resume(run_dir: Path, **changes: Any) -> Path:
     """Go on with a run from its last checkpoint, to the end it would have had without a stop.
 
-    On the CPU the snapshots are the same to the bit, if `threads` is the same.
+    For one process on the CPU the snapshots are the same to the bit, if `threads` is the same.
 
     Args:
         run_dir: made by `train`.
@@ -68,6 +66,7 @@ def resume(run_dir: Path, **changes: Any) -> Path:
         InvalidConfig: another process trains in this directory; and the others as in `train`.
     """
     if read_run(run_dir).complete:
+        Checkpoints(run_dir).remove()  # if the run was killed just before it did
         return run_dir
     return _train(replace(run_config(run_dir), **changes), resumed=True)
 
@@ -93,7 +92,9 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
             )
         image = image_contract(dataset, config.model if config.pretrained else None)
         name = config.model or default_model(image)
-        model = new_model(name, config, dataset, image, device)
+        # A checkpoint brings all weights: those that the run began with may be gone.
+        pretrained = None if resumed and has_checkpoint(config.out) else config.pretrained
+        model = new_model(name, config.seed, pretrained, dataset, image, device)
         batches = build_batches(config, dataset, image, device, world)
         plan = config.plan(batches.steps_per_epoch)
         state = State(model, build_optimizer(model, config, plan.schedule, device))
@@ -105,13 +106,20 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
             training_record(config, name, parameter_count(model), batches, device),
         )
         with (
-            signals_deferred() as stop_if_asked,
+            keeping_random_state(device),
+            signals_deferred() as deferred,
             recording(
                 config, description, dataset, state, leads=world.leads, resumed=resumed
             ) as record,
         ):
-            train_cycles(state, objective, batches, plan, dataset.val, record, stop_if_asked)
+            world.refuse_other_steps(state.step)
+            train_cycles(state, objective, batches, plan, dataset.val, record, deferred)
     return config.out
+
+
+def keeping_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Networks with dropout draw from torch's global generators; the caller's come back."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def train_cycles(
@@ -121,7 +129,7 @@ def train_cycles(
     plan: Plan,
     val: Split,
     record: Recorder,
-    stop_if_asked: Callable[[], None],
+    deferred: Deferred,
 ) -> None:
     """Train from where the state is to the end of the plan; keep a snapshot after each cycle.
 
@@ -132,16 +140,27 @@ def train_cycles(
         plan: the schedule and its cycles.
         val: the validation split.
         record: is told of everything.
-        stop_if_asked: is called where stopping is safe.
+        deferred: signals that wait for a place where stopping is safe.
     """
-    val_images_NCHW = torch.from_numpy(val.images_NCHW).to(batches.images_NCHW.device)
+    world = batches.world
+    mine = world.share(len(val))
+    my_images_NCHW = torch.from_numpy(val.images_NCHW[mine]).to(batches.images_NCHW.device)
+
+    def stop_if_asked() -> None:
+        """In all processes after the same step, whichever of them got the signal."""
+        if signum := world.largest(deferred.signum):
+            raise Stopped(signum)
+
     for epoch in range(state.epoch, plan.epochs):
         cycle, started = plan.cycle_of(epoch), time.monotonic()
         for step in train_epoch(state, objective, batches, plan.schedule):
             record.step(step, epoch, cycle)
             stop_if_asked()
         seconds = time.monotonic() - started
-        logits_NK = validated(state.model, val_images_NCHW, batches.world, stop_if_asked)
+        world.average_batch_norm(state.model)
+        # Alone, a process may stop between batches; several have different numbers of them.
+        between = deferred.raise_if_received if world.size == 1 else None
+        logits_NK = world.gathered(predict_logits(state.model, my_images_NCHW, between))
         last = Step(state.step - 1, state.rate, state.loss)
         if not np.isfinite(logits_NK).all():  # the epoch's last update was too much
             raise TrainingDiverged(diverged("validation gave no numbers", last))
@@ -151,12 +170,3 @@ def train_cycles(
         if state.step == cycle.end:
             record.snapshot(cycle, state.rate, logits_NK, figures)
         record.checkpoint_if_due()
-
-
-def validated(
-    model: nn.Module, images_NCHW: Tensor, world: World, between: Callable[[], None]
-) -> NDArray[np.float32]:
-    """logits_NK of all images; each process answers for its part of them."""
-    world.average_batch_norm(model)
-    mine = world.share(len(images_NCHW))
-    return world.gathered(predict_logits(model, images_NCHW[mine], between))

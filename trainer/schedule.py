@@ -13,7 +13,7 @@ class Sgdr:
 
     `warmup` steps of the first cycle climb to `eta_max` in equal parts (Goyal et al. 2017,
     arXiv:1706.02677, section 2.2); each restart goes to `eta_max_decay` times the rate of the one
-    before, which the paper leaves for future work (section 5).
+    before, as the paper suggests.
     """
 
     T_0: int

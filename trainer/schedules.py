@@ -77,8 +77,8 @@ class StepDecay:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise InvalidConfig(f"milestones must rise, got {self.milestones}")
+        if list(self.milestones) != sorted(self.milestones):
+            raise InvalidConfig(f"milestones must not fall, got {self.milestones}")
 
     def rate(self, step: int, val_nlls: Sequence[float] = ()) -> float:
         """`eta` times `factor` to the power of the milestones reached."""

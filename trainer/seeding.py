@@ -13,6 +13,7 @@ class Purpose(IntEnum):
     ORDER = 1
     AUGMENTATION = 2
     CALIBRATION = 3
+    FORWARD = 4  # dropout
 
 
 def derived_seed(seed: int, purpose: Purpose, count: int = 0) -> int:

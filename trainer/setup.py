@@ -1,5 +1,6 @@
 """What a run needs before its first step: device, image contract, weights, batches, optimizer."""
 
+import os
 import shutil
 from typing import cast
 
@@ -73,12 +74,17 @@ def train_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
 
 
 def new_model(
-    name: str, config: TrainConfig, dataset: Dataset, image: ImageContract, device: torch.device
+    name: str,
+    seed: int,
+    pretrained: str | None,
+    dataset: Dataset,
+    image: ImageContract,
+    device: torch.device,
 ) -> Classifier:
     """Weights drawn from the seed alone; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(config.seed, Purpose.WEIGHTS))
-        model = build_model(name, len(dataset.classes), image, config.pretrained)
+        torch.manual_seed(derived_seed(seed, Purpose.WEIGHTS))
+        model = build_model(name, len(dataset.classes), image, pretrained)
     set_whitening(model, torch.from_numpy(dataset.train.images_NCHW))
     return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
 
@@ -142,7 +148,7 @@ def build_objective(
     """
     network = world.wrapped(model)
     if config.compile:
-        if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        if device.type == "cpu" and not any(map(shutil.which, compilers())):
             raise InvalidConfig("--compile on the CPU needs a C++ compiler; found none")
         network = cast(nn.Module, torch.compile(network))
     return Objective(
@@ -150,6 +156,12 @@ def build_objective(
         label_smoothing=config.label_smoothing,
         autocast=config.precision == "bf16",
     )
+
+
+def compilers() -> tuple[str, ...]:
+    """The C++ compilers that torch.compile would try."""
+    named = os.environ.get("CXX")
+    return (named,) if named else ("c++", "g++", "clang++")
 
 
 def default_batch_size(images: int) -> int:

@@ -66,11 +66,9 @@ class TensorBoard:
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
         """Validation figures at the epoch's last step, and how fast it was."""
-        scalars = {
-            "val/nll": val.nll,
-            "val/accuracy": val.accuracy,
-            "images_per_second": self._steps * self._batch_size / seconds,
-        }
+        scalars = {"val/nll": val.nll, "val/accuracy": val.accuracy}
+        if self._steps:  # none where a resumed run had but the validation left to do
+            scalars["images_per_second"] = self._steps * self._batch_size / seconds
         self._steps = 0
         self._write(event(step=step.step, scalars=scalars))
         self.flush()

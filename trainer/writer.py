@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
-from contracts.files import remove_unfinished, write_atomically
+from contracts.files import TEMPORARY, remove_unfinished, write_atomically
 from contracts.records import FileRef, ValFigures
 from contracts.run import RUN_FILE, RunManifest, Snapshot, read_run, write_run
 from trainer.config import TrainConfig
@@ -25,17 +25,22 @@ from trainer.seeding import Purpose, derived_seed
 from trainer.snapshots import snapshot_bytes
 
 CALIBRATION_IMAGES = 256
+FOLDERS = ("snapshots", "val-logits")
+VAL_LABELS, CALIBRATION = "val-labels.npy", "calibration-images.npy"
+FIRST_FILES = (LOCK_FILE, CONFIG_FILE, VAL_LABELS, CALIBRATION)  # written before the manifest
 
 
 def refuse_taken(directory: Path) -> None:
     """Make sure that nothing is there yet; training may take hours before it writes.
+
+    What a start that was killed has left, before there was a manifest, is nothing.
 
     Raises:
         InvalidConfig: there is something; a run is never written over.
     """
     try:
         taken = directory.exists() and (
-            not directory.is_dir() or any(file.name != LOCK_FILE for file in directory.iterdir())
+            not directory.is_dir() or any(map(_is_something, directory.iterdir()))
         )
     except OSError as error:
         raise WriteFailed(f"{directory}: {error.strerror}; choose another --out") from error
@@ -44,6 +49,12 @@ def refuse_taken(directory: Path) -> None:
             f"{directory} is not empty; a run is never written over another: choose a new --out"
             + (f", or go on with --resume {directory}" if (directory / RUN_FILE).exists() else "")
         )
+
+
+def _is_something(file: Path) -> bool:
+    if file.name in FOLDERS:
+        return not file.is_dir() or any(file.iterdir())
+    return file.name not in FIRST_FILES and file.suffix != TEMPORARY
 
 
 class RunWriter:
@@ -70,8 +81,9 @@ class RunWriter:
             raise WriteFailed(f"{directory}: cannot make it: {error.strerror}") from error
         with locked(directory):
             refuse_taken(directory)
-            for name in ("snapshots", "val-logits"):
-                (directory / name).mkdir()
+            remove_unfinished(directory)
+            for name in FOLDERS:
+                (directory / name).mkdir(exist_ok=True)
             run = cls(directory, _first_manifest(directory, config, description, dataset))
             write_run(directory, run.manifest)
             with run._noting_what_is_left():
@@ -177,8 +189,8 @@ def _first_manifest(
         schedule=description.schedule,
         training=description.training,
         config=FileRef(file=CONFIG_FILE, sha256=settings),
-        val_labels=_write_array(directory, "val-labels.npy", dataset.val.labels_N),
-        calibration_images=_write_array(directory, "calibration-images.npy", calibration_NCHW),
+        val_labels=_write_array(directory, VAL_LABELS, dataset.val.labels_N),
+        calibration_images=_write_array(directory, CALIBRATION, calibration_NCHW),
     )
 
 

@@ -25,11 +25,11 @@ def test_a_signal_raises_at_once(signum: signal.Signals) -> None:
 
 def test_a_deferred_signal_waits_for_the_place_where_stopping_is_safe() -> None:
     done = []
-    with pytest.raises(Stopped, match="SIGTERM"), signals_deferred() as stop_if_asked:
-        stop_if_asked()
+    with pytest.raises(Stopped, match="SIGTERM"), signals_deferred() as deferred:
+        deferred.raise_if_received()
         os.kill(os.getpid(), signal.SIGTERM)
         done.append("half done is done whole")
-        stop_if_asked()
+        deferred.raise_if_received()
         done.append("never")
     assert done == ["half done is done whole"]
 
@@ -63,8 +63,8 @@ def test_outside_the_main_thread_nothing_is_held_back() -> None:
     found = []
 
     def work() -> None:
-        with signals_deferred() as stop_if_asked:
-            stop_if_asked()
+        with signals_deferred() as deferred:
+            deferred.raise_if_received()
             found.append("ran")
 
     thread = threading.Thread(target=work)

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import safetensors.numpy
+import torch
 
 from contracts.run import RunManifest, read_run
 
@@ -58,6 +58,23 @@ def weights(run_dir: Path, run: RunManifest, cycle: int) -> dict[str, np.ndarray
 
 def test_two_processes_average_share_and_gather() -> None:
     job("arithmetic")
+
+
+def test_the_others_find_what_the_leader_has_made(tmp_path: Path) -> None:
+    job("leader-first", str(tmp_path / "file"))
+
+
+def test_the_others_hear_why_the_leader_has_failed() -> None:
+    job("leader-fails")
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
+    file = str(Path(__file__).with_name("torchrun_jobs.py"))
+    flags = [*FLAGS.replace("minutes 0", "minutes 60").split(), "--model", "tiny"]
+    done = torchrun(file, "signal", *flags, "--out", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert "stopped by SIGTERM: 0 of 2 cycles are finished and whole; " in done.stderr
+    assert torch.load(tmp_path / "run" / "checkpoint.pt")["step"] == 10
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
@@ -114,9 +131,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flag", ["--help"])
-def test_the_module_has_the_flags_of_the_command(flag: str) -> None:
+def test_the_module_has_the_flags_of_the_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", flag], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "trainer", "--help"], capture_output=True, text=True, check=True
     )
     assert "--resume RUN_DIR" in done.stdout and "--cycle-epochs" in done.stdout

@@ -7,26 +7,29 @@ import pytest
 from contracts.records import ValFigures
 from contracts.run import read_run
 from trainer.loop import Step
-from trainer.progress import MetricsFile, Progress, lines_before
+from trainer.progress import MetricsFile, Progress, bytes_before
 
 STEP, EPOCH = '{"step": %d, "loss": 1.0}\n', '{"step": %d, "epoch": %d, "val_nll": 1.0}\n'
 VAL = ValFigures(nll=0.5, accuracy=0.75)
 
 
+def kept(first_step: int, first_epoch: int, text: str) -> str:
+    file = io.BytesIO(text.encode())
+    return text[: bytes_before(first_step, first_epoch, file)]
+
+
 def test_what_will_be_done_again_is_taken_out_of_the_metrics() -> None:
     text = STEP % 0 + STEP % 1 + EPOCH % (1, 0) + STEP % 2 + STEP % 3 + EPOCH % (3, 1)
-    content = text.encode()
-    assert lines_before(3, 1, content).decode() == text[: text.index(STEP % 3)]
+    assert kept(3, 1, text) == text[: text.index(STEP % 3)]
     # the epoch's steps are done, its validation is not
-    assert lines_before(4, 1, content).decode() == text[: text.index(EPOCH % (3, 1))]
-    assert lines_before(4, 2, content) == content
-    assert lines_before(0, 0, content) == b""
+    assert kept(4, 1, text) == text[: text.index(EPOCH % (3, 1))]
+    assert kept(4, 2, text) == text
+    assert kept(0, 0, text) == ""
 
 
 @pytest.mark.parametrize("torn", ['{"step": 1, "lo', '{"step": 1}', "null\n", "\x00\x00\n"])
 def test_a_torn_line_and_all_after_it_are_taken_out(torn: str) -> None:
-    whole = STEP % 0
-    assert lines_before(9, 9, (whole + torn + STEP % 2).encode()).decode() == whole
+    assert kept(9, 9, STEP % 0 + torn + STEP % 2) == STEP % 0
 
 
 def test_a_resumed_file_has_each_step_once(tmp_path: Path) -> None:

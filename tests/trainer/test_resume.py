@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
 from contracts.run import read_run
 from contracts.stopping import SIGNALS, Stopped
 from trainer.checkpoint import CHECKPOINT_FILE
 from trainer.config import TrainConfig
+from trainer.layers import Trunk
 from trainer.lock import locked
+from trainer.models import MODELS, Network
 from trainer.progress import MetricsFile
 from trainer.run import resume, train
 
@@ -129,6 +132,42 @@ def test_a_run_killed_several_times_goes_on_to_the_same_bits(
         killed(lambda: resume(run_dir), event)
     resume(run_dir)
     assert outcome(run_dir) == uninterrupted
+
+
+def test_a_start_that_was_killed_before_it_had_a_manifest_is_no_run_in_the_way(
+    tmp_path: Path, uninterrupted: tuple[Any, ...]
+) -> None:
+    for event in range(1, 10):
+        run_dir = tmp_path / str(event)
+        killed(lambda to=run_dir: train(short(to)), event)  # type: ignore[misc]
+        if not (run_dir / "run.json").exists():
+            train(short(run_dir))
+            assert outcome(run_dir) == uninterrupted
+    assert event == 9 and (run_dir / "run.json").exists()  # the last one was late enough
+
+
+def test_what_somebody_keeps_under_a_runs_names_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "snapshots" / "mine.safetensors").touch()
+    with pytest.raises(InvalidConfig, match="is not empty"):
+        train(short(tmp_path))
+    assert (tmp_path / "snapshots" / "mine.safetensors").exists()
+
+
+def test_a_network_that_draws_while_it_trains_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(lambda _: Trunk([nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Dropout(0.5)], 8))
+    monkeypatch.setitem(MODELS, "dropout", network)
+    settings = {"model": "dropout", "cycles": 1}
+    torch.manual_seed(1)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    killed(lambda: train(short(tmp_path / "killed", **settings)), 30)
+    train(short(tmp_path / "whole", **settings))
+    assert torch.rand(1) == drawn  # the caller's random state is as it was
+    resume(tmp_path / "killed")
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "hypergradient"])

@@ -3,16 +3,17 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 import trainer.__main__
-from trainer.distributed import joined
+from contracts.errors import InvalidConfig, InvalidData
+from trainer.distributed import ProcessLost, joined
 from trainer.layers import Trunk
 from trainer.models import MODELS, Network
-from trainer.progress import MetricsFile
 
 
 def arithmetic() -> int:
@@ -28,10 +29,45 @@ def arithmetic() -> int:
         norm(torch.full((4, 2, 3, 3), float(world.rank)))  # momentum 0.1: 0.1 in process 1
         world.average_batch_norm(norm)
         assert torch.allclose(norm.running_mean, torch.full((2,), 0.05))
-        with world.leader_first():
-            order = [world.rank]
-        assert order == [world.rank]
+        assert world.largest(world.rank * 15) == 15
+        world.refuse_other_steps(7)
+        try:
+            world.refuse_other_steps(world.rank)
+        except InvalidConfig as error:
+            assert "from different steps, 0 to 1" in str(error)
+        else:
+            raise AssertionError("steps 0 and 1 are not the same")
     return 0
+
+
+def leader_first() -> int:
+    """Process 1 finds what process 0 has left, or hears why there is nothing."""
+    file = Path(sys.argv[1])
+    with joined(torch.device("cpu")) as world, world.leader_first():
+        if world.leads:
+            file.write_text("made")
+        assert file.read_text() == "made"
+    return 0
+
+
+def leader_fails() -> int:
+    """Process 1 hears why."""
+    with joined(torch.device("cpu")) as world:
+        try:
+            with world.leader_first():
+                raise InvalidData("no images there")
+        except InvalidData:
+            assert world.leads
+        except ProcessLost as error:
+            assert str(error) == "process 0 has ended: no images there"
+    return 0
+
+
+def training_with_a_signal_to_one() -> int:
+    """Process 1 alone gets SIGTERM in its 10th step."""
+    if os.environ["RANK"] == "1":
+        signal_in_step(10, signal.SIGTERM)
+    return training()
 
 
 def training() -> int:
@@ -45,12 +81,12 @@ def training() -> int:
 def training_with_a_death() -> int:
     """Likewise; process 1 dies in its first life, in the 40th step."""
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        die_in_step(40)
+        signal_in_step(40, signal.SIGKILL)
     return training()
 
 
-def die_in_step(number: int) -> None:
-    """Kill this process where it averages the loss of a step."""
+def signal_in_step(number: int, signum: signal.Signals) -> None:
+    """Send this process a signal where it averages the loss of a step."""
     from trainer.distributed import World
 
     real, steps = World.mean, []
@@ -58,13 +94,19 @@ def die_in_step(number: int) -> None:
     def mean(self: World, value: torch.Tensor) -> torch.Tensor:
         steps.append(value)
         if len(steps) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signum)
         return real(self, value)
 
     World.mean = mean  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    job = sys.argv.pop(1)
-    assert MetricsFile  # imported before a process may die
-    sys.exit({"arithmetic": arithmetic, "train": training, "death": training_with_a_death}[job]())
+    jobs = {
+        "arithmetic": arithmetic,
+        "leader-first": leader_first,
+        "leader-fails": leader_fails,
+        "train": training,
+        "death": training_with_a_death,
+        "signal": training_with_a_signal_to_one,
+    }
+    sys.exit(jobs[sys.argv.pop(1)]())
