@@ -12,7 +12,7 @@ from trainer.config_file import choices_of, kind_of, read_toml
 from trainer.data import SPECS
 
 BUDGET = {"cycles", "epochs"}
-RESUMABLE = {"device", "threads", "checkpoint_minutes"}  # may change when a run goes on
+RESUMABLE = {"data", "device", "threads", "checkpoint_minutes"}  # may change when a run goes on
 FLAGS: dict[str, str] = {
     "model": "network; docs/networks.md lists them (small up to 16 pixels, resnet20 above)",
     "cycles": "number of cycles, one snapshot each (5)",

@@ -1,7 +1,7 @@
 """TrainConfig: every choice that a training run depends on, checked where it is built."""
 
 from dataclasses import dataclass, fields
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,6 +14,7 @@ from trainer.schedules import Constant, Hypergradient, HyperRule, Plan, Plateau,
 Precision = Literal["fp32", "bf16"]
 MAX_SEED = 2**32
 MAX_CYCLES = 10_000
+MAX_THREADS = 1024
 LR_MAX, FINE_TUNING_LR_MAX = 0.1, 0.01
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 # Which schedules a setting belongs to; with any other it is refused.
@@ -91,6 +92,7 @@ class TrainConfig:
         _at_least(0, checkpoint_minutes=self.checkpoint_minutes, weight_decay=self.weight_decay)
         _at_most(MAX_SIDE, image_size=self.image_size, cutout=self.cutout)
         _at_most(MAX_CYCLES, cycles=self.cycles, epochs=self.epochs, t_mult=self.t_mult)
+        _at_most(MAX_THREADS, threads=self.threads)
         _at_most(MAX_CYCLES, cycle_epochs=self.cycle_epochs, warmup_epochs=self.warmup_epochs)
         _one_of(SCHEDULES, schedule=self.schedule)
         _one_of(get_args(HyperRule), hyper_rule=self.hyper_rule)
@@ -190,7 +192,7 @@ class TrainConfig:
 
 def _at_least(bound: int, **values: float | None) -> None:
     for name, value in values.items():
-        if value is not None and not (value >= bound and isfinite(value)):
+        if value is not None and not bound <= value < inf:
             raise InvalidConfig(f"{name} must be at least {bound}, got {value}")
 
 

@@ -1,12 +1,14 @@
 """What a person should know but need not act on, on the error stream."""
 
+import contextlib
 import functools
 import sys
 
 
 def say(message: str) -> None:
     """Write a line, or several."""
-    sys.stderr.write(f"{message}\n")
+    with contextlib.suppress(OSError):  # nobody may be there to read it
+        sys.stderr.write(f"{message}\n")
 
 
 @functools.cache

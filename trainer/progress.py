@@ -46,10 +46,13 @@ class MetricsFile:
 
     def __init__(self, path: Path, first_step: int = 0, first_epoch: int = 0) -> None:
         self._path = path
-        if path.exists():
-            with path.open("rb+") as file:
-                file.truncate(bytes_before(first_step, first_epoch, file))
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        try:
+            if path.exists():
+                with path.open("rb+") as file:
+                    file.truncate(bytes_before(first_step, first_epoch, file))
+            self._file: TextIO = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise WriteFailed(f"{path}: cannot write: {error.strerror}") from error
 
     def __enter__(self) -> "MetricsFile":
         return self
@@ -152,8 +155,8 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        # Whoever read the progress may have left (`| head`); the training goes on.
-        with contextlib.suppress(BrokenPipeError):
+        # Whoever read the progress may have left (`| head`), or its disk is full; training goes on.
+        with contextlib.suppress(OSError):
             self._bar.write(line, file=self._stream)
             self._stream.flush()
 

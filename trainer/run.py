@@ -1,7 +1,8 @@
 """train(): from images to a run directory."""
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from contracts.cpu import cpu_budget
+from contracts.errors import InvalidData
 from contracts.figures import softmax, val_figures
 from contracts.run import read_run
 from contracts.stopping import Deferred, Stopped, signals_deferred
@@ -55,7 +57,8 @@ def resume(run_dir: Path, **changes: Any) -> Path:
 
     Args:
         run_dir: made by `train`.
-        changes: settings of this machine: device, threads, checkpoint_minutes.
+        changes: settings of this machine: data (the same images in another place), device,
+            threads, checkpoint_minutes.
 
     Returns:
         The run directory; at once if the run is complete.
@@ -77,7 +80,7 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
     with joined(device) as world:
         if world.leads and not resumed:
             refuse_taken(config.out)
-        with world.leader_first():
+        with world.leader_first(), noting_where_from(resumed):
             dataset = load_dataset(
                 config.data,
                 val_fraction=config.val_fraction,
@@ -115,6 +118,19 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
             world.refuse_other_steps(state.step)
             train_cycles(state, objective, batches, plan, dataset.val, record, deferred)
     return config.out
+
+
+@contextmanager
+def noting_where_from(resumed: bool) -> Iterator[None]:
+    """Say of data that cannot be read that a resumed run began with it."""
+    try:
+        yield
+    except InvalidData as error:
+        if resumed:
+            error.add_note(
+                "the run began with these images; put them back, or give their new place by --data"
+            )
+        raise
 
 
 def keeping_random_state(device: torch.device) -> AbstractContextManager[None]:

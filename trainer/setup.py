@@ -111,6 +111,10 @@ def build_batches(
         raise InvalidConfig(
             f"crop_padding {padding} must be below the image's side of {side} pixels"
         )
+    if config.cutout >= side:
+        raise InvalidConfig(
+            f"cutout {config.cutout} must be below the image's side of {side} pixels"
+        )
     batches = Batches(
         images_NCHW=torch.from_numpy(dataset.train.images_NCHW).to(device),
         labels_N=torch.from_numpy(dataset.train.labels_N).to(device),

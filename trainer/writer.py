@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
-from contracts.files import TEMPORARY, remove_unfinished, write_atomically
+from contracts.files import TEMPORARY, read_verified, remove_unfinished, write_atomically
 from contracts.records import FileRef, ValFigures
 from contracts.run import RUN_FILE, RunManifest, Snapshot, read_run, write_run
 from trainer.config import TrainConfig
@@ -102,6 +102,7 @@ class RunWriter:
         with locked(directory):
             remove_unfinished(directory)
             run = cls(directory, read_run(directory))
+            run._check_snapshots()
             if run.manifest.data.fingerprint != description.data.fingerprint:
                 raise InvalidData(
                     f"{config.data} is not what this run began with: its images, classes or split "
@@ -112,8 +113,20 @@ class RunWriter:
                     f"{directory}: this version understands the run's settings otherwise: "
                     f"{description.schedule} instead of {run.manifest.schedule}"
                 )
+            if run.manifest.training != description.training:
+                # Another machine, device or number of processes goes on.
+                run.manifest = run.manifest.model_copy(update={"training": description.training})
+                write_run(directory, run.manifest)
             with run._noting_what_is_left():
                 yield run
+
+    def _check_snapshots(self) -> None:
+        """Damage is said now, not by the export after days of further training."""
+        for name in FOLDERS:  # empty ones are lost where directories are copied file by file
+            (self.directory / name).mkdir(exist_ok=True)
+        for snapshot in self.manifest.snapshots:
+            read_verified(self.directory, snapshot.file, snapshot.sha256)
+            read_verified(self.directory, snapshot.val_logits.file, snapshot.val_logits.sha256)
 
     @contextmanager
     def _noting_what_is_left(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -355,3 +356,35 @@ def test_changed_settings_are_refused(tmp_path: Path) -> None:
 def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(InvalidManifest, match="expected a directory made by `snapensemble train`"):
         resume(tmp_path)
+
+
+def test_a_damaged_snapshot_is_said_before_training_goes_on(tmp_path: Path) -> None:
+    killed(lambda: train(short(tmp_path / "run")), 120)
+    file = tmp_path / "run" / "snapshots" / "cycle-00.safetensors"
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(InvalidManifest, match=r"cycle-00\.safetensors: sha256 is"):
+        resume(tmp_path / "run")
+
+
+def test_empty_folders_that_were_lost_are_made_again(
+    tmp_path: Path, uninterrupted: tuple[Any, ...]
+) -> None:
+    killed(lambda: train(short(tmp_path / "run")), 60)
+    for name in ("snapshots", "val-logits"):
+        (tmp_path / "run" / name).rmdir()
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == uninterrupted
+
+
+def test_images_that_have_moved_are_found_in_their_new_place(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = {"x_train": rng.integers(0, 256, (90, 8, 8), np.uint8), "y_train": np.arange(90) % 2}
+    np.savez(tmp_path / "old.npz", classes=["a", "b"], **images)
+    settings = {"data": f"npz:{tmp_path / 'old.npz'}", "batch_size": 8}
+    killed(lambda: train(short(tmp_path / "run", **settings)), 60)
+    (tmp_path / "old.npz").rename(tmp_path / "new.npz")
+    with pytest.raises(InvalidData) as failure:
+        resume(tmp_path / "run")
+    assert "give their new place by --data" in failure.value.__notes__[0]
+    resume(tmp_path / "run", data=f"npz:{tmp_path / 'new.npz'}")
+    assert read_run(tmp_path / "run").complete

@@ -140,6 +140,11 @@ def test_padding_beyond_the_image_is_refused(tmp_path: Path) -> None:
         train(short(tmp_path / "run", crop_padding=8))
 
 
+def test_a_cutout_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfig, match="cutout 8 must be below the image's side of 8"):
+        train(short(tmp_path / "run", cutout=8))
+
+
 @pytest.mark.parametrize("device", ["abacus", "meta", "hpu"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(InvalidConfig, match=f"'{device}' cannot be used here"):

@@ -25,6 +25,12 @@ def test_step_decay_falls_at_half_and_at_three_quarters_of_the_run() -> None:
     assert rates[150:] == pytest.approx([0.001] * 50)
 
 
+def test_step_decay_takes_shares_that_fall_into_the_same_epoch() -> None:
+    plan = config(schedule="step", cycles=3, cycle_epochs=1, lr_steps=(0.5, 0.51)).plan(100)
+    assert plan.schedule.rate(152, []) == pytest.approx(0.01)
+    assert plan.schedule.rate(153, []) == pytest.approx(0.001)
+
+
 def test_step_decay_falls_where_and_by_what_it_is_told() -> None:
     decay = StepDecay(eta=1.0, milestones=(3, 4, 6), factor=0.5)
     assert [decay.rate(step) for step in range(8)] == [1, 1, 1, 0.5, 0.25, 0.25, 0.125, 0.125]
