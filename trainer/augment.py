@@ -110,16 +110,3 @@ def augment(images_BCHW: Tensor, draws: Draws, fill_C: Tensor) -> Tensor:
 def fill_colour(image: ImageContract) -> Tensor:
     """fill_C: the mean of the training images per channel, uint8; zero to the network, nearly."""
     return torch.tensor([round(mean * 255) for mean in image.mean]).clamp(0, 255).to(torch.uint8)
-
-
-def pad_crop_flip(
-    images_BCHW: Tensor, *, padding: int, flip: bool, generator: torch.Generator
-) -> Tensor:
-    """Shift each image by up to `padding` pixels in both directions, mirror half of them.
-
-    Returns:
-        The same shape and type as `images_BCHW`.
-    """
-    settings = Augmentation(crop_padding=padding, flip=flip)
-    draws = draw_augmentation(len(images_BCHW), settings, generator)
-    return augment(images_BCHW, draws, torch.empty(0))

@@ -12,7 +12,6 @@ from trainer.augment import (
     augment,
     draw_augmentation,
     fill_colour,
-    pad_crop_flip,
 )
 from trainer.distort import TRIES, areas_and_aspects, crop_boxes, cut_out, resized
 
@@ -26,6 +25,13 @@ def images(B: int = 64, C: int = 3, H: int = 8, W: int = 6) -> torch.Tensor:
 
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(1)
+
+
+def pad_crop_flip(
+    before: torch.Tensor, *, padding: int, flip: bool, generator: torch.Generator
+) -> torch.Tensor:
+    settings = Augmentation(crop_padding=padding, flip=flip)
+    return augment(before, draw_augmentation(len(before), settings, generator), torch.empty(0))
 
 
 @pytest.mark.parametrize("padding", [0, 1, 3])
