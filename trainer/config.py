@@ -16,6 +16,7 @@ MAX_SEED = 2**32
 MAX_CYCLES = 10_000
 MAX_THREADS = 1024
 LR_MAX, FINE_TUNING_LR_MAX = 0.1, 0.01
+HUB = "hub"  # `pretrained`: the published weights, not a file
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 # Which schedules a setting belongs to; with any other it is refused.
 BELONGS = {

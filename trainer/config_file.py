@@ -10,9 +10,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from contracts.errors import InvalidConfig, InvalidManifest
 from contracts.files import read_verified
 from contracts.run import read_run
-from trainer.config import TrainConfig
+from trainer.config import HUB, TrainConfig
 from trainer.data import resolved
-from trainer.timm_nets import HUB
 
 CONFIG_FILE = "config.toml"
 HINTS: dict[str, Any] = get_type_hints(TrainConfig)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from contracts.errors import InvalidConfig
 from contracts.pixels import ImageContract
+from trainer.config import HUB
 
 PREFIX = "timm:"
-HUB = "hub"
 
 
 def build(name: str, classes: int, image: ImageContract, pretrained: str | None) -> nn.Module:
