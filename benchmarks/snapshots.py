@@ -1,9 +1,10 @@
-"""What every snapshot of a run says of images that neither taught nor chose.
+"""Parts of a data set as a data set of their own, and what a run's snapshots say of its test part.
 
 Shapes: S snapshots, N images, K classes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,13 @@ from contracts.run import read_run
 from trainer.evaluate import predict_logits
 from trainer.readers import Split
 from trainer.snapshots import load_model
+
+
+def save_parts(file: Path, classes: tuple[str, ...], **parts: Split) -> None:
+    """Write train, val and test as an .npz file that `--data npz:FILE` takes."""
+    arrays: dict[str, Any] = {f"x_{name}": part.images_NCHW for name, part in parts.items()}
+    arrays |= {f"y_{name}": part.labels_N for name, part in parts.items()}
+    np.savez(file, classes=np.array(classes), **arrays)
 
 
 def test_probabilities(run_dir: Path, test: Split) -> NDArray[np.float64]:

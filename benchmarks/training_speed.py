@@ -38,7 +38,7 @@ from benchmarks.peers import (
     plain,
     torchensemble,
 )
-from benchmarks.snapshots import test_probabilities
+from benchmarks.snapshots import save_parts, test_probabilities
 from contracts.cpu import cpu_budget
 from contracts.figures import accuracy
 from trainer.augment import Augmentation, fill_colour
@@ -180,10 +180,7 @@ def our_accuracy(
 ) -> float:
     """All snapshots of an SGDR run, averaged, as the peer averages all of its own."""
     data = work / "data.npz"
-    arrays = {"train": part, "val": dataset.val, "test": dataset.test}
-    content: dict[str, Any] = {f"x_{name}": some.images_NCHW for name, some in arrays.items()}
-    content |= {f"y_{name}": some.labels_N for name, some in arrays.items()}
-    np.savez(data, classes=np.array(dataset.classes), **content)
+    save_parts(data, dataset.classes, train=part, val=dataset.val, test=dataset.test)
     config = TrainConfig(
         data=f"npz:{data}", out=work / str(seed), model=args.model, cycles=args.cycles,
         cycle_epochs=args.epochs // args.cycles, batch_size=args.batch_size, seed=seed,

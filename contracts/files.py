@@ -1,9 +1,11 @@
 """Whole files only: hashed, written atomically, and found inside their directory."""
 
+import contextlib
 import errno
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from contracts.errors import InvalidManifest, WriteFailed
@@ -45,6 +47,15 @@ def write_atomically(path: Path, data: bytes) -> str:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return sha256_of(data)
+
+
+@contextlib.contextmanager
+def explaining_failures(path: Path) -> Iterator[None]:
+    """Writing to a file that stays open, or opening it: an OSError becomes WriteFailed."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteFailed(f"{path}: cannot write: {error.strerror}") from error
 
 
 def remove_unfinished(directory: Path) -> None:

@@ -20,6 +20,7 @@ from contracts.records import (
 )
 
 RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"  # beside it; a line per step and per epoch
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Never
 
 from contracts.errors import InvalidManifest
-
-METRICS_FILE = "metrics.jsonl"
+from contracts.run import METRICS_FILE
 
 
 def _integers() -> "array[int]":

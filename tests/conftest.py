@@ -1,9 +1,11 @@
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from contracts.stopping import SIGNALS
 from tests.factories import make_bundle
 
 # The same examples every time, and no verdict by the clock: these machines are shared.
@@ -43,3 +45,12 @@ def digits_bundle(digits_run: Path) -> Path:
 
     build_bundle(digits_run, digits_run.parent / "bundle", m=2, name="digits")
     return digits_run.parent / "bundle"
+
+
+@pytest.fixture
+def signal_handlers() -> Iterator[None]:
+    """Put SIGINT's and SIGTERM's handlers back: after a stop they are such that one kills."""
+    kept = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    for signum, handler in kept.items():
+        signal.signal(signum, handler)

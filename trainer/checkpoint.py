@@ -92,10 +92,15 @@ def load_checkpoint(run_dir: Path, state: State) -> None:
         ) from error
 
 
+def remove_checkpoint(run_dir: Path) -> None:
+    """The run is complete: nothing will be resumed."""
+    (run_dir / CHECKPOINT_FILE).unlink(missing_ok=True)
+
+
 class Checkpoints:
     """The one checkpoint of a run, written anew every few minutes."""
 
-    def __init__(self, run_dir: Path, minutes: float = 0.0) -> None:
+    def __init__(self, run_dir: Path, minutes: float) -> None:
         self._run_dir = run_dir
         self._seconds = minutes * 60
         self._written = time.monotonic()
@@ -108,7 +113,3 @@ class Checkpoints:
         """Write one, and begin to wait anew."""
         save_checkpoint(self._run_dir, state)
         self._written = time.monotonic()
-
-    def remove(self) -> None:
-        """The run is complete: nothing will be resumed."""
-        (self._run_dir / CHECKPOINT_FILE).unlink(missing_ok=True)

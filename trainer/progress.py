@@ -5,13 +5,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, TextIO
 
 from tqdm import tqdm
 
-from contracts.errors import WriteFailed
+from contracts.files import explaining_failures
 from contracts.records import ValFigures
 from contracts.run import RunManifest
 from trainer.loop import Step
@@ -46,13 +46,11 @@ class MetricsFile:
 
     def __init__(self, path: Path, first_step: int = 0, first_epoch: int = 0) -> None:
         self._path = path
-        try:
+        with explaining_failures(path):
             if path.exists():
                 with path.open("rb+") as file:
                     file.truncate(bytes_before(first_step, first_epoch, file))
             self._file: TextIO = path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise WriteFailed(f"{path}: cannot write: {error.strerror}") from error
 
     def __enter__(self) -> "MetricsFile":
         return self
@@ -84,17 +82,13 @@ class MetricsFile:
 
     def flush(self) -> None:
         """All lines so far reach the disk."""
-        self._guarded(self._file.flush)
-        self._guarded(lambda: os.fsync(self._file.fileno()))
+        with explaining_failures(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def _write(self, **line: float) -> None:
-        self._guarded(lambda: self._file.write(json.dumps(line) + "\n"))
-
-    def _guarded(self, write: Callable[[], object]) -> None:
-        try:
-            write()
-        except OSError as error:
-            raise WriteFailed(f"{self._path}: cannot write: {error.strerror}") from error
+        with explaining_failures(self._path):
+            self._file.write(json.dumps(line) + "\n")
 
 
 class Progress:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.records import ValFigures
+from contracts.run import METRICS_FILE
 from contracts.stopping import Stopped
-from trainer.checkpoint import Checkpoints, State, load_checkpoint
+from trainer.checkpoint import Checkpoints, State, load_checkpoint, remove_checkpoint
 from trainer.config import TrainConfig
 from trainer.data import Dataset
 from trainer.loop import Step
@@ -109,9 +110,7 @@ def recording(
             load_checkpoint(run.directory, state)
         observers: list[Observer] = [
             stack.enter_context(Progress(run.manifest, state.step)),
-            stack.enter_context(
-                MetricsFile(run.directory / "metrics.jsonl", state.step, state.epoch)
-            ),
+            stack.enter_context(MetricsFile(run.directory / METRICS_FILE, state.step, state.epoch)),
         ]
         if config.tensorboard:
             board = TensorBoard(
@@ -127,4 +126,4 @@ def recording(
         except Stopped:
             recorder.checkpoint()
             raise
-        checkpoints.remove()
+        remove_checkpoint(run.directory)

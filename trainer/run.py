@@ -15,7 +15,7 @@ from contracts.errors import InvalidData
 from contracts.figures import softmax, val_figures
 from contracts.run import read_run
 from contracts.stopping import Deferred, Stopped, signals_deferred
-from trainer.checkpoint import Checkpoints, State, has_checkpoint
+from trainer.checkpoint import State, has_checkpoint, remove_checkpoint
 from trainer.config import TrainConfig
 from trainer.config_file import run_config
 from trainer.data import load_dataset, repeated_images
@@ -69,7 +69,7 @@ def resume(run_dir: Path, **changes: Any) -> Path:
         InvalidConfig: another process trains in this directory; and the others as in `train`.
     """
     if read_run(run_dir).complete:
-        Checkpoints(run_dir).remove()  # if the run was killed just before it did
+        remove_checkpoint(run_dir)  # if the run was killed just before it did
         return run_dir
     return _train(replace(run_config(run_dir), **changes), resumed=True)
 

@@ -107,14 +107,9 @@ def build_batches(
     padding = default_padding(side) if config.crop_padding is None else config.crop_padding
     if config.random_resized_crop is not None:
         padding = 0
-    if padding >= side:
-        raise InvalidConfig(
-            f"crop_padding {padding} must be below the image's side of {side} pixels"
-        )
-    if config.cutout >= side:
-        raise InvalidConfig(
-            f"cutout {config.cutout} must be below the image's side of {side} pixels"
-        )
+    for what, pixels in (("crop_padding", padding), ("cutout", config.cutout)):
+        if pixels >= side:
+            raise InvalidConfig(f"{what} {pixels} must be below the image's side of {side} pixels")
     batches = Batches(
         images_NCHW=torch.from_numpy(dataset.train.images_NCHW).to(device),
         labels_N=torch.from_numpy(dataset.train.labels_N).to(device),

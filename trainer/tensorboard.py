@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from contracts.errors import WriteFailed
+from contracts.files import explaining_failures
 from contracts.records import ValFigures
 from trainer.loop import Step
 from trainer.schedule import Cycle
@@ -77,17 +78,13 @@ class TensorBoard:
         """Nothing: the rate shows where cycles end."""
 
     def _write(self, data: bytes) -> None:
-        try:
+        with explaining_failures(self._path):
             self._file.write(record(data))
-        except OSError as error:
-            raise WriteFailed(f"{self._path}: cannot write: {error.strerror}") from error
 
     def flush(self) -> None:
         """All values so far reach the file."""
-        try:
+        with explaining_failures(self._path):
             self._file.flush()
-        except OSError as error:
-            raise WriteFailed(f"{self._path}: cannot write: {error.strerror}") from error
 
 
 def event(

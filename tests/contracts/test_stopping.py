@@ -1,19 +1,12 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
 
 import pytest
 
 from contracts.stopping import SIGNALS, Stopped, raise_on_signals, signals_deferred
 
-
-@pytest.fixture(autouse=True)
-def signal_handlers() -> Iterator[None]:
-    kept = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    yield
-    for signum, handler in kept.items():
-        signal.signal(signum, handler)
+pytestmark = pytest.mark.usefixtures("signal_handlers")
 
 
 @pytest.mark.parametrize("signum", SIGNALS)

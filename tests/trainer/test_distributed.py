@@ -9,6 +9,7 @@ import torch
 
 from contracts.run import RunManifest, read_run
 
+JOBS = str(Path(__file__).with_name("torchrun_jobs.py"))
 FLAGS = (
     "--data digits --cycles 2 --cycle-epochs 2 --batch-size 64 --flip --crop-padding 1 "
     "--threads 1 --checkpoint-minutes 0"
@@ -32,8 +33,7 @@ def torchrun(
 
 
 def job(name: str, *flags: str, processes: int = 2, restarts: int = 0) -> str:
-    file = str(Path(__file__).with_name("torchrun_jobs.py"))
-    done = torchrun(file, name, *flags, processes=processes, restarts=restarts)
+    done = torchrun(JOBS, name, *flags, processes=processes, restarts=restarts)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -69,9 +69,8 @@ def test_the_others_hear_why_the_leader_has_failed() -> None:
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
-    file = str(Path(__file__).with_name("torchrun_jobs.py"))
     flags = [*FLAGS.replace("minutes 0", "minutes 60").split(), "--model", "tiny"]
-    done = torchrun(file, "signal", *flags, "--out", str(tmp_path / "run"))
+    done = torchrun(JOBS, "signal", *flags, "--out", str(tmp_path / "run"))
     assert done.returncode != 0
     assert "stopped by SIGTERM: 0 of 2 cycles are finished and whole; " in done.stderr
     assert torch.load(tmp_path / "run" / "checkpoint.pt")["step"] == 10
@@ -113,9 +112,8 @@ def test_a_dead_process_is_started_again_and_the_run_goes_on_from_its_checkpoint
 
 
 def test_without_restarts_a_dead_process_ends_the_job_with_a_message(tmp_path: Path) -> None:
-    file = str(Path(__file__).with_name("torchrun_jobs.py"))
     flags = [*FLAGS.split(), "--model", "tiny", "--out", str(tmp_path / "run")]
-    done = torchrun(file, "death", *flags)
+    done = torchrun(JOBS, "death", *flags)
     assert done.returncode != 0
     assert f"--resume {tmp_path / 'run'} goes on" in done.stderr
     again = torchrun("-m", "trainer", "--resume", str(tmp_path / "run"))

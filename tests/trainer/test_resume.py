@@ -5,7 +5,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,7 @@ from trainer.run import resume, train
 EVERY_STEP = 0.0
 
 
-@pytest.fixture(autouse=True)
-def signal_handlers() -> Iterator[None]:
-    """A run that was stopped leaves handlers under which a second signal kills."""
-    kept = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    yield
-    for signum, handler in kept.items():
-        signal.signal(signum, handler)
+pytestmark = pytest.mark.usefixtures("signal_handlers")
 
 
 def short(out: Path, **changes: Any) -> TrainConfig:
