@@ -6,9 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from contracts.cascade import Cascade, CascadeRecord, first_weights
 from contracts.pixels import ImageContract
+from contracts.prediction_sets import SetQuantile
 from contracts.records import (
     ClassNames,
+    Figures,
     NonNegative,
     Record,
     RelativeFile,
@@ -20,6 +23,8 @@ from contracts.records import (
 from contracts.run import DataRecord
 
 BUNDLE_FILE = "ensemble.json"
+Rule = Literal["best", "last", "all", "greedy", "exhaustive"]
+Precision = Literal["fp32", "int8"]
 
 
 class Member(Record):
@@ -32,15 +37,38 @@ class Member(Record):
     run: Annotated[int, Field(ge=0)] = 0  # which of the pooled runs, as they were given
     cycle: Annotated[int, Field(ge=0)]
     step: Annotated[int, Field(ge=1)]
-    val: ValFigures
+    precision: Precision = "fp32"
+    val: ValFigures  # as the run measured it, on the whole validation split
 
 
 class SelectionRecord(Record):
-    """How the members were chosen, on the validation split."""
+    """How the members were chosen, on one half of the validation split."""
 
-    rule: Literal["best", "last", "all"]
+    rule: Rule
     metric: Literal["nll", "accuracy"]
     candidates: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=1)] | None = None  # None: the whole split
+
+
+class CalibrationRecord(Record):
+    """What the other half of the validation split says, which has chosen nothing."""
+
+    images: Annotated[int, Field(ge=0)]
+    before: Figures | None  # of the averaged probabilities; None without images
+    after: Figures | None  # with the temperature
+    sets: tuple[SetQuantile, ...]  # of the full ensemble's calibrated answers
+
+
+class QuantizationRecord(Record):
+    """What int8 changed on validation; the export refuses what goes beyond the limits."""
+
+    images: Annotated[int, Field(ge=1)]  # validation images
+    accuracy_drop: float  # of the averaged probabilities; below 0 if int8 is better
+    nll_rise: float  # relative
+    agreement: Annotated[float, Field(ge=0, le=1)]  # share of images with the same top class
+    max_accuracy_drop: NonNegative
+    max_nll_rise: NonNegative
+    min_agreement: Annotated[float, Field(ge=0, le=1)]
 
 
 class ParityRecord(Record):
@@ -64,7 +92,10 @@ class BundleManifest(Record):
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
     temperature: Annotated[float, Field(gt=0)] = 1.0
     selection: SelectionRecord
-    val: ValFigures  # of the averaged probabilities
+    val: ValFigures  # of the averaged probabilities, before the temperature, on the whole split
+    calibration: CalibrationRecord | None = None
+    cascade: CascadeRecord | None = None
+    quantization: QuantizationRecord | None = None
     opset: Annotated[int, Field(ge=1)]
     parity: ParityRecord
     model: str
@@ -78,10 +109,43 @@ class BundleManifest(Record):
             raise ValueError("two members have the same name")
         return self
 
+    @model_validator(mode="after")
+    def _the_cascade_fits(self) -> "BundleManifest":
+        steps = len(self.members) - 1
+        if self.cascade is not None and (
+            len(self.cascade.temperatures) != steps
+            or any(len(point.thresholds) != steps for point in self.cascade.points)
+        ):
+            raise ValueError(f"the cascade must have {steps} temperatures and thresholds")
+        return self
+
     @property
     def weights_M(self) -> list[float]:  # noqa: N802 # a shape suffix
         """One weight per member, summing to 1."""
         return [member.weight for member in self.members]
+
+    def weights_of_first(self, depth: int) -> list[float]:
+        """The weights of the first `depth` members, summing to 1."""
+        return (
+            self.weights_M if depth == len(self.members) else first_weights(self.weights_M, depth)
+        )
+
+    def temperature_of_first(self, depth: int) -> float:
+        """The temperature of the average of the first `depth` members."""
+        if self.cascade is None or depth == len(self.members):
+            return self.temperature
+        return self.cascade.temperatures[depth - 1]
+
+    def cascade_at(self, max_accuracy_drop: float | None = None) -> Cascade | None:
+        """The cascade at the point that a tolerance picks; None if the bundle carries none."""
+        if self.cascade is None:
+            return None
+        return Cascade(
+            rule=self.cascade.rule,
+            thresholds=self.cascade.point(max_accuracy_drop).thresholds,
+            temperatures=self.cascade.temperatures,
+            weights_M=self.weights_M,
+        )
 
 
 def read_bundle(bundle_dir: Path) -> BundleManifest:

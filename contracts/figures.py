@@ -26,6 +26,13 @@ def softmax(logits: NDArray[np.floating]) -> Floats:
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
+def tempered(probs: Floats, temperature: float) -> Floats:
+    """softmax(log p / T) over the last axis; 1 leaves the probabilities as they are."""
+    if temperature == 1.0:
+        return probs
+    return softmax(np.log(np.maximum(probs, SMALLEST)) / temperature)
+
+
 def mean_probabilities(
     probs_MBK: Floats, weights_M: Sequence[float] | None = None, temperature: float = 1.0
 ) -> Floats:
@@ -44,10 +51,7 @@ def mean_probabilities(
         probs_BK, each row in [0, 1] and summing to 1.
     """
     # Rounding can carry a sum of weighted ones just above 1.
-    probs_BK: Floats = np.minimum(_mean_over_members(probs_MBK, weights_M), 1.0)
-    if temperature == 1.0:
-        return probs_BK
-    return softmax(np.log(np.maximum(probs_BK, SMALLEST)) / temperature)
+    return tempered(np.minimum(_mean_over_members(probs_MBK, weights_M), 1.0), temperature)
 
 
 def entropy(probs: Floats) -> Floats:
@@ -96,14 +100,34 @@ def ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
     return float(np.abs(gaps).sum() / len(labels_B))
 
 
+def adaptive_ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
+    """The same error with as many images in each bin (Nixon et al. 2019, section 3).
+
+    Confident networks crowd the last of equal-width bins; here none is crowded or empty. With
+    fewer images than bins each image is a bin of its own.
+    """
+    confidence = probs_BK.max(axis=1)
+    gaps = ((probs_BK.argmax(axis=1) == labels_B) - confidence)[
+        np.argsort(confidence, kind="stable")
+    ]
+    edges = np.unique(np.linspace(0, len(gaps), bins + 1).astype(int))
+    return float(np.abs(np.add.reduceat(gaps, edges[:-1])).sum() / len(labels_B))
+
+
 def val_figures(probs_BK: Floats, labels_B: Labels) -> ValFigures:
     """The two figures that manifests keep of the validation split."""
     return ValFigures(nll=nll(probs_BK, labels_B), accuracy=accuracy(probs_BK, labels_B))
 
 
 def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
-    """All four figures by name."""
-    figures = {"accuracy": accuracy, "nll": nll, "ece": ece, "brier": brier}
+    """All figures by name."""
+    figures = {
+        "accuracy": accuracy,
+        "nll": nll,
+        "ece": ece,
+        "adaptive_ece": adaptive_ece,
+        "brier": brier,
+    }
     return {name: figure(probs_BK, labels_B) for name, figure in figures.items()}
 
 

@@ -53,6 +53,14 @@ class ValFigures(Record):
     accuracy: Fraction
 
 
+class Figures(ValFigures):
+    """All figures of a set of answers; `contracts.figures` says how each is computed."""
+
+    ece: Fraction  # 15 bins of equal width
+    adaptive_ece: Fraction  # 15 bins of equally many images
+    brier: NonNegative
+
+
 Manifest = TypeVar("Manifest", bound=Record)
 
 

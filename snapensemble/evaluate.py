@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from contracts.bundle import BundleManifest
-from contracts.errors import InvalidConfig, InvalidData
+from contracts.errors import InvalidConfig
 from contracts.figures import mean_probabilities, summary
 from serving.engine import load_engine
-from trainer.data import SPECS, is_folder, load_dataset
+from trainer.data import SPECS
 from trainer.readers import Split
+from trainer.reread import reread
 
 COLUMNS = ("accuracy", "nll", "ece", "brier")
 
@@ -74,47 +75,8 @@ def evaluate(
 
 
 def bundle_data(bundle: BundleManifest, spec: str | None = None, split: str = "test") -> Split:
-    """A part of the data set that a bundle was made from, or of another one.
-
-    It is split as it was for training, so that the test part holds no image that taught or chose.
-
-    Raises:
-        InvalidData: other classes, images of another shape, or a data set that has changed since,
-            so that nobody knows any more which of its images taught.
-    """
-    image, trained_on = bundle.image, bundle.data
-    spec = spec or trained_on.spec
-    try:
-        dataset = load_dataset(
-            spec,
-            val_fraction=trained_on.val_fraction,
-            split_seed=trained_on.split_seed,
-            image_size=image.height if is_folder(spec) else None,
-            channels=image.channels,
-            max_bad_images=trained_on.max_bad_images,
-        )
-    except InvalidData as error:
-        if spec == trained_on.spec:
-            error.add_note("the bundle was trained on it; if it has moved, give --data")
-        raise
-    if dataset.classes != bundle.classes:
-        raise InvalidData(
-            f"the data has the classes {list(dataset.classes)}, "
-            f"the bundle {list(bundle.classes)}, in this order; they must be equal"
-        )
-    if dataset.shape != image.shape:
-        raise InvalidData(
-            f"the data's images are {dataset.shape} (channels, height, width), "
-            f"the bundle takes {image.shape}"
-        )
-    its_own_test = split == "test" and dataset.brings_test
-    if not its_own_test and dataset.fingerprint() != trained_on.fingerprint:
-        raise InvalidData(
-            f"{spec} is not, or no longer, what the bundle was trained on, so its {split} part "
-            "would hold images that taught; put the images to measure into test/CLASS/* of a "
-            "folder with train/CLASS/*"
-        )
-    return dataset.part(split)
+    """A part of the data set that a bundle was made from, or of another one; see `reread`."""
+    return reread(bundle.data, bundle.classes, bundle.image, spec=spec, split=split)
 
 
 def sample(part: Split, limit: int | None) -> Split:

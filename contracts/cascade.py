@@ -1,0 +1,137 @@
+"""A cascade: members are asked in order, and an image leaves once its answer is safe. Pure.
+
+Serving asks `leaves` after each member; `run_cascade` is the same for images whose members have
+all been asked, for fitting and for tests.
+
+Shapes: M members, d members asked so far, B images, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from contracts.figures import Floats, mean_probabilities
+from contracts.prediction_sets import SetQuantile
+from contracts.records import Fraction, NonNegative, Record, ValFigures
+
+LeaveRule = Literal["threshold", "interval"]
+Temperature = Annotated[float, Field(gt=0)]
+
+
+class CascadePoint(Record):
+    """One choice of thresholds: what it costs, and what it gives."""
+
+    thresholds: tuple[
+        NonNegative | None, ...
+    ]  # after 1, 2, ..., M - 1 members; None: nobody leaves
+    # On the images that chose the thresholds, against asking everybody:
+    accuracy_drop: Fraction  # expected, see export.fit_cascade
+    nll_rise: float  # relative; below 0 if the cascade is better
+    # On the images that chose nothing:
+    members_per_image: Annotated[float, Field(ge=1)]
+    val: ValFigures
+    sets: tuple[SetQuantile, ...] = ()
+
+
+class CascadeRecord(Record):
+    """When an image leaves the cascade. Points are in the order of their cost, cheapest first."""
+
+    rule: LeaveRule
+    temperatures: tuple[Temperature, ...]  # of the average after 1, 2, ..., M - 1 members
+    max_accuracy_drop: Fraction  # the tolerance that holds where none is asked for
+    max_nll_rise: NonNegative
+    points: Annotated[tuple[CascadePoint, ...], Field(min_length=1)]
+
+    def point(self, max_accuracy_drop: float | None = None) -> CascadePoint:
+        """The cheapest point within the tolerance; the dearest, which asks the most, if none is."""
+        limit = self.max_accuracy_drop if max_accuracy_drop is None else max_accuracy_drop
+        for point in self.points:
+            if point.accuracy_drop <= limit and point.nll_rise <= self.max_nll_rise:
+                return point
+        return self.points[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """A rule ready to be asked. All sequences are by the number of members asked, from 1."""
+
+    rule: LeaveRule
+    thresholds: Sequence[float | None]  # M - 1
+    temperatures: Sequence[float]  # M - 1
+    weights_M: Sequence[float]
+
+    def leaves(self, probs_dBK: Floats) -> NDArray[np.bool_]:
+        """leaves_B: whose answer is safe after d members, below M."""
+        depth, images = probs_dBK.shape[:2]
+        threshold = self.thresholds[depth - 1]
+        if threshold is None:
+            return np.zeros(images, dtype=bool)
+        weights_d = first_weights(self.weights_M, depth)
+        if self.rule == "threshold":
+            probs_BK = mean_probabilities(probs_dBK, weights_d, self.temperatures[depth - 1])
+            return np.asarray(margin(probs_BK) >= threshold)
+        return _interval_excludes_a_tie(probs_dBK, weights_d, threshold)
+
+
+def first_weights(weights_M: Sequence[float], depth: int) -> list[float]:
+    """The weights of the first `depth` members, summing to 1."""
+    total = sum(weights_M[:depth])
+    return [weight / total for weight in weights_M[:depth]]
+
+
+def margin(probs_BK: Floats) -> Floats:
+    """How much likelier the first class is than the second: 0 if they tie."""
+    top_B2 = np.partition(probs_BK, -2, axis=-1)[..., -2:]
+    return np.asarray(top_B2[..., 1] - top_B2[..., 0])
+
+
+def run_cascade(
+    probs_MBK: Floats, cascade: Cascade, temperature: float
+) -> tuple[Floats, NDArray[np.int64]]:
+    """What a cascade answers to images that every member has been asked about.
+
+    Args:
+        probs_MBK: one distribution per member and image.
+        cascade: the rule.
+        temperature: of the average of all members.
+
+    Returns:
+        probs_BK, each row the calibrated average of the members that were asked, and used_B, how
+        many that were.
+    """
+    M, B, K = probs_MBK.shape
+    answers_BK, used_B = np.empty((B, K)), np.empty(B, dtype=np.int64)
+    inside_B = np.arange(B)
+    for depth in range(1, M + 1):
+        probs_dBK = probs_MBK[:depth, inside_B]
+        last = depth == M
+        leaves_B = np.ones(len(inside_B), bool) if last else cascade.leaves(probs_dBK)
+        leaving_B = inside_B[leaves_B]
+        answers_BK[leaving_B] = mean_probabilities(
+            probs_dBK[:, leaves_B],
+            first_weights(cascade.weights_M, depth),
+            temperature if last else cascade.temperatures[depth - 1],
+        )
+        used_B[leaving_B] = depth
+        inside_B = inside_B[~leaves_B]
+    return answers_BK, used_B
+
+
+def _interval_excludes_a_tie(
+    probs_dBK: Floats, weights_d: Sequence[float], multiplier: float
+) -> NDArray[np.bool_]:
+    """Whether the members' own leads of the first class over the second speak clearly.
+
+    After Inoue (2019): stop where the confidence interval of the mean over members excludes that
+    another class is likelier. `multiplier` is Student's t quantile over the root of d.
+    """
+    mean_BK = mean_probabilities(probs_dBK, weights_d)
+    first_B, second_B = np.argsort(-mean_BK, axis=-1, kind="stable")[:, :2].T
+    rows_B = np.arange(mean_BK.shape[0])
+    leads_dB = probs_dBK[:, rows_B, first_B] - probs_dBK[:, rows_B, second_B]
+    mean_lead_B = mean_BK[rows_B, first_B] - mean_BK[rows_B, second_B]
+    return np.asarray(mean_lead_B > multiplier * leads_dB.std(axis=0, ddof=1))

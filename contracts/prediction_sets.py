@@ -1,0 +1,88 @@
+"""Split conformal prediction: sets of classes that hold the right one as often as promised. Pure.
+
+A score says how badly a class fits an image; the set holds every class whose score is at most the
+quantile of the right classes' scores on images that had no part in choosing the model. If those
+and the image to answer are drawn alike, the right class is in the set with at least the promised
+probability, averaged over images (Vovk et al. 2005; Papadopoulos et al. 2002).
+
+Shapes: B images, K classes.
+"""
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from contracts.figures import Floats, Labels
+from contracts.records import Fraction, Record
+
+Method = Literal["least_ambiguous", "adaptive"]
+METHODS: tuple[Method, ...] = ("least_ambiguous", "adaptive")
+COVERAGES = (0.9, 0.95)
+# A score computed in two ways differs in its last bits; the set must hold what scored the quantile.
+_ROUNDING = 1e-9
+
+
+class SetQuantile(Record):
+    """What decides which classes are in a set that holds the right one `coverage` of the time."""
+
+    method: Method
+    coverage: Annotated[float, Field(gt=0, lt=1)]
+    quantile: (
+        Fraction | None
+    )  # of the scores; None: too few images to promise it, every class is in
+
+
+def class_scores(probs_BK: Floats, method: Method) -> Floats:
+    """scores_BK in [0, 1]: how badly each class fits, by the averaged, calibrated probabilities.
+
+    `least_ambiguous`: 1 - p, which gives the smallest sets on average (Sadinle et al. 2019).
+    `adaptive`: the probability of all classes at least as likely, itself included, so that sets
+    grow where the answer is unsure (Romano et al. 2020, without its random part: the same image
+    gets the same set, and coverage is a little above what is promised).
+    """
+    if method == "least_ambiguous":
+        return np.asarray(1 - probs_BK)
+    order_BK = np.argsort(-probs_BK, axis=-1, kind="stable")
+    sums_BK = np.cumsum(np.take_along_axis(probs_BK, order_BK, axis=-1), axis=-1)
+    scores_BK = np.empty_like(sums_BK)
+    np.put_along_axis(scores_BK, order_BK, np.minimum(sums_BK, 1.0), axis=-1)
+    return scores_BK
+
+
+def fit_quantile(
+    probs_BK: Floats, labels_B: Labels, method: Method, coverage: float
+) -> SetQuantile:
+    """The ceil((B + 1) coverage)-th smallest score of the right classes (Vovk et al. 2005).
+
+    Args:
+        probs_BK: answers to images that neither taught nor chose anything.
+        labels_B: their right classes.
+        method: see `class_scores`.
+        coverage: fraction of images whose set shall hold the right class.
+    """
+    scores_B = class_scores(probs_BK, method)[np.arange(len(labels_B)), labels_B]
+    # As an integer: 0.95 * 20 is a little more than 19 in binary fractions.
+    rank = math.ceil(round((len(scores_B) + 1) * coverage, 9))
+    quantile = float(np.sort(scores_B)[rank - 1]) if rank <= len(scores_B) else None
+    return SetQuantile(method=method, coverage=coverage, quantile=quantile)
+
+
+def fit_quantiles(probs_BK: Floats, labels_B: Labels) -> tuple[SetQuantile, ...]:
+    """One quantile per method and coverage that bundles carry."""
+    return tuple(
+        fit_quantile(probs_BK, labels_B, method, coverage)
+        for method in METHODS
+        for coverage in COVERAGES
+    )
+
+
+def prediction_sets(probs_BK: Floats, quantile: SetQuantile) -> NDArray[np.bool_]:
+    """in_set_BK: which classes are in each image's set; the likeliest always is."""
+    if quantile.quantile is None:
+        return np.ones(probs_BK.shape, dtype=bool)
+    in_set_BK = class_scores(probs_BK, quantile.method) <= quantile.quantile + _ROUNDING
+    np.put_along_axis(in_set_BK, probs_BK.argmax(axis=-1)[..., None], True, axis=-1)
+    return np.asarray(in_set_BK)
