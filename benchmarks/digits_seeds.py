@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.machine import save
 from export.bundle import build_bundle
+from export.config import ExportConfig
 from snapensemble.demo import MEMBERS, demo_config
 from snapensemble.evaluate import evaluate
 from trainer.run import train
@@ -38,7 +39,8 @@ def main() -> None:
 
 def one_seed(work: Path, seed: int) -> dict[str, Any]:
     """The test figures of one run."""
-    build_bundle(train(demo_config(work / "run", seed)), work / "bundle", m=MEMBERS)
+    config = ExportConfig(members=MEMBERS, report=False)
+    build_bundle(train(demo_config(work / "run", seed)), work / "bundle", config)
     return {"seed": seed, **evaluate(work / "bundle")}
 
 

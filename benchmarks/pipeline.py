@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.machine import save
-from contracts.bundle import read_bundle
+from contracts.bundle import Rule, read_bundle
 from contracts.figures import mean_probabilities
 from contracts.run import RunManifest, read_run
 from export.bundle import build_bundle
-from export.select import Rule
+from export.config import ExportConfig
 from serving.engine import load_engine
 from snapensemble.demo import demo_config
 from snapensemble.evaluate import bundle_data, evaluate, sample
@@ -75,7 +75,8 @@ def main() -> None:
 
 def measured(run_dir: Path, bundle_dir: Path, rule: Rule, m: int | None) -> dict[str, Any]:
     """Test figures of one choice of members."""
-    build_bundle(run_dir, bundle_dir, m=m, rule=rule)
+    config = ExportConfig(members=m, select=rule, report=False)
+    build_bundle(run_dir, bundle_dir, config)
     figures = evaluate(bundle_dir)
     del figures["data"]  # a path of this machine
     return figures

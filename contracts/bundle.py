@@ -53,9 +53,9 @@ class SelectionRecord(Record):
 class CalibrationRecord(Record):
     """What the other half of the validation split says, which has chosen nothing."""
 
-    images: Annotated[int, Field(ge=0)]
-    before: Figures | None  # of the averaged probabilities; None without images
-    after: Figures | None  # with the temperature
+    images: Annotated[int, Field(ge=1)]
+    before: Figures  # of the averaged probabilities
+    after: Figures  # with the temperature
     sets: tuple[SetQuantile, ...]  # of the full ensemble's calibrated answers
 
 
@@ -92,7 +92,7 @@ class BundleManifest(Record):
     members: Annotated[tuple[Member, ...], Field(min_length=1)]
     temperature: Annotated[float, Field(gt=0)] = 1.0
     selection: SelectionRecord
-    val: ValFigures  # of the averaged probabilities, before the temperature, on the whole split
+    val: ValFigures  # as it answers, on the whole validation split, half of which chose it
     calibration: CalibrationRecord | None = None
     cascade: CascadeRecord | None = None
     quantization: QuantizationRecord | None = None

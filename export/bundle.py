@@ -4,119 +4,92 @@ Shapes: S snapshots, M members, N validation images, K classes.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from contracts.bundle import BundleManifest, Member, ParityRecord, SelectionRecord, write_bundle
-from contracts.errors import InvalidConfig
-from contracts.figures import Metric, mean_probabilities, softmax, val_figures
-from contracts.files import sha256_of, write_atomically
-from export.convert import OPSET, to_onnx
-from export.pool import Candidate, pooled
+from contracts.bundle import BundleManifest, SelectionRecord, write_bundle
+from contracts.figures import mean_probabilities, softmax, val_figures
+from contracts.files import sha256_of
+from export.calibrate import calibrate
+from export.config import DEFAULTS, ExportConfig
+from export.convert import OPSET
+from export.halves import halves
+from export.members import convert, write_members
+from export.pool import pooled
 from export.publish import publishing
-from export.select import Rule, select
-from export.verify import parity
-from trainer.snapshots import load_model
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+from export.select import select
 
 
 def build_bundle(
     run_dirs: Path | Sequence[Path],
     bundle_dir: Path,
+    config: ExportConfig = DEFAULTS,
     *,
-    m: int | None = None,
-    rule: Rule = "best",
-    metric: Metric = "nll",
-    name: str | None = None,
     force: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> BundleManifest:
-    """Export the best m snapshots of a run, or of several pooled, each checked against torch.
+    """Export the chosen snapshots of a run, or of several pooled, each checked against torch.
 
     Args:
         run_dirs: made by `train`; unfinished runs give the cycles they have finished.
         bundle_dir: appears only when everything in it is complete.
-        m: how many members; see `select`.
-        rule: see `select`.
-        metric: see `select`.
-        name: of the model, as clients see it; the directory's name if not given.
+        config: what is chosen, fitted and measured.
         force: replace a bundle that is there.
+        say: is told what takes long, and what could not be done.
 
     Raises:
         InvalidManifest: a run directory is damaged.
-        InvalidConfig: `m` does not fit, `bundle_dir` is taken, or the runs do not go together.
+        InvalidConfig: a setting does not fit, `bundle_dir` is taken, or the runs differ.
+        InvalidData: int8 needs the validation images, and they are not where they were.
         ParityFailed: a member answers differently in ONNX Runtime.
+        QuantizationRefused: int8 changes the answers more than the limits allow.
         WriteFailed: the disk is full.
     """
     pool = pooled([run_dirs] if isinstance(run_dirs, Path) else run_dirs)
-    candidates, run = pool.candidates, pool.first_run
-    chosen = select([c.snapshot.val for c in candidates], m=m, rule=rule, metric=metric)
-    name = name or default_name(bundle_dir)
-    if not NAME.fullmatch(name):
-        raise InvalidConfig(f"--name {name!r}: use letters, digits, '.', '_', '-', 64 at most")
+    probs_SNK = softmax(pool.logits_SNK)
+    selection_N = halves(pool.labels_N).selection_N
+    chosen = select(
+        probs_SNK[:, selection_N],
+        pool.labels_N[selection_N],
+        members=config.members,
+        rule=config.select,
+        metric=config.metric,
+    )
     with publishing(bundle_dir, replace=force) as directory:
-        (directory / "members").mkdir()
-        images_NCHW = pool.calibration_images()
-        exported = [
-            export_member(candidates[i], 1 / len(chosen), images_NCHW, directory) for i in chosen
-        ]
+        exported, parity = convert(pool, chosen)
+        probs_MNK = np.stack([member.probs_NK for member in exported])
+        fitted = calibrate(probs_MNK, pool.labels_N, chosen.weights, config)
+        run = pool.first_run
         manifest = BundleManifest(
             snapensemble=version("snapensemble"),
-            name=name,
+            name=config.name or default_name(bundle_dir),
             version="0" * 8,
             classes=run.classes,
             image=run.image,
-            members=tuple(member for member, _ in exported),
-            selection=SelectionRecord(rule=rule, metric=metric, candidates=len(candidates)),
-            val=val_figures(mean_probabilities(softmax(pool.logits_SNK[chosen])), pool.labels_N),
+            members=write_members(exported, directory),
+            temperature=fitted.temperature,
+            selection=SelectionRecord(
+                rule=config.select,
+                metric=config.metric,
+                candidates=len(pool.candidates),
+                images=len(selection_N),
+            ),
+            val=val_figures(
+                mean_probabilities(probs_MNK, chosen.weights, fitted.temperature), pool.labels_N
+            ),
+            calibration=fitted.calibration,
+            cascade=fitted.cascade,
             opset=OPSET,
-            parity=worst([record for _, record in exported]),
-            model=" + ".join(sorted({candidates[i].run.training.model for i in chosen})),
+            parity=parity,
+            model=" + ".join(sorted({m.candidate.run.training.model for m in exported})),
             data=run.data,
         )
         manifest = manifest.model_copy(update={"version": content_version(manifest)})
         write_bundle(directory, manifest)
     return manifest
-
-
-def export_member(
-    candidate: Candidate,
-    weight: float,
-    images_NCHW: NDArray[np.uint8],
-    directory: Path,
-) -> tuple[Member, ParityRecord]:
-    """Convert one snapshot, check it, and write it into the bundle's `members/`."""
-    member, snapshot = candidate.name, candidate.snapshot
-    model = load_model(candidate.run_dir, candidate.run, snapshot)
-    onnx_file = to_onnx(model, candidate.run.image)
-    record = parity(model, onnx_file, images_NCHW, what=member)
-    file = f"members/{member}.onnx"
-    return (
-        Member(
-            name=member,
-            file=file,
-            sha256=write_atomically(directory / file, onnx_file),
-            weight=weight,
-            run=candidate.run_number,
-            cycle=snapshot.cycle,
-            step=snapshot.step,
-            val=snapshot.val,
-        ),
-        record,
-    )
-
-
-def worst(records: list[ParityRecord]) -> ParityRecord:
-    """The largest differences of all members."""
-    return ParityRecord(
-        batch_sizes=records[0].batch_sizes,
-        max_logit_difference=max(r.max_logit_difference for r in records),
-        max_probability_difference=max(r.max_probability_difference for r in records),
-    )
 
 
 def content_version(manifest: BundleManifest) -> str:

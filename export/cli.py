@@ -1,10 +1,22 @@
 """`snapensemble export`: run directories -> a bundle directory."""
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
 from contracts.bundle import BundleManifest
-from export.select import DEFAULT_MEMBERS, METRICS, RULES
+from contracts.cascade import CascadeRecord
+from export.config import DEFAULTS, ExportConfig
+from export.select import DEFAULT_MEMBERS, METRICS, RULES, Members
+
+LIMITS = {
+    "max_accuracy_drop": "cascade: accuracy it may lose against all members, fraction",
+    "max_nll_rise": "cascade: NLL it may gain against all members, relative",
+    "max_int8_accuracy_drop": "int8: accuracy it may lose on validation, fraction",
+    "max_int8_nll_rise": "int8: NLL it may gain on validation, relative",
+    "min_int8_agreement": "int8: images that must keep their top class, fraction",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,48 +30,133 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE_DIR")
     parser.add_argument(
-        "--members", type=int, metavar="M", help=f"how many ({DEFAULT_MEMBERS}, or all there are)"
+        "--members",
+        type=members,
+        metavar="M",
+        help=f"how many, or auto: the fewest within one standard error of the best "
+        f"({DEFAULT_MEMBERS} of best and last; greedy and exhaustive find their number)",
     )
     parser.add_argument(
         "--select",
         choices=RULES,
-        default="best",
-        help="the best by --metric, the last M, or all (best)",
+        default=DEFAULTS.select,
+        help="the best by --metric, the last M, all, forward selection with weights, or the best "
+        "of all subsets (best)",
     )
     parser.add_argument(
-        "--metric", choices=METRICS, default="nll", help="validation figure to choose by (nll)"
+        "--metric",
+        choices=METRICS,
+        default=DEFAULTS.metric,
+        help="validation figure to choose by (nll)",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=["none", "int8"],
+        default=DEFAULTS.quantize,
+        help="int8: smaller and faster members, if validation agrees (none)",
+    )
+    parser.add_argument(
+        "--cascade",
+        action=argparse.BooleanOptionalAction,
+        default=DEFAULTS.cascade,
+        help="fit when an image needs no further member (yes)",
+    )
+    for setting, text in LIMITS.items():
+        default = getattr(DEFAULTS, setting)
+        parser.add_argument(
+            f"--{setting.replace('_', '-')}",
+            type=float,
+            metavar="X",
+            default=default,
+            help=f"{text} ({default})",
+        )
+    parser.add_argument(
+        "--data", metavar="SPEC", help="where the data set is now (where the run found it)"
+    )
+    parser.add_argument(
+        "--report",
+        action=argparse.BooleanOptionalAction,
+        default=DEFAULTS.report,
+        help="measure on the test split and write the bundle's report (yes)",
     )
     parser.add_argument("--name", help="the model's name for clients (the directory's name)")
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
 
 
+def members(text: str) -> Members:
+    """`auto` or a number."""
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number or auto") from None
+
+
 def run(args: argparse.Namespace) -> int:
     """Export; the last line of stdout is the bundle directory."""
+    flags: dict[str, Any] = vars(args)
+    run_dirs, out, force = (flags.pop(name) for name in ("run_dirs", "out", "force"))
+    config = ExportConfig(**flags)
+
     from export.bundle import build_bundle
 
-    manifest = build_bundle(
-        args.run_dirs,
-        args.out,
-        m=args.members,
-        rule=args.select,
-        metric=args.metric,
-        name=args.name,
-        force=args.force,
-    )
+    manifest = build_bundle(run_dirs, out, config, force=force, say=_say)
     print(describe(manifest))
-    print(args.out)
+    print(out)
     return 0
 
 
 def describe(manifest: BundleManifest) -> str:
     """The members and their average, with their validation figures."""
-    rows = [(member.name, member.val) for member in manifest.members]
-    rows.append(("ensemble", manifest.val))
-    wide = max(len(name) for name, _ in rows)
+    rows = [
+        (member.name, member.val, f"  weight {member.weight:.3f}") for member in manifest.members
+    ]
+    rows.append(("ensemble", manifest.val, ""))
+    wide = max(len(name) for name, *_ in rows)
     lines = [f"{manifest.name} {manifest.version}: validation of each member and of their average"]
     lines += [
-        f"  {name:<{wide}} nll {val.nll:.4f}  accuracy {val.accuracy:.2%}" for name, val in rows
+        f"  {name:<{wide}} nll {val.nll:.4f}  accuracy {val.accuracy:.2%}{weight}"
+        for name, val, weight in rows
     ]
+    if manifest.calibration is not None:
+        before, after = manifest.calibration.before, manifest.calibration.after
+        lines.append(
+            f"  temperature {manifest.temperature:.3f}: on the {manifest.calibration.images:,} "
+            f"images that chose nothing nll {before.nll:.4f} -> {after.nll:.4f}, "
+            f"ECE {before.ece:.4f} -> {after.ece:.4f}"
+        )
+    if manifest.quantization is not None:
+        int8 = manifest.quantization
+        lines.append(
+            f"  int8: accuracy drop {100 * int8.accuracy_drop:.2f} points, nll rise "
+            f"{int8.nll_rise:.2%}, same top class on {int8.agreement:.2%} of validation"
+        )
+    if manifest.cascade is not None:
+        lines += frontier(manifest.cascade, len(manifest.members))
+    elif len(manifest.members) > 1:
+        lines.append("  no cascade")
     gap = manifest.parity.max_probability_difference
     lines.append(f"  ONNX Runtime and torch agree to {gap:.1e} in probability")
     return "\n".join(lines)
+
+
+def frontier(cascade: CascadeRecord, members: int) -> list[str]:
+    """The cascade's points as a table: what they cost, and what they lose."""
+    chosen = cascade.point()
+    lines = [
+        f"  cascade ({cascade.rule}): members asked per image, of {members}, and what that costs",
+        "      members  accuracy      nll   expected drop   nll rise",
+    ]
+    for point in cascade.points:
+        mark = "->" if point is chosen else "  "
+        lines.append(
+            f"   {mark} {point.members_per_image:7.2f}  {point.val.accuracy:8.2%}  "
+            f"{point.val.nll:7.4f}   {100 * point.accuracy_drop:6.2f} points   "
+            f"{point.nll_rise:8.2%}"
+        )
+    return lines
+
+
+def _say(text: str) -> None:
+    print(f"snapensemble export: {text}", file=sys.stderr)

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from export.bundle import build_bundle
     from export.cli import describe
+    from export.config import ExportConfig
     from serving.predict import predict_with_url
     from snapensemble.evaluate import evaluate, table
     from trainer.run import train
@@ -52,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     heading("1. Train: SGDR on scikit-learn's digits, one snapshot per cycle")
     train(demo_config(run_dir))
     heading(f"2. Export the best {MEMBERS} snapshots to ONNX")
-    print(describe(build_bundle(run_dir, bundle_dir, m=MEMBERS, name="digits")))
+    config = ExportConfig(members=MEMBERS, name="digits")
+    print(describe(build_bundle(run_dir, bundle_dir, config)))
     heading("3. Evaluate on the test split, which has chosen nothing")
     print(table(evaluate(bundle_dir)))
     heading("4. Serve, and ask for images that were held out")

@@ -42,8 +42,10 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits_bundle(digits_run: Path) -> Path:
     """The best two of its snapshots."""
     from export.bundle import build_bundle
+    from export.config import ExportConfig
 
-    build_bundle(digits_run, digits_run.parent / "bundle", m=2, name="digits")
+    config = ExportConfig(members=2, name="digits", report=False)
+    build_bundle(digits_run, digits_run.parent / "bundle", config)
     return digits_run.parent / "bundle"
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from contracts.bundle import read_bundle
+from contracts.bundle import BundleManifest, read_bundle
+from contracts.figures import tempered
 from contracts.run import read_run
 from export.bundle import build_bundle
+from export.config import ExportConfig
 from snapensemble.cli import main
 from snapensemble.evaluate import bundle_data, evaluate
 from snapensemble.server_process import server_process
@@ -19,18 +21,18 @@ from tests.factories import encoded
 from trainer.snapshots import load_model
 
 
-def torch_mean_of_softmaxes(run_dir: Path, cycles: list[int], images: torch.Tensor) -> np.ndarray:
-    """The reference: the snapshots themselves, in float64."""
+def torchs_answer(run_dir: Path, bundle: BundleManifest, images: torch.Tensor) -> np.ndarray:
+    """The reference: the mean of the snapshots' own softmaxes, in float64, with the temperature."""
     run = read_run(run_dir)
     with torch.inference_mode():
         probs = [
-            load_model(run_dir, run, run.snapshots[cycle])
+            load_model(run_dir, run, run.snapshots[member.cycle])
             .double()(images.double())
             .softmax(dim=1)
             .numpy()
-            for cycle in cycles
+            for member in bundle.members
         ]
-    return np.mean(probs, axis=0)
+    return tempered(np.mean(probs, axis=0), bundle.temperature)
 
 
 def test_the_http_answer_equals_torchs_mean_of_softmaxes(
@@ -44,9 +46,7 @@ def test_the_http_answer_equals_torchs_mean_of_softmaxes(
         httpx.Client(base_url=url) as http,
     ):
         answers = [http.post("/predict", content=png).json()["predictions"][0] for png in pngs]
-    expected = torch_mean_of_softmaxes(
-        digits_run, [m.cycle for m in bundle.members], torch.from_numpy(test.images_NCHW[:60])
-    )
+    expected = torchs_answer(digits_run, bundle, torch.from_numpy(test.images_NCHW[:60]))
     np.testing.assert_allclose([a["probabilities"] for a in answers], expected, atol=1e-4)
     assert [a["index"] for a in answers] == expected.argmax(axis=1).tolist()
 
@@ -85,9 +85,7 @@ def test_evaluate_measures_what_torch_says(digits_run: Path, digits_bundle: Path
     figures = evaluate(digits_bundle)
     bundle = read_bundle(digits_bundle)
     test = bundle_data(bundle)
-    probs_NK = torch_mean_of_softmaxes(
-        digits_run, [m.cycle for m in bundle.members], torch.from_numpy(test.images_NCHW)
-    )
+    probs_NK = torchs_answer(digits_run, bundle, torch.from_numpy(test.images_NCHW))
     right_N = probs_NK[np.arange(len(test)), test.labels_N]
     assert figures["images"] == len(test) == 898
     assert figures["ensemble"]["nll"] == pytest.approx(-np.log(right_N).mean(), abs=1e-5)
@@ -107,6 +105,6 @@ def test_evaluate_on_validation_gives_the_figures_that_export_wrote(digits_bundl
 def test_snapshots_of_two_cycles_differ_as_members_of_an_ensemble_must(
     digits_run: Path, tmp_path: Path
 ) -> None:
-    manifest = build_bundle(digits_run, tmp_path / "all", rule="all")
+    manifest = build_bundle(digits_run, tmp_path / "all", ExportConfig(select="all", report=False))
     assert len({member.sha256 for member in manifest.members}) == 3
     assert evaluate(tmp_path / "all", limit=10)["images"] == 10

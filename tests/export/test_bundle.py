@@ -2,20 +2,28 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-import export.bundle
+import export.members
 from contracts.arrays import read_validation
 from contracts.bundle import BUNDLE_FILE, read_bundle
 from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
 from contracts.figures import mean_probabilities, nll, softmax
-from contracts.files import read_verified, sha256_of
+from contracts.files import read_verified, sha256_of, write_atomically
 from contracts.run import read_run
 from export.bundle import build_bundle, default_name
+from export.config import ExportConfig
+from export.halves import halves
 from export.publish import publishing
 from export.verify import ParityFailed
+
+
+def quick(**settings: Any) -> ExportConfig:
+    """Without the report, which takes longer than the rest."""
+    return ExportConfig(report=False, **settings)
 
 
 def tree(directory: Path) -> dict[str, bytes]:
@@ -26,18 +34,33 @@ def tree(directory: Path) -> dict[str, bytes]:
     }
 
 
-def test_a_bundle_holds_the_best_snapshots_and_says_how_good_their_average_is(
+def test_a_bundle_holds_the_best_snapshots_by_the_selection_half_and_figures_of_both(
     digits_run: Path, digits_bundle: Path
 ) -> None:
     run, bundle = read_run(digits_run), read_bundle(digits_bundle)
-    best = sorted(run.snapshots, key=lambda s: s.val.nll)[:2]
-    assert [m.cycle for m in bundle.members] == [s.cycle for s in best]
+    logits_SNK = np.stack([np.load(digits_run / s.val_logits.file) for s in run.snapshots])
+    labels_N = np.load(digits_run / run.val_labels.file)
+    split = halves(labels_N)
+    nlls_S = [
+        nll(softmax(logits_NK[split.selection_N]), labels_N[split.selection_N])
+        for logits_NK in logits_SNK
+    ]
+    cycles = [m.cycle for m in bundle.members]
+    assert set(cycles) == set(np.argsort(nlls_S)[:2])
     assert bundle.weights_M == [0.5, 0.5]
     assert bundle.classes == run.classes and bundle.image == run.image
-    logits_MNK = np.stack([np.load(digits_run / s.val_logits.file) for s in best])
-    labels_N = np.load(digits_run / run.val_labels.file)
-    expected = nll(mean_probabilities(softmax(logits_MNK)), labels_N)
-    assert bundle.val.nll == pytest.approx(expected)
+    probs_MNK = softmax(logits_SNK[cycles])
+    answers_NK = mean_probabilities(probs_MNK, None, bundle.temperature)
+    assert bundle.val.nll == pytest.approx(nll(answers_NK, labels_N))
+    assert bundle.calibration is not None
+    held_out_N = split.calibration_N
+    assert bundle.calibration.images == len(held_out_N)
+    assert bundle.calibration.after.nll == pytest.approx(
+        nll(answers_NK[held_out_N], labels_N[held_out_N])
+    )
+    assert bundle.calibration.before.nll == pytest.approx(
+        nll(mean_probabilities(probs_MNK)[held_out_N], labels_N[held_out_N])
+    )
     assert bundle.parity.batch_sizes == (1, 2, 7, 32)
 
 
@@ -51,18 +74,18 @@ def test_every_file_is_listed_with_its_hash(digits_bundle: Path) -> None:
 def test_the_same_run_exports_to_the_same_bytes(
     digits_run: Path, digits_bundle: Path, tmp_path: Path
 ) -> None:
-    build_bundle(digits_run, tmp_path / "again", m=2, name="digits")
+    build_bundle(digits_run, tmp_path / "again", quick(members=2, name="digits"))
     assert tree(tmp_path / "again") == tree(digits_bundle)
 
 
 def test_an_existing_bundle_is_kept_unless_forced(digits_run: Path, tmp_path: Path) -> None:
     target = tmp_path / "bundle"
-    build_bundle(digits_run, target, m=1)
+    build_bundle(digits_run, target, quick(members=1))
     before = tree(target)
     with pytest.raises(InvalidConfig, match="--force to replace"):
-        build_bundle(digits_run, target, m=1, rule="last")
+        build_bundle(digits_run, target, quick(members=1, select="last"))
     assert tree(target) == before
-    build_bundle(digits_run, target, m=1, rule="last", force=True)
+    build_bundle(digits_run, target, quick(members=1, select="last"), force=True)
     assert read_bundle(target).selection.rule == "last"
     assert os.listdir(tmp_path) == ["bundle"]
 
@@ -86,9 +109,9 @@ def test_a_failure_or_an_interrupt_leaves_nothing(
     def fail(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr(export.bundle, "parity", fail)
+    monkeypatch.setattr(export.members, "parity", fail)
     with pytest.raises(type(failure)):
-        build_bundle(digits_run, tmp_path / "bundle", m=2)
+        build_bundle(digits_run, tmp_path / "bundle", quick(members=2))
     assert os.listdir(tmp_path) == []
 
 
@@ -107,7 +130,7 @@ def test_a_full_disk_leaves_the_old_bundle_whole(
         publishing(target, replace=True) as directory,
     ):
         monkeypatch.setattr(os, "fsync", full)
-        export.bundle.write_atomically(directory / "x", b"y")
+        write_atomically(directory / "x", b"y")
     assert tree(target) == before
     assert os.listdir(tmp_path) == ["bundle"]
 
@@ -161,7 +184,7 @@ def test_a_model_name_that_clients_could_not_use_is_refused(
     digits_run: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InvalidConfig, match="use letters, digits"):
-        build_bundle(digits_run, tmp_path / "bundle", name="my model/1")
+        build_bundle(digits_run, tmp_path / "bundle", quick(name="my model/1"))
 
 
 @pytest.mark.parametrize(

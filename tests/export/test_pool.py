@@ -5,10 +5,12 @@ import pytest
 
 from contracts.bundle import read_bundle
 from contracts.errors import InvalidConfig
-from contracts.figures import mean_probabilities, softmax, val_figures
+from contracts.figures import mean_probabilities, nll, softmax, val_figures
 from contracts.records import FileRef
 from contracts.run import RunManifest, read_run, write_run
 from export.bundle import build_bundle
+from export.config import ExportConfig
+from export.halves import halves
 from export.pool import pooled
 from trainer.config import TrainConfig
 from trainer.run import train
@@ -32,21 +34,28 @@ def changed(run_dir: Path, tmp_path: Path, **changes: object) -> Path:
 def test_the_best_of_several_runs_make_one_bundle(
     digits_run: Path, second_run: Path, tmp_path: Path
 ) -> None:
-    build_bundle([digits_run, second_run], tmp_path / "bundle", m=4, name="digits")
+    config = ExportConfig(members=4, name="digits", report=False)
+    build_bundle([digits_run, second_run], tmp_path / "bundle", config)
     bundle = read_bundle(tmp_path / "bundle")
-    everything = [
-        (snapshot.val.nll, f"run-{number}-cycle-{snapshot.cycle:02d}", run_dir, snapshot)
+    labels_N = np.load(digits_run / read_run(digits_run).val_labels.file)
+    selection_N = halves(labels_N).selection_N
+    probs = {
+        f"run-{number}-cycle-{snapshot.cycle:02d}": softmax(
+            np.load(run_dir / snapshot.val_logits.file)
+        )
         for number, run_dir in enumerate((digits_run, second_run))
         for snapshot in read_run(run_dir).snapshots
-    ]
-    best = sorted(everything, key=lambda each: each[0])[:4]
-    assert [member.name for member in bundle.members] == [name for _, name, _, _ in best]
-    assert [f"run-{m.run}-cycle-{m.cycle:02d}" for m in bundle.members] == [b[1] for b in best]
+    }
+    best = sorted(probs, key=lambda name: nll(probs[name][selection_N], labels_N[selection_N]))[:4]
+    names = [member.name for member in bundle.members]
+    assert set(names) == set(best) and names[0] == best[0]
+    assert [f"run-{m.run}-cycle-{m.cycle:02d}" for m in bundle.members] == names
     assert bundle.selection.candidates == 6
     assert bundle.model in ("small", "small + tiny")
-    probs = [softmax(np.load(run_dir / s.val_logits.file)) for _, _, run_dir, s in best]
-    labels_N = np.load(digits_run / read_run(digits_run).val_labels.file)
-    assert bundle.val == val_figures(mean_probabilities(np.stack(probs)), labels_N)
+    answers_NK = mean_probabilities(
+        np.stack([probs[name] for name in names]), bundle.weights_M, bundle.temperature
+    )
+    assert bundle.val == val_figures(answers_NK, labels_N)
 
 
 def test_the_last_of_several_runs_are_their_latest_cycles(

@@ -1,0 +1,73 @@
+"""What the members' answers to validation make of an ensemble: temperature, sets, cascade. Pure.
+
+Shapes: M members, N images, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from contracts.bundle import CalibrationRecord
+from contracts.cascade import CascadeRecord
+from contracts.figures import Floats, Labels, mean_probabilities, summary
+from contracts.prediction_sets import fit_quantiles
+from contracts.records import Figures
+from export.config import ExportConfig
+from export.fit_cascade import Answers, fit_cascade
+from export.fit_temperature import fit_temperature
+from export.halves import halves
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """The parts of a bundle's manifest that are fitted on validation."""
+
+    temperature: float
+    calibration: CalibrationRecord
+    cascade: CascadeRecord | None
+    held_out: Answers  # of the calibration half, for the report
+
+
+def calibrate(
+    probs_MNK: Floats, labels_N: Labels, weights_M: Sequence[float], config: ExportConfig
+) -> Calibrated:
+    """Fit on the selection half of validation; measure on the calibration half.
+
+    Args:
+        probs_MNK: what the members, as they will be served, say of all validation images.
+        labels_N: the right classes.
+        weights_M: of the members, in the order of a cascade.
+        config: the limits of the cascade.
+    """
+    split = halves(labels_N)
+    selection, held_out = (
+        Answers(probs_MNK[:, part_N], labels_N[part_N])
+        for part_N in (split.selection_N, split.calibration_N)
+    )
+    temperature = fit_temperature(
+        mean_probabilities(selection.probs_MNK, weights_M), selection.labels_N
+    )
+    after_NK = mean_probabilities(held_out.probs_MNK, weights_M, temperature)
+    return Calibrated(
+        temperature=temperature,
+        calibration=CalibrationRecord(
+            images=len(held_out.labels_N),
+            before=_figures(mean_probabilities(held_out.probs_MNK, weights_M), held_out.labels_N),
+            after=_figures(after_NK, held_out.labels_N),
+            sets=fit_quantiles(after_NK, held_out.labels_N),
+        ),
+        cascade=fit_cascade(
+            selection,
+            held_out,
+            weights_M,
+            temperature,
+            max_accuracy_drop=config.max_accuracy_drop,
+            max_nll_rise=config.max_nll_rise,
+        )
+        if config.cascade
+        else None,
+        held_out=held_out,
+    )
+
+
+def _figures(probs_NK: Floats, labels_N: Labels) -> Figures:
+    return Figures(**summary(probs_NK, labels_N))
