@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import export.fit_temperature
 from contracts.figures import Floats, ece, nll, softmax, tempered
 from export.fit_temperature import fit_temperature
 
@@ -51,6 +52,13 @@ def test_a_few_right_answers_are_no_evidence_for_certainty() -> None:
     probs_BK = np.full((20, 10), 0.01)
     probs_BK[:, 0] = 0.91
     assert 0.7 < fit_temperature(probs_BK, np.zeros(20, dtype=int)) < 1
+
+
+def test_two_thousand_images_hardly_notice_the_prior(monkeypatch: pytest.MonkeyPatch) -> None:
+    probs_BK, labels_B = answers(1.8, 2_000)
+    with_prior = fit_temperature(probs_BK, labels_B)
+    monkeypatch.setattr(export.fit_temperature, "PRIOR_DEVIATION", 1e9)
+    assert with_prior == pytest.approx(fit_temperature(probs_BK, labels_B), rel=0.01)
 
 
 def test_probabilities_of_zero_are_survived() -> None:

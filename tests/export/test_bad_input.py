@@ -1,0 +1,149 @@
+"""Every way in which an export fails leaves a clear message and no half bundle."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import contracts.files
+from contracts.bundle import BUNDLE_FILE
+from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
+from contracts.files import sha256_of
+from contracts.run import RunManifest, read_run, write_run
+from export.bundle import build_bundle
+from export.config import ExportConfig
+from snapensemble.cli import main
+
+QUICK = ExportConfig(members=2, report=False)
+
+
+@pytest.fixture
+def run_dir(digits_run: Path, tmp_path: Path) -> Path:
+    """A run of its own, to be damaged."""
+    return Path(shutil.copytree(digits_run, tmp_path / "run"))
+
+
+def rewrite(run_dir: Path, change: Callable[[RunManifest], RunManifest]) -> None:
+    write_run(run_dir, change(read_run(run_dir)))
+
+
+def refused(run_dir: Path, error: type[Exception], message: str) -> None:
+    target = run_dir.parent / "bundle"
+    with pytest.raises(error, match=message):
+        build_bundle(run_dir, target, QUICK)
+    assert os.listdir(run_dir.parent) == ["run"]
+
+
+def test_a_truncated_snapshot_is_named(run_dir: Path) -> None:
+    for snapshot in read_run(run_dir).snapshots:
+        file = run_dir / snapshot.file
+        file.write_bytes(file.read_bytes()[:-100])
+    refused(run_dir, InvalidManifest, r"cycle-0\d.safetensors: sha256 is .*changed or damaged")
+
+
+def test_a_snapshot_that_is_no_such_file_is_named_though_its_hash_fits(run_dir: Path) -> None:
+    def damaged(run: RunManifest) -> RunManifest:
+        snapshots = []
+        for snapshot in run.snapshots:
+            data = (run_dir / snapshot.file).read_bytes()[:1000]
+            (run_dir / snapshot.file).write_bytes(data)
+            snapshots.append(snapshot.model_copy(update={"sha256": sha256_of(data)}))
+        return run.model_copy(update={"snapshots": tuple(snapshots)})
+
+    rewrite(run_dir, damaged)
+    refused(run_dir, InvalidManifest, r"cycle-0\d.safetensors does not fit small")
+
+
+def test_an_unknown_architecture_is_named(run_dir: Path) -> None:
+    def other(run: RunManifest) -> RunManifest:
+        training = run.training.model_copy(update={"model": "resnet21"})
+        return run.model_copy(update={"training": training})
+
+    rewrite(run_dir, other)
+    refused(run_dir, InvalidConfig, "resnet21")
+
+
+def test_snapshots_of_another_architecture_do_not_fit(run_dir: Path) -> None:
+    def other(run: RunManifest) -> RunManifest:
+        training = run.training.model_copy(update={"model": "tiny"})
+        return run.model_copy(update={"training": training})
+
+    rewrite(run_dir, other)
+    refused(run_dir, InvalidManifest, "does not fit tiny")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--members", "4"], "--members 4: the run has 3 snapshots; ask for at most 3"),
+        (["--max-accuracy-drop", "2"], "--max-accuracy-drop is a fraction from 0 to 1, got 2.0"),
+        (["--max-nll-rise", "nan"], "--max-nll-rise is a relative rise"),
+        (["--name", "my model"], "--name 'my model': use letters"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_exits_with_2(
+    digits_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    command = ["export", str(digits_run), "--out", str(tmp_path / "bundle"), "--no-report"]
+    assert main([*command, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("full_at", [1, 2, 3])
+def test_a_full_disk_at_any_file_leaves_the_old_bundle_as_it_was(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_at: int
+) -> None:
+    target = tmp_path / "bundle"
+    build_bundle(digits_run, target, QUICK)
+    before = {file: file.read_bytes() for file in target.rglob("*") if file.is_file()}
+    real, written = os.fsync, 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal written
+        if Path(f"/proc/self/fd/{descriptor}").resolve().is_file():
+            written += 1
+            if written == full_at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(contracts.files.os, "fsync", fsync)
+    with pytest.raises(WriteFailed, match="the disk is full"):
+        build_bundle(digits_run, target, QUICK, force=True)
+    assert written == full_at
+    after = {file: file.read_bytes() for file in target.rglob("*") if file.is_file()}
+    assert after == before
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_ctrl_c_in_the_middle_leaves_nothing_behind(digits_run: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "snapensemble.cli", "export", str(digits_run)]
+    command += ["--out", str(tmp_path / "bundle"), "--no-report"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not os.listdir(tmp_path):  # the hidden directory is made before members are
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate()
+    assert process.returncode == 130
+    assert "snapensemble export: stopped by SIGINT" in message and "Traceback" not in message
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_directory_that_is_no_bundle_is_not_replaced(digits_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    with pytest.raises(InvalidConfig, match=f"no {BUNDLE_FILE}"):
+        build_bundle(digits_run, tmp_path / "photos", QUICK, force=True)
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
