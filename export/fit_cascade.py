@@ -26,6 +26,7 @@ THRESHOLDS = (
     0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99,
     0.993, 0.995, 0.997, 0.998, 0.999, 0.9995, 0.9999,
 )  # fmt: skip
+RULES: tuple[LeaveRule, ...] = ("threshold", "interval")
 CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
@@ -53,6 +54,7 @@ def fit_cascade(
     *,
     max_accuracy_drop: float,
     max_nll_rise: float,
+    rules: Sequence[LeaveRule] = RULES,
 ) -> CascadeRecord | None:
     """The rule, thresholds and temperatures that ask the fewest members within the limits.
 
@@ -70,6 +72,7 @@ def fit_cascade(
         temperature: of the average of all members.
         max_accuracy_drop: fraction.
         max_nll_rise: relative to the full ensemble.
+        rules: which are compared.
 
     Returns:
         None if there is one member, or no image may leave early within the limits.
@@ -87,7 +90,7 @@ def fit_cascade(
         "threshold": [(threshold,) * len(depths) for threshold in THRESHOLDS],
         "interval": [_multipliers(confidence, len(depths)) for confidence in CONFIDENCES],
     }
-    for rule, thresholds in choices.items():
+    for rule in rules:
         tried = [
             _try(
                 Cascade(
@@ -97,7 +100,7 @@ def fit_cascade(
                 calibration,
                 temperature,
             )
-            for choice in (*thresholds, (None,) * len(depths))
+            for choice in (*choices[rule], (None,) * len(depths))
         ]
         record = CascadeRecord(
             rule=rule,
