@@ -3,8 +3,8 @@
     python -m benchmarks.cascade_variants RUN_DIR [--data SPEC]
 
 All snapshots of a run as members. Every variant is fitted on the selection half of validation
-within the default limits and measured on the test split, against asking every fp32 member. The cost
-of an int8 member is what it takes of an fp32 one's time on this machine, at 16 images on one thread.
+within the default limits and measured on the test split, against asking every fp32 member. An int8
+member costs what it takes of an fp32 one's time on this machine, at 16 images on one thread.
 
 Shapes: M members, N images, K classes.
 """
@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from export.quantize import run_member, to_int8
+from export.speed import compare_speed
 
 from benchmarks.machine import save
+from contracts.answers import Answers
 from contracts.cascade import Cascade, CascadeRecord, run_cascade
 from contracts.figures import Floats, Labels, accuracy, mean_probabilities, nll, softmax
 from contracts.run import read_run
 from export.config import DEFAULTS
 from export.convert import to_onnx
-from export.fit_cascade import RULES, THRESHOLDS, Answers, fit_cascade
+from export.fit_cascade import RULES, THRESHOLDS, fit_cascade
 from export.fit_temperature import fit_temperature
 from export.halves import halves
 from export.pool import pooled
-from export.quantize import run_member, to_int8
 from export.select import select
-from export.speed import compare_speed
 from trainer.reread import reread
 from trainer.snapshots import load_model
 
@@ -77,16 +77,11 @@ def all_answers(
             for part in parts.values()
         )
         answers[precision] = {
-            "selection": only(val, split.selection_N),
-            "calibration": only(val, split.calibration_N),
+            "selection": val.only(split.selection_N),
+            "calibration": val.only(split.calibration_N),
             "test": test,
         }
     return answers, {"fp32": 1.0, "int8": speed.fp32.batch_16 / speed.int8.batch_16}
-
-
-def only(answers: Answers, images_N: NDArray[np.intp]) -> Answers:
-    """The answers to some of the images."""
-    return Answers(answers.probs_MNK[:, images_N], answers.labels_N[images_N])
 
 
 def variants(answers: dict[str, dict[str, Answers]]) -> list[tuple[str, str, list[str], list[int]]]:
@@ -186,7 +181,7 @@ def full(answers: dict[str, Answers]) -> dict[str, float]:
 def per_depth(
     cascade: Cascade, record: CascadeRecord, selection: Answers, temperature: float
 ) -> Cascade:
-    """Lower one threshold at a time, wherever that saves most within the limits, until none does."""
+    """Move one threshold at a time, wherever that saves most within the limits, until none does."""
     full_NK = mean_probabilities(selection.probs_MNK, cascade.weights_M, temperature)
 
     def tried(one: Cascade) -> tuple[float, bool]:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from contracts.answers import Answers
 from contracts.bundle import BundleManifest, SelectionRecord, write_bundle
 from contracts.figures import mean_probabilities, softmax, val_figures
 from contracts.files import sha256_of
-from export.calibrate import calibrate
 from export.config import DEFAULTS, ExportConfig
 from export.convert import OPSET
+from export.fit import fit_on_validation
 from export.halves import halves
 from export.members import convert, write_members
 from export.pool import pooled
@@ -60,8 +61,8 @@ def build_bundle(
     )
     with publishing(bundle_dir, replace=force) as directory:
         exported, parity = convert(pool, chosen)
-        probs_MNK = np.stack([member.probs_NK for member in exported])
-        fitted = calibrate(probs_MNK, pool.labels_N, chosen.weights, config)
+        answers = Answers(np.stack([member.probs_NK for member in exported]), pool.labels_N)
+        fitted = fit_on_validation(answers, chosen.weights, config)
         run = pool.first_run
         manifest = BundleManifest(
             snapensemble=version("snapensemble"),
@@ -78,7 +79,8 @@ def build_bundle(
                 images=len(selection_N),
             ),
             val=val_figures(
-                mean_probabilities(probs_MNK, chosen.weights, fitted.temperature), pool.labels_N
+                mean_probabilities(answers.probs_MNK, chosen.weights, fitted.temperature),
+                pool.labels_N,
             ),
             calibration=fitted.calibration,
             cascade=fitted.cascade,

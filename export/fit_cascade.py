@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
+from contracts.answers import Answers
 from contracts.cascade import (
     Cascade,
     CascadePoint,
@@ -17,7 +18,7 @@ from contracts.cascade import (
     first_weights,
     run_cascade,
 )
-from contracts.figures import Floats, Labels, mean_probabilities, nll, val_figures
+from contracts.figures import mean_probabilities, nll, val_figures
 from contracts.prediction_sets import fit_quantiles
 from export.fit_temperature import fit_temperature
 
@@ -28,14 +29,6 @@ THRESHOLDS = (
 )  # fmt: skip
 RULES: tuple[LeaveRule, ...] = ("threshold", "interval")
 CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What every member says of some images, and what is right."""
-
-    probs_MNK: Floats
-    labels_N: Labels
 
 
 @dataclass(frozen=True, slots=True)

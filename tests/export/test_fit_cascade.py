@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from contracts.answers import Answers
 from contracts.cascade import Cascade, CascadeRecord, run_cascade
 from contracts.figures import accuracy, mean_probabilities, nll, softmax, val_figures
-from export.fit_cascade import Answers, fit_cascade
+from export.fit_cascade import fit_cascade
 from export.fit_temperature import fit_temperature
 
 WEIGHTS = (0.25,) * 4

@@ -6,19 +6,20 @@ Shapes: M members, N images, K classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from contracts.answers import Answers
 from contracts.bundle import CalibrationRecord
 from contracts.cascade import CascadeRecord
 from contracts.figures import Floats, Labels, mean_probabilities, summary
 from contracts.prediction_sets import fit_quantiles
 from contracts.records import Figures
 from export.config import ExportConfig
-from export.fit_cascade import Answers, fit_cascade
+from export.fit_cascade import fit_cascade
 from export.fit_temperature import fit_temperature
 from export.halves import halves
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
+class Fitted:
     """The parts of a bundle's manifest that are fitted on validation."""
 
     temperature: float
@@ -27,27 +28,21 @@ class Calibrated:
     held_out: Answers  # of the calibration half, for the report
 
 
-def calibrate(
-    probs_MNK: Floats, labels_N: Labels, weights_M: Sequence[float], config: ExportConfig
-) -> Calibrated:
+def fit_on_validation(answers: Answers, weights_M: Sequence[float], config: ExportConfig) -> Fitted:
     """Fit on the selection half of validation; measure on the calibration half.
 
     Args:
-        probs_MNK: what the members, as they will be served, say of all validation images.
-        labels_N: the right classes.
+        answers: of the members, as they will be served, to all validation images.
         weights_M: of the members, in the order of a cascade.
         config: the limits of the cascade.
     """
-    split = halves(labels_N)
-    selection, held_out = (
-        Answers(probs_MNK[:, part_N], labels_N[part_N])
-        for part_N in (split.selection_N, split.calibration_N)
-    )
+    split = halves(answers.labels_N)
+    selection, held_out = answers.only(split.selection_N), answers.only(split.calibration_N)
     temperature = fit_temperature(
         mean_probabilities(selection.probs_MNK, weights_M), selection.labels_N
     )
     after_NK = mean_probabilities(held_out.probs_MNK, weights_M, temperature)
-    return Calibrated(
+    return Fitted(
         temperature=temperature,
         calibration=CalibrationRecord(
             images=len(held_out.labels_N),
