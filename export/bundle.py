@@ -93,7 +93,7 @@ def export_member(
     member, snapshot = candidate.name, candidate.snapshot
     model = load_model(candidate.run_dir, candidate.run, snapshot)
     onnx_file = to_onnx(model, candidate.run.image)
-    record = parity(model, onnx_file, images_NCHW, what=member)
+    record = parity(model, onnx_file, images_NCHW, what=member).record
     file = f"members/{member}.onnx"
     return (
         Member(
