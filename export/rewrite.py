@@ -45,11 +45,9 @@ def fold_batch_norms(graph: onnx.GraphProto) -> None:
         if source is not None and readers[node.input[0]] == 1 and _is_plain_conv(source, arrays):
             del nodes[node.input[0]]
             weight = arrays[source.input[1]].astype(np.float64)
-            bias_C = np.zeros(len(weight))
-            if len(source.input) > 2:
-                bias_C = arrays[source.input[2]].astype(np.float64)
             scaled = weight * scale_C.reshape(-1, *[1] * (weight.ndim - 1))
-            nodes[out] = convolution(graph, source, scaled, bias_C * scale_C + shift_C, out=out)
+            bias_C = bias_of(source, arrays) * scale_C + shift_C
+            nodes[out] = convolution(graph, source, scaled, bias_C, out=out)
         elif (rank := _rank(graph, node.input[0])) > 2:
             pixel = helper.make_node("Conv", [node.input[0]], [out], node.name)
             pixel.attribute.extend(
@@ -111,6 +109,13 @@ def convolution(
     )
     node.attribute.extend(like.attribute)
     return node
+
+
+def bias_of(conv: onnx.NodeProto, arrays: dict[str, NDArray[np.generic]]) -> NDArray[np.float64]:
+    """What a convolution adds to each channel."""
+    if len(conv.input) < 3:
+        return np.zeros(len(arrays[conv.input[1]]))
+    return arrays[conv.input[2]].astype(np.float64)
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
