@@ -15,21 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from export.quantize import run_member, to_int8
-from export.speed import compare_speed
 
 from benchmarks.machine import save
 from contracts.answers import Answers
 from contracts.cascade import Cascade, CascadeRecord, run_cascade
-from contracts.figures import Floats, Labels, accuracy, mean_probabilities, nll, softmax
+from contracts.figures import accuracy, mean_probabilities, nll, nll_rise, softmax
 from contracts.run import read_run
 from export.config import DEFAULTS
 from export.convert import to_onnx
 from export.fit_cascade import RULES, THRESHOLDS, fit_cascade
 from export.fit_temperature import fit_temperature
 from export.halves import halves
+from export.logits import run_member
 from export.pool import pooled
+from export.quantize import to_int8
 from export.select import select
+from export.speed import compare_speed
 from trainer.reread import reread
 from trainer.snapshots import load_model
 
@@ -81,7 +82,7 @@ def all_answers(
             "calibration": val.only(split.calibration_N),
             "test": test,
         }
-    return answers, {"fp32": 1.0, "int8": speed.fp32.batch_16 / speed.int8.batch_16}
+    return answers, {"fp32": 1.0, "int8": 1 / speed[-1].ratio}
 
 
 def variants(answers: dict[str, dict[str, Answers]]) -> list[tuple[str, str, list[str], list[int]]]:
@@ -166,7 +167,7 @@ def variant(
         "accuracy": accuracy(probs_NK, test.labels_N),
         "accuracy_drop": reference["accuracy"] - accuracy(probs_NK, test.labels_N),
         "nll": nll(probs_NK, test.labels_N),
-        "nll_rise": nll(probs_NK, test.labels_N) / reference["nll"] - 1,
+        "nll_rise": nll_rise(nll(probs_NK, test.labels_N), reference["nll"]),
     }
 
 
@@ -187,7 +188,7 @@ def per_depth(
     def tried(one: Cascade) -> tuple[float, bool]:
         probs_NK, used_N = run_cascade(selection.probs_MNK, one, temperature)
         drop = full_NK.max(axis=1) - full_NK[np.arange(len(full_NK)), probs_NK.argmax(axis=1)]
-        rise = risen(probs_NK, full_NK, selection.labels_N)
+        rise = nll_rise(nll(probs_NK, selection.labels_N), nll(full_NK, selection.labels_N))
         return (
             float(used_N.mean()),
             bool(drop.mean() <= record.max_accuracy_drop and rise <= record.max_nll_rise),
@@ -207,11 +208,6 @@ def per_depth(
         if not steps:
             return cascade
         cost, cascade = min(steps, key=lambda step: step[0])
-
-
-def risen(probs_NK: Floats, full_NK: Floats, labels_N: Labels) -> float:
-    """The relative rise in NLL."""
-    return nll(probs_NK, labels_N) / nll(full_NK, labels_N) - 1
 
 
 def table(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -17,6 +17,7 @@ Metric = Literal["nll", "accuracy"]
 
 # A probability below this counts as this much in a logarithm: a float32 softmax can round to 0.
 SMALLEST = 1e-12
+SMALLEST_NLL = 0.01
 
 
 def softmax(logits: NDArray[np.floating]) -> Floats:
@@ -80,6 +81,14 @@ def nll(probs_BK: Floats, labels_B: Labels) -> float:
     """Mean negative log-likelihood of the right class, in nats."""
     right = probs_BK[np.arange(len(labels_B)), labels_B]
     return float(-np.log(np.maximum(right, SMALLEST)).mean())
+
+
+def nll_rise(after: float, before: float) -> float:
+    """How much higher an NLL is, relative to what it was.
+
+    Below 0.01 nats relative to these: twice almost nothing is almost nothing.
+    """
+    return (after - before) / max(before, SMALLEST_NLL)
 
 
 def brier(probs_BK: Floats, labels_B: Labels) -> float:

@@ -11,17 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from contracts.answers import Answers
-from contracts.bundle import BundleManifest, SelectionRecord, write_bundle
-from contracts.figures import mean_probabilities, softmax, val_figures
+from contracts.bundle import BundleManifest, QuantizationRecord, SelectionRecord, write_bundle
+from contracts.figures import Floats, mean_probabilities, softmax, val_figures
 from contracts.files import sha256_of
 from export.config import DEFAULTS, ExportConfig
 from export.convert import OPSET
 from export.fit import fit_on_validation
+from export.gate import judge_int8
 from export.halves import halves
-from export.members import convert, write_members
-from export.pool import pooled
+from export.members import Exported, convert, in_int8, write_members
+from export.pool import Pool, pooled
 from export.publish import publishing
 from export.select import select
+from trainer.reread import reread
 
 
 def build_bundle(
@@ -60,8 +62,9 @@ def build_bundle(
         metric=config.metric,
     )
     with publishing(bundle_dir, replace=force) as directory:
-        exported, parity = convert(pool, chosen)
-        answers = Answers(np.stack([member.probs_NK for member in exported]), pool.labels_N)
+        fp32, parity = convert(pool, chosen)
+        served, quantization = _as_served(fp32, pool, config, say)
+        answers = Answers(_stacked(served), pool.labels_N)
         fitted = fit_on_validation(answers, chosen.weights, config)
         run = pool.first_run
         manifest = BundleManifest(
@@ -70,7 +73,7 @@ def build_bundle(
             version="0" * 8,
             classes=run.classes,
             image=run.image,
-            members=write_members(exported, directory),
+            members=write_members(served, directory),
             temperature=fitted.temperature,
             selection=SelectionRecord(
                 rule=config.select,
@@ -84,14 +87,34 @@ def build_bundle(
             ),
             calibration=fitted.calibration,
             cascade=fitted.cascade,
+            quantization=quantization,
             opset=OPSET,
             parity=parity,
-            model=" + ".join(sorted({m.candidate.run.training.model for m in exported})),
+            model=" + ".join(sorted({m.candidate.run.training.model for m in served})),
             data=run.data,
         )
         manifest = manifest.model_copy(update={"version": content_version(manifest)})
         write_bundle(directory, manifest)
     return manifest
+
+
+def _as_served(
+    fp32: list[Exported], pool: Pool, config: ExportConfig, say: Callable[[str], None]
+) -> tuple[list[Exported], QuantizationRecord | None]:
+    """The members in the precision that is asked for, and what that changes on validation."""
+    if config.quantize == "none":
+        return fp32, None
+    run = pool.first_run
+    val = reread(run.data, run.classes, run.image, spec=config.data, split="val")
+    say(f"quantising {len(fp32)} members and asking them about {len(val):,} validation images")
+    int8 = in_int8(fp32, pool.calibration_images(), val.images_NCHW)
+    weights_M = [member.weight for member in fp32]
+    return int8, judge_int8(_stacked(fp32), _stacked(int8), weights_M, pool.labels_N, config.int8)
+
+
+def _stacked(members: Sequence[Exported]) -> Floats:
+    """probs_MNK of validation."""
+    return np.stack([member.probs_NK for member in members])
 
 
 def content_version(manifest: BundleManifest) -> str:

@@ -8,15 +8,20 @@ from typing import Any
 from contracts.bundle import BundleManifest
 from contracts.cascade import CascadeRecord
 from export.config import DEFAULTS, ExportConfig
+from export.gate import Int8Limits, describe_int8
 from export.select import DEFAULT_MEMBERS, METRICS, RULES, Members
 
-LIMITS = {
-    "max_accuracy_drop": "cascade: accuracy it may lose against all members, fraction",
-    "max_nll_rise": "cascade: NLL it may gain against all members, relative",
-    "max_int8_accuracy_drop": "int8: accuracy it may lose on validation, fraction",
-    "max_int8_nll_rise": "int8: NLL it may gain on validation, relative",
-    "min_int8_agreement": "int8: images that must keep their top class, fraction",
+CASCADE = {
+    "max_accuracy_drop": "accuracy that a cascade may lose against all members, fraction",
+    "max_nll_rise": "NLL that a cascade may gain against all members, relative",
 }
+INT8 = {
+    "max_accuracy_drop": ("--max-int8-accuracy-drop", "accuracy that int8 may lose, fraction"),
+    "max_nll_rise": ("--max-int8-nll-rise", "NLL that int8 may gain, relative"),
+    "min_agreement": (
+        "--min-int8-agreement", "images whose top class int8 must keep, fraction",
+    ),
+}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,14 +66,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULTS.cascade,
         help="fit when an image needs no further member (yes)",
     )
-    for setting, text in LIMITS.items():
-        default = getattr(DEFAULTS, setting)
+    limits = [
+        (f"--{setting.replace('_', '-')}", setting, text, getattr(DEFAULTS, setting))
+        for setting, text in CASCADE.items()
+    ]
+    limits += [
+        (flag, f"int8_{setting}", text, getattr(DEFAULTS.int8, setting))
+        for setting, (flag, text) in INT8.items()
+    ]
+    for flag, setting, text, default in limits:
         parser.add_argument(
-            f"--{setting.replace('_', '-')}",
-            type=float,
-            metavar="X",
-            default=default,
-            help=f"{text} ({default})",
+            flag, dest=setting, type=float, metavar="X", default=default, help=f"{text} ({default})"
         )
     parser.add_argument(
         "--data", metavar="SPEC", help="where the data set is now (where the run found it)"
@@ -97,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
     """Export; the last line of stdout is the bundle directory."""
     flags: dict[str, Any] = vars(args)
     run_dirs, out, force = (flags.pop(name) for name in ("run_dirs", "out", "force"))
-    config = ExportConfig(**flags)
+    limits = {setting: flags.pop(f"int8_{setting}") for setting in INT8}
+    config = ExportConfig(**flags, int8=Int8Limits(**limits))
 
     from export.bundle import build_bundle
 
@@ -127,11 +136,7 @@ def describe(manifest: BundleManifest) -> str:
             f"ECE {before.ece:.4f} -> {after.ece:.4f}"
         )
     if manifest.quantization is not None:
-        int8 = manifest.quantization
-        lines.append(
-            f"  int8: accuracy drop {100 * int8.accuracy_drop:.2f} points, nll rise "
-            f"{int8.nll_rise:.2%}, same top class on {int8.agreement:.2%} of validation"
-        )
+        lines.append(f"  int8: {describe_int8(manifest.quantization)}")
     if manifest.cascade is not None:
         lines += frontier(manifest.cascade, len(manifest.members))
     elif len(manifest.members) > 1:

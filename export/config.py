@@ -1,12 +1,13 @@
 """Everything that decides what an export makes of a run, validated."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from contracts.bundle import Rule
 from contracts.errors import InvalidConfig
 from contracts.figures import Metric
+from export.gate import Int8Limits
 from export.select import Members
 
 Quantize = Literal["none", "int8"]
@@ -27,9 +28,7 @@ class ExportConfig:
     name: str | None = None  # of the model, as clients see it; the directory's name if not given
     data: str | None = None  # where the data set is now; where the run found it if not given
     quantize: Quantize = "none"
-    max_int8_accuracy_drop: float = 0.005
-    max_int8_nll_rise: float = 0.05
-    min_int8_agreement: float = 0.97
+    int8: Int8Limits = field(default_factory=Int8Limits)
     cascade: bool = True
     max_accuracy_drop: float = 0.001  # of the cascade against the full ensemble
     max_nll_rise: float = 0.01  # likewise
@@ -41,20 +40,14 @@ class ExportConfig:
             raise InvalidConfig(
                 f"--name {self.name!r}: use letters, digits, '.', '_', '-', 64 at most"
             )
-        for setting in ("max_int8_accuracy_drop", "min_int8_agreement", "max_accuracy_drop"):
-            value = getattr(self, setting)
-            if not 0 <= value <= 1:
-                raise InvalidConfig(f"{_flag(setting)} is a fraction from 0 to 1, got {value}")
-        for setting in ("max_int8_nll_rise", "max_nll_rise"):
-            value = getattr(self, setting)
-            if not 0 <= value < float("inf"):
-                raise InvalidConfig(
-                    f"{_flag(setting)} is a relative rise, such as 0.01, got {value}"
-                )
-
-
-def _flag(setting: str) -> str:
-    return f"--{setting.replace('_', '-')}"
+        if not 0 <= self.max_accuracy_drop <= 1:
+            raise InvalidConfig(
+                f"--max-accuracy-drop is a fraction from 0 to 1, got {self.max_accuracy_drop}"
+            )
+        if not 0 <= self.max_nll_rise < float("inf"):
+            raise InvalidConfig(
+                f"--max-nll-rise is a relative rise, such as 0.01, got {self.max_nll_rise}"
+            )
 
 
 DEFAULTS = ExportConfig()

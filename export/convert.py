@@ -4,31 +4,37 @@ import contextlib
 import io
 import logging
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 
 import onnx
 import torch
+from onnx import helper, shape_inference
 from torch import nn
 
-from contracts.errors import SnapensembleError
 from contracts.pixels import ImageContract
+from export.explain import graph_sentence
+from export.rewrite import ConversionFailed, fold_batch_norms, pool_globally
 
 OPSET = 20
 
 
-class ConversionFailed(SnapensembleError):
-    """The exporter made a graph that does not keep the contract."""
+def to_onnx(
+    model: nn.Module, image: ImageContract, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Convert a network that takes uint8 images.
 
-
-def to_onnx(model: nn.Module, image: ImageContract) -> bytes:
-    """Convert a network that takes uint8 images; the same network gives the same bytes.
+    Args:
+        model: the network; it is put into evaluation mode.
+        image: what it takes.
+        metadata: kept in the file, see `export.explain`.
 
     Returns:
-        A whole ONNX file: `images` uint8 [batch, C, H, W] -> `logits` float32 [batch, K].
+        A whole ONNX file: `images` uint8 [batch, C, H, W] -> `logits` float32 [batch, K]. The same
+        network and metadata give the same bytes.
 
     Raises:
-        ConversionFailed: the batch dimension was fixed, or a batch-norm was left unfolded.
+        ConversionFailed: the batch dimension was fixed, or a batch normalisation would still learn.
     """
     # Two images: with one, the exporter may take the batch for a constant.
     example_BCHW = torch.zeros(2, *image.shape, dtype=torch.uint8)
@@ -45,9 +51,13 @@ def to_onnx(model: nn.Module, image: ImageContract) -> bytes:
             verbose=False,
         )
     assert program is not None
-    proto = program.model_proto
+    proto = _without_traces(program.model_proto)
+    fold_batch_norms(proto.graph)
+    pool_globally(proto.graph)
+    proto = shape_inference.infer_shapes(proto)
     _check(proto)
-    return bytes(_without_traces(proto).SerializeToString(deterministic=True))
+    _explain(proto, image, metadata or {})
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _check(proto: onnx.ModelProto) -> None:
@@ -60,23 +70,13 @@ def _check(proto: onnx.ModelProto) -> None:
                 f"{value.name}: the batch dimension became {batch.dim_value}; the network must "
                 "not depend on the batch size"
             )
-    if _unfolded(proto.graph):
-        raise ConversionFailed("a batch normalisation was not folded into its convolution")
 
 
-def _unfolded(graph: onnx.GraphProto) -> bool:
-    """Whether a batch-norm is the only reader of a convolution, or was exported in training mode.
-
-    One that comes before its convolution (pre-activation networks, DenseNet) has to stay.
-    """
-    readers = Counter(name for node in graph.node for name in node.input)
-    convolved = {name for node in graph.node if node.op_type == "Conv" for name in node.output}
-    return any(
-        (node.input[0] in convolved and readers[node.input[0]] == 1)
-        or any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
-        for node in graph.node
-        if node.op_type == "BatchNormalization"
-    )
+def _explain(proto: onnx.ModelProto, image: ImageContract, metadata: Mapping[str, str]) -> None:
+    proto.producer_name, proto.producer_version = "snapensemble", version("snapensemble")
+    classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    proto.graph.doc_string = graph_sentence(image, classes)
+    helper.set_model_props(proto, dict(sorted(metadata.items())))
 
 
 def _without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -18,7 +18,7 @@ from contracts.cascade import (
     first_weights,
     run_cascade,
 )
-from contracts.figures import mean_probabilities, nll, val_figures
+from contracts.figures import mean_probabilities, nll, nll_rise, val_figures
 from contracts.prediction_sets import fit_quantiles
 from export.fit_temperature import fit_temperature
 
@@ -114,11 +114,10 @@ def _try(cascade: Cascade, selection: Answers, calibration: Answers, temperature
     rows_N = np.arange(len(full_NK))
     expected_drop = full_NK.max(axis=1) - full_NK[rows_N, probs_NK.argmax(axis=1)]
     held_NK, held_used_N = run_cascade(calibration.probs_MNK, cascade, temperature)
-    full_nll = nll(full_NK, selection.labels_N)
     point = CascadePoint(
         thresholds=tuple(cascade.thresholds),
         accuracy_drop=float(np.clip(expected_drop.mean(), 0, 1)),
-        nll_rise=nll(probs_NK, selection.labels_N) / max(full_nll, 1e-12) - 1,
+        nll_rise=nll_rise(nll(probs_NK, selection.labels_N), nll(full_NK, selection.labels_N)),
         members_per_image=float(held_used_N.mean()),
         val=val_figures(held_NK, calibration.labels_N),
         sets=fit_quantiles(held_NK, calibration.labels_N),

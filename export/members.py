@@ -1,19 +1,25 @@
 """Snapshots as ONNX members, and what each says of the validation images.
 
-Shapes: N validation images, K classes.
+Shapes: M members, N validation images, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from contracts.bundle import Member, ParityRecord, Precision
 from contracts.figures import Floats, softmax
 from contracts.files import write_atomically
 from export.convert import to_onnx
+from export.explain import member_metadata
+from export.logits import run_member
 from export.pool import Candidate, Pool
+from export.quantize import to_int8
 from export.select import Chosen
-from export.verify import parity
+from export.verify import ensemble_parity, parity
 from trainer.snapshots import load_model
 
 
@@ -29,22 +35,42 @@ class Exported:
 
 
 def convert(pool: Pool, chosen: Chosen) -> tuple[list[Exported], ParityRecord]:
-    """The chosen snapshots in fp32, each compared with torch.
+    """The chosen snapshots in fp32; each, and their average, compared with torch.
 
     Raises:
-        ParityFailed: a member answers differently in ONNX Runtime.
+        InvalidManifest: a snapshot is damaged.
+        ParityFailed: ONNX Runtime answers differently.
     """
     images_NCHW = pool.calibration_images()
-    exported, records = [], []
+    exported, compared = [], []
     for index, weight in zip(chosen.indices, chosen.weights, strict=True):
         candidate = pool.candidates[index]
-        model = load_model(candidate.run_dir, candidate.run, candidate.snapshot)
-        onnx_file = to_onnx(model, candidate.run.image)
-        records.append(parity(model, onnx_file, images_NCHW, what=candidate.name))
+        run, snapshot = candidate.run, candidate.snapshot
+        model = load_model(candidate.run_dir, run, snapshot)
+        onnx_file = to_onnx(model, run.image, member_metadata(run, snapshot, member=candidate.name))
+        compared.append(parity(model, onnx_file, images_NCHW, what=candidate.name))
         # Torch's answers, kept by the run: ONNX Runtime has just been found to give the same.
         probs_NK = softmax(pool.logits_SNK[index])
         exported.append(Exported(candidate, weight, "fp32", onnx_file, probs_NK))
-    return exported, worst(records)
+    return exported, ensemble_parity(compared, chosen.weights)
+
+
+def in_int8(
+    exported: Sequence[Exported],
+    calibration_NCHW: NDArray[np.uint8],
+    val_NCHW: NDArray[np.uint8],
+) -> list[Exported]:
+    """The same members computed in int8, and what they say of validation.
+
+    Raises:
+        QuantizationRefused: nothing in a network can be computed in int8.
+    """
+    quantised = []
+    for member in exported:
+        onnx_file = to_int8(member.onnx_file, calibration_NCHW)
+        probs_NK = softmax(run_member(onnx_file, val_NCHW))
+        quantised.append(replace(member, precision="int8", onnx_file=onnx_file, probs_NK=probs_NK))
+    return quantised
 
 
 def write_members(exported: Sequence[Exported], directory: Path) -> tuple[Member, ...]:
@@ -66,13 +92,4 @@ def _write(exported: Exported, directory: Path) -> Member:
         step=snapshot.step,
         precision=exported.precision,
         val=snapshot.val,
-    )
-
-
-def worst(records: Sequence[ParityRecord]) -> ParityRecord:
-    """The largest differences of all members."""
-    return ParityRecord(
-        batch_sizes=records[0].batch_sizes,
-        max_logit_difference=max(r.max_logit_difference for r in records),
-        max_probability_difference=max(r.max_probability_difference for r in records),
     )

@@ -3,6 +3,9 @@
 Shapes: B batch, C channels, H height, W width, K classes.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +13,7 @@ from torch import nn
 
 from contracts.bundle import ParityRecord
 from contracts.errors import SnapensembleError
-from contracts.figures import softmax
+from contracts.figures import Floats, mean_probabilities, softmax
 from contracts.sessions import open_session
 
 BATCH_SIZES = (1, 2, 7, 32)
@@ -23,25 +26,31 @@ class ParityFailed(SnapensembleError):
     """The ONNX file does not compute what the snapshot computes."""
 
 
+class Compared(NamedTuple):
+    """What torch and ONNX Runtime said of the same images, one entry per batch size."""
+
+    record: ParityRecord
+    torch_probs: list[Floats]
+    onnx_probs: list[Floats]
+
+
 def parity(
     model: nn.Module, onnx_file: bytes, images_NCHW: NDArray[np.uint8], *, what: str
-) -> ParityRecord:
-    """Compare the answers at batch sizes 1, 2, 7 and 32.
+) -> Compared:
+    """Compare a member's answers at batch sizes 1, 2, 7 and 32.
 
     Args:
         model: the snapshot, in evaluation mode.
         onnx_file: its conversion.
-        images_NCHW: real images; black, white and noise are added.
+        images_NCHW: real images; those of `extremes` are added.
         what: the member's name, for the message.
 
-    Returns:
-        The largest differences found.
-
     Raises:
-        ParityFailed: one of them exceeds its limit.
+        ParityFailed: a difference exceeds its limit.
     """
     session = open_session(onnx_file)
     logit_gap = probability_gap = 0.0
+    torch_probs, onnx_probs = [], []
     for size in BATCH_SIZES:
         images_BCHW = parity_images(images_NCHW, size)
         with torch.inference_mode():
@@ -54,30 +63,73 @@ def parity(
             )
         gaps_BK = np.abs(found_BK - expected_BK) / np.maximum(1, np.abs(expected_BK))
         logit_gap = _larger(logit_gap, gaps_BK)
-        gaps_BK = np.abs(softmax(found_BK) - softmax(expected_BK))
-        probability_gap = _larger(probability_gap, gaps_BK)
-        agree = logit_gap <= MAX_LOGIT_DIFFERENCE and probability_gap <= MAX_PROBABILITY_DIFFERENCE
-        if not agree:  # NaN does not agree either
-            raise ParityFailed(
-                f"{what}: at batch size {size} ONNX Runtime differs from torch by "
-                f"{logit_gap:.2e} in logits (limit {MAX_LOGIT_DIFFERENCE:.0e}) and "
-                f"{probability_gap:.2e} in probabilities (limit {MAX_PROBABILITY_DIFFERENCE:.0e}); "
-                "nothing was published"
-            )
+        torch_probs.append(softmax(expected_BK))
+        onnx_probs.append(softmax(found_BK))
+        probability_gap = _larger(probability_gap, np.abs(onnx_probs[-1] - torch_probs[-1]))
+        _refuse_gaps(what, size, logit_gap, probability_gap)
+    return Compared(_record(logit_gap, probability_gap), torch_probs, onnx_probs)
+
+
+def ensemble_parity(members: Sequence[Compared], weights_M: Sequence[float]) -> ParityRecord:
+    """Compare the average of the members' probabilities, from answers that are already there.
+
+    Args:
+        members: what `parity` found, each on the same images.
+        weights_M: one per member, summing to 1.
+
+    Returns:
+        The largest differences of all members and of their average.
+
+    Raises:
+        ParityFailed: the averages differ too much.
+    """
+    logit_gap = max(member.record.max_logit_difference for member in members)
+    probability_gap = max(member.record.max_probability_difference for member in members)
+    for index, size in enumerate(BATCH_SIZES):
+        expected_BK, found_BK = (
+            mean_probabilities(np.stack([probs[index] for probs in said]), weights_M)
+            for said in ([m.torch_probs for m in members], [m.onnx_probs for m in members])
+        )
+        probability_gap = _larger(probability_gap, np.abs(found_BK - expected_BK))
+        _refuse_gaps("the ensemble", size, logit_gap, probability_gap)
+    return _record(logit_gap, probability_gap)
+
+
+def parity_images(images_NCHW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """A batch of real images, repeated if need be; one of seven and more ends with extremes."""
+    batch = images_NCHW[np.arange(size) % len(images_NCHW)].copy()
+    if size >= 7:
+        unusual = extremes(batch.shape[1:])[: size - 1]
+        batch[-len(unusual) :] = unusual
+    return batch
+
+
+def extremes(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Black, white, noise, and each channel alone at its brightest."""
+    black, white = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    single = np.zeros((shape[0], *shape), np.uint8)
+    single[np.arange(shape[0]), np.arange(shape[0])] = 255
+    return np.stack([black, white, noise, *single])
+
+
+def _refuse_gaps(what: str, size: int, logit_gap: float, probability_gap: float) -> None:
+    agree = logit_gap <= MAX_LOGIT_DIFFERENCE and probability_gap <= MAX_PROBABILITY_DIFFERENCE
+    if not agree:  # NaN does not agree either
+        raise ParityFailed(
+            f"{what}: at batch size {size} ONNX Runtime differs from torch by "
+            f"{logit_gap:.2e} in logits (limit {MAX_LOGIT_DIFFERENCE:.0e}) and "
+            f"{probability_gap:.2e} in probabilities (limit {MAX_PROBABILITY_DIFFERENCE:.0e}); "
+            "nothing was published"
+        )
+
+
+def _record(logit_gap: float, probability_gap: float) -> ParityRecord:
     return ParityRecord(
         batch_sizes=BATCH_SIZES,
         max_logit_difference=logit_gap,
         max_probability_difference=probability_gap,
     )
-
-
-def parity_images(images_NCHW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """A batch of real images, repeated if need be; larger batches end with the extremes."""
-    batch = images_NCHW[np.arange(size) % len(images_NCHW)].copy()
-    if size >= 7:
-        batch[-1], batch[-2] = 0, 255
-        batch[-3] = np.random.default_rng(0).integers(0, 256, batch[-3].shape, dtype=np.uint8)
-    return batch
 
 
 def _larger(gap: float, gaps_BK: NDArray[np.floating]) -> float:

@@ -1,0 +1,148 @@
+"""A member's file -> the same member computed in int8.
+
+Static quantisation in QDQ form, the only one of ONNX Runtime that is fast for convolutions on x86:
+activations uint8, weights int8 with a scale per output channel.
+
+Shapes: N images, C channels, H height, W width.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, shape_inference
+
+from export.calibrate import Range, activation_ranges
+from export.gate import QuantizationRefused
+from export.rewrite import constants, replace_nodes
+from export.stem import PIXELS, convolve_pixels
+
+# The pools and Concat only so that what is between two convolutions stays in int8.
+WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
+OPERATORS = (*WITH_WEIGHTS, "Add", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
+# Seven bits: with eight, processors without VNNI add pairs of products in 16 bits, which overflow.
+# Who exports does not know who serves, and docs/decisions/0012 shows that it costs nothing.
+REDUCE_RANGE = True
+
+
+def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8]) -> bytes:
+    """Quantise a member; the same file and images give the same bytes.
+
+    Args:
+        onnx_file: made by `to_onnx`.
+        images_NCHW: some of those that the network was trained on; the ranges of the activations
+            are taken from them.
+
+    Returns:
+        A file with the same input, output and metadata, but for `precision`.
+
+    Raises:
+        QuantizationRefused: nothing in it can be computed in int8.
+    """
+    given = onnx.load_from_string(onnx_file)
+    model = onnx.load_from_string(onnx_file)
+    on_pixels = convolve_pixels(model.graph)
+    model = shape_inference.infer_shapes(model)
+    ranges = activation_ranges(model, images_NCHW)
+    if on_pixels:
+        ranges[PIXELS] = Range(np.float32(0), np.float32(255))  # a scale of 1: the pixels
+    quantised = _quantised(model, ranges)
+    if not _in_int8(quantised.graph):
+        raise QuantizationRefused(
+            "no convolution and no linear layer of this network can be computed in int8; "
+            "export it with --quantize none"
+        )
+    if on_pixels:
+        _quantise_no_pixels(quantised.graph)
+    return _finished(quantised, given)
+
+
+def _quantised(model: onnx.ModelProto, ranges: dict[str, Range]) -> onnx.ModelProto:
+    # Imported here because contracts.sessions must come first, and because it takes a second.
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+    add_infer_metadata(model)  # or the quantiser would infer the shapes again, through files
+    with _quiet():
+        quantiser = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=REDUCE_RANGE,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=TensorsData(
+                CalibrationMethod.MinMax, {name: tuple(each) for name, each in ranges.items()}
+            ),
+            nodes_to_quantize=[],
+            nodes_to_exclude=_last_layer(model.graph),
+            op_types_to_quantize=list(OPERATORS),
+            extra_options={"MatMulConstBOnly": True},
+        )
+        quantiser.quantize_model()
+        quantiser.model.topological_sort()
+    result: onnx.ModelProto = quantiser.model.model
+    return result
+
+
+def _last_layer(graph: onnx.GraphProto) -> list[str]:
+    """What makes the logits: in int8 it is no faster, and they would have 256 values only."""
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type in WITH_WEIGHTS and node.output[0] == graph.output[0].name
+    ]
+
+
+def _in_int8(graph: onnx.GraphProto) -> bool:
+    """Whether some layer has weights in int8."""
+    restored = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return any(node.input[1] in restored for node in graph.node if node.op_type in WITH_WEIGHTS)
+
+
+def _quantise_no_pixels(graph: onnx.GraphProto) -> None:
+    """Hand the pixels on as uint8, which they are before they become float32 and uint8 again."""
+    makers = {name: node for node in graph.node for name in node.output}
+    (quantise,) = (
+        node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == PIXELS
+    )
+    arrays = constants(graph)
+    assert arrays[quantise.input[1]] == 1 and arrays[quantise.input[2]] == 0
+    cast = makers[PIXELS]
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == quantise.output[0]:
+                node.input[index] = cast.input[0]
+    replace_nodes(graph, [node for node in graph.node if node not in (quantise, cast)])
+
+
+def _finished(quantised: onnx.ModelProto, given: onnx.ModelProto) -> bytes:
+    """The file, with what the given one says about itself."""
+    said = {entry.key: entry.value for entry in given.metadata_props} | {"precision": "int8"}
+    helper.set_model_props(quantised, dict(sorted(said.items())))
+    quantised.producer_name = given.producer_name
+    quantised.producer_version = given.producer_version
+    quantised.graph.doc_string = given.graph.doc_string
+    for found, expected in (
+        (quantised.graph.input, given.graph.input),
+        (quantised.graph.output, given.graph.output),
+    ):
+        assert list(found) == list(expected)
+    onnx.checker.check_model(quantised, full_check=True)
+    return bytes(quantised.SerializeToString(deterministic=True))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantiser's advice off the terminal, and from setting up logging for everybody."""
+    root = logging.getLogger()
+    handler, level = logging.NullHandler(), root.level
+    root.addHandler(handler)
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)

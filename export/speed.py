@@ -1,0 +1,95 @@
+"""How much faster int8 is on this machine. Times differ between machines, so no bundle keeps them.
+
+Shapes: N images, B of them together, C channels, H height, W width.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.sessions import open_session
+
+BATCH_SIZES = (1, 16)
+ROUNDS = 7
+WORTH_IT = 1.05  # below, timings of the same file may differ as much
+
+
+class Speed(NamedTuple):
+    """Images per second in one thread."""
+
+    batch_size: int
+    fp32: float
+    int8: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast int8 is."""
+        return self.int8 / self.fp32
+
+
+def compare_speed(
+    fp32_file: bytes, int8_file: bytes, images_NCHW: NDArray[np.uint8], *, seconds: float = 2.0
+) -> list[Speed]:
+    """Run a member both ways in turn, at batch sizes 1 and 16.
+
+    Args:
+        fp32_file: the member.
+        int8_file: the same one in int8.
+        images_NCHW: at least one; repeated if need be.
+        seconds: how long it takes in all; longer if a single run takes longer.
+    """
+    sessions = [open_session(fp32_file), open_session(int8_file)]
+    found = []
+    for size in BATCH_SIZES:
+        images_BCHW = images_NCHW[np.arange(size) % len(images_NCHW)]
+        runs = [
+            lambda session=session, images=images_BCHW: session.run(["logits"], {"images": images})
+            for session in sessions
+        ]
+        fp32, int8 = seconds_per_run(runs, seconds / len(BATCH_SIZES))
+        found.append(Speed(size, size / fp32, size / int8))
+    return found
+
+
+def seconds_per_run(
+    runs: Sequence[Callable[[], object]],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """The median of several rounds for each; in a round all have their turn.
+
+    So what else the machine does meanwhile slows all of them, and a short disturbance none.
+    """
+
+    def timed(run: Callable[[], object], times: int) -> float:
+        start = clock()
+        for _ in range(times):
+            run()
+        return (clock() - start) / times
+
+    for run in runs:  # the first one also reserves memory
+        run()
+    once = sum(timed(run, 1) for run in runs)
+    times = max(1, int(seconds / ROUNDS / once))
+    rounds = max(3, min(ROUNDS, int(seconds / (once * times))))
+    found = [[timed(run, times) for run in runs] for _ in range(rounds)]
+    return [median(each) for each in zip(*found, strict=True)]
+
+
+def in_words(speeds: Sequence[Speed]) -> str:
+    """A sentence that says plainly when int8 is not worth it here."""
+    figures = ", ".join(
+        f"{speed.ratio:.2f} times as fast as fp32 at batch size {speed.batch_size} "
+        f"({speed.int8:,.0f} and {speed.fp32:,.0f} images/s)"
+        for speed in speeds
+    )
+    if all(speed.ratio >= WORTH_IT for speed in speeds):
+        return f"int8 is {figures}, in one thread on this machine"
+    return (
+        f"int8 is not faster on this machine: {figures}, in one thread; it makes the "
+        "files smaller, and wants a processor with VNNI to be faster"
+    )

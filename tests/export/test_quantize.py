@@ -1,0 +1,173 @@
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from contracts.figures import softmax
+from contracts.pixels import ImageContract
+from contracts.sessions import open_session, session_options
+from export.convert import to_onnx
+from export.gate import QuantizationRefused
+from export.logits import run_member
+from export.quantize import to_int8
+from tests.factories import linear_member
+from trainer.models import build_model
+
+IMAGE = ImageContract(channels=3, height=16, width=16, mean=(0.4, 0.5, 0.6), std=(0.2,) * 3)
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, *IMAGE.shape), dtype=np.uint8)
+METADATA = {"classes": '["a", "b", "c", "d"]', "precision": "fp32", "seed": "7"}
+
+
+@cache
+def member(name: str) -> bytes:
+    """A network whose batch-norm statistics are not those of a fresh one."""
+    torch.manual_seed(0)
+    model = build_model(name, 4, IMAGE).train()
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.from_numpy(PIXELS))
+    return to_onnx(model, IMAGE, METADATA)
+
+
+@cache
+def in_int8(name: str) -> bytes:
+    return to_int8(member(name), PIXELS)
+
+
+def optimised_kinds(onnx_file: bytes, path: Path) -> list[str]:
+    """The operators that ONNX Runtime really runs."""
+    import onnxruntime
+
+    options = session_options()
+    options.optimized_model_filepath = str(path / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(path / "optimised.onnx").graph.node]
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "resnet20", "wrn-16-4", "small+whiten"])
+def test_a_network_answers_in_int8_nearly_as_before(name: str) -> None:
+    before, after = (softmax(run_member(f(name), PIXELS)) for f in (member, in_int8))
+    assert 0 < np.abs(after - before).max() < 0.03
+
+
+@pytest.mark.parametrize("name", ["small", "resnet20", "wrn-16-4"])
+def test_every_step_between_the_pixels_and_the_last_layer_is_computed_in_int8(
+    name: str, tmp_path: Path
+) -> None:
+    kinds = optimised_kinds(in_int8(name), tmp_path)
+    in_float = {"Conv", "Relu", "Add", "Mul", "Sub", "Cast", "QuantizeLinear", "ReduceMean"}
+    assert not in_float & set(kinds)
+    assert kinds.count("DequantizeLinear") == 1 and kinds.count("Gemm") == 1
+
+
+def test_the_input_and_the_output_stay_what_they_were() -> None:
+    before, after = (onnx.load_from_string(f("small")).graph for f in (member, in_int8))
+    assert list(after.input) == list(before.input)
+    assert list(after.output) == list(before.output)
+    session = open_session(in_int8("small"))
+    for size in (1, 5, 40):
+        (logits_BK,) = session.run(None, {"images": PIXELS[:size]})
+        assert (logits_BK.shape, logits_BK.dtype) == ((size, 4), np.float32)
+
+
+def test_the_file_says_the_same_of_itself_and_that_it_is_int8() -> None:
+    before, after = (onnx.load_from_string(f("small")) for f in (member, in_int8))
+    said = {entry.key: entry.value for entry in after.metadata_props}
+    assert said == METADATA | {"precision": "int8"}
+    assert [entry.key for entry in after.metadata_props] == sorted(said)
+    assert after.producer_name == before.producer_name == "snapensemble"
+    assert after.graph.doc_string == before.graph.doc_string != ""
+
+
+def test_the_file_is_about_a_quarter() -> None:
+    assert len(in_int8("wrn-16-4")) < 0.27 * len(member("wrn-16-4"))
+
+
+def test_weights_have_seven_bits_so_that_no_processor_overflows() -> None:
+    proto = onnx.load_from_string(in_int8("small"))
+    weights = [
+        numpy_helper.to_array(tensor)
+        for tensor in proto.graph.initializer
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 4
+    ]
+    assert len(weights) == 4
+    assert all(np.abs(each.astype(int)).max() == 64 for each in weights)
+    assert 2 * 255 * 64 < 2**15  # two products, as processors without VNNI add them
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from export.quantize import to_int8
+given, pixels, out = map(Path, sys.argv[1:])
+out.write_bytes(to_int8(given.read_bytes(), np.load(pixels)))
+import os
+assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+"""
+
+
+def test_the_same_file_and_images_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    (tmp_path / "given.onnx").write_bytes(member("small"))
+    np.save(tmp_path / "pixels.npy", PIXELS)
+    (tmp_path / "tmp").mkdir()
+    files = [str(tmp_path / name) for name in ("given.onnx", "pixels.npy", "out.onnx")]
+    environment = {k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"PYTHONHASHSEED": "42", "TMPDIR": str(tmp_path / "tmp")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *files], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "out.onnx").read_bytes() == in_int8("small")
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+def test_other_images_give_other_ranges() -> None:
+    assert to_int8(member("tiny"), PIXELS // 2) != in_int8("tiny")
+
+
+def test_logging_and_temporary_files_are_left_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    to_int8(member("tiny"), PIXELS[:4])
+    assert (root.handlers, root.level) == (handlers, level)
+    assert os.listdir(tmp_path) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_in_which_nothing_can_be_int8_is_refused() -> None:
+    with pytest.raises(QuantizationRefused, match="export it with --quantize none"):
+        to_int8(linear_member(0), np.zeros((2, 3, 6, 5), np.uint8))
+
+
+def test_one_that_does_not_begin_with_a_normalisation_is_quantised_too() -> None:
+    weights = np.random.default_rng(0).normal(size=(16, 3, 3, 3)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["x"], "cast", to=TensorProto.FLOAT),
+            helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+            helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+            helper.make_node("Flatten", ["p"], ["logits"], "flatten"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 3, 16, 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 16])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    given = helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+    before, after = (run_member(file, PIXELS) for file in (given, to_int8(given, PIXELS)))
+    assert 0 < np.abs(after - before).max() < 0.02 * np.abs(before).max()
