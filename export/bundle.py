@@ -16,6 +16,7 @@ from contracts.figures import Floats, mean_probabilities, softmax, val_figures
 from contracts.files import sha256_of
 from export.config import DEFAULTS, ExportConfig
 from export.convert import OPSET
+from export.evidence import gather_evidence
 from export.fit import fit_on_validation
 from export.gate import judge_int8
 from export.halves import halves
@@ -23,6 +24,7 @@ from export.members import Exported, convert, in_int8, write_members
 from export.pool import Pool, pooled
 from export.publish import publishing
 from export.select import select
+from report.bundle_write import write_bundle_report
 from trainer.reread import reread
 
 
@@ -94,6 +96,12 @@ def build_bundle(
             data=run.data,
         )
         manifest = manifest.model_copy(update={"version": content_version(manifest)})
+        if config.report:
+            images_NCHW = pool.calibration_images()
+            evidence = gather_evidence(
+                served, fp32, fitted.held_out, images_NCHW, run, config.data, say
+            )
+            write_bundle_report(directory, manifest, evidence)
         write_bundle(directory, manifest)
     return manifest
 
