@@ -1,0 +1,68 @@
+"""Stages: where an image waits for its next members, and which stage a free lane serves.
+
+In full mode there is one stage, whose micro-batches ask all members side by side. A cascade has a
+stage per member: who may leave after it is answered, the others go on to the next.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from serving.micro_batch import LeaveCall, Waiting
+
+Mode = Literal["full", "cascade"]
+
+
+@dataclass(slots=True)
+class Load:
+    """The unanswered images of a mode, and what one has cost lately."""
+
+    unanswered: int = 0
+    _seconds: float = 0.0
+    _answered: float = 0.0
+
+    def measured(self, seconds: float, answered: int) -> None:
+        """Count a micro-batch; the sums forget what is more than about ten of them ago.
+
+        Work and answers are summed apart: a stage of a cascade may work and answer nobody.
+        """
+        self._seconds = 0.9 * self._seconds + seconds
+        self._answered = 0.9 * self._answered + answered
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the unanswered images are answered; 0 before the first answer."""
+        return self.unanswered * self._seconds / self._answered if self._answered else 0.0
+
+
+@dataclass(slots=True)
+class Stage:
+    """Images that wait for the same members."""
+
+    members: range  # that a micro-batch asks side by side
+    load: Load
+    leaves: LeaveCall | None = None  # whom to answer after these members; None: everyone
+    following: "Stage | None" = None  # where the others go
+    waiting: deque[Waiting] = field(default_factory=deque)
+
+
+def full_stage(members: int) -> Stage:
+    """The one stage of full mode."""
+    return Stage(range(members), Load())
+
+
+def cascade_stages(members: int, leaves: LeaveCall) -> list[Stage]:
+    """A stage per member, in their order."""
+    load = Load()
+    stages = [Stage(range(index, index + 1), load) for index in range(members)]
+    for stage, following in pairwise(stages):
+        stage.leaves, stage.following = leaves, following
+    return stages
+
+
+def next_stage(stages: Iterable[Stage]) -> Stage | None:
+    """The stage whose first image was accepted earliest; None if nobody waits."""
+    busy = [stage for stage in stages if stage.waiting]
+    return min(busy, key=lambda stage: stage.waiting[0].since, default=None)
