@@ -3,6 +3,7 @@
 Shapes: M members, d members asked, B images, K classes.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tests.factories import (
     picture,
     set_quantiles,
 )
-from tests.fakes import client
+from tests.fakes import GatedMember, LeavingClient, client
 from tests.serving.test_http import exact_MK, is_problem
 
 WEIGHTS_M = [0.5, 0.3, 0.2]
@@ -214,6 +215,19 @@ async def test_a_coverage_that_is_not_carried_is_refused_with_those_that_are(
     for coverage in ("0", "1", "nan", "much"):
         reply = await http.post(f"/predict?coverage={coverage}", content=PICTURES[0])
         assert "coverage" in is_problem(reply, 422, "invalid_parameter")
+
+
+async def test_a_client_that_leaves_takes_its_image_out_between_stages(cascade_dir: Path) -> None:
+    fakes = [GatedMember(is_open=False), GatedMember(), GatedMember()]
+    with load_engine(cascade_dir, max_accuracy_drop=0) as engine:  # where everyone goes on
+        engine.lanes._members = fakes
+        leaving = LeavingClient(create_app(Settings(mode="cascade"), engine), PICTURES[0])
+        request = asyncio.create_task(leaving.run())
+        assert await asyncio.to_thread(fakes[0].entered.acquire, timeout=30)
+        leaving.leave.set()
+        await request
+        fakes[0].gate.set()
+    assert [fake.batches for fake in fakes] == [[1], [], []]
 
 
 async def test_the_metrics_count_the_members_of_each_image(cascade_dir: Path) -> None:
