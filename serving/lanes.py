@@ -180,7 +180,7 @@ class Lanes:
             stage.load.unanswered -= len(outcome.answers)
             if not outcome.failed:  # failures say nothing of the rate
                 seconds = sum(report.members_s) / len(self._threads)
-                stage.load.measured(seconds, len(outcome.answers))
+                stage.load.measured(seconds, len(report.waits_s))
             if stage.following is not None:
                 stage.following.waiting.extend(outcome.going_on)
         for waiting, answer in outcome.answers:

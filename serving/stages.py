@@ -21,20 +21,22 @@ class Load:
 
     unanswered: int = 0
     _seconds: float = 0.0
-    _answered: float = 0.0
+    _begun: float = 0.0
 
-    def measured(self, seconds: float, answered: int) -> None:
-        """Count a micro-batch; the sums forget what is more than about ten of them ago.
+    def measured(self, seconds: float, begun: int) -> None:
+        """Count a micro-batch and how many of its images were new.
 
-        Work and answers are summed apart: a stage of a cascade may work and answer nobody.
+        Work and images are summed apart, since later stages of a cascade are work for images
+        that began before. Both sums forget what about ten batches of new images ago was.
         """
-        self._seconds = 0.9 * self._seconds + seconds
-        self._answered = 0.9 * self._answered + answered
+        kept = 0.9 if begun else 1.0
+        self._seconds = kept * self._seconds + seconds
+        self._begun = kept * self._begun + begun
 
     @property
     def wait_s(self) -> float:
-        """Seconds until the unanswered images are answered; 0 before the first answer."""
-        return self.unanswered * self._seconds / self._answered if self._answered else 0.0
+        """Seconds until the unanswered images are answered; 0 before anything is measured."""
+        return self.unanswered * self._seconds / self._begun if self._begun else 0.0
 
 
 @dataclass(slots=True)

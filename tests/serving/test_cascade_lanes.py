@@ -20,7 +20,7 @@ from contracts.figures import mean_probabilities, softmax
 from serving.errors import InferenceFailed
 from serving.lanes import Lanes
 from serving.micro_batch import BatchReport, MemberCall
-from serving.stages import Mode
+from serving.stages import Load, Mode
 from tests.fakes import GatedMember
 from tests.serving.test_lanes import expected, image
 
@@ -308,14 +308,15 @@ def test_the_wait_is_predicted_from_what_each_mode_costs() -> None:
     assert lanes.predicted_wait_s() == pytest.approx(2 * 5.0 + 3 * 1.0)
 
 
-def test_a_stage_that_answers_nobody_counts_as_work() -> None:
-    lanes = Lanes(members(), threads=1, max_batch_size=4, max_queue=99, leaves=leaves)
-    load = lanes._entries["cascade"].load
-    for _ in range(200):  # an image that takes two stages of a second each
-        load.measured(1.0, 0)
+@pytest.mark.parametrize("depth", [1, 2, 20])
+def test_later_stages_count_as_work_for_images_that_began_before(depth: int) -> None:
+    load = Load(unanswered=3)
+    assert load.wait_s == 0
+    for _ in range(50):  # an image that takes a second at each of its stages
         load.measured(1.0, 1)
-    load.unanswered = 1
-    assert load.wait_s == pytest.approx(2.0, rel=0.1)
+        for _ in range(depth - 1):
+            load.measured(1.0, 0)
+    assert load.wait_s == pytest.approx(3 * depth)
 
 
 def test_reports_say_how_many_members_each_image_took() -> None:
