@@ -66,6 +66,7 @@ class Engine:
 
     def submit(self, images: Sequence[Image], mode: Mode = "full") -> "list[Future[Floats]]":
         """One future per image: the distributions of the members asked. See `Lanes.submit`."""
+        self.check_mode(mode)
         return self.lanes.submit(images, mode)
 
     def ask(self, images_NCHW: NDArray[np.uint8], mode: Mode = "full") -> list[Floats]:

@@ -182,6 +182,7 @@ class Lanes:
                 seconds = sum(report.members_s) / len(self._threads)
                 stage.load.measured(seconds, len(report.waits_s))
             if stage.following is not None:
+                # No lane is woken for them: this one is free as soon as it has answered the others.
                 stage.following.waiting.extend(outcome.going_on)
         for waiting, answer in outcome.answers:
             waiting.resolve(answer)

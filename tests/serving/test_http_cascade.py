@@ -175,6 +175,8 @@ async def test_a_bundle_without_a_cascade_says_how_to_make_one(
     how = "`snapensemble export RUN_DIR --out BUNDLE_DIR --cascade`"
     assert how in is_problem(reply, 422, "invalid_parameter")
     with pytest.raises(InvalidParameter, match="carries no cascade"):
+        engine.submit([], "cascade")
+    with pytest.raises(InvalidParameter, match="carries no cascade"):
         create_app(Settings(mode="cascade"), engine)
     with pytest.raises(InvalidParameter, match="max_accuracy_drop: this bundle carries no cascade"):
         load_engine(bundle_dir, max_accuracy_drop=0.01)
