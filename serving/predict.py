@@ -140,8 +140,9 @@ def predict_with_url(
 def describe(file: Path, prediction: dict[str, Any]) -> str:
     """One line for people: the likeliest classes, and how far the members disagree."""
     named = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in prediction["top"][:3])
+    used = prediction["members_used"]
     said = (
-        f"{file}: {named or prediction['class']}  ({prediction['members_used']} members, "
+        f"{file}: {named or prediction['class']}  ({used} member{'s' * (used != 1)}, "
         f"disagreement {prediction['uncertainty']['disagreement_nats']:.3f} nats)"
     )
     if (promised := prediction.get("prediction_set")) is not None:

@@ -81,7 +81,7 @@ def test_predict_names_the_set(url: str, cascade_dir: Path, tmp_path: Path) -> N
 def test_a_line_without_a_set_ends_with_the_disagreement() -> None:
     answer = {"class": "bee", "top": [], "members_used": 1}
     answer["uncertainty"] = {"disagreement_nats": 0.0}
-    assert describe(Path("a.png"), answer) == "a.png: bee  (1 members, disagreement 0.000 nats)"
+    assert describe(Path("a.png"), answer) == "a.png: bee  (1 member, disagreement 0.000 nats)"
 
 
 @pytest.mark.parametrize(
