@@ -49,7 +49,13 @@ def run(args: argparse.Namespace) -> int:
     from serving.server import make_server
 
     metrics = Metrics()
-    engine = load_engine(bundle_dir, settings.limits(), on_batch=metrics.batch)
+    engine = load_engine(
+        bundle_dir,
+        settings.limits(),
+        on_batch=metrics.batch,
+        max_accuracy_drop=settings.max_accuracy_drop,
+    )
+    engine.check_mode(settings.mode)  # before the port opens
     with engine, open_port(settings.host, settings.port) as listener:
         server = make_server(settings, engine, metrics)
         host, port = listener.getsockname()[:2]

@@ -1,6 +1,6 @@
 """load_engine(): a bundle directory -> something that answers images.
 
-Shapes: M members, N images, C channels, H height, W width, K classes.
+Shapes: M members, d members asked, N images, C channels, H height, W width, K classes.
 """
 
 import math
@@ -13,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.bundle import BundleManifest, read_bundle
+from contracts.cascade import CascadePoint
 from contracts.cpu import cpu_budget
 from contracts.errors import InvalidManifest
 from contracts.figures import Floats
+from contracts.prediction_sets import SetQuantile
+from serving.errors import InvalidParameter
 from serving.lanes import Lanes
 from serving.members import MemberSession, load_member
 from serving.micro_batch import BatchReport, Image
+from serving.stages import Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +36,25 @@ class Limits:
 
 
 class Engine:
-    """A verified, warmed up bundle and the lanes that run it. Use as a context manager."""
+    """A verified, warmed up bundle and the lanes that run it. Use as a context manager.
 
-    def __init__(self, bundle: BundleManifest, lanes: Lanes, limits: Limits) -> None:
+    Args:
+        bundle: what the members are.
+        lanes: run them.
+        limits: those of the lanes.
+        point: where the cascade stands; None if the bundle carries none.
+    """
+
+    def __init__(
+        self,
+        bundle: BundleManifest,
+        lanes: Lanes,
+        limits: Limits,
+        point: CascadePoint | None = None,
+    ) -> None:
         self.bundle = bundle
         self.lanes = lanes
+        self.point = point
         self._chunk = min(256, limits.max_queue)
 
     def __enter__(self) -> "Engine":
@@ -46,30 +64,77 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.lanes.__exit__(*error)
 
-    def submit(self, images: Sequence[Image]) -> "list[Future[Floats]]":
-        """One future per image: its members' distributions, probs_MK. See `Lanes.submit`."""
-        return self.lanes.submit(images)
+    def submit(self, images: Sequence[Image], mode: Mode = "full") -> "list[Future[Floats]]":
+        """One future per image: the distributions of the members asked. See `Lanes.submit`."""
+        self.check_mode(mode)
+        return self.lanes.submit(images, mode)
+
+    def ask(self, images_NCHW: NDArray[np.uint8], mode: Mode = "full") -> list[Floats]:
+        """probs_dK of each of any number of images, in pieces that fit the queue; waits."""
+        answers = []
+        for start in range(0, len(images_NCHW), self._chunk):
+            futures = self.submit(list(images_NCHW[start : start + self._chunk]), mode)
+            answers += [future.result() for future in futures]
+        return answers
 
     def predict(self, images_NCHW: NDArray[np.uint8]) -> Floats:
-        """probs_MNK of any number of images, in pieces that fit the queue; waits for them."""
-        parts = []
-        for start in range(0, len(images_NCHW), self._chunk):
-            futures = self.submit(list(images_NCHW[start : start + self._chunk]))
-            parts += [future.result() for future in futures]
-        return np.stack(parts, axis=1)
+        """probs_MNK: what every member says of any number of images."""
+        return np.stack(self.ask(images_NCHW), axis=1)
+
+    def check_mode(self, mode: Mode) -> None:
+        """Raise InvalidParameter if the bundle cannot answer in this mode."""
+        if mode == "cascade" and self.point is None:
+            raise InvalidParameter(
+                "mode: this bundle carries no cascade; use mode full, or make a bundle with one: "
+                "`snapensemble export RUN_DIR --out BUNDLE_DIR --cascade`"
+            )
+
+    def sets(self, mode: Mode) -> tuple[SetQuantile, ...]:
+        """What makes prediction sets of a mode's answers; empty if the bundle carries nothing."""
+        if mode == "cascade":
+            return self.point.sets if self.point is not None else ()
+        return self.bundle.calibration.sets if self.bundle.calibration is not None else ()
+
+    def quantile(self, mode: Mode, coverage: float | None) -> SetQuantile | None:
+        """What makes the smallest sets of a coverage; None if none is asked for.
+
+        Raises:
+            InvalidParameter: the bundle carries nothing for it.
+        """
+        if coverage is None:
+            return None
+        carried = [q for q in self.sets(mode) if q.method == "least_ambiguous"]
+        for quantile in carried:
+            if math.isclose(quantile.coverage, coverage):
+                return quantile
+        known = " and ".join(f"{q.coverage:g}" for q in carried) or "none"
+        raise InvalidParameter(
+            f"coverage: got {coverage:g}; the bundle's prediction sets in mode {mode}: {known}"
+        )
 
 
 def load_engine(
     bundle_dir: Path,
     limits: Limits = Limits(),  # frozen
     on_batch: Callable[[BatchReport], None] = lambda _: None,
+    max_accuracy_drop: float | None = None,
 ) -> Engine:
     """Verify a bundle, load its members and warm them up.
 
+    Args:
+        bundle_dir: made by `snapensemble export`.
+        limits: how to use the machine.
+        on_batch: see `Lanes`.
+        max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
+
     Raises:
         InvalidManifest: a file is absent, changed or not what the manifest says.
+        InvalidParameter: a tolerance for a cascade that the bundle does not carry.
     """
     bundle = read_bundle(bundle_dir)
+    cascade = bundle.cascade_at(max_accuracy_drop)
+    if cascade is None and max_accuracy_drop is not None:
+        raise InvalidParameter("max_accuracy_drop: this bundle carries no cascade to pick from")
     members = [load_member(bundle_dir, bundle, member) for member in bundle.members]
     warm_up(members, bundle, limits.max_batch_size)
     lanes = Lanes(
@@ -78,9 +143,11 @@ def load_engine(
         max_batch_size=limits.max_batch_size,
         max_queue=limits.max_queue,
         max_wait_s=limits.max_wait_s,
+        leaves=None if cascade is None else cascade.leaves,
         on_batch=on_batch,
     )
-    return Engine(bundle, lanes, limits)
+    point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
+    return Engine(bundle, lanes, limits, point)
 
 
 def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:

@@ -1,9 +1,10 @@
 """Lanes: threads that take (micro-batch, member) tasks from one queue.
 
 A micro-batch forms when a lane has nothing else to do, from whatever waits then: a lone image
-starts at once with its members spread over the lanes, and under load batches grow by themselves.
+starts at once, in full mode with its members spread over the lanes, and under load batches grow
+by themselves.
 
-Shapes: M members, K classes.
+Shapes: d members asked, K classes.
 """
 
 import logging
@@ -15,13 +16,14 @@ from concurrent.futures import Future
 
 from contracts.figures import Floats
 from serving.errors import Overloaded, Stopping
-from serving.micro_batch import BatchReport, Image, MemberCall, MicroBatch, Waiting
+from serving.micro_batch import BatchReport, Image, LeaveCall, MemberCall, MicroBatch, Waiting
+from serving.stages import Mode, Stage, cascade_stages, full_stage, next_stage
 
 log = logging.getLogger("snapensemble")
 
 
 class Lanes:
-    """Runs every image through every member, on `threads` threads.
+    """Runs every image through its members, on `threads` threads.
 
     Use as a context manager: on leaving, nothing new is accepted, every accepted image is
     answered, and the threads end.
@@ -32,6 +34,7 @@ class Lanes:
         max_batch_size: images that run together at most.
         max_queue: images that wait at most.
         max_wait_s: predicted wait above which images are refused.
+        leaves: the rule of the cascade; without it there is full mode only.
         on_batch: called on a lane after each micro-batch; must be quick.
     """
 
@@ -43,6 +46,7 @@ class Lanes:
         max_batch_size: int,
         max_queue: int,
         max_wait_s: float = math.inf,
+        leaves: LeaveCall | None = None,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
     ) -> None:
         self._members = members
@@ -51,11 +55,14 @@ class Lanes:
         self._max_wait_s = max_wait_s
         self._on_batch = on_batch
         self._changed = threading.Condition()
-        self._waiting: deque[Waiting] = deque()
-        self._tasks: deque[tuple[MicroBatch, int]] = deque()
-        self._running = 0  # images in micro-batches that have not finished
+        full = full_stage(len(members))
+        cascade = [] if leaves is None else cascade_stages(len(members), leaves)
+        self._stages = [full, *cascade]
+        self._entries: dict[Mode, Stage] = {"full": full}
+        if cascade:
+            self._entries["cascade"] = cascade[0]
+        self._tasks: deque[tuple[Stage, MicroBatch, int]] = deque()
         self._stopping = False
-        self._seconds_per_image = 0.0
         self._threads = [
             threading.Thread(target=self._lane, name=f"lane-{i}", daemon=True)
             for i in range(threads)
@@ -80,16 +87,20 @@ class Lanes:
 
     @property
     def queued(self) -> int:
-        """Images that wait for a micro-batch."""
-        return len(self._waiting)
+        """Images that wait for their first member."""
+        return sum(len(stage.waiting) for stage in self._entries.values())
 
-    def submit(self, images: Sequence[Image]) -> "list[Future[Floats]]":
+    def submit(self, images: Sequence[Image], mode: Mode = "full") -> "list[Future[Floats]]":
         """Accept all images or none.
 
-        A future that is cancelled while its image waits takes it out of the queue.
+        A future that is cancelled takes its image out before the next micro-batch.
+
+        Args:
+            images: each of the shape that the members take.
+            mode: `full` asks every member, `cascade` as many as the image needs.
 
         Returns:
-            One future per image: its members' distributions, probs_MK.
+            One future per image: the distributions of the members asked, probs_dK.
 
         Raises:
             Overloaded: the queue is full, or the wait would be too long.
@@ -98,7 +109,9 @@ class Lanes:
         with self._changed:
             self._admit(len(images))
             accepted = [Waiting(image_CHW, Future()) for image_CHW in images]
-            self._waiting.extend(accepted)
+            entry = self._entries[mode]
+            entry.waiting.extend(accepted)
+            entry.load.unanswered += len(accepted)
             self._changed.notify()
         return [waiting.answer for waiting in accepted]
 
@@ -108,17 +121,15 @@ class Lanes:
             self._admit(count)
 
     def predicted_wait_s(self) -> float:
-        """Seconds until an image that comes now would start, from the measured rate."""
-        return (len(self._waiting) + self._running) * self._seconds_per_image
+        """Seconds until an image that comes now would start, from the measured rates."""
+        return sum(stage.load.wait_s for stage in self._entries.values())
 
     def _admit(self, count: int) -> None:
         if self._stopping:
             raise Stopping("the server is shutting down; send the request elsewhere")
         wait_s = self.predicted_wait_s()
-        if len(self._waiting) + count > self._max_queue:
-            raise Overloaded(
-                f"{len(self._waiting)} images wait, at most {self._max_queue} may", wait_s
-            )
+        if self.queued + count > self._max_queue:
+            raise Overloaded(f"{self.queued} images wait, at most {self._max_queue} may", wait_s)
         if wait_s > self._max_wait_s:
             raise Overloaded(
                 f"the wait would be {wait_s:.1f} s, at most {self._max_wait_s:.1f} s is accepted",
@@ -126,48 +137,55 @@ class Lanes:
             )
 
     def _lane(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._tasks or self._waiting or self._stopping)
-                if self._tasks:
-                    batch, member = self._tasks.popleft()
-                elif self._waiting:
-                    started = self._form_batch()
-                    if started is None:
-                        continue
-                    batch, member = started, 0
-                else:
-                    return
+        while (task := self._next_task()) is not None:
+            stage, batch, member = task
             if batch.run(member, self._members[member]):
-                self._finish(batch)
+                self._finish(stage, batch)
 
-    def _form_batch(self) -> MicroBatch | None:
-        """Take what waits, up to a batch; None if everyone in it has left."""
-        # With fewer members than lanes one batch cannot fill them, so several share the queue.
-        shares = max(1, len(self._threads) // len(self._members))
-        size = min(self._max_batch_size, math.ceil(len(self._waiting) / shares))
-        taken = [self._waiting.popleft() for _ in range(size)]
-        present = [w for w in taken if w.answer.set_running_or_notify_cancel()]
-        if not present:
-            return None
-        batch = MicroBatch(present, len(self._members))
-        self._running += len(present)
-        self._tasks.extend((batch, member) for member in range(1, len(self._members)))
-        self._changed.notify(len(self._members) - 1)
-        if self._waiting:
-            self._changed.notify()
-        return batch
+    def _next_task(self) -> tuple[Stage, MicroBatch, int] | None:
+        """Wait for something to do; None if nothing will come.
 
-    def _finish(self, batch: MicroBatch) -> None:
-        report = batch.report()
-        seconds = sum(report.members_s) / len(self._threads) / len(report.waits_s)
+        A lane may end while another one runs images that will go on: that one takes them up.
+        """
         with self._changed:
-            self._running -= len(report.waits_s)
-            # Moving average over about ten batches; failures say nothing of the rate.
-            if not report.failed:
-                old = self._seconds_per_image
-                self._seconds_per_image = seconds if old == 0 else 0.9 * old + 0.1 * seconds
-        batch.answer()
+            while True:
+                if self._tasks:
+                    return self._tasks.popleft()
+                stage = next_stage(self._stages)
+                if stage is not None:
+                    self._form_batch(stage)
+                elif self._stopping:
+                    return None
+                else:
+                    self._changed.wait()
+
+    def _form_batch(self, stage: Stage) -> None:
+        """Turn what waits, up to a batch, into tasks; into none if everyone in it has left."""
+        # With fewer members than lanes one batch cannot fill them, so several share the stage.
+        shares = max(1, len(self._threads) // len(stage.members))
+        size = min(self._max_batch_size, math.ceil(len(stage.waiting) / shares))
+        taken = [stage.waiting.popleft() for _ in range(size)]
+        present = [waiting for waiting in taken if not waiting.has_left()]
+        stage.load.unanswered -= len(taken) - len(present)
+        if not present:
+            return
+        batch = MicroBatch(present, stage.members)
+        self._tasks.extend((stage, batch, member) for member in stage.members)
+        self._changed.notify(len(stage.members) - 1 + bool(stage.waiting))
+
+    def _finish(self, stage: Stage, batch: MicroBatch) -> None:
+        outcome = batch.outcome(stage.leaves)
+        report = batch.report(outcome)
+        with self._changed:
+            stage.load.unanswered -= len(outcome.answers)
+            if not outcome.failed:  # failures say nothing of the rate
+                seconds = sum(report.members_s) / len(self._threads)
+                stage.load.measured(seconds, len(report.waits_s))
+            if stage.following is not None:
+                # No lane is woken for them: this one is free as soon as it has answered the others.
+                stage.following.waiting.extend(outcome.going_on)
+        for waiting, answer in outcome.answers:
+            waiting.resolve(answer)
         try:
             self._on_batch(report)
         except Exception:  # whoever counts batches must not end a lane

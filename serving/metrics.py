@@ -40,6 +40,12 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
             registry=self.registry,
         )
+        self.members_used = Histogram(
+            "snapensemble_members_used",
+            "Members asked about an image.",
+            buckets=(1, 2, 3, 4, 5, 6, 8, 10, 15, 20),
+            registry=self.registry,
+        )
         self.problems = Counter(
             "snapensemble_problems",
             "Requests refused or failed, by the code of their problem document.",
@@ -57,7 +63,9 @@ class Metrics:
             registry=self.registry,
         )
         self.queued = Gauge(
-            "snapensemble_queue_images", "Images that wait for a lane.", registry=self.registry
+            "snapensemble_queue_images",
+            "Images that wait for their first member.",
+            registry=self.registry,
         )
         self.model_info = Gauge(
             "snapensemble_model_info",
@@ -68,11 +76,13 @@ class Metrics:
 
     def batch(self, report: BatchReport) -> None:
         """Count a finished micro-batch."""
-        self.batch_size.observe(len(report.waits_s))
+        self.batch_size.observe(report.images)
         for wait_s in report.waits_s:
             self.stage_seconds.labels("queue").observe(wait_s)
         self.stage_seconds.labels("inference").observe(report.inference_s)
         self.member_seconds.inc(sum(report.members_s))
+        for _ in range(report.answered):
+            self.members_used.observe(report.members_used)
 
     def page(self) -> bytes:
         """The text that Prometheus reads."""

@@ -1,6 +1,6 @@
-"""A micro-batch: images that run together through every member, and their answers.
+"""A micro-batch: images that are asked about together, and what becomes of each.
 
-Shapes: M members, B images, C channels, H height, W width, K classes.
+Shapes: M members, d members asked so far, B images, C channels, H height, W width, K classes.
 """
 
 import threading
@@ -17,90 +17,140 @@ from serving.errors import InferenceFailed
 
 Image = NDArray[np.uint8]
 MemberCall = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """What one finished micro-batch took, seconds."""
-
-    waits_s: tuple[float, ...]  # per image, from submission to the start
-    inference_s: float  # from the start to the last member's answer
-    members_s: tuple[float, ...]  # per member; 0 for those skipped after a failure
-    failed: bool
+LeaveCall = Callable[[Floats], NDArray[np.bool_]]  # probs_dBK -> leaves_B
 
 
 @dataclass(slots=True)
 class Waiting:
-    """An accepted image and the future that its caller holds."""
+    """An accepted image, the future that its caller holds, and what members have said of it."""
 
     image_CHW: Image
     answer: "Future[Floats]"
     since: float = field(default_factory=time.monotonic)
+    probs_dK: Floats | None = None
+
+    def has_left(self) -> bool:
+        """Whether the caller has cancelled; then those who wait for the future are told."""
+        return self.answer.cancelled() and not self.answer.set_running_or_notify_cancel()
+
+    def resolve(self, outcome: Floats | InferenceFailed) -> None:
+        """Answer, unless the caller has left."""
+        if not self.answer.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, InferenceFailed):
+            self.answer.set_exception(outcome)
+        else:
+            self.answer.set_result(outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What one finished micro-batch took, seconds, and whom it answered."""
+
+    images: int
+    waits_s: tuple[float, ...]  # of images that were new: from submission to the start
+    inference_s: float  # from the start to the last member's answer
+    members_s: tuple[float, ...]  # per member asked; 0 for those skipped after a failure
+    answered: int  # images that got a distribution, each from `members_used` members
+    members_used: int
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Who gets which answer, and who goes on to the next member."""
+
+    answers: list[tuple[Waiting, Floats | InferenceFailed]]
+    going_on: list[Waiting]
+    failed: bool = False  # the whole batch
 
 
 class MicroBatch:
-    """Images that run together; it finishes when every member has answered."""
+    """Images that run together; it finishes when each of `members` has answered."""
 
-    def __init__(self, images: Sequence[Waiting], members: int) -> None:
+    def __init__(self, images: Sequence[Waiting], members: range) -> None:
+        self.members = members
         self._images = images
         self._images_BCHW: NDArray[np.uint8] | None = None
-        self._logits: list[NDArray[np.float32] | None] = [None] * members
-        self._seconds = [0.0] * members
-        self._left = members
+        self._logits: list[NDArray[np.float32] | None] = [None] * len(members)
+        self._seconds = [0.0] * len(members)
+        self._left = len(members)
         self._error: Exception | None = None
         self._started = time.monotonic()
         self._lock = threading.Lock()
 
     def run(self, index: int, member: MemberCall) -> bool:
         """Ask one member; true if it was the last. An error fails this batch and no other."""
+        place = index - self.members.start
         started = time.monotonic()
         try:
             if self._error is None:
-                self._logits[index] = member(self._stacked())
+                self._logits[place] = member(self._stacked())
         except Exception as error:  # whatever a member raises, its images must be answered
             self._error = error
         with self._lock:
-            self._seconds[index] = time.monotonic() - started
+            self._seconds[place] = time.monotonic() - started
             self._left -= 1
             return self._left == 0
 
-    def report(self) -> BatchReport:
-        """How long it took."""
+    def outcome(self, leaves: LeaveCall | None) -> Outcome:
+        """What becomes of each image now that its members have answered.
+
+        Args:
+            leaves: whose answer is safe already; everyone's if not given.
+        """
+        try:
+            probs_dBK = self._probabilities()
+            finite_B = np.asarray(np.isfinite(probs_dBK).all(axis=(0, 2)))
+            leaves_B = np.ones(len(self._images), dtype=bool)
+            if leaves is not None:
+                leaves_B[finite_B] = leaves(probs_dBK[:, finite_B])
+        except Exception as error:  # of a member, or of answers that do not fit together
+            return Outcome([(waiting, _member_failed(error)) for waiting in self._images], [], True)
+        outcome = Outcome([], [])
+        for row, waiting in enumerate(self._images):
+            if not finite_B[row]:
+                failure = InferenceFailed("a member gave no number for this image")
+                outcome.answers.append((waiting, failure))
+            elif leaves_B[row]:
+                outcome.answers.append((waiting, probs_dBK[:, row]))
+            else:
+                waiting.probs_dK = probs_dBK[:, row]
+                outcome.going_on.append(waiting)
+        return outcome
+
+    def report(self, outcome: Outcome) -> BatchReport:
+        """How long it took, and whom it answered."""
+        is_first = self.members.start == 0
         return BatchReport(
-            waits_s=tuple(self._started - waiting.since for waiting in self._images),
+            images=len(self._images),
+            waits_s=tuple(self._started - w.since for w in self._images) if is_first else (),
             inference_s=time.monotonic() - self._started,
             members_s=tuple(self._seconds),
-            failed=self._error is not None,
+            answered=sum(not isinstance(a, InferenceFailed) for _, a in outcome.answers),
+            members_used=self.members.stop,
+            failed=outcome.failed,
         )
 
-    def answer(self) -> None:
-        """Resolve every future, exactly once."""
-        try:
-            probs_MBK = self._probabilities()
-        except Exception as error:  # of a member, or of answers that do not fit together
-            for waiting in self._images:
-                failure = InferenceFailed("a member of the ensemble failed; see the server's log")
-                failure.__cause__ = error
-                waiting.answer.set_exception(failure)
-            return
-        finite_B = np.asarray(np.isfinite(probs_MBK).all(axis=(0, 2)))
-        for row, waiting in enumerate(self._images):
-            if finite_B[row]:
-                waiting.answer.set_result(probs_MBK[:, row])
-            else:
-                failure = InferenceFailed("a member gave no number for this image")
-                waiting.answer.set_exception(failure)
-
     def _probabilities(self) -> Floats:
+        """probs_dBK of all members asked so far, in this batch and before."""
         if self._error is not None:
             raise self._error
         logits_MBK = np.stack([logits for logits in self._logits if logits is not None])
         if logits_MBK.ndim != 3 or logits_MBK.shape[1] != len(self._images):
             raise ValueError(f"logits of shape {logits_MBK.shape} for {len(self._images)} images")
-        return softmax(logits_MBK)
+        probs_MBK = softmax(logits_MBK)
+        earlier = [w.probs_dK for w in self._images if w.probs_dK is not None]
+        return np.concatenate([np.stack(earlier, axis=1), probs_MBK]) if earlier else probs_MBK
 
     def _stacked(self) -> NDArray[np.uint8]:
         with self._lock:
             if self._images_BCHW is None:
                 self._images_BCHW = np.stack([waiting.image_CHW for waiting in self._images])
             return self._images_BCHW
+
+
+def _member_failed(error: Exception) -> InferenceFailed:
+    failure = InferenceFailed("a member of the ensemble failed; see the server's log")
+    failure.__cause__ = error
+    return failure

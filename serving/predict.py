@@ -5,12 +5,14 @@ import http.client
 import json
 import urllib.parse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from pydantic import ValidationError
 
 from contracts.errors import InvalidConfig, InvalidData, InvalidImage
 from contracts.pixels import decode_image
+from serving.stages import Mode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,16 +22,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--bundle", type=Path, metavar="DIR", help="answer here, without a server")
     source.add_argument("--url", help="ask a server, for example http://127.0.0.1:8000")
     parser.add_argument("--top", type=int, default=5, help="how many classes to name (5)")
+    parser.add_argument(
+        "--mode",
+        choices=get_args(Mode),
+        help="ask every member (full, or what the server does) or a few",
+    )
+    parser.add_argument(
+        "--coverage",
+        type=float,
+        metavar="P",
+        help="name the classes that hold the right one so often",
+    )
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line per image, or the whole answer as JSON."""
     pictures = [_read(file) for file in args.images]
+    query = {"top": args.top, "mode": args.mode, "coverage": args.coverage}
+    asked = {name: value for name, value in query.items() if value is not None}
     if args.bundle is not None:
-        answer = predict_with_bundle(args.bundle, args.images, pictures, args.top)
+        answer = predict_with_bundle(args.bundle, args.images, pictures, **asked)
     else:
-        answer = predict_with_url(args.url, args.images, pictures, args.top)
+        answer = predict_with_url(args.url, args.images, pictures, **asked)
     if args.json:
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
@@ -39,11 +54,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def predict_with_bundle(
-    bundle_dir: Path, files: list[Path], pictures: list[bytes], top: int
+    bundle_dir: Path, files: list[Path], pictures: list[bytes], **query: Any
 ) -> dict[str, Any]:
     """Answer in this process.
 
+    Args:
+        bundle_dir: made by `snapensemble export`.
+        files: names of the pictures, for messages.
+        pictures: their bytes.
+        query: as of POST /predict.
+
     Raises:
+        InvalidConfig: a parameter is out of bounds.
+        InvalidParameter: the bundle cannot grant it.
         InvalidData: a file is not a picture; names it.
         InvalidManifest: the bundle is damaged.
     """
@@ -51,9 +74,15 @@ def predict_with_bundle(
     from serving.engine import load_engine
     from serving.schemas import PredictOptions
 
-    if top < 0 or top > 1000:
-        raise InvalidConfig(f"--top must be from 0 to 1000, got {top}")
+    try:
+        options = PredictOptions(**query)
+    except ValidationError as error:
+        problems = (f"--{e['loc'][0]}: {e['msg']}, got {e['input']}" for e in error.errors())
+        raise InvalidConfig("; ".join(problems)) from error
+    mode = options.mode or "full"
     with load_engine(bundle_dir) as engine:
+        engine.check_mode(mode)
+        quantile = engine.quantile(mode, options.coverage)
         image = engine.bundle.image
         images = []
         for file, picture in zip(files, pictures, strict=True):
@@ -65,16 +94,15 @@ def predict_with_bundle(
                 )
             except InvalidImage as error:
                 raise InvalidData(f"{file}: {error}") from error
-        probs_MNK = engine.predict(np.stack(images))
-        options = PredictOptions(top=top)
         predictions = [
-            prediction(probs_MNK[:, row], engine.bundle, options) for row in range(len(images))
+            prediction(probs_dK, engine.bundle, options, quantile)
+            for probs_dK in engine.ask(np.stack(images), mode)
         ]
         return response(predictions, engine.bundle, engine.bundle.name)
 
 
 def predict_with_url(
-    url: str, files: list[Path], pictures: list[bytes], top: int
+    url: str, files: list[Path], pictures: list[bytes], **query: Any
 ) -> dict[str, Any]:
     """Ask a server, one request per picture over one connection.
 
@@ -91,7 +119,7 @@ def predict_with_url(
         raise InvalidConfig(f"--url {url!r}: expected something like http://127.0.0.1:8000")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, port, timeout=60)
-    path = f"{parts.path.rstrip('/')}/predict?top={top}"
+    path = f"{parts.path.rstrip('/')}/predict?{urllib.parse.urlencode(query)}"
     predictions, model = [], {}
     try:
         for file, picture in zip(files, pictures, strict=True):
@@ -112,10 +140,14 @@ def predict_with_url(
 def describe(file: Path, prediction: dict[str, Any]) -> str:
     """One line for people: the likeliest classes, and how far the members disagree."""
     named = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in prediction["top"][:3])
-    return (
-        f"{file}: {named or prediction['class']}  ({prediction['members_used']} members, "
+    used = prediction["members_used"]
+    said = (
+        f"{file}: {named or prediction['class']}  ({used} member{'s' * (used != 1)}, "
         f"disagreement {prediction['uncertainty']['disagreement_nats']:.3f} nats)"
     )
+    if (promised := prediction.get("prediction_set")) is not None:
+        said += f"  {promised['coverage']:.0%}: {', '.join(promised['classes'])}"
+    return said
 
 
 def _read(file: Path) -> bytes:

@@ -17,11 +17,12 @@ from contracts.errors import InvalidImage
 from contracts.figures import Floats
 from contracts.pixels import decode_image
 from serving.answers import prediction, response
-from serving.errors import BadImageInRequest, DeadlineExceeded, InvalidParameter
+from serving.errors import BadImageInRequest, DeadlineExceeded
 from serving.metrics import CONTENT_TYPE
 from serving.page import PAGE, PAGE_HEADERS
 from serving.schemas import JsonImages, PredictOptions, PredictResponse
 from serving.service import Service
+from serving.stages import Mode
 
 router = APIRouter()
 IMAGE_BODY = {"schema": {"type": "string", "format": "binary"}}
@@ -49,14 +50,15 @@ REQUEST_BODY = {
 async def predict(request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
     """The ensemble's averaged class probabilities for one or more images."""
     service: Service = request.app.state.service
-    if options.mode == "cascade":
-        raise InvalidParameter("mode: this bundle carries no cascade thresholds; use mode=full")
+    mode = options.mode or service.settings.mode
+    service.engine.check_mode(mode)
+    quantile = service.engine.quantile(mode, options.coverage)
     deadline_s = None if options.deadline_ms is None else options.deadline_ms / 1000
     try:
         async with asyncio.timeout(deadline_s):
             with service.stage("receive"):
                 pictures = await service.intake.read(request)
-            probs_NMK = await while_connected(request, classify(service, pictures))
+            probs_NdK = await while_connected(request, classify(service, pictures, mode))
     except TimeoutError:
         raise DeadlineExceeded(f"no answer within {options.deadline_ms} ms") from None
     except ClientDisconnect:
@@ -65,14 +67,14 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
     finally:
         service.intake.release(request)
     bundle = service.engine.bundle
-    predictions = [prediction(probs_MK, bundle, options) for probs_MK in probs_NMK]
+    predictions = [prediction(probs_dK, bundle, options, quantile) for probs_dK in probs_NdK]
     return Response(
         to_json(response(predictions, bundle, service.name)), media_type="application/json"
     )
 
 
-async def classify(service: Service, pictures: list[bytes]) -> list[Floats]:
-    """Decode and run all pictures of a request: probs_MK of each.
+async def classify(service: Service, pictures: list[bytes], mode: Mode) -> list[Floats]:
+    """Decode and run all pictures of a request: probs_dK of each.
 
     Raises:
         Overloaded: before anything is decoded, or when it is, if others came first.
@@ -82,8 +84,8 @@ async def classify(service: Service, pictures: list[bytes]) -> list[Floats]:
     service.engine.lanes.refuse_overload(len(pictures))
     with service.stage("decode"):
         images = await decode_all(service, pictures)
-    futures = service.engine.submit(images)
-    # If this is cancelled, so is every image that has not begun to run.
+    futures = service.engine.submit(images, mode)
+    # If this is cancelled, so is every image: it is in no micro-batch that forms later.
     return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
 
@@ -167,6 +169,9 @@ async def model(request: Request) -> dict[str, Any]:
     content["name"] = service.name
     content["uptime_seconds"] = round(time.monotonic() - service.started, 1)
     content["lanes"] = service.engine.lanes.threads
+    content["mode"] = service.settings.mode
+    point = service.engine.point
+    content["cascade_point"] = None if point is None else point.model_dump(mode="json")
     return content
 
 

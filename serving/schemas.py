@@ -1,8 +1,10 @@
 """HTTP bodies and parameters, for validation and for the OpenAPI document."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from serving.stages import Mode
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -16,9 +18,13 @@ class PredictOptions(BaseModel):
     members: Annotated[bool, Field(description="add each member's distribution")] = False
     probabilities: Annotated[bool, Field(description="add the whole distribution")] = True
     mode: Annotated[
-        Literal["full", "cascade"],
-        Field(description="every member, or as many as an image needs (if the bundle can)"),
-    ] = "full"
+        Mode | None,
+        Field(description="every member, or as many as an image needs; the server's if not given"),
+    ] = None
+    coverage: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="add the classes that hold the right one so often, fraction"),
+    ] = None
     deadline_ms: Annotated[
         int | None,
         Field(ge=1, le=3_600_000, description="answer 504 if it takes longer, milliseconds"),
@@ -52,6 +58,13 @@ class Uncertainty(BaseModel):
     ]
 
 
+class PredictionSet(BaseModel):
+    """Classes that hold the right one with a promised probability, likeliest first."""
+
+    coverage: Probability
+    classes: Annotated[list[str], Field(min_length=1)]
+
+
 class Prediction(ClassProbability):
     """One image's answer; the class fields are those of the likeliest class."""
 
@@ -59,6 +72,7 @@ class Prediction(ClassProbability):
     probabilities: list[Probability] | None = None
     members: list[MemberDistribution] | None = None
     uncertainty: Uncertainty
+    prediction_set: PredictionSet | None = None
     members_used: int
 
 

@@ -12,9 +12,14 @@ from serving.settings import Settings
 
 
 class Service:
-    """The engine, the intake, the decoders and the counters of one server."""
+    """The engine, the intake, the decoders and the counters of one server.
+
+    Raises:
+        InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
+    """
 
     def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
+        engine.check_mode(settings.mode)
         self.settings = settings
         self.engine = engine
         self.metrics = metrics

@@ -7,6 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.pixels import MAX_PIXELS
 from serving.engine import Limits
+from serving.stages import Mode
 
 MIB = 2**20
 Positive = Annotated[int, Field(ge=1)]
@@ -20,6 +21,15 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
     name: str | None = Field(None, description="model name to answer with, instead of the bundle's")
+    mode: Mode = Field(
+        "full", description="full or cascade: how to answer requests that do not say"
+    )
+    max_accuracy_drop: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="accuracy that the cascade may cost, fraction; the bundle's choice if not set",
+    )
     threads: Positive | None = Field(
         None, description="inference lanes; the CPU budget of this process if not set"
     )

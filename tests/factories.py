@@ -1,6 +1,7 @@
 """Small real things for tests: pictures, members, bundles. Nothing here needs torch."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from contracts.bundle import BundleManifest, Member, ParityRecord, SelectionRecord, write_bundle
+from contracts.bundle import (
+    BundleManifest,
+    CalibrationRecord,
+    Member,
+    ParityRecord,
+    SelectionRecord,
+    write_bundle,
+)
+from contracts.cascade import CascadePoint, CascadeRecord
 from contracts.files import write_atomically
 from contracts.pixels import ImageContract
+from contracts.prediction_sets import SetQuantile
 from contracts.records import ValFigures
 from contracts.run import DataRecord
 
@@ -74,12 +84,56 @@ def linear_member(seed: int, *, batch: str | int = "batch", output: str = "logit
     return model.SerializeToString()
 
 
+def cascade_record(
+    *thresholds: Sequence[float | None],
+    temperatures: Sequence[float] = (1.5, 0.8),
+    sets: float = 0.6,
+) -> CascadeRecord:
+    """A point per sequence of thresholds, each costing a percent less accuracy than the one before.
+
+    The second is the bundle's choice; `sets` is the quantile of its sets.
+    """
+    points = [
+        CascadePoint(
+            thresholds=tuple(values),
+            accuracy_drop=(len(thresholds) - place) / 100,
+            nll_rise=0,
+            members_per_image=1.5,
+            val=ValFigures(nll=0.4, accuracy=0.94),
+            sets=set_quantiles(sets),
+        )
+        for place, values in enumerate(thresholds)
+    ]
+    return CascadeRecord(
+        rule="threshold",
+        temperatures=tuple(temperatures),
+        max_accuracy_drop=(len(thresholds) - 1) / 100,
+        max_nll_rise=0.05,
+        points=tuple(points),
+    )
+
+
+def set_quantiles(quantile: float) -> tuple[SetQuantile, ...]:
+    """Of both methods, at 0.9 only."""
+    return (
+        SetQuantile(method="adaptive", coverage=0.9, quantile=0.99),
+        SetQuantile(method="least_ambiguous", coverage=0.9, quantile=quantile),
+    )
+
+
+def calibration_record(quantile: float) -> CalibrationRecord:
+    """With the sets of `set_quantiles`."""
+    return CalibrationRecord(images=9, before=None, after=None, sets=set_quantiles(quantile))
+
+
 def make_bundle(
     directory: Path,
     files: list[bytes] | None = None,
     *,
     weights_M: list[float] | None = None,
     temperature: float = 1.0,
+    cascade: CascadeRecord | None = None,
+    calibration: CalibrationRecord | None = None,
 ) -> Path:
     """A bundle of linear members (seeds 0, 1, 2), or of the ONNX files given."""
     files = [linear_member(seed) for seed in range(3)] if files is None else files
@@ -111,6 +165,8 @@ def make_bundle(
             temperature=temperature,
             selection=SelectionRecord(rule="best", metric="nll", candidates=len(files)),
             val=ValFigures(nll=0.4, accuracy=0.95),
+            calibration=calibration,
+            cascade=cascade,
             opset=20,
             parity=ParityRecord(
                 batch_sizes=(1,), max_logit_difference=0, max_probability_difference=0

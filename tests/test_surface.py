@@ -19,15 +19,15 @@ FLAGS = {
         "--no-compile", "--checkpoint-minutes", "--tensorboard", "--no-tensorboard",
     },
     "export": {"--out", "--members", "--select", "--metric", "--name", "--force"},
-    "evaluate": {"--data", "--split", "--limit", "--json"},
+    "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
     "report": {"--out", "--json"},
     "serve": {
-        "--host", "--port", "--name", "--threads", "--max-batch-size", "--max-queue",
-        "--max-wait-ms", "--max-body-bytes", "--max-bytes-in-flight", "--max-image-pixels",
-        "--max-images-per-request", "--body-timeout-s", "--shutdown-timeout-s", "--access-log",
-        "--no-access-log",
+        "--host", "--port", "--name", "--mode", "--max-accuracy-drop", "--threads",
+        "--max-batch-size", "--max-queue", "--max-wait-ms", "--max-body-bytes",
+        "--max-bytes-in-flight", "--max-image-pixels", "--max-images-per-request",
+        "--body-timeout-s", "--shutdown-timeout-s", "--access-log", "--no-access-log",
     },
-    "predict": {"--bundle", "--url", "--top", "--json"},
+    "predict": {"--bundle", "--url", "--top", "--mode", "--coverage", "--json"},
     "demo": {"--once", "--out", "--port"},
 }  # fmt: skip
 

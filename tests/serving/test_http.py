@@ -239,7 +239,7 @@ async def test_all_bodies_together_are_limited(http: httpx.AsyncClient, app: Fas
 async def test_overload_says_when_to_come_back(
     http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: Any) -> Any:
+    def refuse(*_: Any) -> Any:
         raise Overloaded("50 images wait, at most 50 may", 2.3)
 
     monkeypatch.setattr(engine, "submit", refuse)
@@ -253,7 +253,7 @@ async def test_overload_says_when_to_come_back(
 async def gate(engine: Engine) -> AsyncIterator[GatedMember]:
     """Every lane is busy until the gate opens: what comes next must wait."""
     member = GatedMember(is_open=False)
-    engine.lanes._members = [member]
+    engine.lanes._members = [member, GatedMember(), GatedMember()]
     for _ in range(engine.lanes.threads):
         engine.submit([np.zeros(CONTRACT.shape, np.uint8)])
         assert member.entered.acquire(timeout=30)
@@ -368,7 +368,7 @@ async def test_a_failing_member_is_a_500_without_its_secrets(
 ) -> None:
     member = GatedMember()
     member.failure = RuntimeError("/secret/path")
-    engine.lanes._members = [member]
+    engine.lanes._members = [member] * 3
     reply = await http.post("/predict", content=PNG, headers=HEADERS)
     assert "secret" not in is_problem(reply, 500, "inference_failed")
     assert "/secret/path" in caplog.text
@@ -378,7 +378,7 @@ async def test_a_defect_is_a_500_without_a_stack_trace(
     http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    def broken(_: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(engine, "submit", broken)
@@ -440,4 +440,4 @@ async def test_the_openapi_document_describes_every_body_form(http: httpx.AsyncC
         "image/*", "application/octet-stream", "multipart/form-data", "application/json",
     }  # fmt: skip
     names = {p["name"] for p in document["paths"]["/predict"]["post"]["parameters"]}
-    assert names == {"top", "members", "probabilities", "mode", "deadline_ms"}
+    assert names == {"top", "members", "probabilities", "mode", "coverage", "deadline_ms"}

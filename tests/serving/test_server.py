@@ -273,7 +273,7 @@ def test_predict_prints_a_line_per_file_or_json(
         (["{png}", "--url", "http://127.0.0.1:9"], "is the server running?"),
         (["{png}", "--url", "ftp://x"], "expected something like http://"),
         (["{png}", "--bundle", "/no/bundle"], "made by `snapensemble export`"),
-        (["{png}", "--bundle", "{bundle}", "--top", "-1"], "--top must be"),
+        (["{png}", "--bundle", "{bundle}", "--top", "-1"], "--top: Input should be greater"),
         (["{png}", "--url", "{url}", "--top", "-1"], "answered 422: top:"),
     ],
 )

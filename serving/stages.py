@@ -1,0 +1,70 @@
+"""Stages: where an image waits for its next members, and which stage a free lane serves.
+
+In full mode there is one stage, whose micro-batches ask all members side by side. A cascade has a
+stage per member: who may leave after it is answered, the others go on to the next.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from serving.micro_batch import LeaveCall, Waiting
+
+Mode = Literal["full", "cascade"]
+
+
+@dataclass(slots=True)
+class Load:
+    """The unanswered images of a mode, and what one has cost lately."""
+
+    unanswered: int = 0
+    _seconds: float = 0.0
+    _begun: float = 0.0
+
+    def measured(self, seconds: float, begun: int) -> None:
+        """Count a micro-batch and how many of its images were new.
+
+        Work and images are summed apart, since later stages of a cascade are work for images
+        that began before. Both sums forget what about ten batches of new images ago was.
+        """
+        kept = 0.9 if begun else 1.0
+        self._seconds = kept * self._seconds + seconds
+        self._begun = kept * self._begun + begun
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the unanswered images are answered; 0 before anything is measured."""
+        return self.unanswered * self._seconds / self._begun if self._begun else 0.0
+
+
+@dataclass(slots=True)
+class Stage:
+    """Images that wait for the same members."""
+
+    members: range  # that a micro-batch asks side by side
+    load: Load
+    leaves: LeaveCall | None = None  # whom to answer after these members; None: everyone
+    following: "Stage | None" = None  # where the others go
+    waiting: deque[Waiting] = field(default_factory=deque)
+
+
+def full_stage(members: int) -> Stage:
+    """The one stage of full mode."""
+    return Stage(range(members), Load())
+
+
+def cascade_stages(members: int, leaves: LeaveCall) -> list[Stage]:
+    """A stage per member, in their order."""
+    load = Load()
+    stages = [Stage(range(index, index + 1), load) for index in range(members)]
+    for stage, following in pairwise(stages):
+        stage.leaves, stage.following = leaves, following
+    return stages
+
+
+def next_stage(stages: Iterable[Stage]) -> Stage | None:
+    """The stage whose first image was accepted earliest; None if nobody waits."""
+    busy = [stage for stage in stages if stage.waiting]
+    return min(busy, key=lambda stage: stage.waiting[0].since, default=None)

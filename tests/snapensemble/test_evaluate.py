@@ -1,0 +1,115 @@
+"""`snapensemble evaluate` in both modes, with a cascade written into a real bundle.
+
+Shapes: M members, N images, K classes.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contracts.bundle import read_bundle, write_bundle
+from contracts.cascade import run_cascade
+from contracts.figures import Floats, Labels, mean_probabilities, summary
+from contracts.prediction_sets import prediction_sets
+from serving.engine import load_engine
+from snapensemble.cli import main
+from snapensemble.evaluate import bundle_data, evaluate, table
+from tests.factories import calibration_record, cascade_record
+
+
+@pytest.fixture(scope="module")
+def cascade_dir(digits_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two members of the digits bundle; a lead of 0.95 is enough for the first alone."""
+    directory = tmp_path_factory.mktemp("cascade") / "bundle"
+    shutil.copytree(digits_bundle, directory)
+    record = cascade_record((0.0,), (0.95,), (None,), temperatures=(0.8,), sets=0.75)
+    extras = {"cascade": record, "calibration": calibration_record(0.7)}
+    write_bundle(directory, read_bundle(directory).model_copy(update=extras))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def said(cascade_dir: Path) -> tuple[Floats, Labels]:
+    """probs_MNK of the test split, and its labels."""
+    part = bundle_data(read_bundle(cascade_dir))
+    with load_engine(cascade_dir) as engine:
+        return engine.predict(part.images_NCHW), part.labels_N
+
+
+def test_evaluate_of_a_cascade_gives_the_figures_of_the_reference(
+    cascade_dir: Path, said: tuple[Floats, Labels]
+) -> None:
+    bundle = read_bundle(cascade_dir)
+    rule = bundle.cascade_at()
+    assert rule is not None
+    answers_NK, used_N = run_cascade(said[0], rule, bundle.temperature)
+    assert 0.1 < (used_N == 1).mean() < 0.9
+    figures = evaluate(cascade_dir, mode="cascade")
+    expected = {**summary(answers_NK, said[1]), "members_used": used_N.mean()}
+    assert figures["ensemble"] == pytest.approx(expected, abs=1e-6)
+    assert figures["mode"] == "cascade" and figures["images"] == len(said[1])
+    assert figures["members"] == evaluate(cascade_dir)["members"]  # of all images, in both modes
+
+
+def test_evaluate_asks_every_member_unless_told_otherwise(
+    cascade_dir: Path, said: tuple[Floats, Labels]
+) -> None:
+    bundle = read_bundle(cascade_dir)
+    probs_NK = mean_probabilities(said[0], bundle.weights_M, bundle.temperature)
+    figures = evaluate(cascade_dir)
+    assert figures["mode"] == "full"
+    expected = {**summary(probs_NK, said[1]), "members_used": 2}
+    assert figures["ensemble"] == pytest.approx(expected, abs=1e-6)
+    assert set(expected) == {
+        "accuracy", "nll", "ece", "adaptive_ece", "brier", "members_used",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("drop", "used"), [(1.0, 1), (0.0, 2)])
+def test_a_tolerance_picks_another_point(cascade_dir: Path, drop: float, used: int) -> None:
+    figures = evaluate(cascade_dir, mode="cascade", max_accuracy_drop=drop, limit=50)
+    assert figures["ensemble"]["members_used"] == used
+
+
+@pytest.mark.parametrize("mode", ["full", "cascade"])
+def test_prediction_sets_are_measured_as_they_are_served(
+    cascade_dir: Path, said: tuple[Floats, Labels], mode: Any
+) -> None:
+    bundle = read_bundle(cascade_dir)
+    rule = bundle.cascade_at()
+    assert rule is not None and bundle.cascade is not None and bundle.calibration is not None
+    if mode == "full":
+        probs_NK = mean_probabilities(said[0], bundle.weights_M, bundle.temperature)
+        sets = bundle.calibration.sets
+    else:
+        probs_NK, _ = run_cascade(said[0], rule, bundle.temperature)
+        sets = bundle.cascade.point().sets
+    figures = evaluate(cascade_dir, mode=mode)
+    for quantile, measured in zip(sets, figures["prediction_sets"], strict=True):
+        in_set_NK = prediction_sets(probs_NK, quantile)
+        assert measured["method"] == quantile.method and measured["coverage"] == 0.9
+        right_N = in_set_NK[np.arange(len(said[1])), said[1]]
+        assert measured["covered"] == pytest.approx(right_N.mean())
+        assert measured["mean_size"] == pytest.approx(in_set_NK.sum(axis=1).mean())
+    lines = table(figures).splitlines()
+    assert sum(line.startswith("sets of 90% (") for line in lines) == 2
+    assert sum(line.startswith("cascade: ") for line in lines) == (mode == "cascade")
+
+
+def test_a_bundle_without_them_has_no_sets_and_no_cascade(
+    digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(digits_bundle), "--limit", "9", "--json"]) == 0
+    assert "prediction_sets" not in json.loads(capsys.readouterr().out)
+    for flags in (["--mode", "cascade"], ["--max-accuracy-drop", "0.01"]):
+        assert main(["evaluate", str(digits_bundle), "--limit", "9", *flags]) == 2
+        assert "this bundle carries no cascade" in capsys.readouterr().err
+
+
+def test_a_tolerance_is_a_fraction(cascade_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(cascade_dir), "--max-accuracy-drop", "3"]) == 2
+    assert "must be a fraction from 0 to 1, got 3.0" in capsys.readouterr().err
