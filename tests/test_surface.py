@@ -18,7 +18,12 @@ FLAGS = {
         "--split-seed", "--seed", "--device", "--threads", "--precision", "--compile",
         "--no-compile", "--checkpoint-minutes", "--tensorboard", "--no-tensorboard",
     },
-    "export": {"--out", "--members", "--select", "--metric", "--name", "--force"},
+    "export": {
+        "--out", "--members", "--select", "--metric", "--quantize", "--cascade", "--no-cascade",
+        "--max-accuracy-drop", "--max-nll-rise", "--max-int8-accuracy-drop",
+        "--max-int8-nll-rise", "--min-int8-agreement", "--data", "--report", "--no-report",
+        "--name", "--force",
+    },
     "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
     "report": {"--out", "--json"},
     "serve": {
