@@ -5,12 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, PercentFormatter
 
 from report.bundle_records import AnswerFigures, Reliability, Selective
 from report.style import BLUE, GREEN, INK, ORANGE, percent, png, whole_numbers
 
 FEW = 12  # members that can each have a large dot
+GAPS = (  # sign of confidence less accuracy, and how it is drawn
+    (1, ORANGE, "////", "surer than right"),
+    (-1, GREEN, "\\\\\\\\", "righter than sure"),
+)
 
 
 def growth_chart(answers: AnswerFigures) -> bytes:
@@ -60,7 +66,13 @@ def reliability_chart(panels: Sequence[tuple[str, Reliability]]) -> bytes:
             _draw_counts(lower, bins.images)
         grid[0, 0].set_ylabel("accuracy")
         grid[1, 0].set_ylabel("images")
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+        handles = [Patch(color=BLUE, label="accuracy")]
+        handles += [
+            Patch(facecolor="white", edgecolor=colour, hatch=hatch, label=label)
+            for _, colour, hatch, label in GAPS
+        ]
+        line = Line2D([], [], color=INK, linestyle=":", linewidth=1.3, label="as sure as right")
+        figure.legend(handles=[*handles, line], loc="outside upper left", ncols=4)
 
     return png(5.4, draw)
 
@@ -74,11 +86,8 @@ def _draw_gaps(axes: Axes, bins: Reliability) -> None:
     ]
     middles, confidences, accuracies = (np.array(column) for column in zip(*bars, strict=True))
     width = 0.92 / J
-    axes.bar(middles, accuracies, width, color=BLUE, label="accuracy")
-    for sign, colour, hatch, label in (
-        (1, ORANGE, "////", "surer than right"),
-        (-1, GREEN, "\\\\\\\\", "righter than sure"),
-    ):
+    axes.bar(middles, accuracies, width, color=BLUE)
+    for sign, colour, hatch, _ in GAPS:
         gaps = np.maximum(sign * (confidences - accuracies), 0)
         axes.bar(
             middles[gaps > 0],
@@ -89,9 +98,8 @@ def _draw_gaps(axes: Axes, bins: Reliability) -> None:
             edgecolor=colour,
             hatch=hatch,
             linewidth=0.9,
-            label=label,
         )
-    axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.3, label="as sure as right")
+    axes.plot([0, 1], [0, 1], color=INK, linestyle=":", linewidth=1.3)
     axes.set(xlim=(-0.03, 1.03), ylim=(0, 1.02))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 

@@ -29,6 +29,7 @@ def cost_chart(
         single: cost and figures of the first member alone.
         xlabel: what a unit of cost is.
     """
+    one = len({o.precision for o in options}) == 1
 
     def draw(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
@@ -46,7 +47,9 @@ def cost_chart(
                 percent(axes, [figures.accuracy, *(o.figures.accuracy for o in options)])
         left.set(title="NLL", ylabel="NLL (nats)")
         right.set(title="Accuracy", ylabel="accuracy")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5)
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside upper left", ncols=5 if one else 4
+        )
 
     return png(4.4, draw)
 

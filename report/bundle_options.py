@@ -29,7 +29,14 @@ def full_answers(bundle: BundleManifest, probs_MNK: Floats) -> Floats:
 def serving_options(
     bundle: BundleManifest, probs_MNK: Floats, labels_N: Labels, precision: Precision
 ) -> tuple[Option, ...]:
-    """Every member asked, and then each point of the cascade, cheapest first."""
+    """Every member asked, and then each point of the cascade, cheapest first.
+
+    Args:
+        bundle: carries weights, temperatures and thresholds.
+        probs_MNK: the members' answers in that precision.
+        labels_N: the right classes.
+        precision: no point is in use in another one than the bundle's.
+    """
     full = Option(
         precision=precision,
         cascade=False,
@@ -38,7 +45,7 @@ def serving_options(
     )
     if bundle.cascade is None:
         return (full,)
-    active = bundle.cascade.point()
+    active = bundle.cascade.point() if precision == precision_of(bundle) else None
     points = []
     for point in bundle.cascade.points:
         cascade = Cascade(

@@ -6,9 +6,19 @@ from contracts.bundle import BundleManifest
 from report import bundle_pictures as pictures
 from report.bundle_options import cost
 from report.bundle_records import AnswerFigures, BundleFigures
-from report.bundle_words import images_of, option_name, summary
-from report.markup import Picture, document, figure, paragraph, percents, section, table
-from report.model_card import model_card
+from report.bundle_words import images_of, option_name, remedy, summary
+from report.markup import (
+    Picture,
+    bullets,
+    commands,
+    document,
+    figure,
+    paragraph,
+    percents,
+    section,
+    table,
+)
+from report.model_card import limits, model_card
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the images answered, in the table
 CLASSES_LISTED = 30
@@ -21,10 +31,12 @@ def bundle_page(bundle: BundleManifest, figures: BundleFigures) -> str:
         f"{bundle.name}, version {bundle.version}",
         [
             *map(paragraph, summary(bundle, figures)),
+            commands(remedy(bundle, figures)),
             *([] if answers is None else _measured(bundle, figures, answers)),
             _members(bundle, figures),
             _classes(figures),
             section("Model card", table(model_card(bundle))),
+            section("Limits", bullets(limits(bundle))),
         ],
     )
 
@@ -109,8 +121,9 @@ def _sets_table(figures: BundleFigures, answers: AnswerFigures) -> Iterator[str]
     yield paragraph(
         "These sets were fitted on the images shown here, so what is found is what was fitted."
         if figures.split == "calibration"
-        else "By chance: how far what is found may stray from what is promised with so few images "
-        "to fit and to measure, two standard deviations."
+        else "By chance: how far what is found may fall below what is promised with so many "
+        "images to fit and to measure, two standard deviations. It lies above where the top class, "
+        "which is always in the set, is right more often than promised."
     )
 
 

@@ -43,9 +43,9 @@ def calibration(bundle: BundleManifest, figures: BundleFigures, answers: AnswerF
         "calibration",
         "How far confidence can be believed",
         f"The {images_of(figures)} in 15 bins of confidence. Blue: how often the top class is "
-        "right. Orange: how far the mean confidence of the bin is above that; green: how far below. "
-        "Grey: how many images are in each bin, on a logarithmic axis; a bin with few says little."
-        + change,
+        "right. Orange: how far the mean confidence of the bin is above that; green: how far "
+        "below. Grey: how many images are in each bin, on a logarithmic axis; a bin with few says "
+        "little." + change,
         f"ECE {before.ece:.4f} before the temperature and {after.ece:.4f} after it; "
         f"NLL {before.nll:.4f} and {after.nll:.4f}.",
         reliability_chart(panels),
@@ -139,9 +139,9 @@ def sets(answers: AnswerFigures) -> Picture:
     return Picture(
         "sets",
         "Prediction sets",
-        "Sets hold the right class at least as often as promised, on average over images like those "
-        "that they were fitted on. Least ambiguous sets are the smallest on average; adaptive ones grow "
-        "where the answer is unsure. Bars: how many classes the sets hold.",
+        "Sets hold the right class at least as often as promised, on average over images like "
+        "those that they were fitted on. Least ambiguous sets are the smallest on average; "
+        "adaptive ones grow where the answer is unsure. Bars: how many classes the sets hold.",
         " ".join(
             f"{'Cascade' if s.cascade else 'Every member'}, {s.method.replace('_', ' ')}: "
             f"{s.promised:.0%} promised, {percents(s.coverage)} found, "

@@ -38,10 +38,13 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
     return sentences if figures.split == "test" else [*sentences, *_without_test(bundle, figures)]
 
 
-def export_command(bundle: BundleManifest) -> str:
-    """The line that makes the report again, on the test images."""
+def remedy(bundle: BundleManifest, figures: BundleFigures) -> list[tuple[str, str]]:
+    """What brings the test images onto the page, and the line that does it; none if they are."""
+    if figures.split == "test" or not bundle.data.test_images:
+        return []
     words = ["--out", "BUNDLE_DIR", "--force", "--data", bundle.data.spec]
-    return shlex.join(["snapensemble", "export", "RUN_DIR", *words])
+    command = shlex.join(["snapensemble", "export", "RUN_DIR", *words])
+    return [("Measure on the test images", command)]
 
 
 def quality(figures: Figures) -> str:
@@ -86,22 +89,15 @@ def _int8(bundle: BundleManifest, figures: BundleFigures, answers: AnswerFigures
 
 
 def _without_test(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
-    if not bundle.data.test_images and figures.split != "test":
-        why = "The data have no test part"
-    elif figures.split == "test":
-        why = "The test part holds no images"
-    else:
-        why = "The test images were not at hand when this bundle was exported"
+    why = (
+        "The test images were not at hand when this bundle was exported"
+        if bundle.data.test_images
+        else "The data have no test images"
+    )
     if not figures.images:
-        return [f"{why}, so nothing was measured here. {_remedy(bundle)}"]
+        return [f"{why}, and there are no validation images that chose nothing: nothing to show."]
     return [
         f"{why}, so this page shows the {figures.images:,} images of the calibration half of "
         "validation instead. They chose no member, but prediction sets are fitted on them, so "
-        f"these figures are no test. {_remedy(bundle)}"
+        "these figures are no test."
     ]
-
-
-def _remedy(bundle: BundleManifest) -> str:
-    if not bundle.data.test_images:
-        return "Train on data with a test part to have one."
-    return f"To measure on the test images: {export_command(bundle)}"

@@ -76,8 +76,15 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "
     return "\n".join([*lines, "</table></div>"])
 
 
-def commands(rows: Iterable[tuple[str, str]]) -> str:
-    """What to do, and the line that does it."""
+def bullets(texts: Iterable[str]) -> str:
+    """A list of plain texts."""
+    return "\n".join(["<ul>", *(f"<li>{escape(text)}</li>" for text in texts), "</ul>"])
+
+
+def commands(rows: Sequence[tuple[str, str]]) -> str:
+    """What to do, and the line that does it; nothing without rows."""
+    if not rows:
+        return ""
     items = "\n".join(
         f"<dt>{escape(what)}</dt><dd><code>{escape(line)}</code></dd>" for what, line in rows
     )

@@ -23,7 +23,6 @@ def model_card(bundle: BundleManifest) -> list[tuple[str, str]]:
         ("int8", _quantization(bundle)),
         ("Parity", _parity(bundle)),
     ]
-    rows.append(("Limits", " ".join(_limits(bundle))))
     return [(heading, text) for heading, text in rows if text]
 
 
@@ -132,10 +131,14 @@ def _quantization(bundle: BundleManifest) -> str:
         return ""
     return (
         f"On {found.images:,} validation images int8 gives the same top class as fp32 to "
-        f"{percents(found.agreement)}; accuracy drops by {percents(found.accuracy_drop)} (at most "
-        f"{percents(found.max_accuracy_drop)} was allowed), NLL rises by "
-        f"{percents(found.nll_rise)} of itself (at most {percents(found.max_nll_rise)})."
+        f"{percents(found.agreement)}. {_change('Accuracy', -found.accuracy_drop)} (a fall of "
+        f"{percents(found.max_accuracy_drop)} was allowed). {_change('NLL', found.nll_rise)} of "
+        f"itself (a rise of {percents(found.max_nll_rise)} was allowed)."
     )
+
+
+def _change(what: str, rise: float) -> str:
+    return f"{what} {'falls' if rise < 0 else 'rises'} by {percents(abs(rise))}"
 
 
 def _parity(bundle: BundleManifest) -> str:
@@ -147,19 +150,20 @@ def _parity(bundle: BundleManifest) -> str:
     )
 
 
-def _limits(bundle: BundleManifest) -> list[str]:
+def limits(bundle: BundleManifest) -> list[str]:
+    """What the figures do not promise."""
     data = bundle.data
-    limits = ["Every image gets one of the classes, also one that shows none of them."]
+    found = ["Every image gets one of the classes, also one that shows none of them."]
     if bundle.calibration is not None and bundle.calibration.sets:
-        limits.append(
+        found.append(
             f"Prediction sets, fitted on {bundle.calibration.images:,} images, hold the right "
-            "class at least as often as promised on average over images drawn like the validation images; "
-            "not in each class, and not for each image."
+            "class at least as often as promised, on average over images drawn like the "
+            "validation images; not in each class, and not for each image."
         )
     what = "The temperature" if bundle.cascade is None else "Temperatures and thresholds"
-    limits += [
+    found += [
         f"{what} were fitted on images of the validation part, which has {data.val_images:,}; "
         "with few, another draw would have given others.",
         "How confidence behaves on images unlike the validation images was not measured.",
     ]
-    return limits
+    return found

@@ -72,7 +72,8 @@ def percent(axes: Axes, values: Sequence[float]) -> None:
     low, high = min(values) - 0.08 * spread, max(values) + 0.08 * spread
     if spread < 0.002:  # one image more or less should not fill the picture
         low, high = low - 0.005, high + 0.005
-    axes.set_ylim(max(low, -0.02), min(high, 1.005) if max(values) > 0.9 else high)
+    high = min(high, 1 + 0.03 * (1 - low))  # no tick above all
+    axes.set_ylim(max(low, -0.02), high)
     # Whole steps, and a decimal where they are below one percent: 2.5 would be labelled 2 or 3.
     axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
     decimals = 0 if high - low > 0.09 else 1

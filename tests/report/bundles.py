@@ -17,7 +17,7 @@ from contracts.bundle import (
     SelectionRecord,
 )
 from contracts.cascade import Cascade, CascadePoint, CascadeRecord, run_cascade
-from contracts.figures import mean_probabilities, softmax, val_figures
+from contracts.figures import Floats, mean_probabilities, nll, softmax, val_figures
 from contracts.prediction_sets import fit_quantiles
 from contracts.records import ValFigures
 from report.bundle_figures import figures_of
@@ -60,6 +60,7 @@ def make_manifest(
 ) -> BundleManifest:
     """A manifest whose sets and cascade fit the answers."""
     M = len(calibration.probs_MNK)
+    temperature = fitted_temperature(calibration.probs_MNK, calibration)
     members = tuple(
         Member(
             name=f"cycle-{m:02d}", file=f"members/cycle-{m:02d}.onnx", sha256="0" * 64,
@@ -75,11 +76,13 @@ def make_manifest(
         "classes": tuple(names),
         "image": CONTRACT,
         "members": members,
-        "temperature": 1.5,
+        "temperature": temperature,
         "selection": SelectionRecord(rule="best", metric="nll", candidates=M + 2, images=40),
         "val": ValFigures(nll=0.4, accuracy=0.95),
-        "calibration": calibration_record(calibration, 1.5),
-        "cascade": cascade_record(calibration, 1.5) if cascade and len(calibration) else None,
+        "calibration": calibration_record(calibration, temperature),
+        "cascade": cascade_record(calibration, temperature)
+        if cascade and len(calibration)
+        else None,
         "quantization": QUANTIZATION if int8 else None,
         "opset": 20,
         "parity": ParityRecord(
@@ -89,6 +92,18 @@ def make_manifest(
         "data": DATA,
     }
     return BundleManifest(**{**fields, **changes})
+
+
+def fitted_temperature(probs_MNK: Floats, calibration: Answers) -> float:
+    """The best of a few temperatures for the average of some members; 1 without images."""
+    if not len(calibration):
+        return 1.0
+
+    def badness(temperature: float) -> float:
+        probs_NK = mean_probabilities(probs_MNK, temperature=temperature)
+        return nll(probs_NK, calibration.labels_N)
+
+    return min((0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0), key=badness)
 
 
 def calibration_record(calibration: Answers, temperature: float) -> CalibrationRecord:
@@ -111,11 +126,12 @@ def cascade_record(calibration: Answers, temperature: float) -> CascadeRecord:
     """Five margins from careless to careful, the same after each member."""
     probs_MNK, labels_N = calibration.probs_MNK, calibration.labels_N
     M, points = len(probs_MNK), []
+    temperatures = [fitted_temperature(probs_MNK[:m], calibration) for m in range(1, M)]
     for drop, margin in ((0.03, 0.2), (0.01, 0.6), (0.004, 0.85), (0.002, 0.97), (0.0, 1.1)):
         rule = Cascade(
             rule="threshold",
             thresholds=[margin] * (M - 1),
-            temperatures=[1.4] * (M - 1),
+            temperatures=temperatures,
             weights_M=[1 / M] * M,
         )
         probs_NK, used_N = run_cascade(probs_MNK, rule, temperature)
@@ -131,7 +147,7 @@ def cascade_record(calibration: Answers, temperature: float) -> CascadeRecord:
         )
     return CascadeRecord(
         rule="threshold",
-        temperatures=(1.4,) * (M - 1),
+        temperatures=tuple(temperatures),
         max_accuracy_drop=0.005,
         max_nll_rise=0.02,
         points=tuple(points),
