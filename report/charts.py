@@ -1,13 +1,11 @@
 """The pictures of a run. Each function draws one and returns the bytes of a PNG.
 
-Shapes: S snapshots, E epochs.
+Shapes: T points of a curve.
 """
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
@@ -15,7 +13,6 @@ from contracts.records import ValFigures
 from report.measure import Measured
 from report.style import (
     BLUE,
-    FAINT,
     GREEN,
     INK,
     ORANGE,
@@ -27,7 +24,6 @@ from report.style import (
 )
 
 FEW = 12  # snapshots that can each have a label
-READABLE = 30  # snapshots whose pairs can each have a number
 
 
 def rate_chart(measured: Measured, word: str) -> bytes:
@@ -155,50 +151,3 @@ def _draw_growth(axes: Axes, measured: Measured, name: str) -> None:
     whole_numbers(axes, sizes)
     if name == "accuracy":
         percent(axes, [*best, *last, single])
-
-
-def disagreement_chart(measured: Measured, word: str) -> bytes:
-    """How often the top classes of two snapshots differ, as a heat map."""
-    disagreement_SS = measured.disagreement_SS
-    S = len(disagreement_SS)
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.grid(visible=False)
-        masked_SS = np.where(np.eye(S, dtype=bool), np.nan, disagreement_SS)
-        top = max(float(disagreement_SS.max()), 0.01)
-        picture = axes.imshow(masked_SS, cmap="Blues", aspect="auto", vmin=0, vmax=top)
-        if S <= READABLE:
-            _write_numbers(axes, disagreement_SS, picture.get_cmap(), top)
-        cycles = [s.cycle for s in measured.run.snapshots]
-        shown = range(0, S, 1 + (S - 1) // 24)
-        axes.set_xticks(list(shown), [str(cycles[i]) for i in shown])
-        axes.set_yticks(list(shown), [str(cycles[i]) for i in shown])
-        axes.set(xlabel=f"{word} of one snapshot", ylabel=f"{word} of the other")
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        bar = figure.colorbar(picture, ax=axes, format=StrMethodFormatter("{x:.1%}"))
-        bar.set_label("validation images with another top class")
-        bar.outline.set_visible(False)
-
-    return png(min(7.0, 2.2 + 0.35 * S), draw)
-
-
-def _write_numbers(axes: Axes, disagreement_SS: np.ndarray, colours: Colormap, top: float) -> None:
-    S = len(disagreement_SS)
-    decimals, size = (1, 10) if S <= FEW else (0, 6.5)
-    for (row, column), value in np.ndenumerate(disagreement_SS):
-        if row == column:
-            axes.text(column, row, "–", ha="center", va="center", color=FAINT, fontsize=size)
-            continue
-        red, green, blue, _ = colours(value / top)
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-        axes.text(
-            column,
-            row,
-            f"{100 * value:.{decimals}f}",
-            ha="center",
-            va="center",
-            color="white" if dark else INK,
-            fontsize=size,
-        )

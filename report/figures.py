@@ -33,9 +33,12 @@ def growing_ensemble(
     return figures
 
 
-def pairwise_disagreement(logits_SNK: NDArray[np.float32]) -> Floats:
-    """disagreement_SS: the fraction of images on which the top classes of two snapshots differ."""
-    top_SN = logits_SNK.argmax(axis=2)
+def pairwise_disagreement(scores_SNK: NDArray[np.floating]) -> Floats:
+    """disagreement_SS: the fraction of images on which the top classes of two networks differ.
+
+    Logits or probabilities; both have the same top class.
+    """
+    top_SN = scores_SNK.argmax(axis=2)
     rows = [(top_SN != top_N).mean(axis=1) for top_N in top_SN]
     return np.array(rows, dtype=np.float64).reshape(len(top_SN), len(top_SN))
 

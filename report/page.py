@@ -1,45 +1,36 @@
-"""The page: one HTML file that needs nothing else. All that comes from the run is escaped."""
+"""The page of a run: a summary, its pictures, a table of its snapshots, its settings."""
 
-import base64
 import shlex
-from collections.abc import Iterable, Sequence
-from html import escape
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 
 from contracts.records import Record
+from report.markup import (
+    Picture,
+    commands,
+    document,
+    figure,
+    paragraph,
+    percents,
+    section,
+    table,
+)
 from report.measure import Measured
-from report.pictures import Picture, cycle_word, percents
-
-GENERATOR = '<meta name="generator" content="snapensemble report">'
-STYLE = files("report").joinpath("page.css").read_text(encoding="utf-8")
+from report.pictures import cycle_word
 
 
 def page(measured: Measured, drawn: Sequence[Picture], run_dir: Path) -> str:
     """The whole page, pictures inside. The same run gives the same page."""
     title = f"{measured.run.training.model} on {measured.run.data.spec}"
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        *(f"<p>{escape(sentence)}</p>" for sentence in summary(measured)),
-        *map(_figure, drawn),
-        _snapshot_table(measured),
-        _settings(measured),
-        _next_steps(measured, run_dir),
-    ]
-    return "\n".join(
+    return document(
+        title,
         [
-            "<!doctype html>",
-            '<html lang="en">',
-            '<meta charset="utf-8">',
-            GENERATOR,
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>",
-            f"<style>\n{STYLE}</style>",
-            "<main>",
-            *filter(None, body),
-            "</main>",
-            "",
-        ]
+            *map(paragraph, summary(measured)),
+            *(section(picture.title, figure(picture)) for picture in drawn),
+            _snapshot_table(measured),
+            _settings(measured),
+            _next_steps(measured, run_dir),
+        ],
     )
 
 
@@ -82,16 +73,6 @@ def summary(measured: Measured) -> list[str]:
     return sentences
 
 
-def _figure(picture: Picture) -> str:
-    data = base64.b64encode(picture.png).decode()
-    return (
-        f"<section><h2>{escape(picture.title)}</h2>\n<figure>"
-        f'<div class="card"><img alt="{escape(picture.alt)}" '
-        f'src="data:image/png;base64,{data}"></div>\n'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure></section>"
-    )
-
-
 def _snapshot_table(measured: Measured) -> str:
     if not measured.snapshots:
         return ""
@@ -110,7 +91,7 @@ def _snapshot_table(measured: Measured) -> str:
     ]
     head = (word, "step", "rate", "NLL", "accuracy", "ECE", "Brier")
     note = "On the validation images. For NLL, ECE and Brier score less is better."
-    return f"<section><h2>Snapshots</h2>\n<p>{note}</p>\n{_table(rows, head, 'numbers')}</section>"
+    return section("Snapshots", paragraph(note), table(rows, head, "numbers"))
 
 
 def _settings(measured: Measured) -> str:
@@ -130,7 +111,7 @@ def _settings(measured: Measured) -> str:
     rows.append(("image", "channels, height, width", image))
     rows.append(("classes", f"{len(run.classes)}", ", ".join(run.classes)))
     rows.append(("snapensemble", "version", run.snapensemble))
-    return f"<section><h2>Settings</h2>\n{_table(rows)}</section>"
+    return section("Settings", table(rows))
 
 
 def _shown(value: object) -> str:
@@ -142,33 +123,18 @@ def _shown(value: object) -> str:
 
 
 def _next_steps(measured: Measured, run_dir: Path) -> str:
-    commands = []
+    steps = []
     if not measured.run.complete:
-        commands.append(("Go on where it stopped", ["train", "--resume", f"{run_dir}"]))
+        steps.append(("Go on where it stopped", ["train", "--resume", f"{run_dir}"]))
     if measured.snapshots:
         bundle = f"bundles/{run_dir.resolve().name}"
         m = str(measured.best_size)
-        commands += [
+        steps += [
             ("Export", ["export", f"{run_dir}", "--out", bundle, "--members", m]),
             ("Measure on the test images", ["evaluate", bundle]),
             ("Serve", ["serve", bundle]),
         ]
-    if not commands:
+    if not steps:
         return ""
-    rows = [(what, shlex.join(["snapensemble", *words])) for what, words in commands]
-    items = "\n".join(
-        f"<dt>{escape(what)}</dt><dd><code>{escape(line)}</code></dd>" for what, line in rows
-    )
-    return f"<section><h2>What next</h2>\n<dl>\n{items}\n</dl></section>"
-
-
-def _table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), kind: str = "words") -> str:
-    lines = [f'<div class="wide"><table class="{kind}">']
-    if head:
-        lines.append(f"<thead>{_row(head, 'th')}</thead>")
-    lines += [_row(row, "td") for row in rows]
-    return "\n".join([*lines, "</table></div>"])
-
-
-def _row(cells: Sequence[str], tag: str) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+    rows = [(what, shlex.join(["snapensemble", *words])) for what, words in steps]
+    return section("What next", commands(rows))

@@ -1,32 +1,20 @@
 """Which pictures a run gives, with what each says in words."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from report.charts import (
     curves_chart,
-    disagreement_chart,
     ensemble_chart,
     rate_chart,
     snapshots_chart,
 )
+from report.heatmap import disagreement_chart
+from report.markup import Picture, percents
 from report.measure import Measured
 
-RATE, CURVES, SNAPSHOTS = "learning-rate.png", "curves.png", "snapshots.png"
-ENSEMBLE, DISAGREEMENT = "ensemble.png", "disagreement.png"
-FILES = frozenset({RATE, CURVES, SNAPSHOTS, ENSEMBLE, DISAGREEMENT})
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A PNG with its heading, the words below it, and the numbers for who cannot see it."""
-
-    file: str
-    title: str
-    caption: str
-    alt: str
-    png: bytes
+RATE, CURVES, SNAPSHOTS = "learning-rate", "curves", "snapshots"
+ENSEMBLE, DISAGREEMENT = "ensemble", "disagreement"
+FILES = frozenset(f"{name}.png" for name in (RATE, CURVES, SNAPSHOTS, ENSEMBLE, DISAGREEMENT))
 
 
 def pictures(measured: Measured) -> list[Picture]:
@@ -44,11 +32,6 @@ def pictures(measured: Measured) -> list[Picture]:
 def cycle_word(measured: Measured) -> str:
     """`cycle` where the rate restarts; else snapshots are equally spaced, at `interval`s."""
     return "cycle" if measured.run.schedule.name == "sgdr" else "interval"
-
-
-def percents(fraction: float) -> str:
-    """A fraction as people read it."""
-    return f"{fraction:.2%}"
 
 
 def _rate(measured: Measured) -> Picture:
@@ -120,7 +103,7 @@ def _ensemble(measured: Measured) -> Picture:
 
 
 def _disagreement(measured: Measured) -> Picture:
-    S = len(measured.snapshots)
+    S, word = len(measured.snapshots), cycle_word(measured)
     pairs = measured.disagreement_SS[np.triu_indices(S, k=1)]
     return Picture(
         DISAGREEMENT,
@@ -129,5 +112,11 @@ def _disagreement(measured: Measured) -> Picture:
         "Snapshots that never disagree gain nothing from being averaged.",
         f"Two of the {S} snapshots disagree on {percents(pairs.min())} to "
         f"{percents(pairs.max())} of the validation images, {percents(pairs.mean())} on average.",
-        disagreement_chart(measured, cycle_word(measured)),
+        disagreement_chart(
+            measured.disagreement_SS,
+            [str(snapshot.cycle) for snapshot in measured.run.snapshots],
+            xlabel=f"{word} of one snapshot",
+            ylabel=f"{word} of the other",
+            images="validation images",
+        ),
     )

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from contracts.errors import InvalidConfig, WriteFailed
 from contracts.files import write_atomically
+from report.markup import GENERATOR
 from report.measure import Measured, measure
-from report.page import GENERATOR, page
+from report.page import page
 from report.pictures import FILES, pictures
 
 PAGE_FILE = "index.html"

@@ -1,0 +1,143 @@
+"""Ways to serve a bundle: what each costs, and how good its answers and sets are. Pure.
+
+Shapes: M members, N images, K classes.
+"""
+
+from math import sqrt
+
+import numpy as np
+
+from contracts.bundle import BundleManifest, Precision
+from contracts.cascade import Cascade, run_cascade
+from contracts.figures import Floats, Labels, mean_probabilities
+from contracts.prediction_sets import SetQuantile, prediction_sets
+from report.bundle_figures import figures_of
+from report.bundle_records import Option, SetFigures
+from report.evidence import SpeedRecord
+
+
+def precision_of(bundle: BundleManifest) -> Precision:
+    """What the members are; int8 if any of them is."""
+    return "int8" if any(member.precision == "int8" for member in bundle.members) else "fp32"
+
+
+def full_answers(bundle: BundleManifest, probs_MNK: Floats) -> Floats:
+    """probs_NK of the calibrated average of every member."""
+    return mean_probabilities(probs_MNK, bundle.weights_M, bundle.temperature)
+
+
+def serving_options(
+    bundle: BundleManifest, probs_MNK: Floats, labels_N: Labels, precision: Precision
+) -> tuple[Option, ...]:
+    """Every member asked, and then each point of the cascade, cheapest first.
+
+    Args:
+        bundle: carries weights, temperatures and thresholds.
+        probs_MNK: the members' answers in that precision.
+        labels_N: the right classes.
+        precision: no point is in use in another one than the bundle's.
+    """
+    full = Option(
+        precision=precision,
+        cascade=False,
+        members_per_image=len(probs_MNK),
+        figures=figures_of(full_answers(bundle, probs_MNK), labels_N),
+    )
+    if bundle.cascade is None:
+        return (full,)
+    active = bundle.cascade.point() if precision == precision_of(bundle) else None
+    points = []
+    for point in bundle.cascade.points:
+        cascade = Cascade(
+            rule=bundle.cascade.rule,
+            thresholds=point.thresholds,
+            temperatures=bundle.cascade.temperatures,
+            weights_M=bundle.weights_M,
+        )
+        probs_NK, used_N = run_cascade(probs_MNK, cascade, bundle.temperature)
+        points.append(
+            Option(
+                precision=precision,
+                cascade=True,
+                active=point is active,
+                members_per_image=float(used_N.mean()),
+                figures=figures_of(probs_NK, labels_N),
+            )
+        )
+    return (full, *points)
+
+
+def cost(option: Option, speed: SpeedRecord | None) -> float:
+    """Time per image in units of one fp32 member; without a speed of int8, members asked."""
+    ratio = speed.int8_time if speed is not None and option.precision == "int8" else None
+    return option.members_per_image * (1.0 if ratio is None else ratio)
+
+
+def all_set_figures(
+    bundle: BundleManifest, probs_MNK: Floats, labels_N: Labels, *, fitted_here: bool
+) -> tuple[SetFigures, ...]:
+    """Each method and coverage, of every member and of the active cascade.
+
+    Args:
+        bundle: carries the quantiles.
+        probs_MNK: the members' answers.
+        labels_N: the right classes.
+        fitted_here: the quantiles come from these very images.
+    """
+    if bundle.calibration is None:
+        return ()
+    fitted_on = None if fitted_here else bundle.calibration.images
+    probs_NK = full_answers(bundle, probs_MNK)
+    found = [
+        set_figures(probs_NK, labels_N, quantile, cascade=False, fitted_on=fitted_on)
+        for quantile in bundle.calibration.sets
+    ]
+    cascade = bundle.cascade_at()
+    if bundle.cascade is not None and cascade is not None:
+        probs_NK, _ = run_cascade(probs_MNK, cascade, bundle.temperature)
+        found += [
+            set_figures(probs_NK, labels_N, quantile, cascade=True, fitted_on=fitted_on)
+            for quantile in bundle.cascade.point().sets
+        ]
+    return tuple(found)
+
+
+def set_figures(
+    probs_NK: Floats,
+    labels_N: Labels,
+    quantile: SetQuantile,
+    *,
+    cascade: bool,
+    fitted_on: int | None,
+) -> SetFigures:
+    """Measure one kind of set.
+
+    Args:
+        probs_NK: calibrated answers.
+        labels_N: the right classes.
+        quantile: what decides who is in.
+        cascade: whether a cascade gave the answers.
+        fitted_on: how many other images gave the quantile; None: it comes from these.
+    """
+    in_set_NK = prediction_sets(probs_NK, quantile)
+    size_N, N = in_set_NK.sum(axis=1), len(labels_N)
+    return SetFigures(
+        cascade=cascade,
+        method=quantile.method,
+        promised=quantile.coverage,
+        coverage=float(in_set_NK[np.arange(N), labels_N].mean()),
+        chance=None if fitted_on is None else chance(quantile.coverage, N, fitted_on),
+        mean_size=float(size_N.mean()),
+        sizes=tuple(
+            (size, count) for size, count in enumerate(np.bincount(size_N).tolist()) if count
+        ),
+    )
+
+
+def chance(coverage: float, images: int, fitted_on: int) -> float:
+    """How far a measured coverage strays by chance alone: two standard deviations.
+
+    Both the images measured and those that gave the quantile are a sample; with n of the latter
+    the true coverage follows a beta distribution of about n + 1 trials (Vovk 2012).
+    """
+    return min(2 * sqrt(coverage * (1 - coverage) * (1 / images + 1 / (fitted_on + 2))), 1.0)

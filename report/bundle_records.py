@@ -1,0 +1,101 @@
+"""figures.json: the numbers behind a bundle's page, and how they are read."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contracts.bundle import Precision
+from contracts.prediction_sets import Method
+from contracts.records import Figures, Fraction, Record, read_manifest
+from report.evidence import SpeedRecord
+
+REPORT_DIR = "report"  # in the bundle
+FIGURES_FILE = "figures.json"
+Count = Annotated[int, Field(ge=0)]
+ShownSplit = Literal["test", "calibration"]
+
+
+class Reliability(Record):
+    """How sure and how right the answers are, in bins of equal width over (0, 1]."""
+
+    images: tuple[Count, ...]
+    confidence: tuple[Fraction | None, ...]  # mean probability of the top class; None: no image
+    accuracy: tuple[Fraction | None, ...]
+
+
+class Selective(Record):
+    """What is gained by answering only where the answer is sure."""
+
+    confidence: Fraction  # the least at which an image is answered
+    answered: Fraction  # of all images
+    accuracy: Fraction  # of those answered
+    wrong: Count
+
+
+class Option(Record):
+    """One way to serve the bundle."""
+
+    precision: Precision
+    cascade: bool
+    active: bool = False  # the cascade's point that holds where no tolerance is asked for
+    members_per_image: Annotated[float, Field(ge=1)]
+    figures: Figures
+
+
+class SetFigures(Record):
+    """How prediction sets do."""
+
+    cascade: bool  # the active point; else every member is asked
+    method: Method
+    promised: Fraction
+    coverage: Fraction  # measured
+    chance: Fraction | None  # two standard deviations; None where coverage was not measured anew
+    mean_size: Annotated[float, Field(ge=1)]
+    sizes: tuple[tuple[Count, Count], ...]  # size, images; no size without images
+
+
+class ClassFigures(Record):
+    """How the images of one class are answered."""
+
+    name: str
+    images: Count
+    right: Count
+    mistaken_for: str | None  # the most frequent wrong answer
+    mistaken: Count  # how often that one was given
+
+
+class AnswerFigures(Record):
+    """All that is measured on one set of images."""
+
+    members: tuple[Figures, ...]  # each alone
+    growth: tuple[Figures, ...]  # the first 1, 2, ..., M averaged, before the temperature
+    before: Figures  # the temperature
+    after: Figures
+    reliability_before: Reliability
+    reliability_after: Reliability
+    disagreement: tuple[tuple[Fraction, ...], ...]
+    selective: tuple[Selective, ...]  # of the ensemble, all images first
+    selective_single: tuple[Selective, ...]  # of the first member alone
+    options: tuple[Option, ...]
+    sets: tuple[SetFigures, ...]
+    classes: tuple[ClassFigures, ...]  # the least accurate first
+
+
+class BundleFigures(Record):
+    """Everything on the page that the bundle's manifest does not say."""
+
+    format: Literal["bundle-report"] = "bundle-report"
+    format_version: Literal[1] = 1
+    name: str
+    version: str
+    split: ShownSplit
+    images: Count
+    answers: AnswerFigures | None  # None without images
+    speed: SpeedRecord | None  # the only numbers that depend on the machine
+
+
+def read_figures(bundle_dir: Path) -> BundleFigures:
+    """The numbers of a bundle's report; InvalidManifest if they are not right."""
+    path = bundle_dir / REPORT_DIR / FIGURES_FILE
+    return read_manifest(path, BundleFigures, made_by="snapensemble export")

@@ -1,0 +1,103 @@
+"""What a bundle's figures come to, in sentences: the head of its page, and the command's answer."""
+
+import shlex
+
+from contracts.bundle import BundleManifest
+from contracts.records import Figures
+from report.bundle_options import precision_of
+from report.bundle_records import AnswerFigures, BundleFigures, Option
+from report.markup import percents
+
+
+def images_of(figures: BundleFigures) -> str:
+    """Which images the page shows, as a noun."""
+    return "test images" if figures.split == "test" else "calibration images"
+
+
+def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
+    """What the bundle is and how good it is, in a few sentences."""
+    M, K = len(bundle.members), len(bundle.classes)
+    what = (
+        f"averages the probabilities of {M} networks ({bundle.model})"
+        if M > 1
+        else f"is one network ({bundle.model})"
+    )
+    sentences = [
+        f"{bundle.name} {bundle.version} {what}. It was taught with {bundle.data.train_images:,} "
+        f"images of {bundle.data.spec} and tells {K} classes apart."
+    ]
+    answers = figures.answers
+    if answers is None:
+        return [*sentences, *_without_test(bundle, figures)]
+    sentences.append(_main_figures(figures, answers))
+    sentences += [
+        sentence
+        for sentence in (_cascade(answers, M), _int8(bundle, figures, answers))
+        if sentence is not None
+    ]
+    return sentences if figures.split == "test" else [*sentences, *_without_test(bundle, figures)]
+
+
+def remedy(bundle: BundleManifest, figures: BundleFigures) -> list[tuple[str, str]]:
+    """What brings the test images onto the page, and the line that does it; none if they are."""
+    if figures.split == "test" or not bundle.data.test_images:
+        return []
+    words = ["--out", "BUNDLE_DIR", "--force", "--data", bundle.data.spec]
+    command = shlex.join(["snapensemble", "export", "RUN_DIR", *words])
+    return [("Measure on the test images", command)]
+
+
+def quality(figures: Figures) -> str:
+    """The two main figures, as a phrase."""
+    return f"accuracy {percents(figures.accuracy)}, NLL {figures.nll:.4f}"
+
+
+def option_name(option: Option) -> str:
+    """What is asked, in words."""
+    return f"{'cascade' if option.cascade else 'every member'}, {option.precision}"
+
+
+def _main_figures(figures: BundleFigures, answers: AnswerFigures) -> str:
+    where = f"On the {figures.images:,} {images_of(figures)}"
+    text = f"{where}: {quality(answers.after)} nats, ECE {answers.after.ece:.4f}"
+    if len(answers.members) == 1:
+        return f"{text}."
+    return f"{text}; the first member alone has {quality(answers.members[0])}."
+
+
+def _cascade(answers: AnswerFigures, members: int) -> str | None:
+    options = answers.options
+    active = next((o for o in reversed(options) if o.active), None)
+    if active is None or members == 1:
+        return None
+    return (
+        f"The cascade asks {active.members_per_image:.2f} of the {members} members per image on "
+        f"average: {quality(active.figures)}."
+    )
+
+
+def _int8(bundle: BundleManifest, figures: BundleFigures, answers: AnswerFigures) -> str | None:
+    if precision_of(bundle) != "int8":
+        return None
+    text = "The members compute in int8"
+    before = next((o for o in answers.options if o.precision == "fp32" and not o.cascade), None)
+    if before is not None:
+        text += f"; in fp32 the same members have {quality(before.figures)}"
+    if figures.speed is not None and figures.speed.int8_time is not None:
+        text += f"; an int8 member takes {figures.speed.int8_time:.2f} times as long as in fp32"
+    return f"{text}."
+
+
+def _without_test(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
+    why = (
+        "The test images were not at hand when this bundle was exported"
+        if bundle.data.test_images
+        else "The data have no test images"
+    )
+    if not figures.images:
+        return [f"{why}, and there are no validation images that chose nothing: nothing to show."]
+    return [
+        f"{why}, so this page shows the {figures.images:,} images of the calibration half of "
+        "validation instead. They chose no member, but prediction sets are fitted on them, so "
+        "these figures are no test."
+    ]
