@@ -122,8 +122,8 @@ def _sets_table(figures: BundleFigures, answers: AnswerFigures) -> Iterator[str]
         "These sets were fitted on the images shown here, so what is found is what was fitted."
         if figures.split == "calibration"
         else "By chance: how far what is found may fall below what is promised with so many "
-        "images to fit and to measure, two standard deviations. It lies above where the top class, "
-        "which is always in the set, is right more often than promised."
+        "images to fit and to measure, two standard deviations. It can lie well above: the top "
+        "class is always in the set, which the fit does not count on."
     )
 
 

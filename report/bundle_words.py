@@ -24,7 +24,7 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
     )
     sentences = [
         f"{bundle.name} {bundle.version} {what}. It was taught with {bundle.data.train_images:,} "
-        f"images of {bundle.data.spec} and tells {K} classes apart."
+        f"images of {bundle.data.spec} and tells {K:,} classes apart."
     ]
     answers = figures.answers
     if answers is None:
@@ -42,9 +42,13 @@ def remedy(bundle: BundleManifest, figures: BundleFigures) -> list[tuple[str, st
     """What brings the test images onto the page, and the line that does it; none if they are."""
     if figures.split == "test" or not bundle.data.test_images:
         return []
+    return [("Measure on the test images", export_command(bundle))]
+
+
+def export_command(bundle: BundleManifest) -> str:
+    """The line that makes the bundle again, with a report on the test images."""
     words = ["--out", "BUNDLE_DIR", "--force", "--data", bundle.data.spec]
-    command = shlex.join(["snapensemble", "export", "RUN_DIR", *words])
-    return [("Measure on the test images", command)]
+    return shlex.join(["snapensemble", "export", "RUN_DIR", *words])
 
 
 def quality(figures: Figures) -> str:

@@ -54,6 +54,7 @@ def make_manifest(
     calibration: Answers,
     *,
     names: Sequence[str] = CLASSES,
+    sets: bool = True,
     cascade: bool = True,
     int8: bool = False,
     **changes: Any,
@@ -79,7 +80,7 @@ def make_manifest(
         "temperature": temperature,
         "selection": SelectionRecord(rule="best", metric="nll", candidates=M + 2, images=40),
         "val": ValFigures(nll=0.4, accuracy=0.95),
-        "calibration": calibration_record(calibration, temperature),
+        "calibration": calibration_record(calibration, temperature) if sets else None,
         "cascade": cascade_record(calibration, temperature)
         if cascade and len(calibration)
         else None,
