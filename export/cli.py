@@ -152,7 +152,7 @@ def frontier(cascade: CascadeRecord, members: int, full: ValFigures) -> list[str
     """The cascade's points as a table: what they cost and lose; last, what all members give."""
     chosen = cascade.point()
     lines = [
-        f"  cascade ({cascade.rule}): what asking fewer members costs, on images that chose nothing",
+        f"  cascade ({cascade.rule}): what fewer members cost, on images that chose nothing",
         "      members  accuracy      nll   expected drop   nll rise",
     ]
     for point in cascade.points:

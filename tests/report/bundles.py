@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from contracts.answers import Answers
 from contracts.bundle import (
     BundleManifest,
     CalibrationRecord,
@@ -21,7 +22,7 @@ from contracts.figures import Floats, mean_probabilities, nll, softmax, val_figu
 from contracts.prediction_sets import fit_quantiles
 from contracts.records import ValFigures
 from report.bundle_figures import figures_of
-from report.evidence import Answers, ImagesPerSecond, SpeedRecord
+from report.evidence import ImagesPerSecond, SpeedRecord
 from tests.factories import CLASSES, CONTRACT, DATA
 
 SPEED = SpeedRecord(
@@ -47,7 +48,7 @@ def answers(images: int, *, members: int = 3, classes: int = 3, seed: int = 0) -
             for m in range(members)
         ]
     )
-    return Answers(labels_N, softmax(2.5 * logits_MNK))
+    return Answers(softmax(2.5 * logits_MNK), labels_N)
 
 
 def make_manifest(

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
+from contracts.answers import Answers
 from contracts.cascade import run_cascade
 from contracts.prediction_sets import SetQuantile
 from report.bundle_measure import measure_bundle
 from report.bundle_option_charts import size_groups
 from report.bundle_options import chance, cost, serving_options, set_figures
 from report.bundle_records import Option
-from report.evidence import Answers, Evidence
+from report.evidence import Evidence
 from tests.report.bundles import SPEED, answers, make_manifest
 
 LEAST = SetQuantile(method="least_ambiguous", coverage=0.9, quantile=0.7)
@@ -91,7 +92,7 @@ def test_sizes_are_drawn_alone_while_they_are_few() -> None:
 def test_answers_that_do_not_fit_each_other_are_refused() -> None:
     test = answers(4)
     with pytest.raises(ValueError, match="there are 3 labels"):
-        Answers(test.labels_N[:3], test.probs_MNK)
+        Answers(test.probs_MNK, test.labels_N[:3])
     with pytest.raises(ValueError, match="shape of the test answers"):
         Evidence(calibration=test, test=test, fp32_test_MNK=test.probs_MNK[:1])
     with pytest.raises(ValueError, match="shape of the test answers"):
