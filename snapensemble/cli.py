@@ -19,6 +19,7 @@ COMMANDS = {
     "report": ("report.cli", "draw a run: rate, loss, snapshots, ensembles, on one page"),
     "serve": ("serving.cli", "answer images over HTTP"),
     "predict": ("serving.predict", "classify image files with a bundle or a server"),
+    "bench": ("snapensemble.bench", "measure how fast a bundle answers, here and over HTTP"),
     "demo": ("snapensemble.demo", "train, export, serve and ask, on the embedded digits"),
 }
 

@@ -33,6 +33,10 @@ FLAGS = {
         "--body-timeout-s", "--shutdown-timeout-s", "--access-log", "--no-access-log",
     },
     "predict": {"--bundle", "--url", "--top", "--mode", "--coverage", "--json"},
+    "bench": {
+        "--concurrency", "--rate", "--mode", "--seconds", "--images", "--images-per-request",
+        "--url", "--json",
+    },
     "demo": {"--once", "--out", "--port"},
 }  # fmt: skip
 
