@@ -1,9 +1,11 @@
 """What the handlers share."""
 
 import contextlib
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from serving.engine import Engine
 from serving.intake import Intake
@@ -28,9 +30,14 @@ class Service:
         self.started = time.monotonic()
         # As many as lanes: decoding shares their processors, and a flood of pictures waits here.
         self.decoders = ThreadPoolExecutor(engine.lanes.threads, thread_name_prefix="decoder")
-        metrics.model_info.labels(
-            self.name, engine.bundle.version, str(len(engine.bundle.members))
-        ).set(1)
+        self._max_entropy = math.log(len(engine.bundle.classes))
+        metrics.describe(self.name, engine.bundle)
+
+    def answered(self, predictions: Sequence[dict[str, Any]]) -> None:
+        """Count what was said to a request."""
+        for one in predictions:
+            nats = one["uncertainty"]["entropy_nats"]
+            self.metrics.entropy.observe(nats / self._max_entropy)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
