@@ -86,6 +86,19 @@ class Metrics:
             ["name", "version", "members"],
             registry=self.registry,
         )
+        self.drift = Gauge(
+            "snapensemble_drift_psi",
+            "Population stability index of the last full answers against validation.",
+            ["quantity"],
+            registry=self.registry,
+            multiprocess_mode="livemax",  # each process sees answers of its own
+        )
+        self.drift_answers = Gauge(
+            "snapensemble_drift_answers",
+            "Full answers that the index is of; it is shown from 100 on.",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
         self.build_info = Gauge(
             "snapensemble_build_info",
             "The software that serves; always 1.",

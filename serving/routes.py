@@ -71,7 +71,7 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
         service.intake.release(request)
     bundle = service.engine.bundle
     predictions = [prediction(probs_dK, bundle, options, quantile) for probs_dK in probs_NdK]
-    service.answered(predictions)
+    service.answered(mode, predictions)
     request.state.noted["members_used"] = sum(map(len, probs_NdK))
     return Response(
         to_json(response(predictions, bundle, service.name)), media_type="application/json"
