@@ -20,9 +20,9 @@ def make_server(settings: Settings, engine: Engine, metrics: Metrics) -> uvicorn
         create_app(settings, engine, metrics),
         http=GuardedProtocol,
         ws="none",
-        access_log=settings.access_log,
+        access_log=False,  # serving.app writes it
         log_config=None,
-        log_level="info" if settings.access_log else "error",
+        log_level="error",
         server_header=False,
         # Above the idle time of the usual proxies, so that they close first.
         timeout_keep_alive=75,
