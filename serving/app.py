@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.engine import Engine
+from serving.life import CloseWhileStopping, Life
 from serving.metrics import Metrics
 from serving.problems import add_problem_handlers, internal_error
 from serving.routes import router
@@ -21,10 +22,15 @@ CANCELLED = 499  # the answer was never begun: the client left, or the server ha
 log = logging.getLogger("snapensemble")
 
 
-def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    metrics: Metrics | None = None,
+    life: Life | None = None,
+) -> FastAPI:
     """Assemble the server around a running engine, whose owner starts and stops it."""
-    metrics = metrics or Metrics()
-    service = Service(settings, engine, metrics)
+    metrics, life = metrics or Metrics(), life or Life()
+    service = Service(settings, engine, metrics, life)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -46,6 +52,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
     app.include_router(router)
     add_problem_handlers(app)
     app.add_middleware(RequestMetrics, metrics=metrics)
+    app.add_middleware(CloseWhileStopping, life=life)
     return app
 
 

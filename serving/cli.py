@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", module="PIL")
 
     from serving.engine import load_engine
+    from serving.life import Life
     from serving.metrics import Metrics
     from serving.server import make_server
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
     engine.check_mode(settings.mode)  # before the port opens
     with engine, open_port(settings.host, settings.port) as listener:
-        server = make_server(settings, engine, metrics)
+        server = make_server(settings, engine, metrics, Life(settings.drain_seconds))
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from serving.engine import Engine
+from serving.errors import Stopping
 from serving.intake import Intake
+from serving.life import Life
 from serving.metrics import Metrics
 from serving.settings import Settings
 
@@ -18,11 +20,12 @@ class Service:
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, life: Life) -> None:
         engine.check_mode(settings.mode)
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
+        self.life = life
         self.intake = Intake(settings)
         self.name = settings.name or engine.bundle.name
         self.started = time.monotonic()
@@ -31,6 +34,11 @@ class Service:
         metrics.model_info.labels(
             self.name, engine.bundle.version, str(len(engine.bundle.members))
         ).set(1)
+
+    def check_ready(self) -> None:
+        """Raise what speaks against sending new work here."""
+        if self.life.stopping:
+            raise Stopping("the server is shutting down; send new requests elsewhere")
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ def test_every_setting_is_documented(name: str) -> None:
 def test_the_documented_default_is_the_real_one(name: str) -> None:
     (row,) = (r for r in PAGE.read_text().splitlines() if f"_{name.upper()}`" in r)
     default = Settings.model_fields[name].default
-    shown = {None: "", False: "off", True: "on"}.get(default, str(default))
+    shown = {"None": "", "False": "off", "True": "on"}.get(str(default), str(default))
     assert row.split("|")[3].strip() == shown
 
 
