@@ -13,8 +13,8 @@ from serving.cors import Cors
 from serving.engine import Engine
 from serving.guard import Guard
 from serving.headers import AnswerHeaders
-from serving.logs import log_access
 from serving.life import CloseWhileStopping, Life
+from serving.logs import log_access
 from serving.metrics import Metrics
 from serving.problems import add_problem_handlers, internal_error
 from serving.routes import metrics_router, router
