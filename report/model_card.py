@@ -99,7 +99,7 @@ def _selection(bundle: BundleManifest) -> str:
 def _calibration(bundle: BundleManifest) -> str:
     text = f"Temperature {bundle.temperature:.4g} on the averaged probabilities."
     found = bundle.calibration
-    if found is None or found.before is None or found.after is None:
+    if found is None:
         return text
     return (
         f"{text} On the {found.images:,} validation images that chose no member: "
