@@ -17,8 +17,8 @@ from contracts.run import read_run
 from export.bundle import build_bundle, default_name
 from export.config import ExportConfig
 from export.halves import halves
-from export.reference import fit_reference
 from export.publish import publishing
+from export.reference import fit_reference
 from export.verify import ParityFailed
 
 
