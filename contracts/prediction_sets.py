@@ -39,16 +39,17 @@ def class_scores(probs_BK: Floats, method: Method) -> Floats:
     """scores_BK in [0, 1]: how badly each class fits, by the averaged, calibrated probabilities.
 
     `least_ambiguous`: 1 - p, which gives the smallest sets on average (Sadinle et al. 2019).
-    `adaptive`: the probability of all classes at least as likely, itself included, so that sets
-    grow where the answer is unsure (Romano et al. 2020, without its random part: the same image
-    gets the same set, and coverage is a little above what is promised).
+    `adaptive`: the probability of all likelier classes, so that sets grow where the answer is
+    unsure (Romano et al. 2020, with their random number fixed at 1: the same image gets the same
+    set, and coverage is above the promise where the likeliest class alone is right more often).
     """
     if method == "least_ambiguous":
         return np.asarray(1 - probs_BK)
     order_BK = np.argsort(-probs_BK, axis=-1, kind="stable")
-    sums_BK = np.cumsum(np.take_along_axis(probs_BK, order_BK, axis=-1), axis=-1)
-    scores_BK = np.empty_like(sums_BK)
-    np.put_along_axis(scores_BK, order_BK, np.minimum(sums_BK, 1.0), axis=-1)
+    sorted_BK = np.take_along_axis(probs_BK, order_BK, axis=-1)
+    before_BK = np.clip(np.cumsum(sorted_BK, axis=-1) - sorted_BK, 0.0, 1.0)
+    scores_BK = np.empty_like(before_BK)
+    np.put_along_axis(scores_BK, order_BK, before_BK, axis=-1)
     return scores_BK
 
 

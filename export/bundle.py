@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from report.bundle_write import write_bundle_report
 
 from contracts.answers import Answers
 from contracts.bundle import BundleManifest, QuantizationRecord, SelectionRecord, write_bundle
@@ -25,6 +24,7 @@ from export.members import Exported, convert, in_int8, write_members
 from export.pool import Pool, pooled
 from export.publish import publishing
 from export.select import select
+from report.bundle_write import write_bundle_report
 from trainer.reread import reread
 
 

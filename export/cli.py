@@ -7,6 +7,7 @@ from typing import Any
 
 from contracts.bundle import BundleManifest
 from contracts.cascade import CascadeRecord
+from contracts.records import ValFigures
 from export.config import DEFAULTS, ExportConfig
 from export.gate import Int8Limits, describe_int8
 from export.select import DEFAULT_MEMBERS, METRICS, RULES, Members
@@ -138,7 +139,8 @@ def describe(manifest: BundleManifest) -> str:
     if manifest.quantization is not None:
         lines.append(f"  int8: {describe_int8(manifest.quantization)}")
     if manifest.cascade is not None:
-        lines += frontier(manifest.cascade, len(manifest.members))
+        assert manifest.calibration is not None
+        lines += frontier(manifest.cascade, len(manifest.members), manifest.calibration.after)
     elif len(manifest.members) > 1:
         lines.append("  no cascade")
     gap = manifest.parity.max_probability_difference
@@ -146,11 +148,11 @@ def describe(manifest: BundleManifest) -> str:
     return "\n".join(lines)
 
 
-def frontier(cascade: CascadeRecord, members: int) -> list[str]:
-    """The cascade's points as a table: what they cost, and what they lose."""
+def frontier(cascade: CascadeRecord, members: int, full: ValFigures) -> list[str]:
+    """The cascade's points as a table: what they cost and lose; last, what all members give."""
     chosen = cascade.point()
     lines = [
-        f"  cascade ({cascade.rule}): members asked per image, of {members}, and what that costs",
+        f"  cascade ({cascade.rule}): what fewer members cost, on images that chose nothing",
         "      members  accuracy      nll   expected drop   nll rise",
     ]
     for point in cascade.points:
@@ -160,6 +162,7 @@ def frontier(cascade: CascadeRecord, members: int) -> list[str]:
             f"{point.val.nll:7.4f}   {100 * point.accuracy_drop:6.2f} points   "
             f"{point.nll_rise:8.2%}"
         )
+    lines.append(f"   all {members:6.2f}  {full.accuracy:8.2%}  {full.nll:7.4f}")
     return lines
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from report.evidence import Evidence, ImagesPerSecond, SpeedRecord
 
 from contracts.answers import Answers
 from contracts.errors import InvalidData
@@ -18,6 +17,7 @@ from contracts.run import RunManifest
 from export.logits import run_member
 from export.members import Exported
 from export.speed import compare_speed, in_words
+from report.evidence import Evidence, ImagesPerSecond, SpeedRecord
 from trainer.reread import reread
 
 

@@ -16,8 +16,7 @@ SHARES = tuple(n / 20 for n in range(20, 0, -1))  # 100 %, 95 %, ..., 5 % of the
 
 def figures_of(probs_NK: Floats, labels_N: Labels) -> Figures:
     """All figures of some answers."""
-    # Rounding can carry the Brier score of perfect answers just below 0.
-    return Figures(**{name: max(value, 0.0) for name, value in summary(probs_NK, labels_N).items()})
+    return Figures(**summary(probs_NK, labels_N))
 
 
 def growth(

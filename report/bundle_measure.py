@@ -1,5 +1,6 @@
 """measure_bundle(): a manifest and the members' answers -> all numbers of the page. Pure."""
 
+from contracts.answers import Answers
 from contracts.bundle import BundleManifest
 from contracts.figures import mean_probabilities
 from report.bundle_figures import class_figures, figures_of, growth, reliability, selective
@@ -10,7 +11,7 @@ from report.bundle_options import (
     serving_options,
 )
 from report.bundle_records import AnswerFigures, BundleFigures, Option
-from report.evidence import Answers, Evidence
+from report.evidence import Evidence
 from report.figures import pairwise_disagreement
 
 

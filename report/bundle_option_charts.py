@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from contracts.bundle import Precision
 from contracts.prediction_sets import METHODS
@@ -41,8 +41,9 @@ def cost_chart(
                 [x], [getattr(figures, name)], "^", color=INK, markersize=8, label="first member"
             )
             axes.set_xlabel(xlabel)
-            axes.set_xlim(left=0)
             axes.margins(x=0.06)
+            axes.set_xlim(left=0)
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
             if name == "accuracy":
                 percent(axes, [figures.accuracy, *(o.figures.accuracy for o in options)])
         left.set(title="NLL", ylabel="NLL (nats)")
@@ -139,5 +140,7 @@ def _draw_sizes(axes: Axes, sets: Sequence[SetFigures], groups: list[tuple[int, 
         axes.bar(left, heights, width, color=colour, label=label)
     names = [f"{low}" if low == high else f"{low}–{high}" for low, high in groups]
     axes.set_xticks(range(len(groups)), names)
+    if any(low != high for low, high in groups):  # the words are wider than their bars
+        axes.tick_params(axis="x", labelrotation=45)
     axes.grid(visible=False, axis="x")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

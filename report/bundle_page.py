@@ -51,7 +51,7 @@ def _measured(
     if several:
         yield _shown(pictures.disagreement(bundle, figures, answers))
     yield _shown(pictures.sureness(figures, answers), _sureness_table(answers))
-    if several or len(answers.options) > 1:
+    if several or len({option.precision for option in answers.options}) > 1:
         yield _shown(pictures.costs(bundle, figures, answers), *_cost_tables(figures, answers))
     if answers.sets:
         yield _shown(pictures.sets(answers), *_sets_table(figures, answers))
@@ -65,7 +65,7 @@ def _calibration_table(answers: AnswerFigures) -> str:
     rows = [
         (name, f"{f.ece:.4f}", f"{f.adaptive_ece:.4f}", f"{f.nll:.4f}", f"{f.brier:.4f}")
         for name, f in (
-            ("as averaged", answers.before),
+            ("without a temperature", answers.before),
             ("with the temperature", answers.after),
         )
     ]
@@ -122,8 +122,8 @@ def _sets_table(figures: BundleFigures, answers: AnswerFigures) -> Iterator[str]
         "These sets were fitted on the images shown here, so what is found is what was fitted."
         if figures.split == "calibration"
         else "By chance: how far what is found may fall below what is promised with so many "
-        "images to fit and to measure, two standard deviations. It lies above where the top class, "
-        "which is always in the set, is right more often than promised."
+        "images to fit and to measure, two standard deviations. It can lie well above: the top "
+        "class is always in the set, which the fit does not count on."
     )
 
 

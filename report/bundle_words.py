@@ -24,7 +24,7 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
     )
     sentences = [
         f"{bundle.name} {bundle.version} {what}. It was taught with {bundle.data.train_images:,} "
-        f"images of {bundle.data.spec} and tells {K} classes apart."
+        f"images of {bundle.data.spec} and tells {K:,} classes apart."
     ]
     answers = figures.answers
     if answers is None:
@@ -32,7 +32,7 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
     sentences.append(_main_figures(figures, answers))
     sentences += [
         sentence
-        for sentence in (_cascade(answers, M), _int8(bundle, figures, answers))
+        for sentence in (_cascade(answers), _int8(bundle, figures, answers))
         if sentence is not None
     ]
     return sentences if figures.split == "test" else [*sentences, *_without_test(bundle, figures)]
@@ -42,9 +42,13 @@ def remedy(bundle: BundleManifest, figures: BundleFigures) -> list[tuple[str, st
     """What brings the test images onto the page, and the line that does it; none if they are."""
     if figures.split == "test" or not bundle.data.test_images:
         return []
+    return [("Measure on the test images", export_command(bundle))]
+
+
+def export_command(bundle: BundleManifest) -> str:
+    """The line that makes the bundle again, with a report on the test images."""
     words = ["--out", "BUNDLE_DIR", "--force", "--data", bundle.data.spec]
-    command = shlex.join(["snapensemble", "export", "RUN_DIR", *words])
-    return [("Measure on the test images", command)]
+    return shlex.join(["snapensemble", "export", "RUN_DIR", *words])
 
 
 def quality(figures: Figures) -> str:
@@ -65,14 +69,13 @@ def _main_figures(figures: BundleFigures, answers: AnswerFigures) -> str:
     return f"{text}; the first member alone has {quality(answers.members[0])}."
 
 
-def _cascade(answers: AnswerFigures, members: int) -> str | None:
-    options = answers.options
-    active = next((o for o in reversed(options) if o.active), None)
-    if active is None or members == 1:
+def _cascade(answers: AnswerFigures) -> str | None:
+    active = next((o for o in answers.options if o.active), None)
+    if active is None:
         return None
     return (
-        f"The cascade asks {active.members_per_image:.2f} of the {members} members per image on "
-        f"average: {quality(active.figures)}."
+        f"The cascade asks {active.members_per_image:.2f} of the {len(answers.members)} members "
+        f"per image on average: {quality(active.figures)}."
     )
 
 

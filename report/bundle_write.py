@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from contracts.bundle import BundleManifest
-from contracts.errors import WriteFailed
 from contracts.files import write_atomically
 from contracts.records import write_manifest
 from report.bundle_measure import measure_bundle
 from report.bundle_page import bundle_page
 from report.bundle_records import FIGURES_FILE, REPORT_DIR
 from report.evidence import Evidence
-from report.write import PAGE_FILE
+from report.write import PAGE_FILE, claim_directory
 
 
 def write_bundle_report(directory: Path, bundle: BundleManifest, evidence: Evidence) -> None:
@@ -27,9 +26,6 @@ def write_bundle_report(directory: Path, bundle: BundleManifest, evidence: Evide
     figures = measure_bundle(bundle, evidence)
     text = bundle_page(bundle, figures)
     report_dir = directory / REPORT_DIR
-    try:
-        report_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteFailed(f"{report_dir}: cannot make it: {error.strerror}") from error
+    claim_directory(report_dir)
     write_manifest(report_dir / FIGURES_FILE, figures)
     write_atomically(report_dir / PAGE_FILE, text.encode())

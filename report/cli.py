@@ -1,16 +1,23 @@
-"""`snapensemble report`: a run directory -> a page with pictures."""
+"""`snapensemble report`: a run -> a page with pictures; a bundle -> the page that it carries."""
 
 import argparse
 import json
 from pathlib import Path
 
+from contracts.bundle import BUNDLE_FILE
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `snapensemble report`."""
     parser.add_argument(
-        "run_dir", type=Path, metavar="RUN_DIR", help="made by snapensemble train, finished or not"
+        "directory",
+        type=Path,
+        metavar="DIR",
+        help="a run, finished or not, or a bundle, which brings its page from the export",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to (RUN_DIR/report)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to (report in the run or bundle)"
+    )
     parser.add_argument(
         "--json",
         action="store_true",
@@ -19,17 +26,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report; the last line of stdout is its page (with --json: the field `page`)."""
+    """Show a report; the last line of stdout is its page (with --json: the field `page`)."""
+    is_bundle = (args.directory / BUNDLE_FILE).exists()
+    page, lines, numbers = _bundle(args) if is_bundle else _run(args)
+    if args.json:
+        print(json.dumps({"page": str(page), **numbers}, indent=2, allow_nan=False))
+    else:
+        print("\n".join([*lines, str(page)]))
+    return 0
+
+
+def _run(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
+    """Draw the page of a run."""
     from report.measure import as_json
     from report.page import summary
     from report.write import PAGE_FILE, write_report
 
-    directory = args.out or args.run_dir / "report"
-    measured = write_report(args.run_dir, directory)
-    page = str(directory / PAGE_FILE)
-    if args.json:
-        print(json.dumps({"page": page, **as_json(measured)}, indent=2, allow_nan=False))
-        return 0
-    print("\n".join(summary(measured)))
-    print(page)
-    return 0
+    directory = args.out or args.directory / "report"
+    measured = write_report(args.directory, directory)
+    return directory / PAGE_FILE, summary(measured), as_json(measured)
+
+
+def _bundle(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
+    """Read the page of a bundle, and copy it where it is wanted."""
+    from report.bundle_read import read_bundle_report
+    from report.bundle_words import remedy, summary
+
+    bundle, figures, page = read_bundle_report(args.directory, args.out)
+    lines = summary(bundle, figures)
+    lines += [f"{what}: {command}" for what, command in remedy(bundle, figures)]
+    return page, lines, figures.model_dump(mode="json")

@@ -8,27 +8,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts.figures import Floats, Labels
+from contracts.answers import Answers
+from contracts.figures import Floats
 from contracts.records import Record
 
 PerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What each member says of some images, members in the bundle's order."""
-
-    labels_N: Labels
-    probs_MNK: Floats
-
-    def __post_init__(self) -> None:
-        if self.probs_MNK.ndim != 3 or self.probs_MNK.shape[1] != len(self.labels_N):
-            raise ValueError(
-                f"probs_MNK has shape {self.probs_MNK.shape}, there are {len(self.labels_N)} labels"
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels_N)
 
 
 class ImagesPerSecond(Record):

@@ -44,7 +44,7 @@ def png(height: float, draw: Callable[[Figure], None]) -> bytes:
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=DPI)
+        figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return _with_a_palette(buffer)
 
 

@@ -23,19 +23,29 @@ def write_report(run_dir: Path, directory: Path) -> Measured:
         InvalidConfig: `directory` holds a page that is no report.
         WriteFailed: the disk is full, or `directory` cannot be written.
     """
-    _refuse_other_pages(directory / PAGE_FILE)
     measured = measure(run_dir)
     drawn = pictures(measured)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteFailed(f"{directory}: cannot make it: {error.strerror}") from error
+    claim_directory(directory)
     for picture in drawn:
         write_atomically(directory / picture.file, picture.png)
     write_atomically(directory / PAGE_FILE, page(measured, drawn, run_dir).encode())
     for file in FILES - {picture.file for picture in drawn}:  # of another run's report
         (directory / file).unlink(missing_ok=True)
     return measured
+
+
+def claim_directory(directory: Path) -> None:
+    """Make a directory for a report, unless it holds a page of another kind.
+
+    Raises:
+        InvalidConfig: it does.
+        WriteFailed: it cannot be made or read.
+    """
+    _refuse_other_pages(directory / PAGE_FILE)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteFailed(f"{directory}: cannot make it: {error.strerror}") from error
 
 
 def _refuse_other_pages(path: Path) -> None:

@@ -13,6 +13,7 @@ from serving.cors import Cors
 from serving.engine import Engine
 from serving.guard import Guard
 from serving.headers import AnswerHeaders
+from serving.life import CloseWhileStopping, Life
 from serving.logs import log_access
 from serving.metrics import Metrics
 from serving.problems import add_problem_handlers, internal_error
@@ -26,7 +27,12 @@ CANCELLED = 499  # the answer was never begun: the client left, or the server ha
 log = logging.getLogger("snapensemble")
 
 
-def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    metrics: Metrics | None = None,
+    life: Life | None = None,
+) -> FastAPI:
     """Assemble the server around a running engine, whose owner starts and stops it.
 
     Raises:
@@ -34,8 +40,8 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
     """
     tokens = read_tokens(settings)
-    metrics = metrics or Metrics()
-    service = Service(settings, engine, metrics)
+    metrics, life = metrics or Metrics(), life or Life()
+    service = Service(settings, engine, metrics, life)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,6 +72,7 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
         app.add_middleware(Cors, origins=settings.allowed_origins)
     app.add_middleware(RequestMetrics, metrics=metrics, access_log=settings.access_log)
     app.add_middleware(AnswerHeaders)
+    app.add_middleware(CloseWhileStopping, life=life)
     return app
 
 

@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     warnings.filterwarnings("ignore", module="PIL")
 
     from serving.engine import load_engine
+    from serving.life import Life
     from serving.metrics import Metrics
     from serving.metrics_port import serve_metrics
     from serving.server import make_server
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         open_port(settings.host, settings.port) as listener,
         contextlib.ExitStack() as stack,
     ):
-        server = make_server(settings, engine, metrics)
+        server = make_server(settings, engine, metrics, Life(settings.drain_seconds))
         print(
             f"Serving {settings.name or engine.bundle.name} {engine.bundle.version} "
             f"(members: {len(engine.bundle.members)}, lanes: {engine.lanes.threads}) "

@@ -152,8 +152,10 @@ async def live() -> dict[str, bool]:
 
 @router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready")
-async def ready() -> dict[str, bool]:
-    """200 once members are loaded and warm, which they are before the port opens."""
+async def ready(request: Request) -> dict[str, bool]:
+    """200 from the port's opening, when members are loaded and warm, until the server stops."""
+    service: Service = request.app.state.service
+    service.check_ready()
     return {"ready": True}
 
 

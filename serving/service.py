@@ -9,7 +9,9 @@ from typing import Any
 
 from serving.drift import Drift
 from serving.engine import Engine
+from serving.errors import Stopping
 from serving.intake import Intake
+from serving.life import Life
 from serving.metrics import Metrics
 from serving.settings import Settings
 from serving.stages import Mode
@@ -22,11 +24,12 @@ class Service:
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, life: Life) -> None:
         engine.check_mode(settings.mode)
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
+        self.life = life
         self.intake = Intake(settings)
         self.name = settings.name or engine.bundle.name
         self.started = time.monotonic()
@@ -52,6 +55,11 @@ class Service:
             self.metrics.drift_answers.set(len(self._drift))
             for quantity, index in self._drift.indices().items():
                 self.metrics.drift.labels(quantity).set(index)
+
+    def check_ready(self) -> None:
+        """Raise what speaks against sending new work here."""
+        if self.life.stopping:
+            raise Stopping("the server is shutting down; send new requests elsewhere")
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(
         30, gt=0, allow_inf_nan=False, description="time for a body to arrive, seconds"
     )
+    drain_seconds: float = Field(
+        0,
+        ge=0,
+        le=3600,
+        description="time to answer on after SIGTERM while /health/ready says 503, seconds",
+    )
     shutdown_timeout_s: Positive = Field(
         30, description="time for accepted requests to finish after SIGTERM, seconds"
     )

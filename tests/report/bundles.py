@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from contracts.answers import Answers
 from contracts.bundle import (
     BundleManifest,
     CalibrationRecord,
@@ -21,7 +22,7 @@ from contracts.figures import Floats, mean_probabilities, nll, softmax, val_figu
 from contracts.prediction_sets import fit_quantiles
 from contracts.records import ValFigures
 from report.bundle_figures import figures_of
-from report.evidence import Answers, ImagesPerSecond, SpeedRecord
+from report.evidence import ImagesPerSecond, SpeedRecord
 from tests.factories import CLASSES, CONTRACT, DATA
 
 SPEED = SpeedRecord(
@@ -47,13 +48,14 @@ def answers(images: int, *, members: int = 3, classes: int = 3, seed: int = 0) -
             for m in range(members)
         ]
     )
-    return Answers(labels_N, softmax(2.5 * logits_MNK))
+    return Answers(softmax(2.5 * logits_MNK), labels_N)
 
 
 def make_manifest(
     calibration: Answers,
     *,
     names: Sequence[str] = CLASSES,
+    sets: bool = True,
     cascade: bool = True,
     int8: bool = False,
     **changes: Any,
@@ -79,7 +81,9 @@ def make_manifest(
         "temperature": temperature,
         "selection": SelectionRecord(rule="best", metric="nll", candidates=M + 2, images=40),
         "val": ValFigures(nll=0.4, accuracy=0.95),
-        "calibration": calibration_record(calibration, temperature),
+        "calibration": calibration_record(calibration, temperature)
+        if sets and len(calibration)
+        else None,
         "cascade": cascade_record(calibration, temperature)
         if cascade and len(calibration)
         else None,
@@ -109,10 +113,6 @@ def fitted_temperature(probs_MNK: Floats, calibration: Answers) -> float:
 def calibration_record(calibration: Answers, temperature: float) -> CalibrationRecord:
     """What the export would write of these answers."""
     probs_MNK, labels_N = calibration.probs_MNK, calibration.labels_N
-    if not len(calibration):
-        return CalibrationRecord(
-            images=0, before=None, after=None, sets=fit_quantiles(probs_MNK[0], labels_N)
-        )
     after_NK = mean_probabilities(probs_MNK, temperature=temperature)
     return CalibrationRecord(
         images=len(labels_N),

@@ -23,7 +23,7 @@ def test_the_documented_default_is_the_real_one(name: str) -> None:
         if r.startswith(f"| `SNAPENSEMBLE_{name.upper()}` |")
     )
     default = Settings.model_fields[name].default
-    shown = {None: "", False: "off", True: "on"}.get(default, str(default))
+    shown = {"None": "", "False": "off", "True": "on"}.get(str(default), str(default))
     assert row.split("|")[3].strip() == shown
 
 

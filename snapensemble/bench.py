@@ -1,0 +1,227 @@
+"""`snapensemble bench`: how fast a bundle answers, in this process and over HTTP."""
+
+import argparse
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import uvloop
+
+from contracts.bundle import BundleManifest
+from contracts.cpu import cpu_budget
+from contracts.errors import InvalidConfig
+from contracts.stopping import signals_deferred
+from serving.cli import build_settings
+from serving.engine import load_engine
+from serving.stages import Mode
+from snapensemble.bench_figures import HEAD, Row, line, row, warnings
+from snapensemble.bench_pictures import Pictures, noise, read_pictures
+from snapensemble.bench_targets import InProcess, Target, check, metered
+from snapensemble.http_load import HttpClient, Predictions
+from snapensemble.load import closed_loop, open_loop, poisson_arrivals
+from snapensemble.server_process import server_process
+
+CONCURRENCY = (1, 8, 32)
+WARM_UP_S = 1.0  # at most, before each row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchConfig:
+    """What to measure."""
+
+    bundle_dir: Path
+    concurrency: tuple[int, ...] = CONCURRENCY  # closed loops
+    rates: tuple[float, ...] = ()  # open loops, requests per second
+    mode: Mode = "full"
+    seconds: float = 10.0  # of each row
+    files: tuple[Path, ...] = ()  # pictures; noise if there are none
+    images_per_request: int = 1
+    url: str | None = None  # of a server that runs already
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0:
+            raise InvalidConfig(f"--seconds must be above 0, got {self.seconds:g}")
+        if any(count < 1 for count in self.concurrency):
+            raise InvalidConfig(f"--concurrency must be at least 1, got {min(self.concurrency)}")
+        if any(not rate > 0 for rate in self.rates):
+            raise InvalidConfig(f"--rate must be above 0 requests/s, got {min(self.rates):g}")
+        if self.images_per_request < 1:
+            raise InvalidConfig(
+                f"--images-per-request must be at least 1, got {self.images_per_request}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is ready to be measured."""
+
+    bundle: BundleManifest
+    pictures: Pictures
+    targets: Sequence[Target]
+    runner: asyncio.Runner  # the loop that the connections belong to
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `snapensemble bench`."""
+    parser.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR")
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="clients that ask again as soon as they are answered (1 8 32)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=float,
+        nargs="+",
+        metavar="R",
+        help="requests/s at random times; latency counts from when a request was due",
+    )
+    parser.add_argument(
+        "--mode", choices=get_args(Mode), default="full", help="ask every member, or a few (full)"
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each row (10)")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", metavar="FILE", help="pictures to send (noise as PNG)"
+    )
+    parser.add_argument(
+        "--images-per-request", type=int, default=1, metavar="N", help="pictures in one (1)"
+    )
+    parser.add_argument("--url", help="measure this server instead of starting one")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print row by row; after Ctrl-C what was measured until then."""
+    config = BenchConfig(
+        bundle_dir=args.bundle_dir,
+        concurrency=tuple(args.concurrency or (() if args.rate else CONCURRENCY)),
+        rates=tuple(args.rate or ()),
+        mode=args.mode,
+        seconds=args.seconds,
+        files=tuple(args.images or ()),
+        images_per_request=args.images_per_request,
+        url=args.url,
+    )
+    with prepared(config) as subject:
+        if not args.json:
+            print(f"{title(config, subject)}\n{HEAD}", flush=True)
+        # A signal ends a row early and not the process, so that what was measured is printed.
+        with signals_deferred() as deferred:
+            rows = []
+            for found in measure(config, subject, stop=lambda: bool(deferred.signum)):
+                rows.append(found)
+                if not args.json:
+                    print(line(found), flush=True)
+            if args.json:
+                report: dict[str, Any] = {
+                    "rows": [asdict(row) for row in rows],
+                    "warnings": warnings(rows),
+                }
+                report["stopped"] = bool(deferred.signum)
+                print(json.dumps({**described(config, subject), **report}, indent=2))
+            else:
+                print("\n".join(warnings(rows)))
+    return 0
+
+
+def title(config: BenchConfig, subject: Subject) -> str:
+    """What is measured, for people."""
+    bundle = subject.bundle
+    return (
+        f"{bundle.name} {bundle.version} (members: {len(bundle.members)}), mode {config.mode}, "
+        f"{config.seconds:g} s per row\n{subject.pictures.source}, "
+        f"{config.images_per_request} in a request\n"
+    )
+
+
+def described(config: BenchConfig, subject: Subject) -> dict[str, Any]:
+    """What is measured, as JSON."""
+    return {
+        "model": {"name": subject.bundle.name, "version": subject.bundle.version},
+        "members": len(subject.bundle.members),
+        "mode": config.mode,
+        "seconds_per_row": config.seconds,
+        "pictures": subject.pictures.source,
+        "images_per_request": config.images_per_request,
+        "cores": cpu_budget(),
+    }
+
+
+@contextmanager
+def prepared(config: BenchConfig) -> Iterator[Subject]:
+    """The engine in this process and a server, both with the server's settings, and both checked.
+
+    Raises:
+        InvalidManifest: the bundle is damaged.
+        InvalidParameter: the bundle carries no cascade.
+        InvalidData: a picture file cannot be read.
+        InvalidConfig: nothing that answers is at the URL.
+        ServerFailed: the server did not start.
+    """
+    settings = build_settings({"port": 0})
+    with ExitStack() as stack:
+        engine = stack.enter_context(
+            load_engine(
+                config.bundle_dir,
+                settings.limits(),
+                max_accuracy_drop=settings.max_accuracy_drop,
+            )
+        )
+        engine.check_mode(config.mode)
+        image = engine.bundle.image
+        pictures = read_pictures(config.files, image) if config.files else noise(image)
+        encoded, decoded = pictures.groups(config.images_per_request)
+        pid = None
+        url = config.url
+        if url is None:
+            process, url = stack.enter_context(server_process(config.bundle_dir, "--port", "0"))
+            pid = process.pid
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        client = HttpClient(url)
+        stack.callback(lambda: runner.run(client.close()))
+        engine_ask = InProcess(engine, decoded, config.mode)
+        # As a program would ask that wants no more than the answer.
+        http_ask = Predictions(client, encoded, f"mode={config.mode}")
+        runner.run(check(http_ask, url))
+        targets = (
+            Target(way="engine", ask=engine_ask, pid=os.getpid(), is_client=True),
+            Target(way="http", ask=http_ask, pid=pid, is_client=False),
+        )
+        yield Subject(bundle=engine.bundle, pictures=pictures, targets=targets, runner=runner)
+
+
+def measure(config: BenchConfig, subject: Subject, stop: Callable[[], bool]) -> Iterator[Row]:
+    """A row per load and way, the ways in turns, so that each sees the same machine."""
+    loads: list[tuple[int | None, float | None]] = [(count, None) for count in config.concurrency]
+    loads += [(None, rate) for rate in config.rates]
+    warm_up_s = min(WARM_UP_S, config.seconds / 5)
+    for concurrency, rate in loads:
+        for target in subject.targets:
+            clients = concurrency or 1
+            warm_up = closed_loop(target.ask, concurrency=clients, seconds=warm_up_s, stop=stop)
+            subject.runner.run(warm_up)
+            if stop():
+                return
+            if rate is None:
+                load = closed_loop(
+                    target.ask, concurrency=clients, seconds=config.seconds, stop=stop
+                )
+            else:
+                load = open_loop(target.ask, poisson_arrivals(rate, config.seconds), stop=stop)
+            samples, usage = metered(target, partial(subject.runner.run, load))
+            yield row(
+                target.way,
+                samples,
+                usage,
+                concurrency=concurrency,
+                rate=rate,
+                images_per_request=config.images_per_request,
+            )
