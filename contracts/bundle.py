@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from contracts.cascade import Cascade, CascadeRecord, first_weights
+from contracts.drift import ReferenceRecord
 from contracts.pixels import ImageContract
 from contracts.prediction_sets import SetQuantile
 from contracts.records import (
@@ -95,6 +96,7 @@ class BundleManifest(Record):
     val: ValFigures  # as it answers, on the whole validation split, half of which chose it
     calibration: CalibrationRecord | None = None
     cascade: CascadeRecord | None = None
+    reference: ReferenceRecord | None = None  # to notice drift by
     quantization: QuantizationRecord | None = None
     opset: Annotated[int, Field(ge=1)]
     parity: ParityRecord

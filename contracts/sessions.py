@@ -10,6 +10,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime  # see above
 
+RUNTIME_VERSION: str = onnxruntime.__version__
+
 
 def session_options() -> onnxruntime.SessionOptions:
     """One thread per session: who runs several owns the threads, so none has a pool or spins."""

@@ -89,6 +89,7 @@ def build_bundle(
             ),
             calibration=fitted.calibration,
             cascade=fitted.cascade,
+            reference=fitted.reference,
             quantization=quantization,
             opset=OPSET,
             parity=parity,

@@ -1,4 +1,4 @@
-"""What the members' answers to validation make of an ensemble: temperature, sets, cascade. Pure.
+"""What the members' answers to validation make of an ensemble: temperature and all else. Pure.
 
 Shapes: M members, N images, K classes.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from contracts.answers import Answers
 from contracts.bundle import CalibrationRecord
 from contracts.cascade import CascadeRecord
+from contracts.drift import ReferenceRecord
 from contracts.figures import Floats, Labels, mean_probabilities, summary
 from contracts.prediction_sets import fit_quantiles
 from contracts.records import Figures
@@ -16,6 +17,7 @@ from export.config import ExportConfig
 from export.fit_cascade import fit_cascade
 from export.fit_temperature import fit_temperature
 from export.halves import halves
+from export.reference import fit_reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Fitted:
     temperature: float
     calibration: CalibrationRecord
     cascade: CascadeRecord | None
+    reference: ReferenceRecord
     held_out: Answers  # of the calibration half, for the report
 
 
@@ -60,6 +63,7 @@ def fit_on_validation(answers: Answers, weights_M: Sequence[float], config: Expo
         )
         if config.cascade
         else None,
+        reference=fit_reference(held_out.probs_MNK, weights_M, temperature),
         held_out=held_out,
     )
 

@@ -19,7 +19,7 @@ class QuantizationRefused(SnapensembleError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Limits:
-    """How much int8 may change; docs/decisions/0012 has what it changes."""
+    """How much int8 may change; docs/decisions/0011 has what it changes."""
 
     max_accuracy_drop: float = 0.005  # fraction
     max_nll_rise: float = 0.05  # relative

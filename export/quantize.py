@@ -24,7 +24,7 @@ from export.stem import PIXELS, convolve_pixels
 WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
 OPERATORS = (*WITH_WEIGHTS, "Add", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
 # Seven bits: with eight, processors without VNNI add pairs of products in 16 bits, which overflow.
-# Who exports does not know who serves, and docs/decisions/0012 shows that it costs nothing.
+# Who exports does not know who serves, and it costs nothing (docs/decisions/0012).
 REDUCE_RANGE = True
 
 

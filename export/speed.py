@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from contracts.sessions import open_session
 
 BATCH_SIZES = (1, 16)
-ROUNDS = 7
+ROUNDS = 15
 WORTH_IT = 1.05  # below, timings of the same file may differ as much
 
 
 class Speed(NamedTuple):
-    """Images per second in one thread."""
+    """Images per second of one thread that has a processor to itself."""
 
     batch_size: int
     fp32: float
@@ -58,26 +58,33 @@ def compare_speed(
 def seconds_per_run(
     runs: Sequence[Callable[[], object]],
     seconds: float,
-    clock: Callable[[], float] = time.perf_counter,
+    *,
+    work: Callable[[], float] = time.thread_time,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[float]:
     """The median of several rounds for each; in a round all have their turn.
 
-    So what else the machine does meanwhile slows all of them, and a short disturbance none.
+    Args:
+        runs: one-thread work.
+        seconds: for all of them together; three rounds are done in any case.
+        work: this thread's processor time, which does not count while others have the processor.
+        clock: says when the time is up.
     """
 
     def timed(run: Callable[[], object], times: int) -> float:
-        start = clock()
+        start = work()
         for _ in range(times):
             run()
-        return (clock() - start) / times
+        return (work() - start) / times
 
     for run in runs:  # the first one also reserves memory
         run()
-    once = sum(timed(run, 1) for run in runs)
-    times = max(1, int(seconds / ROUNDS / once))
-    rounds = max(3, min(ROUNDS, int(seconds / (once * times))))
-    found = [[timed(run, times) for run in runs] for _ in range(rounds)]
-    return [median(each) for each in zip(*found, strict=True)]
+    end = clock() + seconds
+    times = max(1, int(seconds / ROUNDS / sum(timed(run, 1) for run in runs)))
+    rounds: list[list[float]] = []
+    while len(rounds) < 3 or (len(rounds) < ROUNDS and clock() < end):
+        rounds.append([timed(run, times) for run in runs])
+    return [median(each) for each in zip(*rounds, strict=True)]
 
 
 def in_words(speeds: Sequence[Speed]) -> str:

@@ -140,6 +140,7 @@ def selective_chart(
         axes.set_ylabel("accuracy of those answered")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         percent(axes, [s.accuracy for steps, *_ in lines for s in steps])
-        axes.legend(loc="lower left")
+        if single is not None:
+            axes.legend(loc="lower left")
 
     return png(3.5, draw)

@@ -43,7 +43,7 @@ def serving_options(
         members_per_image=len(probs_MNK),
         figures=figures_of(full_answers(bundle, probs_MNK), labels_N),
     )
-    if bundle.cascade is None:
+    if bundle.cascade is None or len(probs_MNK) == 1:  # one member has nowhere to leave
         return (full,)
     active = bundle.cascade.point() if precision == precision_of(bundle) else None
     points = []
@@ -93,7 +93,7 @@ def all_set_figures(
         for quantile in bundle.calibration.sets
     ]
     cascade = bundle.cascade_at()
-    if bundle.cascade is not None and cascade is not None:
+    if bundle.cascade is not None and cascade is not None and len(probs_MNK) > 1:
         probs_NK, _ = run_cascade(probs_MNK, cascade, bundle.temperature)
         found += [
             set_figures(probs_NK, labels_N, quantile, cascade=True, fitted_on=fitted_on)

@@ -51,7 +51,7 @@ def _measured(
     if several:
         yield _shown(pictures.disagreement(bundle, figures, answers))
     yield _shown(pictures.sureness(figures, answers), _sureness_table(answers))
-    if several or len(answers.options) > 1:
+    if several or len({option.precision for option in answers.options}) > 1:
         yield _shown(pictures.costs(bundle, figures, answers), *_cost_tables(figures, answers))
     if answers.sets:
         yield _shown(pictures.sets(answers), *_sets_table(figures, answers))
@@ -65,7 +65,7 @@ def _calibration_table(answers: AnswerFigures) -> str:
     rows = [
         (name, f"{f.ece:.4f}", f"{f.adaptive_ece:.4f}", f"{f.nll:.4f}", f"{f.brier:.4f}")
         for name, f in (
-            ("as averaged", answers.before),
+            ("without a temperature", answers.before),
             ("with the temperature", answers.after),
         )
     ]

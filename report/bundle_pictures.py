@@ -30,7 +30,7 @@ def growth(figures: BundleFigures, answers: AnswerFigures) -> Picture:
 def calibration(bundle: BundleManifest, figures: BundleFigures, answers: AnswerFigures) -> Picture:
     """How far confidence can be believed."""
     before, after, T = answers.before, answers.after, bundle.temperature
-    panels = [("as averaged", answers.reliability_before)]
+    panels = [("without a temperature", answers.reliability_before)]
     if T != 1:
         panels.append((f"with the temperature {T:.3g}", answers.reliability_after))
     change = (

@@ -32,7 +32,7 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
     sentences.append(_main_figures(figures, answers))
     sentences += [
         sentence
-        for sentence in (_cascade(answers, M), _int8(bundle, figures, answers))
+        for sentence in (_cascade(answers), _int8(bundle, figures, answers))
         if sentence is not None
     ]
     return sentences if figures.split == "test" else [*sentences, *_without_test(bundle, figures)]
@@ -69,14 +69,13 @@ def _main_figures(figures: BundleFigures, answers: AnswerFigures) -> str:
     return f"{text}; the first member alone has {quality(answers.members[0])}."
 
 
-def _cascade(answers: AnswerFigures, members: int) -> str | None:
-    options = answers.options
-    active = next((o for o in reversed(options) if o.active), None)
-    if active is None or members == 1:
+def _cascade(answers: AnswerFigures) -> str | None:
+    active = next((o for o in answers.options if o.active), None)
+    if active is None:
         return None
     return (
-        f"The cascade asks {active.members_per_image:.2f} of the {members} members per image on "
-        f"average: {quality(active.figures)}."
+        f"The cascade asks {active.members_per_image:.2f} of the {len(answers.members)} members "
+        f"per image on average: {quality(active.figures)}."
     )
 
 

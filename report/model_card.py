@@ -99,7 +99,7 @@ def _selection(bundle: BundleManifest) -> str:
 def _calibration(bundle: BundleManifest) -> str:
     text = f"Temperature {bundle.temperature:.4g} on the averaged probabilities."
     found = bundle.calibration
-    if found is None or found.before is None or found.after is None:
+    if found is None:
         return text
     return (
         f"{text} On the {found.images:,} validation images that chose no member: "
@@ -160,9 +160,9 @@ def limits(bundle: BundleManifest) -> list[str]:
             "class at least as often as promised, on average over images drawn like the "
             "validation images; not in each class, and not for each image."
         )
-    what = "The temperature" if bundle.cascade is None else "Temperatures and thresholds"
+    what = "The temperature was" if bundle.cascade is None else "Temperatures and thresholds were"
     found += [
-        f"{what} were fitted on images of the validation part, which has {data.val_images:,}; "
+        f"{what} fitted on images of the validation part, which has {data.val_images:,}; "
         "with few, another draw would have given others.",
         "How confidence behaves on images unlike the validation images was not measured.",
     ]

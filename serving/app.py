@@ -9,22 +9,39 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.cors import Cors
 from serving.engine import Engine
+from serving.guard import Guard
+from serving.headers import AnswerHeaders
+from serving.life import CloseWhileStopping, Life
+from serving.logs import log_access
 from serving.metrics import Metrics
 from serving.problems import add_problem_handlers, internal_error
-from serving.routes import router
+from serving.routes import metrics_router, router
 from serving.service import Service
 from serving.settings import Settings
+from serving.tokens import read_tokens
 
 ROUTES = ("/predict", "/health/live", "/health/ready", "/metrics", "/model", "/", "/openapi.json")
 CANCELLED = 499  # the answer was never begun: the client left, or the server had to stop
 log = logging.getLogger("snapensemble")
 
 
-def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = None) -> FastAPI:
-    """Assemble the server around a running engine, whose owner starts and stops it."""
-    metrics = metrics or Metrics()
-    service = Service(settings, engine, metrics)
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    metrics: Metrics | None = None,
+    life: Life | None = None,
+) -> FastAPI:
+    """Assemble the server around a running engine, whose owner starts and stops it.
+
+    Raises:
+        InvalidConfig: the tokens cannot be read or are not right.
+        InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
+    """
+    tokens = read_tokens(settings)
+    metrics, life = metrics or Metrics(), life or Life()
+    service = Service(settings, engine, metrics, life)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -42,22 +59,33 @@ def create_app(settings: Settings, engine: Engine, metrics: Metrics | None = Non
         redirect_slashes=False,
     )
     app.state.service = service
+    app.state.engine = engine
     app.state.metrics = metrics
     app.include_router(router)
+    if settings.metrics_port is None:
+        app.include_router(metrics_router)
     add_problem_handlers(app)
-    app.add_middleware(RequestMetrics, metrics=metrics)
+    # The last one added is the first that a request meets. A preflight request has no token.
+    if tokens is not None:
+        app.add_middleware(Guard, tokens=tokens)
+    if settings.allowed_origins:
+        app.add_middleware(Cors, origins=settings.allowed_origins)
+    app.add_middleware(RequestMetrics, metrics=metrics, access_log=settings.access_log)
+    app.add_middleware(AnswerHeaders)
+    app.add_middleware(CloseWhileStopping, life=life)
     return app
 
 
 class RequestMetrics:
-    """Counts and times every request, and turns a defect into a problem document.
+    """Counts, times and perhaps logs every request, and turns a defect into a problem document.
 
     Plain ASGI: the wrapper classes of the framework hide from a handler that its client left.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool = False) -> None:
         self._app = app
         self._metrics = metrics
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -82,5 +110,14 @@ class RequestMetrics:
             if status == 0:
                 await internal_error(Request(scope, receive))(scope, receive, counted)
         finally:
+            seconds = time.monotonic() - started
             self._metrics.requests.labels(route, str(status or CANCELLED)).inc()
-            self._metrics.request_seconds.labels(route).observe(time.monotonic() - started)
+            self._metrics.request_seconds.labels(route).observe(seconds)
+            if self._access_log:
+                log_access(
+                    method=scope["method"],
+                    route=route,
+                    status=status or CANCELLED,
+                    milliseconds=round(seconds * 1000, 3),
+                    **scope.get("state", {}).get("noted", {}),
+                )

@@ -7,6 +7,10 @@ class ServingError(SnapensembleError):
     """A request that gets no prediction."""
 
 
+class Unauthorized(ServingError):
+    """The request carries no token, or a wrong one."""
+
+
 class EmptyBody(ServingError):
     """There is nothing in the body."""
 

@@ -1,11 +1,17 @@
 """Prometheus metrics, in base units. One registry per server."""
 
+from importlib.metadata import version
+from platform import python_version
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from contracts.bundle import BundleManifest
+from contracts.sessions import RUNTIME_VERSION
 from serving.micro_batch import BatchReport
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
@@ -57,9 +63,16 @@ class Metrics:
             "Requests whose client left before the answer.",
             registry=self.registry,
         )
+        self.entropy = Histogram(
+            "snapensemble_entropy_ratio",
+            "Entropy of an image's answer as a share of its largest, log(classes).",
+            buckets=SHARES,
+            registry=self.registry,
+        )
         self.member_seconds = Counter(
             "snapensemble_member_busy_seconds",
-            "Lane time spent in members.",
+            "Lane time spent in a member.",
+            ["member"],
             registry=self.registry,
         )
         self.queued = Gauge(
@@ -73,6 +86,33 @@ class Metrics:
             ["name", "version", "members"],
             registry=self.registry,
         )
+        self.drift = Gauge(
+            "snapensemble_drift_psi",
+            "Population stability index of the last full answers against validation.",
+            ["quantity"],
+            registry=self.registry,
+            multiprocess_mode="livemax",  # each process sees answers of its own
+        )
+        self.drift_answers = Gauge(
+            "snapensemble_drift_answers",
+            "Full answers that the index is of; it is shown from 100 on.",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self.build_info = Gauge(
+            "snapensemble_build_info",
+            "The software that serves; always 1.",
+            ["version", "python", "onnxruntime"],
+            registry=self.registry,
+        )
+        self._members: tuple[str, ...] = ()
+
+    def describe(self, name: str, bundle: BundleManifest) -> None:
+        """Say what is served and by what, and from now on which member is which."""
+        self._members = tuple(member.name for member in bundle.members)
+        self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(1)
+        packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
+        self.build_info.labels(*packages).set(1)
 
     def batch(self, report: BatchReport) -> None:
         """Count a finished micro-batch."""
@@ -80,9 +120,14 @@ class Metrics:
         for wait_s in report.waits_s:
             self.stage_seconds.labels("queue").observe(wait_s)
         self.stage_seconds.labels("inference").observe(report.inference_s)
-        self.member_seconds.inc(sum(report.members_s))
+        first = report.members_used - len(report.members_s)
+        for member, seconds in enumerate(report.members_s, start=first):
+            self.member_seconds.labels(self._member(member)).inc(seconds)
         for _ in range(report.answered):
             self.members_used.observe(report.members_used)
+
+    def _member(self, index: int) -> str:
+        return self._members[index] if index < len(self._members) else str(index)
 
     def page(self) -> bytes:
         """The text that Prometheus reads."""

@@ -1,8 +1,12 @@
-"""`snapensemble predict`: image files -> the same answer, from a bundle or from a server."""
+"""`snapensemble predict`: image files -> the same answer, from a bundle or from a server.
+
+A server that wants a token gets the one in SNAPENSEMBLE_TOKEN.
+"""
 
 import argparse
 import http.client
 import json
+import os
 import urllib.parse
 from pathlib import Path
 from typing import Any, get_args
@@ -20,7 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", type=Path, metavar="DIR", help="answer here, without a server")
-    source.add_argument("--url", help="ask a server, for example http://127.0.0.1:8000")
+    source.add_argument(
+        "--url",
+        help="ask a server, for example http://127.0.0.1:8000; if it wants a token, set "
+        "SNAPENSEMBLE_TOKEN",
+    )
     parser.add_argument("--top", type=int, default=5, help="how many classes to name (5)")
     parser.add_argument(
         "--mode",
@@ -44,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     if args.bundle is not None:
         answer = predict_with_bundle(args.bundle, args.images, pictures, **asked)
     else:
-        answer = predict_with_url(args.url, args.images, pictures, **asked)
+        token = os.environ.get("SNAPENSEMBLE_TOKEN")
+        answer = predict_with_url(args.url, args.images, pictures, token=token, **asked)
     if args.json:
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
@@ -102,12 +111,19 @@ def predict_with_bundle(
 
 
 def predict_with_url(
-    url: str, files: list[Path], pictures: list[bytes], **query: Any
+    url: str, files: list[Path], pictures: list[bytes], *, token: str | None = None, **query: Any
 ) -> dict[str, Any]:
     """Ask a server, one request per picture over one connection.
 
+    Args:
+        url: of the server.
+        files: names of the pictures, for messages.
+        pictures: their bytes.
+        token: a bearer token, if the server wants one.
+        query: as of POST /predict.
+
     Raises:
-        InvalidConfig: the URL is none, or nobody answers there.
+        InvalidConfig: the URL is none, nobody answers there, or the token is not right.
         InvalidData: the server refused a picture; names it.
     """
     try:
@@ -120,12 +136,17 @@ def predict_with_url(
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, port, timeout=60)
     path = f"{parts.path.rstrip('/')}/predict?{urllib.parse.urlencode(query)}"
+    headers = {"content-type": "application/octet-stream"}
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
     predictions, model = [], {}
     try:
         for file, picture in zip(files, pictures, strict=True):
-            connection.request("POST", path, picture, {"content-type": "application/octet-stream"})
+            connection.request("POST", path, picture, headers)
             reply = connection.getresponse()
             answer = _parse(url, reply.read())
+            if reply.status == 401:
+                raise InvalidConfig(f"{url} wants a token: set SNAPENSEMBLE_TOKEN to a right one")
             if reply.status != 200:
                 raise InvalidData(f"{file}: {url} answered {reply.status}: {_detail(answer)}")
             predictions += answer["predictions"]

@@ -26,13 +26,16 @@ from serving.errors import (
     ServingError,
     Stopping,
     TooManyImages,
+    Unauthorized,
     UnsupportedMediaType,
 )
+from serving.logs import request_id
 
 # error: status, code, title. Clients rely on the codes.
 PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     EmptyBody: (400, "empty_body", "There is no image in the request"),
     MalformedBody: (400, "malformed_body", "The body is not what its media type says"),
+    Unauthorized: (401, "unauthorized", "A token is needed"),
     BodyTimeout: (408, "body_timeout", "The body arrived too slowly"),
     BodyTooLarge: (413, "body_too_large", "The body is too large"),
     TooManyImages: (413, "too_many_images", "Too many images in one request"),
@@ -53,7 +56,7 @@ log = logging.getLogger("snapensemble")
 
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of the app with a problem document."""
-    app.add_exception_handler(ServingError, _serving_error)
+    app.add_exception_handler(ServingError, serving_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
 
@@ -69,6 +72,8 @@ def problem(
     """One problem document; the request's `metrics` count its code."""
     request.app.state.metrics.problems.labels(code).inc()
     body = problem_body(status, code, title, detail)
+    if (identity := request_id.get()) is not None:
+        body["request_id"] = identity
     return Response(to_json(body), status, headers, media_type=MEDIA_TYPE)
 
 
@@ -83,13 +88,16 @@ def problem_body(status: int, code: str, title: str, detail: str) -> dict[str, A
     }
 
 
-def _serving_error(request: Request, error: Exception) -> Response:
+def serving_error(request: Request, error: Exception) -> Response:
+    """The problem document of an error in the words of the job."""
     reason = error.reason if isinstance(error, BadImageInRequest) else error
     status, code, title = next(PROBLEMS[c] for c in type(reason).__mro__ if c in PROBLEMS)
     headers: dict[str, str] = {}
     if status == 503:
         wait_s = error.retry_after_s if isinstance(error, Overloaded) else 1.0
         headers["retry-after"] = str(max(1, math.ceil(wait_s)))
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
     if isinstance(error, BodyTooLarge | BodyTimeout | TooManyImages | UnsupportedMediaType):
         # The rest of the body may still be on its way, and nobody will read it.
         headers["connection"] = "close"

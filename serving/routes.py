@@ -17,14 +17,16 @@ from contracts.errors import InvalidImage
 from contracts.figures import Floats
 from contracts.pixels import decode_image
 from serving.answers import prediction, response
+from serving.engine import Engine
 from serving.errors import BadImageInRequest, DeadlineExceeded
-from serving.metrics import CONTENT_TYPE
+from serving.metrics import CONTENT_TYPE, Metrics
 from serving.page import PAGE, PAGE_HEADERS
 from serving.schemas import JsonImages, PredictOptions, PredictResponse
 from serving.service import Service
 from serving.stages import Mode
 
 router = APIRouter()
+metrics_router = APIRouter()  # the main port has it, or a port of its own
 IMAGE_BODY = {"schema": {"type": "string", "format": "binary"}}
 REQUEST_BODY = {
     "required": True,
@@ -58,6 +60,7 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
         async with asyncio.timeout(deadline_s):
             with service.stage("receive"):
                 pictures = await service.intake.read(request)
+            request.state.noted = {"images": len(pictures)}  # for the access log
             probs_NdK = await while_connected(request, classify(service, pictures, mode))
     except TimeoutError:
         raise DeadlineExceeded(f"no answer within {options.deadline_ms} ms") from None
@@ -68,6 +71,8 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
         service.intake.release(request)
     bundle = service.engine.bundle
     predictions = [prediction(probs_dK, bundle, options, quantile) for probs_dK in probs_NdK]
+    service.answered(mode, predictions)
+    request.state.noted["members_used"] = sum(map(len, probs_NdK))
     return Response(
         to_json(response(predictions, bundle, service.name)), media_type="application/json"
     )
@@ -147,17 +152,20 @@ async def live() -> dict[str, bool]:
 
 @router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready")
-async def ready() -> dict[str, bool]:
-    """200 once members are loaded and warm, which they are before the port opens."""
+async def ready(request: Request) -> dict[str, bool]:
+    """200 from the port's opening, when members are loaded and warm, until the server stops."""
+    service: Service = request.app.state.service
+    service.check_ready()
     return {"ready": True}
 
 
-@router.get("/metrics", include_in_schema=False)
+@metrics_router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
     """Prometheus text."""
-    service: Service = request.app.state.service
-    service.metrics.queued.set(service.engine.lanes.queued)
-    return Response(service.metrics.page(), media_type=CONTENT_TYPE)
+    counted: Metrics = request.app.state.metrics
+    engine: Engine = request.app.state.engine
+    counted.queued.set(engine.lanes.queued)
+    return Response(counted.page(), media_type=CONTENT_TYPE)
 
 
 @router.get("/model")

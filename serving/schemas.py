@@ -108,3 +108,6 @@ class Problem(BaseModel):
     status: int
     detail: str
     code: str
+    request_id: Annotated[
+        str | None, Field(description="the X-Request-ID that the answer has as a header")
+    ] = None

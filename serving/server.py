@@ -1,39 +1,54 @@
 """uvicorn around the application."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 
 import uvicorn
 
+from contracts.stopping import SIGNALS
 from serving.app import create_app
 from serving.engine import Engine
+from serving.life import Life
 from serving.metrics import Metrics
 from serving.protocol import GuardedProtocol
 from serving.settings import Settings
 
 
-def make_server(settings: Settings, engine: Engine, metrics: Metrics) -> uvicorn.Server:
+class Server(uvicorn.Server):
+    """Runs until its life is over, then answers what it has accepted."""
+
+    def __init__(self, config: uvicorn.Config, life: Life) -> None:
+        super().__init__(config)
+        self._life = life
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop listening; asked ten times a second."""
+        return await super().on_tick(counter) or self._life.over
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the handlers as they are: `make_server` has set them, for longer than it runs."""
+        yield
+
+
+def make_server(settings: Settings, engine: Engine, metrics: Metrics, life: Life) -> uvicorn.Server:
     """A server that SIGTERM or SIGINT ends in order from now on, also before it runs.
 
-    It stops listening, answers what it has accepted, and its `run` returns.
+    It drains, stops listening, answers what it has accepted, and its `run` returns.
     """
     config = uvicorn.Config(
-        create_app(settings, engine, metrics),
+        create_app(settings, engine, metrics, life),
         http=GuardedProtocol,
         ws="none",
-        access_log=settings.access_log,
+        access_log=False,  # serving.app writes it
         log_config=None,
-        log_level="info" if settings.access_log else "error",
+        log_level="error",
         server_header=False,
         # Above the idle time of the usual proxies, so that they close first.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
-    server = uvicorn.Server(config)
-
-    def stop(*_: object) -> None:
-        server.should_exit = True
-
-    # uvicorn has handlers of its own while it runs, and raises the signal once more at its end.
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, stop)
-    return server
+    for signum in SIGNALS:
+        signal.signal(signum, life.stop)
+    return Server(config, life)

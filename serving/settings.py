@@ -1,15 +1,19 @@
 """Every setting of the server: name, unit, bounds. From flags and SNAPENSEMBLE_* variables."""
 
+import re
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.pixels import MAX_PIXELS
 from serving.engine import Limits
+from serving.logs import LogFormat
 from serving.stages import Mode
 
 MIB = 2**20
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -49,10 +53,29 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(
         30, gt=0, allow_inf_nan=False, description="time for a body to arrive, seconds"
     )
+    drain_seconds: float = Field(
+        0,
+        ge=0,
+        le=3600,
+        description="time to answer on after SIGTERM while /health/ready says 503, seconds",
+    )
     shutdown_timeout_s: Positive = Field(
         30, description="time for accepted requests to finish after SIGTERM, seconds"
     )
     access_log: bool = Field(False, description="one line per request on stderr")
+    log_format: LogFormat = Field("text", description="text or json: how log lines look")
+    tokens: SecretStr | None = Field(
+        None, description="bearer tokens, one of which every request must carry; no flag"
+    )
+    tokens_file: Path | None = Field(
+        None, description="file with bearer tokens, one per line; every request must carry one"
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port for /metrics alone; the main port has it if not set"
+    )
+    cors_origins: str | None = Field(
+        None, description="origins whose pages may ask, separated by commas; none if not set"
+    )
 
     @model_validator(mode="after")
     def _a_request_fits_the_queue(self) -> "Settings":
@@ -63,6 +86,22 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, text: str | None) -> str | None:
+        for origin in [] if text is None else split_at_commas(text):
+            if origin != "*" and not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; expected https://HOST or https://HOST:PORT without "
+                    "a path, or * for all"
+                )
+        return text
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """`cors_origins` one by one."""
+        return () if self.cors_origins is None else split_at_commas(self.cors_origins)
+
     def limits(self) -> Limits:
         """The part that the engine needs."""
         return Limits(
@@ -71,3 +110,8 @@ class Settings(BaseSettings):
             max_queue=self.max_queue,
             max_wait_s=self.max_wait_ms / 1000,
         )
+
+
+def split_at_commas(text: str) -> tuple[str, ...]:
+    """What stands between commas, without space around it."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

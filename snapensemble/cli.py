@@ -16,7 +16,7 @@ COMMANDS = {
     "train": ("trainer.cli", "train with SGDR, one snapshot per cycle"),
     "export": ("export.cli", "turn the best snapshots into a bundle of ONNX members"),
     "evaluate": ("snapensemble.evaluate", "measure a bundle on a data set, as it is served"),
-    "report": ("report.cli", "draw a run: rate, loss, snapshots, ensembles, on one page"),
+    "report": ("report.cli", "draw a run or a bundle on one page"),
     "serve": ("serving.cli", "answer images over HTTP"),
     "predict": ("serving.predict", "classify image files with a bundle or a server"),
     "bench": ("snapensemble.bench", "measure how fast a bundle answers, here and over HTTP"),

@@ -23,7 +23,12 @@ def server_process(bundle_dir: Path, *flags: str) -> Iterator[tuple[subprocess.P
         ServerFailed: it ended instead.
     """
     command = [sys.executable, "-m", "snapensemble.cli", "serve", str(bundle_dir), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 # our own
+    process = subprocess.Popen(  # noqa: S603 # our own
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        process_group=0,  # Ctrl-C must reach it once, through the end of this block
+    )
     assert process.stdout is not None
     try:
         greeting = process.stdout.readline().strip()

@@ -19,10 +19,11 @@ from contracts.bundle import (
     write_bundle,
 )
 from contracts.cascade import CascadePoint, CascadeRecord
+from contracts.drift import ReferenceRecord
 from contracts.files import write_atomically
 from contracts.pixels import ImageContract
 from contracts.prediction_sets import SetQuantile
-from contracts.records import ValFigures
+from contracts.records import Figures, ValFigures
 from contracts.run import DataRecord
 
 CLASSES = ("ant", "bee", "cow")
@@ -123,7 +124,8 @@ def set_quantiles(quantile: float) -> tuple[SetQuantile, ...]:
 
 def calibration_record(quantile: float) -> CalibrationRecord:
     """With the sets of `set_quantiles`."""
-    return CalibrationRecord(images=9, before=None, after=None, sets=set_quantiles(quantile))
+    figures = Figures(nll=0.4, accuracy=0.95, ece=0.02, adaptive_ece=0.02, brier=0.1)
+    return CalibrationRecord(images=9, before=figures, after=figures, sets=set_quantiles(quantile))
 
 
 def make_bundle(
@@ -134,6 +136,7 @@ def make_bundle(
     temperature: float = 1.0,
     cascade: CascadeRecord | None = None,
     calibration: CalibrationRecord | None = None,
+    reference: ReferenceRecord | None = None,
 ) -> Path:
     """A bundle of linear members (seeds 0, 1, 2), or of the ONNX files given."""
     files = [linear_member(seed) for seed in range(3)] if files is None else files
@@ -167,6 +170,7 @@ def make_bundle(
             val=ValFigures(nll=0.4, accuracy=0.95),
             calibration=calibration,
             cascade=cascade,
+            reference=reference,
             opset=20,
             parity=ParityRecord(
                 batch_sizes=(1,), max_logit_difference=0, max_probability_difference=0

@@ -30,7 +30,8 @@ FLAGS = {
         "--host", "--port", "--name", "--mode", "--max-accuracy-drop", "--threads",
         "--max-batch-size", "--max-queue", "--max-wait-ms", "--max-body-bytes",
         "--max-bytes-in-flight", "--max-image-pixels", "--max-images-per-request",
-        "--body-timeout-s", "--shutdown-timeout-s", "--access-log", "--no-access-log",
+        "--body-timeout-s", "--drain-seconds", "--shutdown-timeout-s", "--access-log",
+        "--no-access-log", "--log-format", "--tokens-file", "--metrics-port", "--cors-origins",
     },
     "predict": {"--bundle", "--url", "--top", "--mode", "--coverage", "--json"},
     "bench": {

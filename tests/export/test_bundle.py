@@ -18,6 +18,7 @@ from export.bundle import build_bundle, default_name
 from export.config import ExportConfig
 from export.halves import halves
 from export.publish import publishing
+from export.reference import fit_reference
 from export.verify import ParityFailed
 
 
@@ -62,6 +63,9 @@ def test_a_bundle_holds_the_best_snapshots_by_the_selection_half_and_figures_of_
         nll(mean_probabilities(probs_MNK)[held_out_N], labels_N[held_out_N])
     )
     assert bundle.parity.batch_sizes == (1, 2, 7, 32)
+    assert bundle.reference == fit_reference(
+        probs_MNK[:, held_out_N], bundle.weights_M, bundle.temperature
+    )
 
 
 def test_every_file_is_listed_with_its_hash(digits_bundle: Path) -> None:

@@ -1,33 +1,19 @@
 from importlib.metadata import version
 
-import numpy as np
 import onnx
 import pytest
-import torch
 from torch import Tensor, nn
 
-from contracts.pixels import ImageContract
 from export.convert import OPSET, to_onnx
 from export.rewrite import ConversionFailed
-from trainer.models import build_model
+from tests.networks import METADATA, exported, image_of, noise_NCHW, trained
 
-IMAGE = ImageContract(channels=3, height=16, width=16, mean=(0.4, 0.5, 0.6), std=(0.2,) * 3)
-PIXELS = np.random.default_rng(0).integers(0, 256, (10, *IMAGE.shape), dtype=np.uint8)
-
-
-def trained(name: str) -> nn.Module:
-    """A network whose batch-norm statistics are not those of a fresh one."""
-    torch.manual_seed(0)
-    model = build_model(name, 4, IMAGE).train()
-    for _ in range(3):
-        model(torch.from_numpy(PIXELS))
-    return model.eval()
+IMAGE, PIXELS = image_of(16), noise_NCHW(16)[:10]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def small() -> tuple[nn.Module, bytes]:
-    model = trained("small")
-    return model, to_onnx(model, IMAGE)
+    return trained("tiny", 16), exported("tiny", 16)
 
 
 def test_the_graph_keeps_the_contract(small: tuple[nn.Module, bytes]) -> None:
@@ -52,7 +38,7 @@ def test_the_file_tells_nothing_of_this_machine(small: tuple[nn.Module, bytes]) 
 
 
 def test_the_same_network_gives_the_same_bytes(small: tuple[nn.Module, bytes]) -> None:
-    assert to_onnx(small[0], IMAGE) == small[1]
+    assert to_onnx(small[0], IMAGE, METADATA) == small[1]
 
 
 def test_the_file_explains_itself(small: tuple[nn.Module, bytes]) -> None:

@@ -1,62 +1,44 @@
-"""Every kind of network answers from ONNX Runtime as it does from torch."""
+"""Every kind of network answers from ONNX Runtime as it does from torch, and nearly so in int8."""
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from torch import nn
 
-from contracts.pixels import ImageContract
-from export.convert import to_onnx
+from contracts.figures import softmax
+from export.logits import run_member
+from export.quantize import to_int8
 from export.verify import parity
-from tests.torchvision_ops import import_timm
-from trainer.models import build_model, set_whitening
+from tests.networks import exported, noise_NCHW, trained
+
+NETWORKS = [
+    ("wrn-16-4", 16),
+    ("densenet-40-12", 8),
+    ("resnet18", 64),
+    ("tiny+whiten", 16),
+    ("timm:test_resnet", 32),
+]
 
 
-def images(side: int) -> tuple[ImageContract, np.ndarray]:
-    image = ImageContract(
-        channels=3, height=side, width=side, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
-    )
-    pixels = np.random.default_rng(0).integers(0, 256, (10, *image.shape), dtype=np.uint8)
-    return image, pixels
-
-
-def trained(name: str, image: ImageContract, pixels: np.ndarray) -> nn.Module:
-    """A network whose batch-norm statistics are not those of a fresh one."""
-    torch.manual_seed(0)
-    model = build_model(name, 4, image).train()
-    set_whitening(model, torch.from_numpy(pixels))
-    with torch.no_grad():
-        for _ in range(3):
-            model(torch.from_numpy(pixels))
-    return model.eval()
-
-
-@pytest.mark.parametrize(
-    ("name", "side"),
-    [
-        ("wrn-16-4", 16),
-        ("densenet-40-12", 8),
-        ("resnet18", 64),
-        ("tiny+whiten", 16),
-        ("timm:test_resnet", 32),
-    ],
-)
+@pytest.mark.parametrize(("name", "side"), NETWORKS)
 def test_a_network_answers_as_torch_does_at_every_batch_size(name: str, side: int) -> None:
-    if name.startswith("timm:"):
-        import_timm()
-    image, pixels = images(side)
-    model = trained(name, image, pixels)
-    onnx_file = to_onnx(model, image)
-    record = parity(model, onnx_file, pixels, what=name).record
+    onnx_file = exported(name, side)
+    record = parity(trained(name, side), onnx_file, noise_NCHW(side)[:10], what=name).record
     assert record.max_probability_difference < 1e-5
     kinds = {node.op_type for node in onnx.load_from_string(onnx_file).graph.node}
     assert "BatchNormalization" not in kinds
 
 
+@pytest.mark.parametrize(("name", "side"), [*NETWORKS, ("tiny", 16), ("resnet20", 16)])
+def test_a_network_answers_in_int8_nearly_as_before(name: str, side: int) -> None:
+    onnx_file, pixels = exported(name, side), noise_NCHW(side)
+    before, after = (
+        softmax(run_member(f, pixels)) for f in (onnx_file, to_int8(onnx_file, pixels))
+    )
+    assert 0 < np.abs(after - before).max() < 0.05
+
+
 def test_whitening_is_a_plain_convolution_in_the_graph() -> None:
-    image, pixels = images(16)
-    graph = onnx.load_from_string(to_onnx(trained("tiny+whiten", image, pixels), image)).graph
+    graph = onnx.load_from_string(exported("tiny+whiten", 16)).graph
     assert {node.op_type for node in graph.node} == {
         "Cast", "Sub", "Mul", "Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm",
     }  # fmt: skip

@@ -1,14 +1,11 @@
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from contracts.bundle import ParityRecord
 from contracts.figures import softmax
-from contracts.pixels import ImageContract
-from export.convert import to_onnx
 from export.verify import (
     BATCH_SIZES,
     Compared,
@@ -18,31 +15,20 @@ from export.verify import (
     parity,
     parity_images,
 )
-from trainer.models import build_model
+from tests.networks import exported, image_of, noise_NCHW, trained
 
-IMAGE = ImageContract(channels=3, height=16, width=16, mean=(0.4, 0.5, 0.6), std=(0.2,) * 3)
-PIXELS = np.random.default_rng(0).integers(0, 256, (10, *IMAGE.shape), dtype=np.uint8)
-
-
-def trained(name: str, seed: int = 0) -> nn.Module:
-    """A network whose batch-norm statistics are not those of a fresh one."""
-    torch.manual_seed(seed)
-    model = build_model(name, 4, IMAGE).train()
-    for _ in range(3):
-        model(torch.from_numpy(PIXELS))
-    return model.eval()
+IMAGE, PIXELS = image_of(16), noise_NCHW(16)[:10]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def small() -> tuple[nn.Module, bytes]:
-    model = trained("tiny")
-    return model, to_onnx(model, IMAGE)
+    return trained("tiny", 16), exported("tiny", 16)
 
 
 def test_a_residual_network_answers_as_torch_does_at_every_batch_size() -> None:
     # Two folded batch-norms that read the same input once shared a bias in the exporter.
-    model = trained("resnet20")
-    record = parity(model, to_onnx(model, IMAGE), PIXELS, what="resnet20").record
+    model = trained("resnet20", 16)
+    record = parity(model, exported("resnet20", 16), PIXELS, what="resnet20").record
     assert record.batch_sizes == BATCH_SIZES == (1, 2, 7, 32)
     assert record.max_probability_difference < 1e-5
 
@@ -98,8 +84,8 @@ def test_a_file_that_fails_only_for_larger_batches_is_refused() -> None:
 def test_an_ensembles_average_is_compared_too() -> None:
     compared = []
     for seed in (0, 1):
-        model = trained("tiny", seed)
-        compared.append(parity(model, to_onnx(model, IMAGE), PIXELS, what=f"member {seed}"))
+        model, onnx_file = trained("tiny", 16, seed), exported("tiny", 16, seed)
+        compared.append(parity(model, onnx_file, PIXELS, what=f"member {seed}"))
     record = ensemble_parity(compared, [0.75, 0.25])
     gaps = [member.record.max_probability_difference for member in compared]
     assert max(gaps) <= record.max_probability_difference < 1e-5

@@ -81,7 +81,9 @@ def make_manifest(
         "temperature": temperature,
         "selection": SelectionRecord(rule="best", metric="nll", candidates=M + 2, images=40),
         "val": ValFigures(nll=0.4, accuracy=0.95),
-        "calibration": calibration_record(calibration, temperature) if sets else None,
+        "calibration": calibration_record(calibration, temperature)
+        if sets and len(calibration)
+        else None,
         "cascade": cascade_record(calibration, temperature)
         if cascade and len(calibration)
         else None,
@@ -111,10 +113,6 @@ def fitted_temperature(probs_MNK: Floats, calibration: Answers) -> float:
 def calibration_record(calibration: Answers, temperature: float) -> CalibrationRecord:
     """What the export would write of these answers."""
     probs_MNK, labels_N = calibration.probs_MNK, calibration.labels_N
-    if not len(calibration):
-        return CalibrationRecord(
-            images=0, before=None, after=None, sets=fit_quantiles(probs_MNK[0], labels_N)
-        )
     after_NK = mean_probabilities(probs_MNK, temperature=temperature)
     return CalibrationRecord(
         images=len(labels_N),

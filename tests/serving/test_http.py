@@ -426,6 +426,15 @@ async def test_metrics_count_what_happened(http: httpx.AsyncClient) -> None:
         assert line in lines
 
 
+async def test_metrics_tell_how_sure_answers_were(http: httpx.AsyncClient) -> None:
+    await http.post("/predict", files=[("f", ("x.png", PNG))] * 2)
+    lines = (await http.get("/metrics")).text.splitlines()
+    assert "snapensemble_entropy_ratio_count 2.0" in lines
+    (total,) = (line for line in lines if line.startswith("snapensemble_entropy_ratio_sum"))
+    share = float(entropy(mean_probabilities(exact_MK(PNG)))) / np.log(len(CLASSES))
+    assert float(total.split()[1]) == pytest.approx(2 * share, abs=1e-4)
+
+
 async def test_the_page_loads_nothing_from_elsewhere(http: httpx.AsyncClient) -> None:
     reply = await http.get("/")
     assert reply.headers["content-type"].startswith("text/html")

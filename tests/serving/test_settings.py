@@ -17,9 +17,13 @@ def test_every_setting_is_documented(name: str) -> None:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_the_documented_default_is_the_real_one(name: str) -> None:
-    (row,) = (r for r in PAGE.read_text().splitlines() if f"_{name.upper()}`" in r)
+    (row,) = (
+        r
+        for r in PAGE.read_text().splitlines()
+        if r.startswith(f"| `SNAPENSEMBLE_{name.upper()}` |")
+    )
     default = Settings.model_fields[name].default
-    shown = {None: "", False: "off", True: "on"}.get(default, str(default))
+    shown = {"None": "", "False": "off", "True": "on"}.get(str(default), str(default))
     assert row.split("|")[3].strip() == shown
 
 
@@ -57,3 +61,16 @@ def test_a_taken_port_is_said_so() -> None:
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(InvalidConfig, match="cannot listen on 192.0.2.1:0"):
         open_port("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["shop.example", "https://shop.example/path", "null", "a,https://b"]
+)
+def test_an_origin_is_a_scheme_and_a_host(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="SNAPENSEMBLE_CORS_ORIGINS.*is no origin"):
+        build_settings({"cors_origins": text})
+
+
+def test_origins_are_separated_by_commas() -> None:
+    origins = build_settings({"cors_origins": "https://a.example, http://[::1]:3000,"})
+    assert origins.allowed_origins == ("https://a.example", "http://[::1]:3000")

@@ -101,12 +101,15 @@ def test_prediction_sets_are_measured_as_they_are_served(
 
 
 def test_a_bundle_without_them_has_no_sets_and_no_cascade(
-    digits_bundle: Path, capsys: pytest.CaptureFixture[str]
+    digits_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(digits_bundle), "--limit", "9", "--json"]) == 0
+    plain = Path(shutil.copytree(digits_bundle, tmp_path / "plain"))
+    without = {"calibration": None, "cascade": None}
+    write_bundle(plain, read_bundle(plain).model_copy(update=without))
+    assert main(["evaluate", str(plain), "--limit", "9", "--json"]) == 0
     assert "prediction_sets" not in json.loads(capsys.readouterr().out)
     for flags in (["--mode", "cascade"], ["--max-accuracy-drop", "0.01"]):
-        assert main(["evaluate", str(digits_bundle), "--limit", "9", *flags]) == 2
+        assert main(["evaluate", str(plain), "--limit", "9", *flags]) == 2
         assert "this bundle carries no cascade" in capsys.readouterr().err
 
 

@@ -1,0 +1,51 @@
+"""/metrics on a port of its own, for a network that clients do not see."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from serving.engine import Engine
+from serving.headers import AnswerHeaders
+from serving.metrics import Metrics
+from serving.problems import add_problem_handlers
+from serving.protocol import GuardedProtocol
+from serving.routes import metrics_router
+
+
+def create_metrics_app(engine: Engine, metrics: Metrics) -> FastAPI:
+    """An application that knows /metrics and nothing else. It asks for no token."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.engine = engine
+    app.state.metrics = metrics
+    app.include_router(metrics_router)
+    add_problem_handlers(app)
+    app.add_middleware(AnswerHeaders)
+    return app
+
+
+@contextlib.contextmanager
+def serve_metrics(listener: socket.socket, engine: Engine, metrics: Metrics) -> Iterator[None]:
+    """Answer on a listening socket, on a thread with its own event loop, while the body runs."""
+    config = uvicorn.Config(
+        create_metrics_app(engine, metrics),
+        http=GuardedProtocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        server_header=False,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="metrics")
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()

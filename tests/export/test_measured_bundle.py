@@ -1,0 +1,130 @@
+"""Bundles whose members were asked about images: int8, and the report with test figures."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from contracts.bundle import BundleManifest, read_bundle
+from contracts.errors import InvalidData
+from export.bundle import build_bundle
+from export.config import ExportConfig
+from snapensemble.cli import main
+from snapensemble.evaluate import evaluate
+from trainer.config import TrainConfig
+from trainer.run import train
+
+
+@pytest.fixture(scope="module")
+def int8_bundle(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All three snapshots in int8, with a report."""
+    target = tmp_path_factory.mktemp("int8") / "bundle"
+    config = ExportConfig(select="all", quantize="int8", name="digits")
+    build_bundle(digits_run, target, config)
+    return target
+
+
+@pytest.fixture(scope="module")
+def moved_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A short run on an .npz file, and where that file is now."""
+    directory = tmp_path_factory.mktemp("moved")
+    rng = np.random.default_rng(0)
+    parts: dict[str, np.ndarray] = {"classes": np.array(["dark", "light"])}
+    for part, count in (("train", 60), ("val", 20), ("test", 30)):
+        labels_N = np.arange(count) % 2
+        noise_NHW = rng.normal(0, 30, (count, 8, 8))
+        images_NHW = np.clip(60 + 130 * labels_N[:, None, None] + noise_NHW, 0, 255)
+        parts |= {f"x_{part}": images_NHW.astype(np.uint8), f"y_{part}": labels_N}
+    np.savez(directory / "before.npz", **parts)  # type: ignore[arg-type]
+    out = directory / "run"
+    train(
+        TrainConfig(
+            data=f"npz:{directory / 'before.npz'}", out=out, model="tiny", cycles=2,
+            cycle_epochs=1, batch_size=16, threads=1,
+        )
+    )  # fmt: skip
+    (directory / "before.npz").rename(directory / "after.npz")
+    return out, directory / "after.npz"
+
+
+def test_int8_members_say_so_and_answer_as_the_manifest_says(int8_bundle: Path) -> None:
+    bundle = read_bundle(int8_bundle)
+    assert {member.precision for member in bundle.members} == {"int8"}
+    assert bundle.quantization is not None and bundle.quantization.agreement > 0.9
+    for member in bundle.members:
+        model = onnx.load(int8_bundle / member.file)
+        said = {entry.key: entry.value for entry in model.metadata_props}
+        assert said["precision"] == "int8"
+        assert json.loads(said["classes"]) == list(bundle.classes)
+    figures = evaluate(int8_bundle, split="val")["ensemble"]
+    # Batches of another size round otherwise, which int8 can turn into a whole step.
+    assert figures["nll"] == pytest.approx(bundle.val.nll, abs=2e-3)
+
+
+def test_the_report_holds_the_test_figures_that_evaluate_measures(int8_bundle: Path) -> None:
+    figures = json.loads((int8_bundle / "report" / "figures.json").read_text())
+    assert (figures["split"], figures["images"]) == ("test", 898)
+    measured = evaluate(int8_bundle)["ensemble"]
+    assert figures["answers"]["after"]["nll"] == pytest.approx(measured["nll"], abs=2e-3)
+    assert figures["speed"]["int8"]["batch_16"] > 0
+    assert "digits" in (int8_bundle / "report" / "index.html").read_text()
+
+
+def test_the_same_run_gives_the_same_int8_bundle_but_for_the_speed(
+    int8_bundle: Path, digits_run: Path, tmp_path: Path
+) -> None:
+    config = ExportConfig(select="all", quantize="int8", name="digits")
+    again = tmp_path / "bundle"
+    build_bundle(digits_run, again, config)
+    files = {file.relative_to(again) for file in again.rglob("*") if file.is_file()}
+    assert files == {f.relative_to(int8_bundle) for f in int8_bundle.rglob("*") if f.is_file()}
+    for file in files - {Path("report/figures.json"), Path("report/index.html")}:
+        assert (again / file).read_bytes() == (int8_bundle / file).read_bytes(), file
+    first, second = (
+        json.loads((bundle / "report" / "figures.json").read_text())
+        for bundle in (int8_bundle, again)
+    )
+    assert {**first, "speed": None} == {**second, "speed": None}
+
+
+def test_int8_beyond_a_limit_is_refused_with_its_figures(
+    digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(digits_run), "--out", str(tmp_path / "bundle"), "--quantize", "int8"]
+    assert main([*command, "--max-int8-nll-rise", "0", "--min-int8-agreement", "1"]) == 2
+    message = capsys.readouterr().err
+    assert "int8 changes the ensemble's answers to 90 validation images too much" in message
+    assert "--quantize none" in message
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_bundle_without_its_data_set_says_that_its_report_has_no_test_figures(
+    moved_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    build_bundle(moved_run[0], tmp_path / "bundle", say=said.append)
+    assert any("no test figures" in line and "give --data" in line for line in said)
+    figures = json.loads((tmp_path / "bundle" / "report" / "figures.json").read_text())
+    assert (figures["split"], figures["images"]) == ("calibration", 10)
+
+
+def test_a_data_set_that_has_moved_is_found_with_data(
+    moved_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run_dir, file = moved_run
+    config = ExportConfig(quantize="int8", data=f"npz:{file}")
+    manifest: BundleManifest = build_bundle(run_dir, tmp_path / "bundle", config)
+    assert manifest.quantization is not None and manifest.quantization.images == 20
+    figures = json.loads((tmp_path / "bundle" / "report" / "figures.json").read_text())
+    assert (figures["split"], figures["images"]) == ("test", 30)
+
+
+def test_int8_without_the_validation_images_says_where_to_point(
+    moved_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidData, match="before.npz"):
+        build_bundle(moved_run[0], tmp_path / "bundle", ExportConfig(quantize="int8"))
+    assert os.listdir(tmp_path) == []

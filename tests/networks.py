@@ -1,0 +1,48 @@
+"""Networks as if trained, and what they are exported to; each is made once for all tests."""
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+
+from contracts.pixels import ImageContract
+from export.convert import to_onnx
+from tests.torchvision_ops import import_timm
+from trainer.models import build_model, set_whitening
+
+METADATA = {"classes": '["a", "b", "c", "d"]', "precision": "fp32", "seed": "7"}
+
+
+def image_of(side: int) -> ImageContract:
+    """Square colour images."""
+    return ImageContract(
+        channels=3, height=side, width=side, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
+    )
+
+
+@cache
+def noise_NCHW(side: int) -> np.ndarray:
+    """Forty images."""
+    return np.random.default_rng(0).integers(0, 256, (40, 3, side, side), dtype=np.uint8)
+
+
+@cache
+def trained(name: str, side: int, seed: int = 0) -> nn.Module:
+    """A network of four classes whose batch-norm statistics are not those of a fresh one."""
+    if name.startswith("timm:"):
+        import_timm()
+    torch.manual_seed(seed)
+    pixels = torch.from_numpy(noise_NCHW(side)[:10])
+    model = build_model(name, 4, image_of(side)).train()
+    set_whitening(model, pixels)
+    with torch.no_grad():
+        for _ in range(3):
+            model(pixels)
+    return model.eval()
+
+
+@cache
+def exported(name: str, side: int, seed: int = 0) -> bytes:
+    """Its ONNX file, with `METADATA`."""
+    return to_onnx(trained(name, side, seed), image_of(side), METADATA)
