@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from benchmarks.machine import save
-from benchmarks.peers import (
+from benchmarks.snapshots import save_parts, test_probabilities
+from benchmarks.training_peers import (
     LR,
     MOMENTUM,
     PADDING,
@@ -38,7 +39,6 @@ from benchmarks.peers import (
     plain,
     torchensemble,
 )
-from benchmarks.snapshots import save_parts, test_probabilities
 from contracts.cpu import cpu_budget
 from contracts.figures import accuracy
 from trainer.augment import Augmentation, fill_colour

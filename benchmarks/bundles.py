@@ -1,0 +1,50 @@
+"""What the serving benchmarks ask, and about which pictures."""
+
+import argparse
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from contracts.bundle import BUNDLE_FILE, read_bundle
+from contracts.pixels import SUFFIXES
+from export.bundle import build_bundle
+from export.config import ExportConfig
+from snapensemble.bench_pictures import Pictures, noise, read_pictures
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """Flags that the serving benchmarks share."""
+    parser.add_argument(
+        "source", type=Path, metavar="DIR", help="a bundle, or a run whose best members to export"
+    )
+    parser.add_argument("--members", type=int, default=5, help="of a run (5)")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="to send (noise as PNG)")
+    parser.add_argument("--name", default=name, help=f"of the result files ({name})")
+
+
+@contextlib.contextmanager
+def bundle_of(args: argparse.Namespace) -> Iterator[Path]:
+    """The bundle directory that the flags mean; one made from a run goes on leaving."""
+    if (args.source / BUNDLE_FILE).is_file():
+        yield args.source
+        return
+    work = Path(tempfile.mkdtemp(prefix="snapensemble-bench-"))
+    try:
+        config = ExportConfig(members=args.members, select="best", report=False)
+        build_bundle(args.source, work / "bundle", config)
+        yield work / "bundle"
+    finally:
+        shutil.rmtree(work)
+
+
+def pictures_of(args: argparse.Namespace, bundle_dir: Path) -> Pictures:
+    """The files of `--pictures` and the folders in it, at most 256; or noise."""
+    image = read_bundle(bundle_dir).image
+    if args.pictures is None:
+        return noise(image)
+    files = [file for file in sorted(args.pictures.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    if not files:
+        raise SystemExit(f"{args.pictures} holds no picture files")
+    return read_pictures(files[:: max(1, len(files) // 256)][:256], image)
