@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,13 +29,11 @@ def bundle_of(args: argparse.Namespace) -> Iterator[Path]:
     if (args.source / BUNDLE_FILE).is_file():
         yield args.source
         return
-    work = Path(tempfile.mkdtemp(prefix="snapensemble-bench-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="snapensemble-bench-") as work:
+        bundle_dir = Path(work) / "bundle"
         config = ExportConfig(members=args.members, select="best", report=False)
-        build_bundle(args.source, work / "bundle", config)
-        yield work / "bundle"
-    finally:
-        shutil.rmtree(work)
+        build_bundle(args.source, bundle_dir, config)
+        yield bundle_dir
 
 
 def pictures_of(args: argparse.Namespace, bundle_dir: Path) -> Pictures:

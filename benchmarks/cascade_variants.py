@@ -23,7 +23,7 @@ from contracts.figures import accuracy, mean_probabilities, nll, nll_rise, softm
 from contracts.run import read_run
 from export.config import DEFAULTS
 from export.convert import to_onnx
-from export.fit_cascade import RULES, THRESHOLDS, fit_cascade
+from export.fit_cascade import RULES, THRESHOLDS, expected_accuracy_drop, fit_cascade
 from export.fit_temperature import fit_temperature
 from export.halves import halves
 from export.logits import run_member
@@ -148,12 +148,7 @@ def variant(
     )
     if record is None:
         return {"name": name, "order": order, "cost": sum(times[p] for p in precisions)}
-    cascade = Cascade(
-        rule=record.rule,
-        thresholds=record.point().thresholds,
-        temperatures=record.temperatures,
-        weights_M=weights_M,
-    )
+    cascade = record.at(record.point(), weights_M)
     if rule == "per depth":
         cascade = per_depth(cascade, record, selection, temperature)
     probs_NK, used_N = run_cascade(test.probs_MNK, cascade, temperature)
@@ -187,11 +182,11 @@ def per_depth(
 
     def tried(one: Cascade) -> tuple[float, bool]:
         probs_NK, used_N = run_cascade(selection.probs_MNK, one, temperature)
-        drop = full_NK.max(axis=1) - full_NK[np.arange(len(full_NK)), probs_NK.argmax(axis=1)]
+        drop = expected_accuracy_drop(full_NK, probs_NK)
         rise = nll_rise(nll(probs_NK, selection.labels_N), nll(full_NK, selection.labels_N))
         return (
             float(used_N.mean()),
-            bool(drop.mean() <= record.max_accuracy_drop and rise <= record.max_nll_rise),
+            bool(drop <= record.max_accuracy_drop and rise <= record.max_nll_rise),
         )
 
     cost = tried(cascade)[0]

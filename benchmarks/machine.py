@@ -3,12 +3,15 @@
 import json
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from contracts.cpu import cpu_budget
+import numpy as np
+
+from contracts.cpu import cpu_budget, processor
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -18,11 +21,8 @@ PACKAGES = (
 
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, and versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": models[0] if models else platform.processor(),
+        "processor": processor(),
         "cores": cpu_budget(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES if find_spec(name)},
@@ -45,3 +45,8 @@ def markdown(rows: list[tuple[str, ...]]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, f"|{' --- |' * len(rows[0])}")
     return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Median (least to most)."""
+    return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

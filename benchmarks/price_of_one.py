@@ -11,7 +11,6 @@ Shapes: M members, N images, K classes.
 """
 
 import argparse
-import shutil
 import tempfile
 import time
 from collections import deque
@@ -22,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import save
+from benchmarks.machine import save, spread
 from contracts.bundle import read_bundle
 from export.bundle import build_bundle
 from export.config import ExportConfig
@@ -50,8 +49,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn (2)")
     parser.add_argument("--name", default="price-of-one", help="of the result files")
     args = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="snapensemble-bench-"))
-    try:
+    with tempfile.TemporaryDirectory(prefix="snapensemble-bench-") as directory:
+        work = Path(directory)
         bundles = export(args.run, work, args.data)
         quality = {
             name: evaluate(work / bundle, spec=args.data, mode=mode)["ensemble"]
@@ -61,8 +60,6 @@ def main() -> None:
         rates = {
             batch: measure(work, batch, images_NCHW, args.rounds, args.seconds) for batch in BATCHES
         }
-    finally:
-        shutil.rmtree(work)
     figures = {"bundles": bundles, "quality": quality, "images_per_second": rates}
     save(args.name, figures, table(quality, rates))
 
@@ -144,11 +141,6 @@ def table(
         row += [f"{quality[name][figure]:.4f}" for figure in FIGURES[1:]]
         rows.append(tuple(row))
     return rows
-
-
-def spread(values: list[float], form: str) -> str:
-    """Median (least to most)."""
-    return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 if __name__ == "__main__":

@@ -26,10 +26,9 @@ import httpx
 import numpy as np
 
 from benchmarks.bundles import add_arguments, bundle_of, pictures_of
-from benchmarks.machine import save
+from benchmarks.machine import save, spread
 from benchmarks.wrk import find_wrk, run_wrk, write_script
 from contracts.bundle import read_bundle
-from contracts.pixels import decode_image
 from serving.engine import Engine, load_engine
 from snapensemble.server_process import server_process
 
@@ -95,7 +94,7 @@ def in_process_rate(engine: Engine, pictures: Sequence[bytes], seconds: float) -
     answered: list[int] = []  # appending needs no lock
 
     def begin(number: int) -> None:
-        image_CHW = decoded(engine, pictures[number % len(pictures)])
+        image_CHW = engine.bundle.image.decode(pictures[number % len(pictures)])
         (future,) = engine.submit([image_CHW])
         future.add_done_callback(partial(finish, number))
 
@@ -119,16 +118,10 @@ def in_process_lone(engine: Engine, pictures: Sequence[bytes], seconds: float) -
     """Milliseconds to decode one picture and ask all members, nothing else going on; median."""
     end, took_ms = time.monotonic() + seconds, []
     while (started := time.monotonic()) < end:
-        image_CHW = decoded(engine, pictures[len(took_ms) % len(pictures)])
+        image_CHW = engine.bundle.image.decode(pictures[len(took_ms) % len(pictures)])
         engine.submit([image_CHW])[0].result()
         took_ms.append((time.monotonic() - started) * 1000)
     return float(np.median(took_ms))
-
-
-def decoded(engine: Engine, picture: bytes) -> Any:
-    """image_CHW, as the server makes it."""
-    image = engine.bundle.image
-    return decode_image(picture, channels=image.channels, height=image.height, width=image.width)
 
 
 @contextmanager
@@ -171,12 +164,6 @@ def table(rounds: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     added = [found["http, 1"]["p50_ms"] - ms for found, ms in zip(rounds, lone_ms, strict=True)]
     rows.append(("HTTP adds to a lone request", "", spread(added, ".2f"), "", "", ""))
     return rows
-
-
-def spread(values: list[float], form: str) -> str:
-    """Median and, in brackets, the smallest and the largest."""
-    low, high = format(min(values), form), format(max(values), form)
-    return f"{format(float(np.median(values)), form)} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -142,12 +142,7 @@ class BundleManifest(Record):
         """The cascade at the point that a tolerance picks; None if the bundle carries none."""
         if self.cascade is None:
             return None
-        return Cascade(
-            rule=self.cascade.rule,
-            thresholds=self.cascade.point(max_accuracy_drop).thresholds,
-            temperatures=self.cascade.temperatures,
-            weights_M=self.weights_M,
-        )
+        return self.cascade.at(self.cascade.point(max_accuracy_drop), self.weights_M)
 
 
 def read_bundle(bundle_dir: Path) -> BundleManifest:

@@ -54,6 +54,15 @@ class CascadeRecord(Record):
                 return point
         return self.points[-1]
 
+    def at(self, point: CascadePoint, weights_M: Sequence[float]) -> "Cascade":
+        """The rule at one of the points, ready to be asked."""
+        return Cascade(
+            rule=self.rule,
+            thresholds=point.thresholds,
+            temperatures=self.temperatures,
+            weights_M=weights_M,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cascade:

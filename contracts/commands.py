@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from contracts.errors import SnapensembleError
+from contracts.errors import SnapensembleError, message_of
 from contracts.stopping import Stopped
 
 EXTRAS = (
@@ -42,6 +42,4 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
 
 
 def _say(name: str, error: BaseException) -> None:
-    """The message, and what the code that it passed through noted on it."""
-    message = ": ".join([str(error), *getattr(error, "__notes__", [])])
-    print(f"{name}: {message}", file=sys.stderr)
+    print(f"{name}: {message_of(error)}", file=sys.stderr)

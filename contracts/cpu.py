@@ -1,7 +1,8 @@
-"""How many processors this process may really use."""
+"""How many processors this process may really use, and of which kind."""
 
 import math
 import os
+import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -37,3 +38,13 @@ def cgroup_quota(cgroup: Path = CGROUP) -> float:
     except (ValueError, ZeroDivisionError):  # "max" means none
         return math.inf
     return limit if limit > 0 else math.inf
+
+
+def processor() -> str:
+    """The kind in words, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -5,6 +5,11 @@ class SnapensembleError(Exception):
     """Says what was found, what was expected and, if it helps, what to do."""
 
 
+def message_of(error: BaseException) -> str:
+    """The message, and what the code that the error passed through noted on it."""
+    return ": ".join([str(error), *getattr(error, "__notes__", [])])
+
+
 class InvalidConfig(SnapensembleError, ValueError):
     """A setting, or a combination of settings, that cannot work."""
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.records import ValFigures
+from contracts.records import Figures, ValFigures
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
@@ -102,11 +102,16 @@ def ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
 
     Equal-width bins of confidence over (0, 1]; a fraction in [0, 1].
     """
-    confidence = probs_BK.max(axis=1)
-    right = probs_BK.argmax(axis=1) == labels_B
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
+    confidence_B = probs_BK.max(axis=1)
+    right_B = probs_BK.argmax(axis=1) == labels_B
+    bin_B = confidence_bins(confidence_B, bins)
+    gaps = np.bincount(bin_B, weights=right_B - confidence_B, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels_B))
+
+
+def confidence_bins(confidence_B: Floats, bins: int) -> NDArray[np.int64]:
+    """Which of `bins` equal-width bins over (0, 1] each confidence is in, from 0."""
+    return np.clip(np.ceil(confidence_B * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def adaptive_ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
@@ -138,6 +143,11 @@ def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
         "brier": brier,
     }
     return {name: figure(probs_BK, labels_B) for name, figure in figures.items()}
+
+
+def all_figures(probs_BK: Floats, labels_B: Labels) -> Figures:
+    """The same as a record."""
+    return Figures(**summary(probs_BK, labels_B))
 
 
 def rank(val_S: Sequence[ValFigures], metric: Metric) -> list[int]:

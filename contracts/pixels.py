@@ -64,6 +64,16 @@ class ImageContract(Record):
             raise ValueError(f"std must be positive, got {self.std}")
         return self
 
+    def decode(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+        """image_CHW of an encoded picture; see `decode_image`."""
+        return decode_image(
+            data,
+            channels=self.channels,
+            height=self.height,
+            width=self.width,
+            max_pixels=max_pixels,
+        )
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""

@@ -80,6 +80,14 @@ def fit_quantiles(probs_BK: Floats, labels_B: Labels) -> tuple[SetQuantile, ...]
     )
 
 
+def covered_and_sizes(
+    probs_BK: Floats, labels_B: Labels, quantile: SetQuantile
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """covered_B, whether each image's set holds the right class, and size_B, how many it names."""
+    in_set_BK = prediction_sets(probs_BK, quantile)
+    return in_set_BK[np.arange(len(labels_B)), labels_B], in_set_BK.sum(axis=1)
+
+
 def prediction_sets(probs_BK: Floats, quantile: SetQuantile) -> NDArray[np.bool_]:
     """in_set_BK: which classes are in each image's set; the likeliest always is."""
     if quantile.quantile is None:

@@ -9,10 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from contracts.answers import Answers
 from contracts.bundle import BundleManifest, QuantizationRecord, SelectionRecord, write_bundle
-from contracts.figures import Floats, mean_probabilities, softmax, val_figures
+from contracts.figures import Floats, mean_probabilities, val_figures
 from contracts.files import sha256_of
 from export.config import DEFAULTS, ExportConfig
 from export.convert import OPSET
@@ -54,20 +55,20 @@ def build_bundle(
         WriteFailed: the disk is full.
     """
     pool = pooled([run_dirs] if isinstance(run_dirs, Path) else run_dirs)
-    probs_SNK = softmax(pool.logits_SNK)
-    selection_N = halves(pool.labels_N).selection_N
+    split = halves(pool.labels_N)
     chosen = select(
-        probs_SNK[:, selection_N],
-        pool.labels_N[selection_N],
+        pool.probs_SNK[:, split.selection_N],
+        pool.labels_N[split.selection_N],
         members=config.members,
         rule=config.select,
         metric=config.metric,
     )
     with publishing(bundle_dir, replace=force) as directory:
-        fp32, parity = convert(pool, chosen)
-        served, quantization = _as_served(fp32, pool, config, say)
+        images_NCHW = pool.calibration_images()
+        fp32, parity = convert(pool, chosen, images_NCHW)
+        served, quantization = _as_served(fp32, pool, images_NCHW, config, say)
         answers = Answers(_stacked(served), pool.labels_N)
-        fitted = fit_on_validation(answers, chosen.weights, config)
+        fitted = fit_on_validation(answers, split, chosen.weights, config)
         run = pool.first_run
         manifest = BundleManifest(
             snapensemble=version("snapensemble"),
@@ -81,7 +82,7 @@ def build_bundle(
                 rule=config.select,
                 metric=config.metric,
                 candidates=len(pool.candidates),
-                images=len(selection_N),
+                images=len(split.selection_N),
             ),
             val=val_figures(
                 mean_probabilities(answers.probs_MNK, chosen.weights, fitted.temperature),
@@ -98,7 +99,6 @@ def build_bundle(
         )
         manifest = manifest.model_copy(update={"version": content_version(manifest)})
         if config.report:
-            images_NCHW = pool.calibration_images()
             evidence = gather_evidence(
                 served, fp32, fitted.held_out, images_NCHW, run, config.data, say
             )
@@ -108,7 +108,11 @@ def build_bundle(
 
 
 def _as_served(
-    fp32: list[Exported], pool: Pool, config: ExportConfig, say: Callable[[str], None]
+    fp32: list[Exported],
+    pool: Pool,
+    images_NCHW: NDArray[np.uint8],
+    config: ExportConfig,
+    say: Callable[[str], None],
 ) -> tuple[list[Exported], QuantizationRecord | None]:
     """The members in the precision that is asked for, and what that changes on validation."""
     if config.quantize == "none":
@@ -116,7 +120,7 @@ def _as_served(
     run = pool.first_run
     val = reread(run.data, run.classes, run.image, spec=config.data, split="val")
     say(f"quantising {len(fp32)} members and asking them about {len(val):,} validation images")
-    int8 = in_int8(fp32, pool.calibration_images(), val.images_NCHW)
+    int8 = in_int8(fp32, images_NCHW, val.images_NCHW)
     weights_M = [member.weight for member in fp32]
     return int8, judge_int8(_stacked(fp32), _stacked(int8), weights_M, pool.labels_N, config.int8)
 

@@ -3,12 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from contracts.bundle import BundleManifest
 from contracts.cascade import CascadeRecord
 from contracts.records import ValFigures
-from export.config import DEFAULTS, ExportConfig
+from export.config import DEFAULTS, ExportConfig, Quantize
 from export.gate import Int8Limits, describe_int8
 from export.select import DEFAULT_MEMBERS, METRICS, RULES, Members
 
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quantize",
-        choices=["none", "int8"],
+        choices=get_args(Quantize),
         default=DEFAULTS.quantize,
         help="int8: smaller and faster members, if validation agrees (none)",
     )

@@ -3,15 +3,14 @@
 Shapes: M members, N images, C channels, H height, W width, K classes.
 """
 
-import platform
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts.answers import Answers
-from contracts.errors import InvalidData
+from contracts.cpu import processor
+from contracts.errors import InvalidData, message_of
 from contracts.figures import Floats, softmax
 from contracts.run import RunManifest
 from export.logits import run_member
@@ -46,8 +45,7 @@ def gather_evidence(
     try:
         test = reread(run.data, run.classes, run.image, spec=data)
     except InvalidData as error:
-        notes = ": ".join([str(error), *getattr(error, "__notes__", [])])
-        say(f"the report has no test figures: {notes}")
+        say(f"the report has no test figures: {message_of(error)}")
         return Evidence(calibration=held_out, speed=speed)
     say(f"asking {len(served)} members about {len(test):,} test images, for the report")
     return Evidence(
@@ -70,16 +68,6 @@ def measure_speed(
         fp32=ImagesPerSecond(**{name: speed.fp32 for name, speed in rates.items()}),
         int8=ImagesPerSecond(**{name: speed.int8 for name, speed in rates.items()}),
     )
-
-
-def processor() -> str:
-    """The processor in words, as far as the system tells."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _ask(members: Sequence[Exported], images_NCHW: NDArray[np.uint8]) -> Floats:

@@ -10,13 +10,12 @@ from contracts.answers import Answers
 from contracts.bundle import CalibrationRecord
 from contracts.cascade import CascadeRecord
 from contracts.drift import ReferenceRecord
-from contracts.figures import Floats, Labels, mean_probabilities, summary
+from contracts.figures import all_figures, mean_probabilities
 from contracts.prediction_sets import fit_quantiles
-from contracts.records import Figures
 from export.config import ExportConfig
 from export.fit_cascade import fit_cascade
 from export.fit_temperature import fit_temperature
-from export.halves import halves
+from export.halves import Halves
 from export.reference import fit_reference
 
 
@@ -31,26 +30,29 @@ class Fitted:
     held_out: Answers  # of the calibration half, for the report
 
 
-def fit_on_validation(answers: Answers, weights_M: Sequence[float], config: ExportConfig) -> Fitted:
+def fit_on_validation(
+    answers: Answers, split: Halves, weights_M: Sequence[float], config: ExportConfig
+) -> Fitted:
     """Fit on the selection half of validation; measure on the calibration half.
 
     Args:
         answers: of the members, as they will be served, to all validation images.
+        split: which of these images chose the members.
         weights_M: of the members, in the order of a cascade.
         config: the limits of the cascade.
     """
-    split = halves(answers.labels_N)
     selection, held_out = answers.only(split.selection_N), answers.only(split.calibration_N)
     temperature = fit_temperature(
         mean_probabilities(selection.probs_MNK, weights_M), selection.labels_N
     )
+    before_NK = mean_probabilities(held_out.probs_MNK, weights_M)
     after_NK = mean_probabilities(held_out.probs_MNK, weights_M, temperature)
     return Fitted(
         temperature=temperature,
         calibration=CalibrationRecord(
             images=len(held_out.labels_N),
-            before=_figures(mean_probabilities(held_out.probs_MNK, weights_M), held_out.labels_N),
-            after=_figures(after_NK, held_out.labels_N),
+            before=all_figures(before_NK, held_out.labels_N),
+            after=all_figures(after_NK, held_out.labels_N),
             sets=fit_quantiles(after_NK, held_out.labels_N),
         ),
         cascade=fit_cascade(
@@ -66,7 +68,3 @@ def fit_on_validation(answers: Answers, weights_M: Sequence[float], config: Expo
         reference=fit_reference(held_out.probs_MNK, weights_M, temperature),
         held_out=held_out,
     )
-
-
-def _figures(probs_NK: Floats, labels_N: Labels) -> Figures:
-    return Figures(**summary(probs_NK, labels_N))

@@ -18,7 +18,7 @@ from contracts.cascade import (
     first_weights,
     run_cascade,
 )
-from contracts.figures import mean_probabilities, nll, nll_rise, val_figures
+from contracts.figures import Floats, mean_probabilities, nll, nll_rise, val_figures
 from contracts.prediction_sets import fit_quantiles
 from export.fit_temperature import fit_temperature
 
@@ -78,6 +78,7 @@ def fit_cascade(
         )
         for d in depths
     )
+    full_NK = mean_probabilities(selection.probs_MNK, weights_M, temperature)
     fitted: list[tuple[float, CascadeRecord]] = []
     choices: dict[LeaveRule, list[tuple[float | None, ...]]] = {
         "threshold": [(threshold,) * len(depths) for threshold in THRESHOLDS],
@@ -90,6 +91,7 @@ def fit_cascade(
                     rule=rule, thresholds=choice, temperatures=temperatures, weights_M=weights_M
                 ),
                 selection,
+                full_NK,
                 calibration,
                 temperature,
             )
@@ -108,15 +110,30 @@ def fit_cascade(
     return record if cost < len(weights_M) else None
 
 
-def _try(cascade: Cascade, selection: Answers, calibration: Answers, temperature: float) -> _Tried:
-    probs_NK, used_N = run_cascade(selection.probs_MNK, cascade, temperature)
-    full_NK = mean_probabilities(selection.probs_MNK, cascade.weights_M, temperature)
+def expected_accuracy_drop(full_NK: Floats, probs_NK: Floats) -> float:
+    """What the full ensemble expects to be lost where others answer, fraction.
+
+    Args:
+        full_NK: the full ensemble's calibrated answers.
+        probs_NK: those that are given instead.
+    """
     rows_N = np.arange(len(full_NK))
-    expected_drop = full_NK.max(axis=1) - full_NK[rows_N, probs_NK.argmax(axis=1)]
+    drop_N = full_NK.max(axis=1) - full_NK[rows_N, probs_NK.argmax(axis=1)]
+    return float(np.clip(drop_N.mean(), 0, 1))
+
+
+def _try(
+    cascade: Cascade,
+    selection: Answers,
+    full_NK: Floats,
+    calibration: Answers,
+    temperature: float,
+) -> _Tried:
+    probs_NK, used_N = run_cascade(selection.probs_MNK, cascade, temperature)
     held_NK, held_used_N = run_cascade(calibration.probs_MNK, cascade, temperature)
     point = CascadePoint(
         thresholds=tuple(cascade.thresholds),
-        accuracy_drop=float(np.clip(expected_drop.mean(), 0, 1)),
+        accuracy_drop=expected_accuracy_drop(full_NK, probs_NK),
         nll_rise=nll_rise(nll(probs_NK, selection.labels_N), nll(full_NK, selection.labels_N)),
         members_per_image=float(held_used_N.mean()),
         val=val_figures(held_NK, calibration.labels_N),

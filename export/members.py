@@ -34,14 +34,15 @@ class Exported:
     probs_NK: Floats  # of validation, as this file answers
 
 
-def convert(pool: Pool, chosen: Chosen) -> tuple[list[Exported], ParityRecord]:
+def convert(
+    pool: Pool, chosen: Chosen, images_NCHW: NDArray[np.uint8]
+) -> tuple[list[Exported], ParityRecord]:
     """The chosen snapshots in fp32; each, and their average, compared with torch.
 
     Raises:
         InvalidManifest: a snapshot is damaged.
         ParityFailed: ONNX Runtime answers differently.
     """
-    images_NCHW = pool.calibration_images()
     exported, compared = [], []
     for index, weight in zip(chosen.indices, chosen.weights, strict=True):
         candidate = pool.candidates[index]
@@ -50,7 +51,7 @@ def convert(pool: Pool, chosen: Chosen) -> tuple[list[Exported], ParityRecord]:
         onnx_file = to_onnx(model, run.image, member_metadata(run, snapshot, member=candidate.name))
         compared.append(parity(model, onnx_file, images_NCHW, what=candidate.name))
         # Torch's answers, kept by the run: ONNX Runtime has just been found to give the same.
-        probs_NK = softmax(pool.logits_SNK[index])
+        probs_NK = pool.probs_SNK[index]
         exported.append(Exported(candidate, weight, "fp32", onnx_file, probs_NK))
     return exported, ensemble_parity(compared, chosen.weights)
 

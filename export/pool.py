@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from contracts.arrays import read_array, read_validation
 from contracts.errors import InvalidConfig
+from contracts.figures import Floats, softmax
 from contracts.run import RunManifest, Snapshot, read_run
 
 
@@ -31,7 +32,7 @@ class Pool:
     """All snapshots of all runs, by cycle and then by run, so that `last` means the latest."""
 
     candidates: tuple[Candidate, ...]
-    logits_SNK: NDArray[np.float32]
+    probs_SNK: Floats
     labels_N: NDArray[np.int64]
 
     @property
@@ -69,7 +70,9 @@ def pooled(run_dirs: Sequence[Path]) -> Pool:
         raise InvalidConfig("the run has no finished cycle yet, so there is nothing to export")
     found.sort(key=lambda each: (each[0].snapshot.cycle, each[0].run_number))
     return Pool(
-        tuple(candidate for candidate, _ in found), np.stack([each for _, each in found]), labels_N
+        tuple(candidate for candidate, _ in found),
+        softmax(np.stack([logits_NK for _, logits_NK in found])),
+        labels_N,
     )
 
 

@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from contracts.figures import Floats, Labels, mean_probabilities, summary
+from contracts.figures import (
+    Floats,
+    Labels,
+    all_figures,
+    confidence_bins,
+    mean_probabilities,
+)
 from contracts.records import Figures
 from report.bundle_records import ClassFigures, Reliability, Selective
 
 SHARES = tuple(n / 20 for n in range(20, 0, -1))  # 100 %, 95 %, ..., 5 % of the images
-
-
-def figures_of(probs_NK: Floats, labels_N: Labels) -> Figures:
-    """All figures of some answers."""
-    return Figures(**summary(probs_NK, labels_N))
 
 
 def growth(
@@ -24,7 +25,7 @@ def growth(
 ) -> tuple[Figures, ...]:
     """Figures of the average of the first 1, 2, ..., M members, without a temperature."""
     return tuple(
-        figures_of(mean_probabilities(probs_MNK[:m], weights_of_first(m)), labels_N)
+        all_figures(mean_probabilities(probs_MNK[:m], weights_of_first(m)), labels_N)
         for m in range(1, len(probs_MNK) + 1)
     )
 
@@ -33,7 +34,7 @@ def reliability(probs_NK: Floats, labels_N: Labels, bins: int = 15) -> Reliabili
     """Confidence and accuracy of the top class by confidence, in the bins of `contracts.ece`."""
     confidence_N = probs_NK.max(axis=1)
     right_N = probs_NK.argmax(axis=1) == labels_N
-    bin_N = np.clip(np.ceil(confidence_N * bins).astype(int) - 1, 0, bins - 1)
+    bin_N = confidence_bins(confidence_N, bins)
     images_J = np.bincount(bin_N, minlength=bins)
 
     def means(values_N: Floats) -> tuple[float | None, ...]:

@@ -2,8 +2,8 @@
 
 from contracts.answers import Answers
 from contracts.bundle import BundleManifest
-from contracts.figures import mean_probabilities
-from report.bundle_figures import class_figures, figures_of, growth, reliability, selective
+from contracts.figures import all_figures, mean_probabilities
+from report.bundle_figures import class_figures, growth, reliability, selective
 from report.bundle_options import (
     all_set_figures,
     full_answers,
@@ -36,10 +36,10 @@ def answer_figures(bundle: BundleManifest, shown: Answers, evidence: Evidence) -
     after_NK = full_answers(bundle, probs_MNK)
     disagreement_MM = pairwise_disagreement(probs_MNK)
     return AnswerFigures(
-        members=tuple(figures_of(probs_NK, labels_N) for probs_NK in probs_MNK),
+        members=tuple(all_figures(probs_NK, labels_N) for probs_NK in probs_MNK),
         growth=growth(probs_MNK, labels_N, bundle.weights_of_first),
-        before=figures_of(before_NK, labels_N),
-        after=figures_of(after_NK, labels_N),
+        before=all_figures(before_NK, labels_N),
+        after=all_figures(after_NK, labels_N),
         reliability_before=reliability(before_NK, labels_N),
         reliability_after=reliability(after_NK, labels_N),
         disagreement=tuple(map(tuple, disagreement_MM.tolist())),

@@ -8,10 +8,9 @@ from math import sqrt
 import numpy as np
 
 from contracts.bundle import BundleManifest, Precision
-from contracts.cascade import Cascade, run_cascade
-from contracts.figures import Floats, Labels, mean_probabilities
-from contracts.prediction_sets import SetQuantile, prediction_sets
-from report.bundle_figures import figures_of
+from contracts.cascade import run_cascade
+from contracts.figures import Floats, Labels, all_figures, mean_probabilities
+from contracts.prediction_sets import SetQuantile, covered_and_sizes
 from report.bundle_records import Option, SetFigures
 from report.evidence import SpeedRecord
 
@@ -41,19 +40,14 @@ def serving_options(
         precision=precision,
         cascade=False,
         members_per_image=len(probs_MNK),
-        figures=figures_of(full_answers(bundle, probs_MNK), labels_N),
+        figures=all_figures(full_answers(bundle, probs_MNK), labels_N),
     )
     if bundle.cascade is None or len(probs_MNK) == 1:  # one member has nowhere to leave
         return (full,)
     active = bundle.cascade.point() if precision == precision_of(bundle) else None
     points = []
     for point in bundle.cascade.points:
-        cascade = Cascade(
-            rule=bundle.cascade.rule,
-            thresholds=point.thresholds,
-            temperatures=bundle.cascade.temperatures,
-            weights_M=bundle.weights_M,
-        )
+        cascade = bundle.cascade.at(point, bundle.weights_M)
         probs_NK, used_N = run_cascade(probs_MNK, cascade, bundle.temperature)
         points.append(
             Option(
@@ -61,7 +55,7 @@ def serving_options(
                 cascade=True,
                 active=point is active,
                 members_per_image=float(used_N.mean()),
-                figures=figures_of(probs_NK, labels_N),
+                figures=all_figures(probs_NK, labels_N),
             )
         )
     return (full, *points)
@@ -119,14 +113,13 @@ def set_figures(
         cascade: whether a cascade gave the answers.
         fitted_on: how many other images gave the quantile; None: it comes from these.
     """
-    in_set_NK = prediction_sets(probs_NK, quantile)
-    size_N, N = in_set_NK.sum(axis=1), len(labels_N)
+    covered_N, size_N = covered_and_sizes(probs_NK, labels_N, quantile)
     return SetFigures(
         cascade=cascade,
         method=quantile.method,
         promised=quantile.coverage,
-        coverage=float(in_set_NK[np.arange(N), labels_N].mean()),
-        chance=None if fitted_on is None else chance(quantile.coverage, N, fitted_on),
+        coverage=float(covered_N.mean()),
+        chance=None if fitted_on is None else chance(quantile.coverage, len(labels_N), fitted_on),
         mean_size=float(size_N.mean()),
         sizes=tuple(
             (size, count) for size, count in enumerate(np.bincount(size_N).tolist()) if count

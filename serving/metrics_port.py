@@ -12,8 +12,8 @@ from serving.engine import Engine
 from serving.headers import AnswerHeaders
 from serving.metrics import Metrics
 from serving.problems import add_problem_handlers
-from serving.protocol import GuardedProtocol
 from serving.routes import metrics_router
+from serving.server import uvicorn_config
 
 
 def create_metrics_app(engine: Engine, metrics: Metrics) -> FastAPI:
@@ -30,16 +30,8 @@ def create_metrics_app(engine: Engine, metrics: Metrics) -> FastAPI:
 @contextlib.contextmanager
 def serve_metrics(listener: socket.socket, engine: Engine, metrics: Metrics) -> Iterator[None]:
     """Answer on a listening socket, on a thread with its own event loop, while the body runs."""
-    config = uvicorn.Config(
-        create_metrics_app(engine, metrics),
-        http=GuardedProtocol,
-        ws="none",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        log_level="error",
-        server_header=False,
-        timeout_graceful_shutdown=1,
+    config = uvicorn_config(
+        create_metrics_app(engine, metrics), lifespan="off", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="metrics")

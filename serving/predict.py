@@ -8,15 +8,24 @@ import http.client
 import json
 import os
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from pydantic import ValidationError
 
 from contracts.errors import InvalidConfig, InvalidData, InvalidImage
-from contracts.pixels import decode_image
 from serving.stages import Mode
+
+
+class ServerUrl(NamedTuple):
+    """Where a server is."""
+
+    scheme: str
+    host: str
+    port: int | None  # None: the scheme's own
+    prefix: str  # the path before ours
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,15 +101,10 @@ def predict_with_bundle(
     with load_engine(bundle_dir) as engine:
         engine.check_mode(mode)
         quantile = engine.quantile(mode, options.coverage)
-        image = engine.bundle.image
         images = []
         for file, picture in zip(files, pictures, strict=True):
             try:
-                images.append(
-                    decode_image(
-                        picture, channels=image.channels, height=image.height, width=image.width
-                    )
-                )
+                images.append(engine.bundle.image.decode(picture))
             except InvalidImage as error:
                 raise InvalidData(f"{file}: {error}") from error
         predictions = [
@@ -126,16 +130,10 @@ def predict_with_url(
         InvalidConfig: the URL is none, nobody answers there, or the token is not right.
         InvalidData: the server refused a picture; names it.
     """
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise InvalidConfig(f"--url {url!r}: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidConfig(f"--url {url!r}: expected something like http://127.0.0.1:8000")
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname, port, timeout=60)
-    path = f"{parts.path.rstrip('/')}/predict?{urllib.parse.urlencode(query)}"
+    server = server_url(url)
+    kind = http.client.HTTPSConnection if server.scheme == "https" else http.client.HTTPConnection
+    connection = kind(server.host, server.port, timeout=60)
+    path = f"{server.prefix}/predict?{urllib.parse.urlencode(query)}"
     headers = {"content-type": "application/octet-stream"}
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
@@ -156,6 +154,22 @@ def predict_with_url(
     finally:
         connection.close()
     return {"predictions": predictions, "model": model}
+
+
+def server_url(url: str, schemes: Sequence[str] = ("http", "https")) -> ServerUrl:
+    """The parts of --url.
+
+    Raises:
+        InvalidConfig: no URL of one of the schemes.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidConfig(f"--url {url!r}: {error}") from error
+    if parts.scheme not in schemes or not host:
+        raise InvalidConfig(f"--url {url!r}: expected something like http://127.0.0.1:8000")
+    return ServerUrl(parts.scheme, host, port, parts.path.rstrip("/"))
 
 
 def describe(file: Path, prediction: dict[str, Any]) -> str:

@@ -15,7 +15,6 @@ from starlette.requests import ClientDisconnect
 
 from contracts.errors import InvalidImage
 from contracts.figures import Floats
-from contracts.pixels import decode_image
 from serving.answers import prediction, response
 from serving.engine import Engine
 from serving.errors import BadImageInRequest, DeadlineExceeded
@@ -104,13 +103,7 @@ async def decode_all(service: Service, pictures: list[bytes]) -> list[NDArray[np
         BadImageInRequest: the first picture that cannot be read.
     """
     image = service.engine.bundle.image
-    decode = partial(
-        decode_image,
-        channels=image.channels,
-        height=image.height,
-        width=image.width,
-        max_pixels=service.settings.max_image_pixels,
-    )
+    decode = partial(image.decode, max_pixels=service.settings.max_image_pixels)
     loop = asyncio.get_running_loop()
     images = []
     for index, picture in enumerate(pictures):

@@ -3,8 +3,10 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from contracts.stopping import SIGNALS
 from serving.app import create_app
@@ -37,14 +39,8 @@ def make_server(settings: Settings, engine: Engine, metrics: Metrics, life: Life
 
     It drains, stops listening, answers what it has accepted, and its `run` returns.
     """
-    config = uvicorn.Config(
+    config = uvicorn_config(
         create_app(settings, engine, metrics, life),
-        http=GuardedProtocol,
-        ws="none",
-        access_log=False,  # serving.app writes it
-        log_config=None,
-        log_level="error",
-        server_header=False,
         # Above the idle time of the usual proxies, so that they close first.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
@@ -52,3 +48,17 @@ def make_server(settings: Settings, engine: Engine, metrics: Metrics, life: Life
     for signum in SIGNALS:
         signal.signal(signum, life.stop)
     return Server(config, life)
+
+
+def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
+    """What every port of this server has in common: guarded, quiet and nameless."""
+    return uvicorn.Config(
+        app,
+        http=GuardedProtocol,
+        ws="none",
+        access_log=False,  # serving.app writes it
+        log_config=None,
+        log_level="error",
+        server_header=False,
+        **more,
+    )

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                     print(line(found), flush=True)
             if args.json:
                 report: dict[str, Any] = {
-                    "rows": [asdict(row) for row in rows],
+                    "rows": [row.as_json() for row in rows],
                     "warnings": warnings(rows),
                 }
                 report["stopped"] = bool(deferred.signum)

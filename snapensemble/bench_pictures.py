@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from contracts.errors import InvalidData, InvalidImage
-from contracts.pixels import ImageContract, decode_image
+from contracts.pixels import ImageContract
 from serving.micro_batch import Image as Pixels
 
 NOISE_PICTURES = 64
@@ -43,7 +43,7 @@ def read_pictures(files: Sequence[Path], image: ImageContract) -> Pictures:
     for file in files:
         try:
             encoded.append(file.read_bytes())
-            images.append(_decoded(encoded[-1], image))
+            images.append(image.decode(encoded[-1]))
         except OSError as error:
             raise InvalidData(f"{file}: {error.strerror or error}") from error
         except InvalidImage as error:
@@ -65,8 +65,4 @@ def noise(image: ImageContract) -> Pictures:
         encoded.append(buffer.getvalue())
     size = f"{image.width} x {image.height}"
     source = f"{NOISE_PICTURES} synthetic pictures of noise, {size}, PNG"
-    return Pictures(encoded, [_decoded(data, image) for data in encoded], source)
-
-
-def _decoded(data: bytes, image: ImageContract) -> Pixels:
-    return decode_image(data, channels=image.channels, height=image.height, width=image.width)
+    return Pictures(encoded, [image.decode(data) for data in encoded], source)

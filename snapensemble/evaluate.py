@@ -13,7 +13,7 @@ import numpy as np
 from contracts.bundle import BundleManifest
 from contracts.errors import InvalidConfig
 from contracts.figures import Floats, Labels, summary
-from contracts.prediction_sets import SetQuantile, prediction_sets
+from contracts.prediction_sets import SetQuantile, covered_and_sizes
 from serving.answers import averaged
 from serving.engine import load_engine
 from serving.stages import Mode
@@ -134,12 +134,12 @@ def sample(part: Split, limit: int | None) -> Split:
 
 def measured_set(probs_NK: Floats, labels_N: Labels, quantile: SetQuantile) -> dict[str, Any]:
     """How often a prediction set holds the right class, and how many classes it names."""
-    in_set_NK = prediction_sets(probs_NK, quantile)
+    covered_N, size_N = covered_and_sizes(probs_NK, labels_N, quantile)
     return {
         "method": quantile.method,
         "coverage": quantile.coverage,
-        "covered": float(in_set_NK[np.arange(len(labels_N)), labels_N].mean()),
-        "mean_size": float(in_set_NK.sum(axis=1).mean()),
+        "covered": float(covered_N.mean()),
+        "mean_size": float(size_N.mean()),
     }
 
 

@@ -3,11 +3,10 @@
 import asyncio
 import json
 import re
-import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contracts.errors import InvalidConfig
+from serving.predict import server_url
 from snapensemble.load import Answer
 
 TIMEOUT_S = 60.0
@@ -195,11 +194,5 @@ def body_of(pictures: Sequence[bytes]) -> tuple[bytes, str]:
 
 def split_url(url: str) -> tuple[str, int, str]:
     """Host, port and the path before ours."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidConfig(f"--url {url!r}: {error}") from error
-    if parts.scheme != "http" or not host:
-        raise InvalidConfig(f"--url {url!r}: expected something like http://127.0.0.1:8000")
-    return host, port or 80, parts.path.rstrip("/")
+    server = server_url(url, ("http",))
+    return server.host, server.port or 80, server.prefix

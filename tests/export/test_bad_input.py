@@ -61,21 +61,21 @@ def test_a_snapshot_that_is_no_such_file_is_named_though_its_hash_fits(run_dir: 
     refused(run_dir, InvalidManifest, r"cycle-0\d.safetensors does not fit small")
 
 
-def test_an_unknown_architecture_is_named(run_dir: Path) -> None:
+def rename_architecture(run_dir: Path, model: str) -> None:
     def other(run: RunManifest) -> RunManifest:
-        training = run.training.model_copy(update={"model": "resnet21"})
+        training = run.training.model_copy(update={"model": model})
         return run.model_copy(update={"training": training})
 
     rewrite(run_dir, other)
+
+
+def test_an_unknown_architecture_is_named(run_dir: Path) -> None:
+    rename_architecture(run_dir, "resnet21")
     refused(run_dir, InvalidConfig, "resnet21")
 
 
 def test_snapshots_of_another_architecture_do_not_fit(run_dir: Path) -> None:
-    def other(run: RunManifest) -> RunManifest:
-        training = run.training.model_copy(update={"model": "tiny"})
-        return run.model_copy(update={"training": training})
-
-    rewrite(run_dir, other)
+    rename_architecture(run_dir, "tiny")
     refused(run_dir, InvalidManifest, "does not fit tiny")
 
 

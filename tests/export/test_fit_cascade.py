@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from contracts.answers import Answers
-from contracts.cascade import Cascade, CascadeRecord, run_cascade
+from contracts.cascade import CascadeRecord, run_cascade
 from contracts.figures import accuracy, mean_probabilities, nll, softmax, val_figures
 from export.fit_cascade import fit_cascade
 from export.fit_temperature import fit_temperature
@@ -36,12 +36,7 @@ def test_a_cascade_saves_members_and_keeps_its_limits_on_other_images() -> None:
     record = fitted()
     assert record is not None
     fresh, point = answers(2, images=6000), record.point()
-    cascade = Cascade(
-        rule=record.rule,
-        thresholds=point.thresholds,
-        temperatures=record.temperatures,
-        weights_M=WEIGHTS,
-    )
+    cascade = record.at(point, WEIGHTS)
     probs_NK, used_N = run_cascade(fresh.probs_MNK, cascade, TEMPERATURE)
     full_NK = mean_probabilities(fresh.probs_MNK, WEIGHTS, TEMPERATURE)
     assert used_N.mean() < 2.5
@@ -72,12 +67,7 @@ def test_the_record_says_what_the_images_say_that_chose_nothing() -> None:
     record = fitted()
     assert record is not None
     point = record.point()
-    cascade = Cascade(
-        rule=record.rule,
-        thresholds=point.thresholds,
-        temperatures=record.temperatures,
-        weights_M=WEIGHTS,
-    )
+    cascade = record.at(point, WEIGHTS)
     probs_NK, used_N = run_cascade(CALIBRATION.probs_MNK, cascade, TEMPERATURE)
     assert point.val == val_figures(probs_NK, CALIBRATION.labels_N)
     assert point.members_per_image == pytest.approx(used_N.mean())

@@ -18,10 +18,9 @@ from contracts.bundle import (
     SelectionRecord,
 )
 from contracts.cascade import Cascade, CascadePoint, CascadeRecord, run_cascade
-from contracts.figures import Floats, mean_probabilities, nll, softmax, val_figures
+from contracts.figures import Floats, all_figures, mean_probabilities, nll, softmax, val_figures
 from contracts.prediction_sets import fit_quantiles
 from contracts.records import ValFigures
-from report.bundle_figures import figures_of
 from report.evidence import ImagesPerSecond, SpeedRecord
 from tests.factories import CLASSES, CONTRACT, DATA
 
@@ -116,8 +115,8 @@ def calibration_record(calibration: Answers, temperature: float) -> CalibrationR
     after_NK = mean_probabilities(probs_MNK, temperature=temperature)
     return CalibrationRecord(
         images=len(labels_N),
-        before=figures_of(mean_probabilities(probs_MNK), labels_N),
-        after=figures_of(after_NK, labels_N),
+        before=all_figures(mean_probabilities(probs_MNK), labels_N),
+        after=all_figures(after_NK, labels_N),
         sets=fit_quantiles(after_NK, labels_N),
     )
 
