@@ -175,7 +175,7 @@ class Lanes:
 
     def _finish(self, stage: Stage, batch: MicroBatch) -> None:
         outcome = batch.outcome(stage.leaves)
-        report = batch.report(outcome)
+        report = batch.report(outcome, self.queued)
         with self._changed:
             stage.load.unanswered -= len(outcome.answers)
             if not outcome.failed:  # failures say nothing of the rate

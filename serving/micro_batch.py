@@ -54,6 +54,7 @@ class BatchReport:
     answered: int  # images that got a distribution, each from `members_used` members
     members_used: int
     failed: bool
+    queued: int = 0  # images that waited for their first member when it was finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class MicroBatch:
                 outcome.going_on.append(waiting)
         return outcome
 
-    def report(self, outcome: Outcome) -> BatchReport:
+    def report(self, outcome: Outcome, queued: int) -> BatchReport:
         """How long it took, and whom it answered."""
         is_first = self.members.start == 0
         return BatchReport(
@@ -130,6 +131,7 @@ class MicroBatch:
             answered=sum(not isinstance(a, InferenceFailed) for _, a in outcome.answers),
             members_used=self.members.stop,
             failed=outcome.failed,
+            queued=queued,
         )
 
     def _probabilities(self) -> Floats:

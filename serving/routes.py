@@ -177,6 +177,7 @@ async def model(request: Request) -> dict[str, Any]:
     content["name"] = service.name
     content["uptime_seconds"] = round(time.monotonic() - service.started, 1)
     content["lanes"] = service.engine.lanes.threads
+    content["workers"] = service.settings.workers
     content["mode"] = service.settings.mode
     point = service.engine.point
     content["cascade_point"] = None if point is None else point.model_dump(mode="json")

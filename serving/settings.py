@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     threads: Positive | None = Field(
         None, description="inference lanes; the CPU budget of this process if not set"
     )
+    workers: Positive = Field(1, description="processes that share the port and the processors")
     max_batch_size: Positive = Field(32, description="images that run together at most")
     max_queue: Positive = Field(1024, description="images that wait at most")
     max_wait_ms: Positive = Field(

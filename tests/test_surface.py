@@ -27,7 +27,7 @@ FLAGS = {
     "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
     "report": {"--out", "--json"},
     "serve": {
-        "--host", "--port", "--name", "--mode", "--max-accuracy-drop", "--threads",
+        "--host", "--port", "--name", "--mode", "--max-accuracy-drop", "--threads", "--workers",
         "--max-batch-size", "--max-queue", "--max-wait-ms", "--max-body-bytes",
         "--max-bytes-in-flight", "--max-image-pixels", "--max-images-per-request",
         "--body-timeout-s", "--drain-seconds", "--shutdown-timeout-s", "--access-log",
