@@ -5,7 +5,6 @@ Shapes: M members, d members asked, N images, C channels, H height, W width, K c
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +20,9 @@ from contracts.prediction_sets import SetQuantile
 from serving.errors import InvalidParameter
 from serving.lanes import Lanes
 from serving.members import MemberSession, load_member
-from serving.micro_batch import BatchReport, Image
+from serving.micro_batch import BatchReport
 from serving.stages import Mode
+from serving.waiting import Answer, Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.lanes.__exit__(*error)
 
-    def submit(self, images: Sequence[Image], mode: Mode = "full") -> "list[Future[Floats]]":
+    def submit(self, images: Sequence[Image], mode: Mode = "full") -> list[Answer]:
         """One future per image: the distributions of the members asked. See `Lanes.submit`."""
         self.check_mode(mode)
         return self.lanes.submit(images, mode)

@@ -71,6 +71,11 @@ class Metrics:
             "Requests whose client left before the answer.",
             registry=self.registry,
         )
+        self.partial = Counter(
+            "snapensemble_partial_predictions",
+            "Images answered at their deadline from the members heard so far.",
+            registry=self.registry,
+        )
         self.entropy = Histogram(
             "snapensemble_entropy_ratio",
             "Entropy of an image's answer as a share of its largest, log(classes).",

@@ -48,6 +48,8 @@ class Service:
         # The reference is of full answers; those of fewer members are spread in another way.
         if self._drift is not None and mode == "full":
             for one in predictions:
+                if "partial" in one:
+                    continue
                 self._drift.add(
                     confidence=one["probability"],
                     disagreement=one["uncertainty"]["disagreement_nats"],
