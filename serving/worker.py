@@ -6,8 +6,10 @@ in its environment. It says `ready` when it accepts connections, and ends in ord
 ends: its parent has died.
 """
 
+import atexit
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -74,7 +76,7 @@ def _work() -> int:
     bundle_dir, metrics_dir, *descriptors = sys.argv[1:]
     settings = Settings(**from_json(sys.stdin.buffer.readline()))
     prepare_process(settings)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(metrics_dir,), daemon=True).start()
 
     def listen() -> Ports:
         return listening(Ports(*(socket.socket(fileno=int(each)) for each in descriptors)))
@@ -88,9 +90,10 @@ def _work() -> int:
     return 0
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(metrics_dir: str) -> None:
     while os.read(sys.stdin.fileno(), 1024):
         pass
+    atexit.register(shutil.rmtree, metrics_dir, ignore_errors=True)  # nobody else will
     os.kill(os.getpid(), signal.SIGINT)
 
 

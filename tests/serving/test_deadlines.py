@@ -25,6 +25,7 @@ from serving.settings import Settings
 from tests.factories import calibration_record, cascade_record, make_bundle
 from tests.fakes import GatedMember
 from tests.serving.test_cascade_lanes import cascade, leaves
+from tests.serving.test_drift import REFERENCE
 from tests.serving.test_http import PNG, exact_MK, is_problem
 from tests.serving.test_lanes import expected, image, lanes
 
@@ -121,6 +122,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
         temperature=2.0,
         cascade=cascade_record((None, None)),
         calibration=calibration_record(0.7),
+        reference=REFERENCE,
     )
     with load_engine(bundle_dir, Limits(threads=1)) as engine:
         yield engine
@@ -168,7 +170,9 @@ async def test_a_partial_answer_says_so_and_is_the_calibrated_average_of_those_h
     of_two = 0.8  # the cascade's temperature for two members
     expected_K = mean_probabilities(exact_MK(PNG)[:2], [0.625, 0.375], of_two)
     np.testing.assert_allclose(answer["probabilities"], expected_K, atol=1e-4)
-    assert "snapensemble_partial_predictions_total 1.0" in app.state.metrics.page().decode()
+    lines = app.state.metrics.page().decode().splitlines()
+    assert "snapensemble_partial_predictions_total 1.0" in lines
+    assert "snapensemble_drift_answers 0.0" in lines  # fewer members are spread in another way
 
 
 async def test_an_answer_that_is_complete_in_time_does_not_mention_parts(

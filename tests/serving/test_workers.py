@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import Gauge
 
 from serving.metrics import Metrics
+from serving.workers import forget_gauges
 from snapensemble.server_process import server_process
 from tests.factories import encoded, make_bundle, picture
 from tests.serving.test_life import PNG, half_sent, not_refused, wait_until_stopping
@@ -157,11 +158,15 @@ def test_a_second_signal_ends_all_at_once(bundle_dir: Path) -> None:
 def test_they_end_when_their_parent_is_killed(bundle_dir: Path) -> None:
     with two_workers(bundle_dir) as (process, url):
         workers = workers_of(process.pid)
+        command = Path(f"/proc/{workers[0]}/cmdline").read_text().split("\0")
+        (counts,) = (Path(part) for part in command if "/snapensemble-" in part)
+        assert list(counts.glob("*.db"))
         process.kill()
         process.wait(30)
         while any(map(is_alive, workers)):
             pass
         assert not not_refused(url)
+        assert not counts.exists()
 
 
 def is_alive(pid: int) -> bool:
@@ -186,6 +191,18 @@ def test_a_taken_port_is_said_before_anything_is_loaded(
     port = server[1].rpartition(":")[2]
     found = run("serve", bundle_dir, "--port", port, "--workers", "2")
     assert found.returncode == 2 and f"cannot listen on 127.0.0.1:{port}" in found.stderr
+
+
+def test_what_a_dead_worker_has_counted_stays_and_what_it_was_doing_does_not(
+    tmp_path: Path,
+) -> None:
+    for name in ("counter_1.db", "gauge_livesum_1.db", "gauge_livesum_2.db"):
+        (tmp_path / name).touch()
+    forget_gauges(1, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "counter_1.db",
+        "gauge_livesum_2.db",
+    ]
 
 
 def test_every_gauge_says_how_those_of_several_workers_add_up() -> None:
