@@ -3,6 +3,7 @@
 Shapes: M members, d members asked, N images, C channels, H height, W width, K classes.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from contracts.cpu import cpu_budget
 from contracts.errors import InvalidManifest
 from contracts.figures import Floats
 from contracts.prediction_sets import SetQuantile
-from serving.errors import InvalidParameter
+from serving.errors import InvalidParameter, Overloaded, Stopping
+from serving.health import MemberHealth
 from serving.lanes import Lanes
 from serving.members import MemberSession, load_member
 from serving.micro_batch import BatchReport
@@ -43,6 +45,7 @@ class Engine:
         lanes: run them.
         limits: those of the lanes.
         point: where the cascade stands; None if the bundle carries none.
+        health: told of each micro-batch by the lanes.
     """
 
     def __init__(
@@ -51,10 +54,13 @@ class Engine:
         lanes: Lanes,
         limits: Limits,
         point: CascadePoint | None = None,
+        health: MemberHealth | None = None,
     ) -> None:
         self.bundle = bundle
         self.lanes = lanes
         self.point = point
+        self.health = health or MemberHealth([member.name for member in bundle.members])
+        self._trial: Answer | None = None
         self._chunk = min(256, limits.max_queue)
 
     def __enter__(self) -> "Engine":
@@ -80,6 +86,16 @@ class Engine:
     def predict(self, images_NCHW: NDArray[np.uint8]) -> Floats:
         """probs_MNK: what every member says of any number of images."""
         return np.stack(self.ask(images_NCHW), axis=1)
+
+    def try_out(self) -> None:
+        """Ask all members about a black image, unless such a trial is under way.
+
+        Nobody sends images to a server that is not ready, so it has to find out by itself when a
+        member that failed answers again.
+        """
+        if self._trial is None or self._trial.done():
+            with contextlib.suppress(Overloaded, Stopping):
+                (self._trial,) = self.submit([np.zeros(self.bundle.image.shape, np.uint8)])
 
     def check_mode(self, mode: Mode) -> None:
         """Raise InvalidParameter if the bundle cannot answer in this mode."""
@@ -137,6 +153,12 @@ def load_engine(
         raise InvalidParameter("max_accuracy_drop: this bundle carries no cascade to pick from")
     members = [load_member(bundle_dir, bundle, member) for member in bundle.members]
     warm_up(members, bundle, limits.max_batch_size)
+    health = MemberHealth([member.name for member in members])
+
+    def finished(report: BatchReport) -> None:
+        health.batch(report)
+        on_batch(report)
+
     lanes = Lanes(
         members,
         threads=limits.threads or cpu_budget(),
@@ -144,10 +166,10 @@ def load_engine(
         max_queue=limits.max_queue,
         max_wait_s=limits.max_wait_s,
         leaves=None if cascade is None else cascade.leaves,
-        on_batch=on_batch,
+        on_batch=finished,
     )
     point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
-    return Engine(bundle, lanes, limits, point)
+    return Engine(bundle, lanes, limits, point, health)
 
 
 def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:

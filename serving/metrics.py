@@ -88,6 +88,12 @@ class Metrics:
             ["member"],
             registry=self.registry,
         )
+        self.member_failures = Counter(
+            "snapensemble_member_failures",
+            "Micro-batches in which a member raised an error.",
+            ["member"],
+            registry=self.registry,
+        )
         self.queued = Gauge(
             "snapensemble_queue_images",
             "Images that wait for their first member.",
@@ -126,6 +132,8 @@ class Metrics:
     def describe(self, name: str, bundle: BundleManifest) -> None:
         """Say what is served and by what, and from now on which member is which."""
         self._members = tuple(member.name for member in bundle.members)
+        for member in self._members:
+            self.member_failures.labels(member)  # shown as 0
         self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(1)
         packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
         self.build_info.labels(*packages).set(1)
@@ -140,6 +148,8 @@ class Metrics:
         first = report.members_used - len(report.members_s)
         for member, seconds in enumerate(report.members_s, start=first):
             self.member_seconds.labels(self._member(member)).inc(seconds)
+        for member in report.members_failed:
+            self.member_failures.labels(self._member(member)).inc()
         for _ in range(report.answered):
             self.members_used.observe(report.members_used)
 

@@ -31,6 +31,8 @@ class BatchReport:
     answered: int  # images that got a distribution, each from `members_used` members
     members_used: int
     failed: bool
+    members_answered: tuple[int, ...] = ()
+    members_failed: tuple[int, ...] = ()  # those that raised an error
     queued: int = 0  # images that waited for their first member when it was finished
 
 
@@ -57,6 +59,7 @@ class MicroBatch:
         self._seconds = [0.0] * len(members)
         self._left = len(members)
         self._error: Exception | None = None
+        self._failed: list[int] = []
         self._started = time.monotonic()
         self._lock = threading.Lock()
 
@@ -74,6 +77,7 @@ class MicroBatch:
                 self._logits[place] = logits_BK
         except Exception as error:  # whatever a member raises, its images must be answered
             self._error = error
+            self._failed.append(index)
         with self._lock:
             self._seconds[place] = time.monotonic() - started
             self._left -= 1
@@ -132,6 +136,12 @@ class MicroBatch:
             answered=sum(not isinstance(a, InferenceFailed) for _, a in outcome.answers),
             members_used=self.members.stop,
             failed=outcome.failed,
+            members_answered=tuple(
+                member
+                for member, logits in zip(self.members, self._logits, strict=True)
+                if logits is not None
+            ),
+            members_failed=tuple(self._failed),
             queued=queued,
         )
 
