@@ -5,9 +5,10 @@ Shapes: M members, d members asked, N images, C channels, H height, W width, K c
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from contracts.cpu import cpu_budget
 from contracts.errors import InvalidManifest
 from contracts.figures import Floats
 from contracts.prediction_sets import SetQuantile
+from contracts.sessions import Provider, check_providers
 from serving.errors import InvalidParameter, Overloaded, Stopping
 from serving.health import MemberHealth
 from serving.lanes import Lanes
@@ -35,6 +37,7 @@ class Limits:
     max_batch_size: int = 32
     max_queue: int = 1024
     max_wait_s: float = math.inf
+    providers: tuple[Provider, ...] = ("cpu",)
 
 
 class Engine:
@@ -46,6 +49,7 @@ class Engine:
         limits: those of the lanes.
         point: where the cascade stands; None if the bundle carries none.
         health: told of each micro-batch by the lanes.
+        providers: by member, what runs it, as ONNX Runtime names it.
     """
 
     def __init__(
@@ -55,11 +59,13 @@ class Engine:
         limits: Limits,
         point: CascadePoint | None = None,
         health: MemberHealth | None = None,
+        providers: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self.bundle = bundle
         self.lanes = lanes
         self.point = point
         self.health = health or MemberHealth([member.name for member in bundle.members])
+        self.providers = providers
         self._trial: Answer | None = None
         self._chunk = min(256, limits.max_queue)
 
@@ -144,14 +150,18 @@ def load_engine(
         max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
 
     Raises:
+        InvalidConfig: a provider cannot be used here.
         InvalidManifest: a file is absent, changed or not what the manifest says.
         InvalidParameter: a tolerance for a cascade that the bundle does not carry.
     """
+    check_providers(limits.providers)
     bundle = read_bundle(bundle_dir)
     cascade = bundle.cascade_at(max_accuracy_drop)
     if cascade is None and max_accuracy_drop is not None:
         raise InvalidParameter("max_accuracy_drop: this bundle carries no cascade to pick from")
-    members = [load_member(bundle_dir, bundle, member) for member in bundle.members]
+    members = [
+        load_member(bundle_dir, bundle, member, limits.providers) for member in bundle.members
+    ]
     warm_up(members, bundle, limits.max_batch_size)
     health = MemberHealth([member.name for member in members])
 
@@ -169,7 +179,8 @@ def load_engine(
         on_batch=finished,
     )
     point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
-    return Engine(bundle, lanes, limits, point, health)
+    providers = {member.name: member.providers for member in members}
+    return Engine(bundle, lanes, limits, point, health, providers)
 
 
 def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:

@@ -206,6 +206,7 @@ async def model(request: Request) -> dict[str, Any]:
     content["name"] = service.name
     content["uptime_seconds"] = round(time.monotonic() - service.started, 1)
     content["lanes"] = service.engine.lanes.threads
+    content["providers"] = service.engine.providers
     content["workers"] = service.settings.workers
     content["mode"] = service.settings.mode
     point = service.engine.point

@@ -28,7 +28,7 @@ FLAGS = {
     "report": {"--out", "--json"},
     "serve": {
         "--host", "--port", "--name", "--mode", "--max-accuracy-drop", "--threads", "--workers",
-        "--max-batch-size", "--max-queue", "--max-wait-ms", "--max-body-bytes",
+        "--providers", "--max-batch-size", "--max-queue", "--max-wait-ms", "--max-body-bytes",
         "--max-bytes-in-flight", "--max-image-pixels", "--max-images-per-request",
         "--body-timeout-s", "--drain-seconds", "--shutdown-timeout-s", "--access-log",
         "--no-access-log", "--log-format", "--tokens-file", "--metrics-port", "--cors-origins",

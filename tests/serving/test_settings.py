@@ -39,7 +39,14 @@ def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default(
 
 @pytest.mark.parametrize(
     "flags",
-    [{"port": "70000"}, {"threads": "0"}, {"max_batch_size": "many"}, {"body_timeout_s": "inf"}],
+    [
+        {"port": "70000"},
+        {"threads": "0"},
+        {"max_batch_size": "many"},
+        {"body_timeout_s": "inf"},
+        {"providers": "cpu,gpu"},
+        {"providers": ","},
+    ],
 )
 def test_a_wrong_value_is_named(flags: dict[str, Any]) -> None:
     (name,) = flags
