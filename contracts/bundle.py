@@ -1,6 +1,7 @@
 """ensemble.json: what the export writes and the server reads."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,6 +138,16 @@ class BundleManifest(Record):
         if self.cascade is None or depth == len(self.members):
             return self.temperature
         return self.cascade.temperatures[depth - 1]
+
+    def weights_of(self, members: Sequence[int]) -> list[float]:
+        """The weights of some of the members, by their places, summing to 1."""
+        return first_weights([self.weights_M[place] for place in members], len(members))
+
+    def temperature_of(self, members: Sequence[int]) -> float:
+        """The temperature for the average of some members: the bundle's unless they come first."""
+        if list(members) == list(range(len(members))):
+            return self.temperature_of_first(len(members))
+        return self.temperature
 
     def cascade_at(self, max_accuracy_drop: float | None = None) -> Cascade | None:
         """The cascade at the point that a tolerance picks; None if the bundle carries none."""

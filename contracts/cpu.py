@@ -16,6 +16,12 @@ def cpu_budget(cgroup: Path = CGROUP) -> int:
     return max(1, math.ceil(min(affinity(), cgroup_quota(cgroup))))
 
 
+def shares(budget: int, workers: int) -> list[int]:
+    """The processors of each worker: as equal as whole numbers allow, at least 1."""
+    each, left = divmod(budget, workers)
+    return [max(1, each + (place < left)) for place in range(workers)]
+
+
 def affinity() -> int:
     """Processors that the scheduler may put this process on."""
     if hasattr(os, "sched_getaffinity"):

@@ -4,12 +4,23 @@ Not imported by the other modules here: reading a manifest needs no ONNX Runtime
 """
 
 import os
+from collections.abc import Sequence
+from typing import Literal
+
+from contracts.errors import InvalidConfig
 
 # Official builds send usage events to their maker unless this is set before the first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime  # see above
 
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+PROVIDERS: dict[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
 RUNTIME_VERSION: str = onnxruntime.__version__
 
 
@@ -25,8 +36,28 @@ def session_options() -> onnxruntime.SessionOptions:
     return options
 
 
-def open_session(onnx_file: bytes) -> onnxruntime.InferenceSession:
-    """A session over the bytes of an ONNX file; raises whatever ONNX Runtime raises."""
+def open_session(
+    onnx_file: bytes, providers: Sequence[Provider] = ("cpu",)
+) -> onnxruntime.InferenceSession:
+    """A session over the bytes of an ONNX file; raises whatever ONNX Runtime raises.
+
+    Args:
+        onnx_file: the bytes.
+        providers: what runs its nodes, the first that can; the processor does what is left.
+    """
     return onnxruntime.InferenceSession(
-        onnx_file, session_options(), providers=["CPUExecutionProvider"]
+        onnx_file, session_options(), providers=[PROVIDERS[name] for name in providers]
     )
+
+
+def check_providers(providers: Sequence[Provider]) -> None:
+    """Raise InvalidConfig if the installed ONNX Runtime was built without one of these."""
+    built = onnxruntime.get_available_providers()
+    absent = [name for name in providers if PROVIDERS[name] not in built]
+    if absent:
+        known = ", ".join(name for name, full in PROVIDERS.items() if full in built)
+        raise InvalidConfig(
+            f"--providers: ONNX Runtime {RUNTIME_VERSION} as installed has no "
+            f"{' and no '.join(absent)}, only {known}; another package such as onnxruntime-gpu or "
+            "onnxruntime-openvino has others"
+        )

@@ -3,6 +3,7 @@
 Shapes: d members asked, K classes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ def prediction(
     bundle: BundleManifest,
     options: PredictOptions,
     quantile: SetQuantile | None = None,
+    partial_of: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """One image's answer; `serving.schemas.Prediction` describes it.
 
@@ -33,9 +35,15 @@ def prediction(
         bundle: what is served.
         options: what the client wants to see.
         quantile: makes the prediction set; without it there is none.
+        partial_of: the members that said it, where a deadline has cut the others off. Such an
+            answer has no prediction set: the quantile is one of whole answers.
     """
-    weights_d = bundle.weights_of_first(len(probs_dK))
-    probs_K = averaged(probs_dK, bundle)
+    if partial_of is None:
+        members: Sequence[int] = range(len(probs_dK))
+        weights_d, probs_K = bundle.weights_of_first(len(probs_dK)), averaged(probs_dK, bundle)
+    else:
+        members, weights_d = partial_of, bundle.weights_of(partial_of)
+        probs_K = mean_probabilities(probs_dK, weights_d, bundle.temperature_of(partial_of))
     order_K = np.argsort(-probs_K, kind="stable")
     top = [
         {"class": bundle.classes[k], "index": int(k), "probability": float(probs_K[k])}
@@ -46,20 +54,22 @@ def prediction(
         answer["probabilities"] = probs_K.tolist()
     if options.members:
         answer["members"] = [
-            {"name": member.name, "weight": weight, "probabilities": probs.tolist()}
-            for member, weight, probs in zip(bundle.members, weights_d, probs_dK, strict=False)
+            {"name": bundle.members[place].name, "weight": weight, "probabilities": probs.tolist()}
+            for place, weight, probs in zip(members, weights_d, probs_dK, strict=True)
         ]
     answer["uncertainty"] = {
         "entropy_nats": float(entropy(probs_K)),
         "disagreement_nats": float(disagreement(probs_dK, weights_d)),
     }
-    if quantile is not None:
+    if quantile is not None and partial_of is None:
         in_set_K = prediction_sets(probs_K[None], quantile)[0]
         answer["prediction_set"] = {
             "coverage": quantile.coverage,
             "classes": [bundle.classes[k] for k in order_K if in_set_K[k]],
         }
     answer["members_used"] = len(probs_dK)
+    if partial_of is not None:
+        answer["partial"] = True
     return answer
 
 

@@ -1,16 +1,16 @@
 """`snapensemble serve`: a bundle directory -> a server on a port."""
 
 import argparse
-import contextlib
-import socket
 import warnings
 from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from contracts.bundle import BundleManifest
 from contracts.errors import InvalidConfig
 from serving.logs import configure_logging
+from serving.ports import Ports, bind_ports, listening
 from serving.settings import Settings
 from serving.tokens import read_tokens
 
@@ -43,45 +43,53 @@ def run(args: argparse.Namespace) -> int:
     flags = vars(args)
     bundle_dir: Path = flags.pop("bundle_dir")
     settings = build_settings(flags)
-    read_tokens(settings)  # what is wrong with them is said before members are loaded
+    prepare_process(settings)
+    if settings.workers > 1:
+        from serving.workers import serve_with_workers
+
+        return serve_with_workers(
+            bundle_dir, settings, announce=lambda text: print(text, flush=True)
+        )
+    from serving.life import Life
+    from serving.metrics import Metrics
+    from serving.worker import serve
+
+    serve(
+        bundle_dir,
+        settings,
+        listen=lambda: listening(bind_ports(settings)),
+        announce=lambda engine, ports: print(
+            greeting(settings, engine.bundle, engine.lanes.threads, ports), flush=True
+        ),
+        life=Life(settings.drain_seconds),
+        metrics=Metrics(),
+    )
+    return 0
+
+
+def prepare_process(settings: Settings) -> None:
+    """What comes before members are loaded, in this process and in each worker.
+
+    Raises:
+        InvalidConfig: the tokens cannot be read or are not right.
+    """
+    read_tokens(settings)
     configure_logging(settings.log_format)
     # Pillow warns of odd metadata in pictures; a client must not be able to fill the log with it.
     warnings.filterwarnings("ignore", module="PIL")
 
-    from serving.engine import load_engine
-    from serving.life import Life
-    from serving.metrics import Metrics
-    from serving.metrics_port import serve_metrics
-    from serving.server import make_server
 
-    metrics = Metrics()
-    engine = load_engine(
-        bundle_dir,
-        settings.limits(),
-        on_batch=metrics.batch,
-        max_accuracy_drop=settings.max_accuracy_drop,
+def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Ports) -> str:
+    """What is served where, a line per port; scripts wait for it."""
+    workers = f", workers: {settings.workers}" if settings.workers > 1 else ""
+    url, *others = ports.urls
+    return "\n".join(
+        [
+            f"Serving {settings.name or bundle.name} {bundle.version} "
+            f"(members: {len(bundle.members)}, lanes: {lanes}{workers}) on {url}",
+            *(f"Metrics on {other}/metrics" for other in others),
+        ]
     )
-    engine.check_mode(settings.mode)  # before the port opens
-    with (
-        engine,
-        open_port(settings.host, settings.port) as listener,
-        contextlib.ExitStack() as stack,
-    ):
-        server = make_server(settings, engine, metrics, Life(settings.drain_seconds))
-        print(
-            f"Serving {settings.name or engine.bundle.name} {engine.bundle.version} "
-            f"(members: {len(engine.bundle.members)}, lanes: {engine.lanes.threads}) "
-            f"on {url_of(listener)}",
-            flush=True,
-        )
-        if settings.metrics_port is not None:
-            own = stack.enter_context(
-                open_port(settings.host, settings.metrics_port, flag="--metrics-port")
-            )
-            stack.enter_context(serve_metrics(own, engine, metrics))
-            print(f"Metrics on {url_of(own)}/metrics", flush=True)
-        server.run(sockets=[listener])
-    return 0
 
 
 def build_settings(flags: dict[str, object]) -> Settings:
@@ -107,31 +115,3 @@ def _explain(error: ErrorDetails) -> str:
         f"--{name.replace('_', '-')} or SNAPENSEMBLE_{name.upper()}: {error['msg']}, "
         f"got {error['input']!r}"
     )
-
-
-def url_of(listener: socket.socket) -> str:
-    """Where a listening socket can be reached."""
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}"
-
-
-def open_port(host: str, port: int, *, flag: str = "--port") -> socket.socket:
-    """A listening socket.
-
-    Args:
-        host: the address.
-        port: 0 takes a free one.
-        flag: which sets the port, for the message.
-
-    Raises:
-        InvalidConfig: the port is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise InvalidConfig(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another {flag} "
-            "(0 takes a free one) or --host"
-        ) from error

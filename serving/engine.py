@@ -3,11 +3,12 @@
 Shapes: M members, d members asked, N images, C channels, H height, W width, K classes.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,14 @@ from contracts.cpu import cpu_budget
 from contracts.errors import InvalidManifest
 from contracts.figures import Floats
 from contracts.prediction_sets import SetQuantile
-from serving.errors import InvalidParameter
+from contracts.sessions import Provider, check_providers
+from serving.errors import InvalidParameter, Overloaded, Stopping
+from serving.health import MemberHealth
 from serving.lanes import Lanes
 from serving.members import MemberSession, load_member
-from serving.micro_batch import BatchReport, Image
+from serving.micro_batch import BatchReport
 from serving.stages import Mode
+from serving.waiting import Answer, Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,7 @@ class Limits:
     max_batch_size: int = 32
     max_queue: int = 1024
     max_wait_s: float = math.inf
+    providers: tuple[Provider, ...] = ("cpu",)
 
 
 class Engine:
@@ -43,6 +48,8 @@ class Engine:
         lanes: run them.
         limits: those of the lanes.
         point: where the cascade stands; None if the bundle carries none.
+        health: told of each micro-batch by the lanes.
+        providers: by member, what runs it, as ONNX Runtime names it.
     """
 
     def __init__(
@@ -51,10 +58,15 @@ class Engine:
         lanes: Lanes,
         limits: Limits,
         point: CascadePoint | None = None,
+        health: MemberHealth | None = None,
+        providers: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self.bundle = bundle
         self.lanes = lanes
         self.point = point
+        self.health = health or MemberHealth([member.name for member in bundle.members])
+        self.providers = providers
+        self._trial: Answer | None = None
         self._chunk = min(256, limits.max_queue)
 
     def __enter__(self) -> "Engine":
@@ -64,7 +76,7 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.lanes.__exit__(*error)
 
-    def submit(self, images: Sequence[Image], mode: Mode = "full") -> "list[Future[Floats]]":
+    def submit(self, images: Sequence[Image], mode: Mode = "full") -> list[Answer]:
         """One future per image: the distributions of the members asked. See `Lanes.submit`."""
         self.check_mode(mode)
         return self.lanes.submit(images, mode)
@@ -80,6 +92,16 @@ class Engine:
     def predict(self, images_NCHW: NDArray[np.uint8]) -> Floats:
         """probs_MNK: what every member says of any number of images."""
         return np.stack(self.ask(images_NCHW), axis=1)
+
+    def try_out(self) -> None:
+        """Ask all members about a black image, unless such a trial is under way.
+
+        Nobody sends images to a server that is not ready, so it has to find out by itself when a
+        member that failed answers again.
+        """
+        if self._trial is None or self._trial.done():
+            with contextlib.suppress(Overloaded, Stopping):
+                (self._trial,) = self.submit([np.zeros(self.bundle.image.shape, np.uint8)])
 
     def check_mode(self, mode: Mode) -> None:
         """Raise InvalidParameter if the bundle cannot answer in this mode."""
@@ -128,15 +150,25 @@ def load_engine(
         max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
 
     Raises:
+        InvalidConfig: a provider cannot be used here.
         InvalidManifest: a file is absent, changed or not what the manifest says.
         InvalidParameter: a tolerance for a cascade that the bundle does not carry.
     """
+    check_providers(limits.providers)
     bundle = read_bundle(bundle_dir)
     cascade = bundle.cascade_at(max_accuracy_drop)
     if cascade is None and max_accuracy_drop is not None:
         raise InvalidParameter("max_accuracy_drop: this bundle carries no cascade to pick from")
-    members = [load_member(bundle_dir, bundle, member) for member in bundle.members]
+    members = [
+        load_member(bundle_dir, bundle, member, limits.providers) for member in bundle.members
+    ]
     warm_up(members, bundle, limits.max_batch_size)
+    health = MemberHealth([member.name for member in members])
+
+    def finished(report: BatchReport) -> None:
+        health.batch(report)
+        on_batch(report)
+
     lanes = Lanes(
         members,
         threads=limits.threads or cpu_budget(),
@@ -144,10 +176,11 @@ def load_engine(
         max_queue=limits.max_queue,
         max_wait_s=limits.max_wait_s,
         leaves=None if cascade is None else cascade.leaves,
-        on_batch=on_batch,
+        on_batch=finished,
     )
     point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
-    return Engine(bundle, lanes, limits, point)
+    providers = {member.name: member.providers for member in members}
+    return Engine(bundle, lanes, limits, point, health, providers)
 
 
 def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:

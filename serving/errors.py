@@ -51,6 +51,10 @@ class Stopping(ServingError):
     """The server is shutting down and accepts nothing new."""
 
 
+class MemberFailing(ServingError):
+    """A member has failed again and again, so this is not the ensemble that was promised."""
+
+
 class DeadlineExceeded(ServingError):
     """The client's deadline passed before the members had answered."""
 

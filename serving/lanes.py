@@ -12,12 +12,11 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 
-from contracts.figures import Floats
 from serving.errors import Overloaded, Stopping
-from serving.micro_batch import BatchReport, Image, LeaveCall, MemberCall, MicroBatch, Waiting
+from serving.micro_batch import BatchReport, LeaveCall, MemberCall, MicroBatch
 from serving.stages import Mode, Stage, cascade_stages, full_stage, next_stage
+from serving.waiting import Answer, Image, Waiting
 
 log = logging.getLogger("snapensemble")
 
@@ -90,7 +89,7 @@ class Lanes:
         """Images that wait for their first member."""
         return sum(len(stage.waiting) for stage in self._entries.values())
 
-    def submit(self, images: Sequence[Image], mode: Mode = "full") -> "list[Future[Floats]]":
+    def submit(self, images: Sequence[Image], mode: Mode = "full") -> list[Answer]:
         """Accept all images or none.
 
         A future that is cancelled takes its image out before the next micro-batch.
@@ -100,7 +99,8 @@ class Lanes:
             mode: `full` asks every member, `cascade` as many as the image needs.
 
         Returns:
-            One future per image: the distributions of the members asked, probs_dK.
+            One future per image: the distributions of the members asked, probs_dK. `cut_short`
+            gives those that are there already.
 
         Raises:
             Overloaded: the queue is full, or the wait would be too long.
@@ -108,7 +108,7 @@ class Lanes:
         """
         with self._changed:
             self._admit(len(images))
-            accepted = [Waiting(image_CHW, Future()) for image_CHW in images]
+            accepted = [Waiting(image_CHW, Answer()) for image_CHW in images]
             entry = self._entries[mode]
             entry.waiting.extend(accepted)
             entry.load.unanswered += len(accepted)
@@ -175,7 +175,7 @@ class Lanes:
 
     def _finish(self, stage: Stage, batch: MicroBatch) -> None:
         outcome = batch.outcome(stage.leaves)
-        report = batch.report(outcome)
+        report = batch.report(outcome, self.queued)
         with self._changed:
             stage.load.unanswered -= len(outcome.answers)
             if not outcome.failed:  # failures say nothing of the rate

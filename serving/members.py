@@ -3,6 +3,7 @@
 Shapes: B images, C channels, H height, W width, K classes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.bundle import BundleManifest, Member
-from contracts.errors import InvalidManifest
+from contracts.errors import InvalidConfig, InvalidManifest
 from contracts.files import read_verified
-from contracts.sessions import open_session
+from contracts.sessions import PROVIDERS, Provider, open_session
 
 Logits = NDArray[np.float32]
 
@@ -22,6 +23,7 @@ class MemberSession:
 
     def __init__(self, member: Member, session: Any) -> None:
         self.name = member.name
+        self.providers: list[str] = session.get_providers()  # those that it really has
         self._session = session
 
     def __call__(self, images_BCHW: NDArray[np.uint8]) -> Logits:
@@ -30,18 +32,37 @@ class MemberSession:
         return logits_BK
 
 
-def load_member(bundle_dir: Path, bundle: BundleManifest, member: Member) -> MemberSession:
+def load_member(
+    bundle_dir: Path,
+    bundle: BundleManifest,
+    member: Member,
+    providers: Sequence[Provider] = ("cpu",),
+) -> MemberSession:
     """A session over the verified bytes of a member's file.
 
+    Args:
+        bundle_dir: where the file is.
+        bundle: what it must take and give.
+        member: which one.
+        providers: see `open_session`.
+
     Raises:
+        InvalidConfig: a provider cannot be used on this machine.
         InvalidManifest: absent, changed, not an ONNX file, or with another input or output than
             the bundle says.
     """
     data = read_verified(bundle_dir, member.file, member.sha256)
     try:
-        session = open_session(data)
+        session = open_session(data, providers)
     except Exception as error:  # ONNX Runtime raises a class per kind of failure
         raise InvalidManifest(f"{bundle_dir / member.file}: cannot load: {error}") from error
+    # ONNX Runtime goes on without one that finds no device or driver, at a fraction of its speed.
+    unused = [name for name in providers if PROVIDERS[name] not in session.get_providers()]
+    if unused:
+        raise InvalidConfig(
+            f"--providers: {' and '.join(unused)} cannot be used here; ONNX Runtime's own messages "
+            "are above: is there a device, and its driver?"
+        )
     _check_contract(bundle_dir / member.file, session, bundle)
     return MemberSession(member, session)
 

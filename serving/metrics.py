@@ -1,10 +1,12 @@
 """Prometheus metrics, in base units. One registry per server."""
 
 from importlib.metadata import version
+from pathlib import Path
 from platform import python_version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from contracts.bundle import BundleManifest
 from contracts.sessions import RUNTIME_VERSION
@@ -16,9 +18,15 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:
-    """What the server counts. Safe to use from any thread."""
+    """What the server counts. Safe to use from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        directory: where several workers count together; the variable PROMETHEUS_MULTIPROC_DIR
+            must have named it before the first import.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "snapensemble_requests",
@@ -63,6 +71,11 @@ class Metrics:
             "Requests whose client left before the answer.",
             registry=self.registry,
         )
+        self.partial = Counter(
+            "snapensemble_partial_predictions",
+            "Images answered at their deadline from the members heard so far.",
+            registry=self.registry,
+        )
         self.entropy = Histogram(
             "snapensemble_entropy_ratio",
             "Entropy of an image's answer as a share of its largest, log(classes).",
@@ -75,15 +88,23 @@ class Metrics:
             ["member"],
             registry=self.registry,
         )
+        self.member_failures = Counter(
+            "snapensemble_member_failures",
+            "Micro-batches in which a member raised an error.",
+            ["member"],
+            registry=self.registry,
+        )
         self.queued = Gauge(
             "snapensemble_queue_images",
             "Images that wait for their first member.",
+            multiprocess_mode="livesum",
             registry=self.registry,
         )
         self.model_info = Gauge(
             "snapensemble_model_info",
             "The model that is served; always 1.",
             ["name", "version", "members"],
+            multiprocess_mode="livemax",
             registry=self.registry,
         )
         self.drift = Gauge(
@@ -103,6 +124,7 @@ class Metrics:
             "snapensemble_build_info",
             "The software that serves; always 1.",
             ["version", "python", "onnxruntime"],
+            multiprocess_mode="livemax",
             registry=self.registry,
         )
         self._members: tuple[str, ...] = ()
@@ -110,12 +132,15 @@ class Metrics:
     def describe(self, name: str, bundle: BundleManifest) -> None:
         """Say what is served and by what, and from now on which member is which."""
         self._members = tuple(member.name for member in bundle.members)
+        for member in self._members:
+            self.member_failures.labels(member)  # shown as 0
         self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(1)
         packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
         self.build_info.labels(*packages).set(1)
 
     def batch(self, report: BatchReport) -> None:
         """Count a finished micro-batch."""
+        self.queued.set(report.queued)
         self.batch_size.observe(report.images)
         for wait_s in report.waits_s:
             self.stage_seconds.labels("queue").observe(wait_s)
@@ -123,6 +148,8 @@ class Metrics:
         first = report.members_used - len(report.members_s)
         for member, seconds in enumerate(report.members_s, start=first):
             self.member_seconds.labels(self._member(member)).inc(seconds)
+        for member in report.members_failed:
+            self.member_failures.labels(self._member(member)).inc()
         for _ in range(report.answered):
             self.members_used.observe(report.members_used)
 
@@ -130,5 +157,9 @@ class Metrics:
         return self._members[index] if index < len(self._members) else str(index)
 
     def page(self) -> bytes:
-        """The text that Prometheus reads."""
-        return generate_latest(self.registry)
+        """The text that Prometheus reads; of all workers if there are several."""
+        if self._directory is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, str(self._directory))  # type: ignore[no-untyped-call]
+        return generate_latest(together)

@@ -6,41 +6,18 @@ Shapes: M members, d members asked so far, B images, C channels, H height, W wid
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts.figures import Floats, softmax
 from serving.errors import InferenceFailed
+from serving.waiting import Said, Waiting
 
-Image = NDArray[np.uint8]
 MemberCall = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 LeaveCall = Callable[[Floats], NDArray[np.bool_]]  # probs_dBK -> leaves_B
-
-
-@dataclass(slots=True)
-class Waiting:
-    """An accepted image, the future that its caller holds, and what members have said of it."""
-
-    image_CHW: Image
-    answer: "Future[Floats]"
-    since: float = field(default_factory=time.monotonic)
-    probs_dK: Floats | None = None
-
-    def has_left(self) -> bool:
-        """Whether the caller has cancelled; then those who wait for the future are told."""
-        return self.answer.cancelled() and not self.answer.set_running_or_notify_cancel()
-
-    def resolve(self, outcome: Floats | InferenceFailed) -> None:
-        """Answer, unless the caller has left."""
-        if not self.answer.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, InferenceFailed):
-            self.answer.set_exception(outcome)
-        else:
-            self.answer.set_result(outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +31,9 @@ class BatchReport:
     answered: int  # images that got a distribution, each from `members_used` members
     members_used: int
     failed: bool
+    members_answered: tuple[int, ...] = ()
+    members_failed: tuple[int, ...] = ()  # those that raised an error
+    queued: int = 0  # images that waited for their first member when it was finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +51,15 @@ class MicroBatch:
     def __init__(self, images: Sequence[Waiting], members: range) -> None:
         self.members = members
         self._images = images
+        self._earlier = [waiting.probs_dK for waiting in images]
+        for row, waiting in enumerate(images):
+            waiting.answer.so_far = partial(self.so_far, row)
         self._images_BCHW: NDArray[np.uint8] | None = None
         self._logits: list[NDArray[np.float32] | None] = [None] * len(members)
         self._seconds = [0.0] * len(members)
         self._left = len(members)
         self._error: Exception | None = None
+        self._failed: list[int] = []
         self._started = time.monotonic()
         self._lock = threading.Lock()
 
@@ -85,13 +69,35 @@ class MicroBatch:
         started = time.monotonic()
         try:
             if self._error is None:
-                self._logits[place] = member(self._stacked())
+                logits_BK = member(self._stacked())
+                if logits_BK.ndim != 2 or len(logits_BK) != len(self._images):
+                    raise ValueError(
+                        f"logits of shape {logits_BK.shape} for {len(self._images)} images"
+                    )
+                self._logits[place] = logits_BK
         except Exception as error:  # whatever a member raises, its images must be answered
             self._error = error
+            self._failed.append(index)
         with self._lock:
             self._seconds[place] = time.monotonic() - started
             self._left -= 1
             return self._left == 0
+
+    def so_far(self, row: int) -> Said | None:
+        """What members have said of one image, in this batch and before; None if nothing yet."""
+        said = [
+            (member, logits_BK[row])
+            for member, logits_BK in zip(self.members, self._logits, strict=True)
+            if logits_BK is not None
+        ]
+        probs_dK = [softmax(np.stack([logits_K for _, logits_K in said]))] if said else []
+        if (earlier_dK := self._earlier[row]) is not None:
+            probs_dK.insert(0, earlier_dK)
+        if not probs_dK or self._error is not None:
+            return None
+        members = (*range(self.members.start), *(member for member, _ in said))
+        whole_dK = np.concatenate(probs_dK)
+        return Said(whole_dK, members) if np.isfinite(whole_dK).all() else None
 
     def outcome(self, leaves: LeaveCall | None) -> Outcome:
         """What becomes of each image now that its members have answered.
@@ -119,7 +125,7 @@ class MicroBatch:
                 outcome.going_on.append(waiting)
         return outcome
 
-    def report(self, outcome: Outcome) -> BatchReport:
+    def report(self, outcome: Outcome, queued: int) -> BatchReport:
         """How long it took, and whom it answered."""
         is_first = self.members.start == 0
         return BatchReport(
@@ -130,17 +136,21 @@ class MicroBatch:
             answered=sum(not isinstance(a, InferenceFailed) for _, a in outcome.answers),
             members_used=self.members.stop,
             failed=outcome.failed,
+            members_answered=tuple(
+                member
+                for member, logits in zip(self.members, self._logits, strict=True)
+                if logits is not None
+            ),
+            members_failed=tuple(self._failed),
+            queued=queued,
         )
 
     def _probabilities(self) -> Floats:
         """probs_dBK of all members asked so far, in this batch and before."""
         if self._error is not None:
             raise self._error
-        logits_MBK = np.stack([logits for logits in self._logits if logits is not None])
-        if logits_MBK.ndim != 3 or logits_MBK.shape[1] != len(self._images):
-            raise ValueError(f"logits of shape {logits_MBK.shape} for {len(self._images)} images")
-        probs_MBK = softmax(logits_MBK)
-        earlier = [w.probs_dK for w in self._images if w.probs_dK is not None]
+        probs_MBK = softmax(np.stack([logits for logits in self._logits if logits is not None]))
+        earlier = [probs_dK for probs_dK in self._earlier if probs_dK is not None]
         return np.concatenate([np.stack(earlier, axis=1), probs_MBK]) if earlier else probs_MBK
 
     def _stacked(self) -> NDArray[np.uint8]:

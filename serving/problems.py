@@ -22,6 +22,7 @@ from serving.errors import (
     InferenceFailed,
     InvalidParameter,
     MalformedBody,
+    MemberFailing,
     Overloaded,
     ServingError,
     Stopping,
@@ -45,6 +46,7 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     InvalidParameter: (422, "invalid_parameter", "A query parameter is not right"),
     InferenceFailed: (500, "inference_failed", "The ensemble could not answer"),
     Overloaded: (503, "overloaded", "The server has more work than it can do in time"),
+    MemberFailing: (503, "member_failing", "A member fails again and again"),
     Stopping: (503, "stopping", "The server is shutting down"),
     DeadlineExceeded: (504, "deadline_exceeded", "The deadline passed"),
 }

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,7 +14,6 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
 from contracts.errors import InvalidImage
-from contracts.figures import Floats
 from serving.answers import prediction, response
 from serving.engine import Engine
 from serving.errors import BadImageInRequest, DeadlineExceeded
@@ -23,6 +22,7 @@ from serving.page import PAGE, PAGE_HEADERS
 from serving.schemas import JsonImages, PredictOptions, PredictResponse
 from serving.service import Service
 from serving.stages import Mode
+from serving.waiting import Answer, Said
 
 router = APIRouter()
 metrics_router = APIRouter()  # the main port has it, or a port of its own
@@ -54,13 +54,15 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
     mode = options.mode or service.settings.mode
     service.engine.check_mode(mode)
     quantile = service.engine.quantile(mode, options.coverage)
-    deadline_s = None if options.deadline_ms is None else options.deadline_ms / 1000
+    deadline = None
+    if options.deadline_ms is not None:
+        deadline = asyncio.get_running_loop().time() + options.deadline_ms / 1000
     try:
-        async with asyncio.timeout(deadline_s):
+        async with asyncio.timeout_at(deadline):
             with service.stage("receive"):
                 pictures = await service.intake.read(request)
             request.state.noted = {"images": len(pictures)}  # for the access log
-            probs_NdK = await while_connected(request, classify(service, pictures, mode))
+        said_N = await while_connected(request, classify(service, pictures, mode, deadline))
     except TimeoutError:
         raise DeadlineExceeded(f"no answer within {options.deadline_ms} ms") from None
     except ClientDisconnect:
@@ -69,28 +71,57 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
     finally:
         service.intake.release(request)
     bundle = service.engine.bundle
-    predictions = [prediction(probs_dK, bundle, options, quantile) for probs_dK in probs_NdK]
+    predictions = [
+        prediction(said.probs_dK, bundle, options, quantile, said.partial_of) for said in said_N
+    ]
     service.answered(mode, predictions)
-    request.state.noted["members_used"] = sum(map(len, probs_NdK))
+    service.metrics.partial.inc(sum(said.partial_of is not None for said in said_N))
+    request.state.noted["members_used"] = sum(len(said.probs_dK) for said in said_N)
     return Response(
         to_json(response(predictions, bundle, service.name)), media_type="application/json"
     )
 
 
-async def classify(service: Service, pictures: list[bytes], mode: Mode) -> list[Floats]:
-    """Decode and run all pictures of a request: probs_dK of each.
+async def classify(
+    service: Service, pictures: list[bytes], mode: Mode, deadline: float | None
+) -> list[Said]:
+    """Decode and run all pictures of a request: what members say of each.
+
+    Args:
+        service: runs them.
+        pictures: encoded.
+        mode: which members to ask.
+        deadline: when to answer with what there is, by the event loop's clock.
 
     Raises:
         Overloaded: before anything is decoded, or when it is, if others came first.
         BadImageInRequest: the first picture that cannot be read; the others are not answered.
         InferenceFailed: a member failed.
+        TimeoutError, DeadlineExceeded: at the deadline no member has answered for an image.
     """
-    service.engine.lanes.refuse_overload(len(pictures))
-    with service.stage("decode"):
-        images = await decode_all(service, pictures)
-    futures = service.engine.submit(images, mode)
-    # If this is cancelled, so is every image: it is in no micro-batch that forms later.
-    return await asyncio.gather(*map(asyncio.wrap_future, futures))
+    async with asyncio.timeout_at(deadline):
+        service.engine.lanes.refuse_overload(len(pictures))
+        with service.stage("decode"):
+            images = await decode_all(service, pictures)
+    answers = service.engine.submit(images, mode)
+    try:
+        await all_or_deadline(answers, deadline)
+        return [answer.cut_short() for answer in answers]
+    finally:  # also if the client has left: its images are in no micro-batch that forms later
+        for answer in answers:
+            answer.cancel()
+
+
+async def all_or_deadline(answers: Sequence[Answer], deadline: float | None) -> None:
+    """Wait until each answer is there, or the deadline; raises the first failure at once."""
+    loop = asyncio.get_running_loop()
+    futures = [asyncio.wrap_future(answer) for answer in answers]
+    for future in futures:  # a failure that nobody asks for any more is no defect
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    left_s = None if deadline is None else deadline - loop.time()
+    done, _ = await asyncio.wait(futures, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
+    for future in done:
+        future.result()
 
 
 async def decode_all(service: Service, pictures: list[bytes]) -> list[NDArray[np.uint8]]:
@@ -114,9 +145,7 @@ async def decode_all(service: Service, pictures: list[bytes]) -> list[NDArray[np
     return images
 
 
-async def while_connected(
-    request: Request, work: Coroutine[Any, Any, list[Floats]]
-) -> list[Floats]:
+async def while_connected(request: Request, work: Coroutine[Any, Any, list[Said]]) -> list[Said]:
     """The result of `work`, which is cancelled if the client leaves.
 
     Starlette does not tell a handler that its client left; `receive` does, once the body is read.
@@ -170,6 +199,8 @@ async def model(request: Request) -> dict[str, Any]:
     content["name"] = service.name
     content["uptime_seconds"] = round(time.monotonic() - service.started, 1)
     content["lanes"] = service.engine.lanes.threads
+    content["providers"] = service.engine.providers
+    content["workers"] = service.settings.workers
     content["mode"] = service.settings.mode
     point = service.engine.point
     content["cascade_point"] = None if point is None else point.model_dump(mode="json")

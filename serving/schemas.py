@@ -1,6 +1,6 @@
 """HTTP bodies and parameters, for validation and for the OpenAPI document."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +27,11 @@ class PredictOptions(BaseModel):
     ] = None
     deadline_ms: Annotated[
         int | None,
-        Field(ge=1, le=3_600_000, description="answer 504 if it takes longer, milliseconds"),
+        Field(
+            ge=1,
+            le=3_600_000,
+            description="answer then from the members heard so far, or 504; milliseconds",
+        ),
     ] = None
 
 
@@ -74,6 +78,9 @@ class Prediction(ClassProbability):
     uncertainty: Uncertainty
     prediction_set: PredictionSet | None = None
     members_used: int
+    partial: Annotated[
+        Literal[True] | None, Field(description="only where the deadline cut members off")
+    ] = None
 
 
 class ModelName(BaseModel):

@@ -9,7 +9,8 @@ from typing import Any
 
 from serving.drift import Drift
 from serving.engine import Engine
-from serving.errors import Stopping
+from serving.errors import MemberFailing, Stopping
+from serving.health import TOO_MANY
 from serving.intake import Intake
 from serving.life import Life
 from serving.metrics import Metrics
@@ -48,6 +49,8 @@ class Service:
         # The reference is of full answers; those of fewer members are spread in another way.
         if self._drift is not None and mode == "full":
             for one in predictions:
+                if "partial" in one:
+                    continue
                 self._drift.add(
                     confidence=one["probability"],
                     disagreement=one["uncertainty"]["disagreement_nats"],
@@ -60,6 +63,12 @@ class Service:
         """Raise what speaks against sending new work here."""
         if self.life.stopping:
             raise Stopping("the server is shutting down; send new requests elsewhere")
+        if failing := self.engine.health.failing:
+            self.engine.try_out()
+            raise MemberFailing(
+                f"failed in the last {TOO_MANY} micro-batches or more: {', '.join(failing)}; the "
+                "server's log says how"
+            )
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.pixels import MAX_PIXELS
+from contracts.sessions import PROVIDERS, Provider
 from serving.engine import Limits
 from serving.logs import LogFormat
 from serving.stages import Mode
@@ -36,6 +37,10 @@ class Settings(BaseSettings):
     )
     threads: Positive | None = Field(
         None, description="inference lanes; the CPU budget of this process if not set"
+    )
+    workers: Positive = Field(1, description="processes that share the port and the processors")
+    providers: str = Field(
+        "cpu", description="what runs members, first choice first: cpu, cuda, tensorrt, openvino"
     )
     max_batch_size: Positive = Field(32, description="images that run together at most")
     max_queue: Positive = Field(1024, description="images that wait at most")
@@ -86,6 +91,14 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("providers")
+    @classmethod
+    def _providers_are_known(cls, text: str) -> str:
+        names = split_at_commas(text)
+        if not names or not set(names) <= set(PROVIDERS):
+            raise ValueError(f"expected some of {', '.join(PROVIDERS)}, separated by commas")
+        return text
+
     @field_validator("cors_origins")
     @classmethod
     def _origins_are_origins(cls, text: str | None) -> str | None:
@@ -109,6 +122,7 @@ class Settings(BaseSettings):
             max_batch_size=self.max_batch_size,
             max_queue=self.max_queue,
             max_wait_s=self.max_wait_ms / 1000,
+            providers=cast("tuple[Provider, ...]", split_at_commas(self.providers)),
         )
 
 

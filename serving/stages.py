@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from serving.micro_batch import LeaveCall, Waiting
+from serving.micro_batch import LeaveCall
+from serving.waiting import Waiting
 
 Mode = Literal["full", "cascade"]
 

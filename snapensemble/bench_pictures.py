@@ -10,7 +10,7 @@ from PIL import Image
 
 from contracts.errors import InvalidData, InvalidImage
 from contracts.pixels import ImageContract
-from serving.micro_batch import Image as Pixels
+from serving.waiting import Image as Pixels
 
 NOISE_PICTURES = 64
 

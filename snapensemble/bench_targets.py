@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from contracts.errors import InvalidConfig
 from serving.engine import Engine
 from serving.errors import ServingError
-from serving.micro_batch import Image
 from serving.problems import PROBLEMS
 from serving.stages import Mode
+from serving.waiting import Image
 from snapensemble.bench_figures import Usage
 from snapensemble.load import Answer, Ask, Sample
 from snapensemble.processes import cpu_seconds, peak_resident_bytes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.cpu import affinity, cgroup_quota, cpu_budget
+from contracts.cpu import affinity, cgroup_quota, cpu_budget, shares
 
 
 def write(root: Path, **files: str) -> Path:
@@ -36,6 +36,14 @@ def test_without_a_cgroup_the_affinity_decides(tmp_path: Path) -> None:
 
 def test_a_part_of_a_processor_counts_as_one(tmp_path: Path) -> None:
     assert cpu_budget(write(tmp_path, cpuDOTmax="10000 100000")) == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "workers", "expected"),
+    [(8, 4, [2, 2, 2, 2]), (5, 2, [3, 2]), (2, 3, [1, 1, 1]), (1, 1, [1])],
+)
+def test_workers_share_the_processors(budget: int, workers: int, expected: list[int]) -> None:
+    assert shares(budget, workers) == expected
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")

@@ -2,11 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
-from contracts.errors import InvalidManifest
+import serving.members
+from contracts.errors import InvalidConfig, InvalidManifest
 from contracts.figures import softmax
-from contracts.sessions import session_options
+from contracts.sessions import open_session, session_options
 from serving.engine import Limits, load_engine
 from serving.settings import Settings
 from tests.factories import CONTRACT, linear_logits, linear_member, make_bundle
@@ -97,3 +99,35 @@ def test_weights_in_another_file_are_not_followed(tmp_path: Path) -> None:
     tensor.external_data.add(key="location", value=str(tmp_path / "outside"))
     with pytest.raises(InvalidManifest, match="cannot load"):
         load_engine(make_bundle(tmp_path / "bundle", [proto.SerializeToString()]))
+
+
+def test_a_provider_that_is_not_installed_stops_the_start_with_those_that_are(
+    bundle_dir: Path,
+) -> None:
+    with pytest.raises(InvalidConfig, match="has no cuda and no tensorrt, only cpu; another"):
+        load_engine(bundle_dir, Limits(providers=("cuda", "tensorrt", "cpu")))
+
+
+def test_a_provider_that_finds_no_device_stops_the_start(
+    bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # ONNX Runtime itself would go on with the processor and warn.
+    built = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built)
+    monkeypatch.setattr(serving.members, "open_session", lambda data, _: open_session(data))
+    with pytest.raises(InvalidConfig, match="cuda cannot be used here"):
+        load_engine(bundle_dir, Limits(providers=("cuda", "cpu")))
+
+
+def test_the_order_of_providers_reaches_the_sessions(
+    bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    class Session:
+        def __init__(self, *_: object, providers: list[str]) -> None:
+            asked.append(providers)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    open_session(b"", Settings(providers="tensorrt, cuda,cpu").limits().providers)
+    assert asked == [["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]]

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from contracts.errors import InvalidConfig
-from serving.cli import build_settings, open_port
+from serving.cli import build_settings
+from serving.ports import Ports, bind_port, listening
 from serving.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -38,7 +39,14 @@ def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default(
 
 @pytest.mark.parametrize(
     "flags",
-    [{"port": "70000"}, {"threads": "0"}, {"max_batch_size": "many"}, {"body_timeout_s": "inf"}],
+    [
+        {"port": "70000"},
+        {"threads": "0"},
+        {"max_batch_size": "many"},
+        {"body_timeout_s": "inf"},
+        {"providers": "cpu,gpu"},
+        {"providers": ","},
+    ],
 )
 def test_a_wrong_value_is_named(flags: dict[str, Any]) -> None:
     (name,) = flags
@@ -52,15 +60,15 @@ def test_a_request_must_fit_the_queue() -> None:
 
 
 def test_a_taken_port_is_said_so() -> None:
-    with open_port("127.0.0.1", 0) as taken:
+    with listening(Ports(bind_port("127.0.0.1", 0))).clients as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidConfig, match=f"cannot listen on 127.0.0.1:{port}"):
-            open_port("127.0.0.1", port)
+            bind_port("127.0.0.1", port)
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(InvalidConfig, match="cannot listen on 192.0.2.1:0"):
-        open_port("192.0.2.1", 0)
+        bind_port("192.0.2.1", 0)
 
 
 @pytest.mark.parametrize(

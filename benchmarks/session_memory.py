@@ -1,0 +1,132 @@
+"""How much memory do sessions take when batches are of every size?
+
+    python -m benchmarks.session_memory          # three repetitions
+
+Five ResNet-20 members with random weights, 3x32x32, are warmed up with 32 images and one, then
+asked by two lanes about 500 batches of random sizes up to 32. Each case has a process of its own:
+
+    as served   the arena of each session, as `contracts.sessions` sets it up
+    buckets     batches padded to 1, 2, 4, 8, 16 or 32 images, each size warmed, the largest first
+    same        an arena that all share and that grows by what is asked for (kSameAsRequested)
+    no arena    memory is asked for and given back at every run
+
+The figures are resident MiB after warming, after half and all of the batches, and images/s.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import save
+from contracts.pixels import ImageContract
+from contracts.sessions import onnxruntime, session_options
+
+CASES = ("as served", "buckets", "same", "no arena")
+LARGEST, BATCHES, MEMBERS, LANES = 32, 500, 5, 2
+IMAGE = ImageContract(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repetitions", type=int, default=3, help="how many (3)")
+    parser.add_argument("--case", nargs=2, metavar=("CASE", "DIRECTORY"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.case:
+        print(*one_case(args.case[0], Path(args.case[1])))
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        write_members(Path(directory))
+        measured: dict[str, list[list[float]]] = {case: [] for case in CASES}
+        for _ in range(args.repetitions):  # interleaved, so that a busy machine hurts all alike
+            for case in CASES:
+                measured[case].append(in_own_process(case, directory))
+    rows = [("case", "MiB when warm", "after half", "after all", "images/s")]
+    for case, runs in measured.items():
+        columns = zip(*runs, strict=True)
+        rows.append((case, *map(median_and_range, columns)))
+    figures: dict[str, Any] = {"batches": BATCHES, "largest": LARGEST, "measured": measured}
+    save("session-memory", figures, rows)
+
+
+def median_and_range(values: tuple[float, ...]) -> str:
+    """For the table."""
+    return f"{statistics.median(values):.0f} ({min(values):.0f}-{max(values):.0f})"
+
+
+def write_members(directory: Path) -> None:
+    """The ONNX files, by the exporter that makes bundles."""
+    import torch
+
+    from export.convert import to_onnx
+    from trainer.models import build_model
+
+    for seed in range(MEMBERS):
+        torch.manual_seed(seed)
+        model = build_model("resnet20", classes=10, image=IMAGE)
+        (directory / f"{seed}.onnx").write_bytes(to_onnx(model, IMAGE))
+
+
+def in_own_process(case: str, directory: str) -> list[float]:
+    """The figures of a case."""
+    command = [sys.executable, "-m", "benchmarks.session_memory", "--case", case, directory]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [float(word) for word in done.stdout.split()]
+
+
+def one_case(case: str, directory: Path) -> tuple[float, ...]:
+    """MiB when warm, after half and all of the batches, images per second."""
+    options = session_options()
+    if case == "same":
+        info = onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0,
+            onnxruntime.OrtMemType.DEFAULT,
+        )  # fmt: skip
+        config = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})  # kSameAsRequested
+        onnxruntime.create_and_register_allocator(info, config)
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    options.enable_cpu_mem_arena = case != "no arena"
+    sessions = [
+        onnxruntime.InferenceSession(
+            (directory / f"{seed}.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+        for seed in range(MEMBERS)
+    ]
+    buckets = [2**power for power in range(LARGEST.bit_length())]
+    rng = np.random.default_rng(0)
+
+    def ask(session: Any, size: int) -> None:
+        if case == "buckets":
+            size = next(bucket for bucket in buckets if bucket >= size)
+        session.run(["logits"], {"images": np.zeros((size, *IMAGE.shape), np.uint8)})
+
+    for size in sorted(buckets if case == "buckets" else [1, LARGEST], reverse=True):
+        for session in sessions:
+            ask(session, size)
+    warm = resident_mib()
+    sizes = rng.integers(1, LARGEST + 1, BATCHES).tolist()
+    started = time.perf_counter()
+    with ThreadPoolExecutor(LANES) as lanes:
+        held = []
+        for half in (sizes[: BATCHES // 2], sizes[BATCHES // 2 :]):
+            list(lanes.map(lambda size: [ask(session, size) for session in sessions], half))
+            held.append(resident_mib())
+    return warm, *held, sum(sizes) / (time.perf_counter() - started)
+
+
+def resident_mib() -> float:
+    """What this process holds now."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) / 1024
+
+
+if __name__ == "__main__":
+    main()

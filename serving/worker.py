@@ -1,0 +1,101 @@
+"""One process that serves: alone, or as a worker of several (`python -m serving.worker`).
+
+A worker is told all it needs by its parent: the bundle, the directory of the shared counts and the
+descriptors of the bound sockets as arguments, the settings as the first line of its input, secrets
+in its environment. It says `ready` when it accepts connections, and ends in order when its input
+ends: its parent has died.
+"""
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic_core import from_json
+
+from contracts.commands import exit_code
+from contracts.stopping import raise_on_signals
+from serving.cli import prepare_process
+from serving.engine import Engine, load_engine
+from serving.life import Life
+from serving.metrics import Metrics
+from serving.metrics_port import serve_metrics
+from serving.ports import Ports, listening
+from serving.server import make_server
+from serving.settings import Settings
+
+READY = b"ready\n"
+
+
+def serve(
+    bundle_dir: Path,
+    settings: Settings,
+    listen: Callable[[], Ports],
+    announce: Callable[[Engine, Ports], None],
+    life: Life,
+    metrics: Metrics,
+) -> None:
+    """Serve until a signal comes, then end in order.
+
+    Args:
+        bundle_dir: made by `snapensemble export`.
+        settings: of the server.
+        listen: opens the ports; called when the members are warm.
+        announce: called when connections are accepted.
+        life: when to stop.
+        metrics: counts.
+    """
+    engine = load_engine(
+        bundle_dir,
+        settings.limits(),
+        on_batch=metrics.batch,
+        max_accuracy_drop=settings.max_accuracy_drop,
+    )
+    engine.check_mode(settings.mode)  # before the port opens
+    with engine, listen() as ports, contextlib.ExitStack() as stack:
+        server = make_server(settings, engine, metrics, life)
+        if ports.metrics is not None:
+            stack.enter_context(serve_metrics(ports.metrics, engine, metrics))
+        announce(engine, ports)
+        server.run(sockets=[ports.clients])
+
+
+def main() -> int:
+    """Serve as a worker."""
+    raise_on_signals()
+    return exit_code("snapensemble serve", _work)
+
+
+def _work() -> int:
+    bundle_dir, metrics_dir, *descriptors = sys.argv[1:]
+    settings = Settings(**from_json(sys.stdin.buffer.readline()))
+    prepare_process(settings)
+    threading.Thread(target=_end_with_parent, args=(metrics_dir,), daemon=True).start()
+
+    def listen() -> Ports:
+        return listening(Ports(*(socket.socket(fileno=int(each)) for each in descriptors)))
+
+    def announce(*_: object) -> None:
+        os.write(sys.stdout.fileno(), READY)
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on
+
+    life = Life(settings.drain_seconds, second_ends=False)  # the parent decides that
+    serve(Path(bundle_dir), settings, listen, announce, life, Metrics(Path(metrics_dir)))
+    return 0
+
+
+def _end_with_parent(metrics_dir: str) -> None:
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
+    atexit.register(shutil.rmtree, metrics_dir, ignore_errors=True)  # nobody else will
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
