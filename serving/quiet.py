@@ -1,7 +1,7 @@
-"""Keeps what decoders say about damaged pictures out of the log.
+"""Keeps what decoders say about damaged pictures and forms out of the log.
 
 Any client could fill it otherwise: one TIFF of a few kilobytes makes libtiff print 27 of them. What
-a client has to know of its picture is in its answer.
+a client has to know of its request is in its answer.
 """
 
 import ctypes
@@ -10,6 +10,7 @@ import warnings
 
 from PIL import _imaging
 
+LOGGERS = ("PIL", "python_multipart")
 SETTERS = ("TIFFSetErrorHandler", "TIFFSetWarningHandler")
 log = logging.getLogger("snapensemble")
 
@@ -17,7 +18,8 @@ log = logging.getLogger("snapensemble")
 def silence_decoders() -> None:
     """For the whole process, and for good; before other threads decode."""
     warnings.filterwarnings("ignore", module="PIL")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     # libtiff prints from C and Pillow offers no way to stop it. The handle of Pillow's own module
     # finds what that is linked with (POSIX dlsym), wherever the file lies and however it is named.
     library = ctypes.CDLL(_imaging.__file__)

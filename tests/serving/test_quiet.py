@@ -6,11 +6,14 @@ import logging
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
-from serving.quiet import silence_decoders
+from serving.quiet import LOGGERS, silence_decoders
+from snapensemble.server_process import server_process
 from tests.factories import encoded, picture
 
 DECODE = """
@@ -54,11 +57,27 @@ def test_damaged_tiffs_would_print() -> None:
     assert "More samples per pixel" in said
 
 
+def test_clients_cannot_write_to_the_log_of_a_server(
+    bundle_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    form = {"content-type": "multipart/form-data; boundary=x"}
+    with (
+        server_process(bundle_dir, "--port", "0") as (_, url),
+        httpx.Client(base_url=url) as http,
+    ):
+        for data in TIFFS:
+            assert http.post("/predict", content=data[:-9]).status_code == 422
+        for data in (b"--x\r\n\r\n--y", b"garbage", b"--x\r\nA\r\n"):
+            assert http.post("/predict", content=data, headers=form).status_code == 400
+    assert capfd.readouterr().err == ""
+
+
 def test_a_libtiff_out_of_reach_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
     monkeypatch.setattr(warnings, "filterwarnings", lambda *_, **__: None)
-    monkeypatch.setattr(logging.getLogger("PIL"), "level", logging.NOTSET)
+    for name in LOGGERS:
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
     silence_decoders()
     assert caplog.messages == ["what libtiff prints about damaged TIFF files will be on stderr"]
