@@ -68,7 +68,25 @@ form_pieces = st.sampled_from(
         PICTURES[0], PICTURES[4][:50],
     ]
 )  # fmt: skip
-broken_forms = st.lists(form_pieces, max_size=25).map(b"".join)
+form_names = st.sampled_from(
+    [
+        b"; name=f; filename=a", b'; name="f"; filename="\xff\xfe"', b"; name=\xe9",
+        b"; name*=\xe9''f",
+        b"; name=f; filename=\\N{x}", b"; name=\\ud800", b"; filename=a", b"",
+        b"; name=" + b"n" * 900,
+    ]
+)  # fmt: skip
+form_parts = st.tuples(form_names, bodies).map(
+    lambda part: b"--x\r\nContent-Disposition: form-data%b\r\n\r\n%b\r\n" % part
+)
+whole_forms = st.lists(form_parts, max_size=3).map(lambda parts: b"".join([*parts, b"--x--\r\n"]))
+broken_forms = st.lists(form_pieces | form_parts, max_size=25).map(b"".join)
+form_types = st.sampled_from(
+    [
+        b"utf-8", b"utf-7", b"utf-16", b"utf-32", b"idna", b"undefined", b"punycode", b"hex",
+        b"unicode_escape", b"raw_unicode_escape", b"nothing", b"\xff", b"", b"zlib", b"rot13",
+    ]
+).map(b"multipart/form-data; boundary=x; charset=".__add__)  # fmt: skip
 
 encoded_texts = (
     st.text(max_size=20)

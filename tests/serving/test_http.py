@@ -334,6 +334,23 @@ async def test_a_form_that_ends_too_early_is_refused(http: httpx.AsyncClient) ->
         assert "closing boundary" in is_problem(reply, 400, "malformed_body")
 
 
+@pytest.mark.parametrize("charset", ["punycode", "idna", "utf-16", "undefined", "none"])
+async def test_a_form_in_an_odd_charset_is_refused(http: httpx.AsyncClient, charset: str) -> None:
+    # A megabyte of punycode takes Python minutes, names that it does not know are kept for good.
+    field = b'--x\r\nContent-Disposition: form-data; name="f"\r\n\r\na-' + b"b" * 90_000 + b"\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    reply = await http.post("/predict", content=field + b"--x--\r\n", headers=headers)
+    assert "expected utf-8" in is_problem(reply, 400, "malformed_body")
+
+
+@pytest.mark.parametrize("charset", ["UTF8", "us-ascii", "ISO-8859-1"])
+async def test_a_form_may_name_a_plain_charset(http: httpx.AsyncClient, charset: str) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n' + PNG
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    reply = await http.post("/predict", content=part + b"\r\n--x--\r\n", headers=headers)
+    assert reply.status_code == 200
+
+
 @pytest.mark.parametrize(
     "text",
     [

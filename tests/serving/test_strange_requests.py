@@ -97,9 +97,13 @@ def test_bodies_of_any_type_in_any_pieces(
 
 
 @settings(max_examples=200)
-@given(strange.broken_forms, st.lists(st.integers(0, 100), max_size=4))
-def test_broken_forms(ask: Asker, data: bytes, sizes: list[int]) -> None:
-    ask(in_chunks(data, sizes), b"multipart/form-data; boundary=x")
+@given(
+    strange.whole_forms | strange.broken_forms,
+    strange.form_types,
+    st.lists(st.integers(0, 100), max_size=4),
+)
+def test_broken_forms(ask: Asker, data: bytes, media_type: bytes, sizes: list[int]) -> None:
+    ask(in_chunks(data, sizes), media_type)
 
 
 @settings(max_examples=200)
