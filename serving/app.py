@@ -23,6 +23,7 @@ from serving.routes import metrics_router, router
 from serving.service import Service
 from serving.settings import Settings
 from serving.tokens import read_tokens
+from serving.traces import Traced, Traces
 
 ROUTES = (
     "/predict",
@@ -43,6 +44,7 @@ def create_app(
     engine: Engine,
     metrics: Metrics | None = None,
     life: Life | None = None,
+    traces: Traces | None = None,
 ) -> FastAPI:
     """Assemble the server around a running engine, whose owner starts and stops it.
 
@@ -53,6 +55,7 @@ def create_app(
     tokens = read_tokens(settings)
     metrics, life = metrics or Metrics(), life or Life()
     service = Service(settings, engine, metrics, life)
+    service.traces = traces
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -80,6 +83,8 @@ def create_app(
     if settings.allowed_origins:
         app.add_middleware(Cors, origins=settings.allowed_origins)
     app.add_middleware(RequestMetrics, metrics=metrics, access_log=settings.access_log)
+    if traces is not None:
+        app.add_middleware(Traced, traces=traces, routes=ROUTES)
     app.add_middleware(AnswerHeaders)
     app.add_middleware(CloseWhileStopping, life=life)
     return app

@@ -52,15 +52,16 @@ class MicroBatch:
         self.members = members
         self._images = images
         self._earlier = [waiting.probs_dK for waiting in images]
+        self._started = time.monotonic()
         for row, waiting in enumerate(images):
             waiting.answer.so_far = partial(self.so_far, row)
+            waiting.answer.begun = waiting.answer.begun or self._started
         self._images_BCHW: NDArray[np.uint8] | None = None
         self._logits: list[NDArray[np.float32] | None] = [None] * len(members)
         self._seconds = [0.0] * len(members)
         self._left = len(members)
         self._error: Exception | None = None
         self._failed: list[int] = []
-        self._started = time.monotonic()
         self._lock = threading.Lock()
 
     def run(self, index: int, member: MemberCall) -> bool:

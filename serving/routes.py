@@ -92,6 +92,8 @@ async def classify(
     finally:  # also if the client has left: its images are in no micro-batch that forms later
         for answer in answers:
             answer.cancel()
+        if service.traces is not None:
+            service.traces.answers(answers)
 
 
 async def all_or_deadline(answers: Sequence[Answer], deadline: float | None) -> None:

@@ -15,6 +15,7 @@ from serving.life import Life
 from serving.metrics import Metrics
 from serving.protocol import GuardedProtocol
 from serving.settings import Settings
+from serving.traces import Traces
 
 
 class Server(uvicorn.Server):
@@ -34,13 +35,19 @@ class Server(uvicorn.Server):
         yield
 
 
-def make_server(settings: Settings, engine: Engine, metrics: Metrics, life: Life) -> uvicorn.Server:
+def make_server(
+    settings: Settings,
+    engine: Engine,
+    metrics: Metrics,
+    life: Life,
+    traces: Traces | None = None,
+) -> uvicorn.Server:
     """A server that SIGTERM or SIGINT ends in order from now on, also before it runs.
 
     It drains, stops listening, answers what it has accepted, and its `run` returns.
     """
     config = uvicorn_config(
-        create_app(settings, engine, metrics, life),
+        create_app(settings, engine, metrics, life, traces),
         # Above the idle time of the usual proxies, so that they close first.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,

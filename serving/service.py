@@ -16,6 +16,7 @@ from serving.life import Life
 from serving.metrics import Metrics
 from serving.settings import Settings
 from serving.stages import Mode
+from serving.traces import Traces
 
 
 class Service:
@@ -39,6 +40,7 @@ class Service:
         self._max_entropy = math.log(len(engine.bundle.classes))
         reference = engine.bundle.reference
         self._drift = None if reference is None else Drift(reference)
+        self.traces: Traces | None = None
         metrics.describe(self.name, engine.bundle)
 
     def answered(self, mode: Mode, predictions: Sequence[dict[str, Any]]) -> None:
@@ -77,4 +79,7 @@ class Service:
         try:
             yield
         finally:
-            self.metrics.stage_seconds.labels(name).observe(time.monotonic() - started)
+            ended = time.monotonic()
+            self.metrics.stage_seconds.labels(name).observe(ended - started)
+            if self.traces is not None:
+                self.traces.stage(name, started, ended)

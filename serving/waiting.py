@@ -36,6 +36,9 @@ class Answer(Future[Floats]):
     def __init__(self) -> None:
         super().__init__()
         self.so_far: Callable[[], Said | None] = nothing_yet  # set by who asks members
+        self.accepted = time.monotonic()
+        self.begun: float | None = None  # with its first member
+        self.ended: float | None = None
 
     def cut_short(self) -> Said:
         """All of it if it is there, or else what members have said so far; ends the waiting.
@@ -70,6 +73,7 @@ class Waiting:
 
     def resolve(self, outcome: Floats | InferenceFailed) -> None:
         """Answer, unless the caller has left."""
+        self.answer.ended = time.monotonic()
         if self.answer.set_running_or_notify_cancel():
             if isinstance(outcome, InferenceFailed):
                 self.answer.set_exception(outcome)

@@ -29,6 +29,7 @@ from serving.metrics_port import serve_metrics
 from serving.ports import Ports, listening
 from serving.server import make_server
 from serving.settings import Settings
+from serving.traces import exported_traces
 
 READY = b"ready\n"
 
@@ -58,8 +59,8 @@ def serve(
         max_accuracy_drop=settings.max_accuracy_drop,
     )
     engine.check_mode(settings.mode)  # before the port opens
-    with engine, listen() as ports, contextlib.ExitStack() as stack:
-        server = make_server(settings, engine, metrics, life)
+    with exported_traces() as traces, engine, listen() as ports, contextlib.ExitStack() as stack:
+        server = make_server(settings, engine, metrics, life, traces)
         if ports.metrics is not None:
             stack.enter_context(serve_metrics(ports.metrics, engine, metrics))
         announce(engine, ports)
