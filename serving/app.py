@@ -1,9 +1,7 @@
 """create_app(): engine and settings -> an ASGI application."""
 
-import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -20,6 +18,7 @@ from serving.problems import add_problem_handlers, internal_error
 from serving.routes import metrics_router, router
 from serving.service import Service
 from serving.settings import Settings
+from serving.shortcut import answer_prediction, is_prediction
 from serving.tokens import read_tokens
 
 ROUTES = ("/predict", "/health/live", "/health/ready", "/metrics", "/model", "/", "/openapi.json")
@@ -32,7 +31,7 @@ def create_app(
     engine: Engine,
     metrics: Metrics | None = None,
     life: Life | None = None,
-) -> FastAPI:
+) -> "Application":
     """Assemble the server around a running engine, whose owner starts and stops it.
 
     Raises:
@@ -43,16 +42,10 @@ def create_app(
     metrics, life = metrics or Metrics(), life or Life()
     service = Service(settings, engine, metrics, life)
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with service.decoders:
-            yield
-
-    app = FastAPI(
+    app = Application(
         title="Snapensemble",
         description="Averaged class probabilities of a snapshot ensemble.",
         version=engine.bundle.version,
-        lifespan=lifespan,
         # Their pages load scripts from elsewhere; /openapi.json stays.
         docs_url=None,
         redoc_url=None,
@@ -65,15 +58,32 @@ def create_app(
     if settings.metrics_port is None:
         app.include_router(metrics_router)
     add_problem_handlers(app)
-    # The last one added is the first that a request meets. A preflight request has no token.
+    app.layers = app.inmost
     if tokens is not None:
-        app.add_middleware(Guard, tokens=tokens)
-    if settings.allowed_origins:
-        app.add_middleware(Cors, origins=settings.allowed_origins)
-    app.add_middleware(RequestMetrics, metrics=metrics, access_log=settings.access_log)
-    app.add_middleware(AnswerHeaders)
-    app.add_middleware(CloseWhileStopping, life=life)
+        app.layers = Guard(app.layers, tokens)
+    if settings.allowed_origins:  # around the guard: a preflight request has no token
+        app.layers = Cors(app.layers, settings.allowed_origins)
+    app.layers = RequestMetrics(app.layers, metrics, access_log=settings.access_log)
+    app.layers = CloseWhileStopping(AnswerHeaders(app.layers), life)
     return app
+
+
+class Application(FastAPI):
+    """FastAPI behind layers of our own, and past it the way of predictions."""
+
+    layers: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        scope["app"] = self
+        await self.layers(scope, receive, send)
+
+    async def inmost(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the layers are around."""
+        if is_prediction(scope):
+            await answer_prediction(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class RequestMetrics:
