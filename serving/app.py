@@ -8,12 +8,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.cors import Cors
+from serving.documentation import documentation_router
 from serving.engine import Engine
 from serving.guard import Guard
 from serving.headers import AnswerHeaders
 from serving.life import CloseWhileStopping, Life
 from serving.logs import log_access
 from serving.metrics import Metrics
+from serving.openapi import describe
 from serving.problems import add_problem_handlers, internal_error
 from serving.routes import metrics_router, router
 from serving.service import Service
@@ -21,7 +23,16 @@ from serving.settings import Settings
 from serving.shortcut import answer_prediction, is_prediction
 from serving.tokens import read_tokens
 
-ROUTES = ("/predict", "/health/live", "/health/ready", "/metrics", "/model", "/", "/openapi.json")
+ROUTES = (
+    "/predict",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/model",
+    "/",
+    "/docs",
+    "/openapi.json",
+)
 CANCELLED = 499  # the answer was never begun: the client left, or the server had to stop
 log = logging.getLogger("snapensemble")
 
@@ -43,18 +54,16 @@ def create_app(
     service = Service(settings, engine, metrics, life)
 
     app = Application(
-        title="Snapensemble",
-        description="Averaged class probabilities of a snapshot ensemble.",
-        version=engine.bundle.version,
-        # Their pages load scripts from elsewhere; /openapi.json stays.
-        docs_url=None,
-        redoc_url=None,
+        # Its own document knows neither what goes wrong nor the bodies; ours is serving.openapi.
+        openapi_url=None,
         redirect_slashes=False,
     )
     app.state.service = service
     app.state.engine = engine
     app.state.metrics = metrics
+    app.state.document = describe(settings, guarded=tokens is not None)
     app.include_router(router)
+    app.include_router(documentation_router(app.state.document))
     if settings.metrics_port is None:
         app.include_router(metrics_router)
     add_problem_handlers(app)

@@ -1,7 +1,6 @@
 """`snapensemble serve`: a bundle directory -> a server on a port."""
 
 import argparse
-import warnings
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +10,7 @@ from contracts.bundle import BundleManifest
 from contracts.errors import InvalidConfig
 from serving.logs import configure_logging
 from serving.ports import Ports, bind_ports, listening
+from serving.quiet import silence_decoders
 from serving.settings import Settings
 from serving.tokens import read_tokens
 
@@ -75,8 +75,7 @@ def prepare_process(settings: Settings) -> None:
     """
     read_tokens(settings)
     configure_logging(settings.log_format)
-    # Pillow warns of odd metadata in pictures; a client must not be able to fill the log with it.
-    warnings.filterwarnings("ignore", module="PIL")
+    silence_decoders()
 
 
 def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Ports) -> str:

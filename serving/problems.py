@@ -50,6 +50,7 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     Stopping: (503, "stopping", "The server is shutting down"),
     DeadlineExceeded: (504, "deadline_exceeded", "The deadline passed"),
 }
+INTERNAL_ERROR = (500, "internal_error", "The server has a defect")
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 MAX_DETAIL = 500  # what a client sent may be in it
 MEDIA_TYPE = "application/problem+json"
@@ -127,6 +128,4 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 def internal_error(request: Request) -> Response:
     """What clients see of a defect in the server: that there is one."""
-    return problem(
-        request, 500, "internal_error", "The server has a defect", "the server's log says more"
-    )
+    return problem(request, *INTERNAL_ERROR, "the server's log says more")

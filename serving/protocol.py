@@ -1,6 +1,7 @@
 """uvicorn's fast HTTP protocol, with limits on what comes before and between bodies."""
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 from pydantic_core import to_json
@@ -11,11 +12,17 @@ from serving.problems import MEDIA_TYPE, problem_body
 
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 30.0
-PROBLEM = problem_body(
+HEAD_TOO_LARGE = problem_body(
     431,
     "head_too_large",
     "The request line and headers are too large",
     f"at most {MAX_HEAD_BYTES:,} bytes are accepted before the body",
+)
+MALFORMED_REQUEST = problem_body(
+    400,
+    "malformed_request",
+    "The request is not HTTP",
+    "the request line, the headers or the chunks of the body cannot be read",
 )
 
 
@@ -52,7 +59,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._overhead += len(data)
         super().data_received(data)
         if self._overhead > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self._refuse()
+            refuse(self.transport, HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -78,14 +85,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._between_messages = True
         super().on_message_complete()
 
-    def _refuse(self) -> None:
-        body = to_json(PROBLEM)
-        self.transport.write(
-            b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n"
-            b"content-type: %b\r\n"
-            b"content-length: %d\r\n\r\n%b" % (MEDIA_TYPE.encode(), len(body), body)
-        )
-        self.transport.close()
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 # uvicorn's word for it
+        """Refuse what the parser does not understand."""
+        refuse(self.transport, MALFORMED_REQUEST)
 
     def _hand_over(self, data: bytes) -> None:
         """Let uvicorn's slower protocol, which ignores upgrades, have this connection."""
@@ -93,7 +95,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.connections.discard(self)
         args, kwargs = self._arguments
-        other = H11Protocol(*args, **kwargs)
+        other = _PatientProtocol(*args, **kwargs)
         other.connection_made(self.transport)
         self.transport.set_protocol(other)
         other.data_received(data)
@@ -105,3 +107,19 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+class _PatientProtocol(H11Protocol):
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 # uvicorn's word for it
+        refuse(self.transport, MALFORMED_REQUEST)
+
+
+def refuse(transport: asyncio.Transport, problem: dict[str, Any]) -> None:
+    """Answer with a problem document that no application has made, and hang up."""
+    body = to_json(problem)
+    reason = HTTPStatus(problem["status"]).phrase
+    transport.write(
+        b"HTTP/1.1 %d %b\r\nconnection: close\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (problem["status"], reason.encode(), MEDIA_TYPE.encode(), len(body), body)
+    )
+    transport.close()

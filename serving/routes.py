@@ -17,35 +17,17 @@ from serving.engine import Engine
 from serving.errors import BadImageInRequest, DeadlineExceeded
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.page import PAGE, PAGE_HEADERS
-from serving.schemas import JsonImages, PredictOptions, PredictResponse
+from serving.schemas import PredictOptions
 from serving.service import Service
 from serving.stages import Mode
 from serving.waiting import Answer, Said
 
 router = APIRouter()
 metrics_router = APIRouter()  # the main port has it, or a port of its own
-IMAGE_BODY = {"schema": {"type": "string", "format": "binary"}}
-REQUEST_BODY = {
-    "required": True,
-    "content": {
-        "image/*": IMAGE_BODY,
-        "application/octet-stream": IMAGE_BODY,
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {
-                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}}
-                },
-            }
-        },
-        "application/json": {"schema": JsonImages.model_json_schema()},
-    },
-}
+READ = ["GET", "HEAD"]  # RFC 9110 wants both or neither
 
 
-@router.post(
-    "/predict", response_model=PredictResponse, openapi_extra={"requestBody": REQUEST_BODY}
-)
+@router.post("/predict")
 async def predict(request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
     """The ensemble's averaged class probabilities for one or more images."""
     service: Service = request.app.state.service
@@ -125,15 +107,13 @@ def said_of(answer: Answer, index: int, count: int) -> Said:
         raise BadImageInRequest(index, count, error) from error
 
 
-@router.head("/health/live", include_in_schema=False)
-@router.get("/health/live")
+@router.api_route("/health/live", methods=READ)
 async def live() -> dict[str, bool]:
     """200 as long as the process can answer."""
     return {"live": True}
 
 
-@router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready")
+@router.api_route("/health/ready", methods=READ)
 async def ready(request: Request) -> dict[str, bool]:
     """200 from the port's opening, when members are loaded and warm, until the server stops."""
     service: Service = request.app.state.service
@@ -141,7 +121,7 @@ async def ready(request: Request) -> dict[str, bool]:
     return {"ready": True}
 
 
-@metrics_router.get("/metrics", include_in_schema=False)
+@metrics_router.api_route("/metrics", methods=READ)
 async def metrics(request: Request) -> Response:
     """Prometheus text."""
     counted: Metrics = request.app.state.metrics
@@ -150,7 +130,7 @@ async def metrics(request: Request) -> Response:
     return Response(counted.page(), media_type=CONTENT_TYPE)
 
 
-@router.get("/model")
+@router.api_route("/model", methods=READ)
 async def model(request: Request) -> dict[str, Any]:
     """What is served, how it was chosen, and how good it was on the validation split."""
     service: Service = request.app.state.service
@@ -167,7 +147,7 @@ async def model(request: Request) -> dict[str, Any]:
     return content
 
 
-@router.get("/", include_in_schema=False)
+@router.api_route("/", methods=READ)
 async def page() -> HTMLResponse:
     """A page for people."""
     return HTMLResponse(PAGE, headers=PAGE_HEADERS)

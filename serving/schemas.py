@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contracts.bundle import BundleManifest
+from contracts.cascade import CascadePoint
 from serving.stages import Mode
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -95,6 +97,22 @@ class PredictResponse(BaseModel):
 
     predictions: list[Prediction]
     model: ModelName
+
+
+class ModelResponse(BundleManifest):
+    """GET /model: the bundle's manifest without the place of its training data, and the server."""
+
+    name: str
+    uptime_seconds: Annotated[float, Field(ge=0)]
+    lanes: Annotated[int, Field(ge=1, description="inference threads of each worker")]
+    workers: Annotated[int, Field(ge=1, description="processes that share the port")]
+    providers: Annotated[
+        dict[str, list[str]], Field(description="of ONNX Runtime, by member, as really used")
+    ]
+    mode: Annotated[Mode, Field(description="where a request has none")]
+    cascade_point: Annotated[
+        CascadePoint | None, Field(description="the one that is active; null without a cascade")
+    ]
 
 
 class JsonImages(BaseModel):

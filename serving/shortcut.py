@@ -1,6 +1,6 @@
 """POST /predict without FastAPI's router, whose generality costs more than a small ensemble.
 
-The route is declared there all the same: it is what the OpenAPI document is made of.
+The router knows the path all the same, and refuses other methods there.
 """
 
 from pydantic import ValidationError

@@ -9,6 +9,8 @@ import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
+from tests.openapi import checks
+
 
 class GatedMember:
     """A member that answers the sum of each image's pixels once its gate is open."""
@@ -32,9 +34,14 @@ class GatedMember:
 
 
 def client(app: FastAPI) -> httpx.AsyncClient:
-    """Speaks to the app without a port; defects come as answers, as over a port."""
+    """Speaks to the app without a port; defects come as answers, as over a port.
+
+    An answer that the app's OpenAPI document does not declare fails the test.
+    """
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    document = getattr(app.state, "document", None)
+    hooks = {} if document is None else {"response": [checks(document)]}
+    return httpx.AsyncClient(transport=transport, base_url="http://test", event_hooks=hooks)
 
 
 class LeavingClient:

@@ -334,6 +334,23 @@ async def test_a_form_that_ends_too_early_is_refused(http: httpx.AsyncClient) ->
         assert "closing boundary" in is_problem(reply, 400, "malformed_body")
 
 
+@pytest.mark.parametrize("charset", ["punycode", "idna", "utf-16", "undefined", "none"])
+async def test_a_form_in_an_odd_charset_is_refused(http: httpx.AsyncClient, charset: str) -> None:
+    # A megabyte of punycode takes Python minutes, names that it does not know are kept for good.
+    field = b'--x\r\nContent-Disposition: form-data; name="f"\r\n\r\na-' + b"b" * 90_000 + b"\r\n"
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    reply = await http.post("/predict", content=field + b"--x--\r\n", headers=headers)
+    assert "expected utf-8" in is_problem(reply, 400, "malformed_body")
+
+
+@pytest.mark.parametrize("charset", ["UTF8", "us-ascii", "ISO-8859-1"])
+async def test_a_form_may_name_a_plain_charset(http: httpx.AsyncClient, charset: str) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\n' + PNG
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    reply = await http.post("/predict", content=part + b"\r\n--x--\r\n", headers=headers)
+    assert reply.status_code == 200
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -441,13 +458,3 @@ async def test_the_page_loads_nothing_from_elsewhere(http: httpx.AsyncClient) ->
     assert reply.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in reply.headers["content-security-policy"]
     assert "http://" not in reply.text and "https://" not in reply.text
-
-
-async def test_the_openapi_document_describes_every_body_form(http: httpx.AsyncClient) -> None:
-    document = (await http.get("/openapi.json")).json()
-    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]
-    assert set(content) == {
-        "image/*", "application/octet-stream", "multipart/form-data", "application/json",
-    }  # fmt: skip
-    names = {p["name"] for p in document["paths"]["/predict"]["post"]["parameters"]}
-    assert names == {"top", "members", "probabilities", "mode", "coverage", "deadline_ms"}

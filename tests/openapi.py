@@ -1,0 +1,83 @@
+"""Whether an answer is one that the OpenAPI document declares."""
+
+import copy
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+from openapi_schema_validator import OAS31Validator
+
+Json = dict[str, Any]
+LEFT = 499  # nobody is there to read it
+
+
+def checks(document: Json) -> Callable[[httpx.Response], Awaitable[None]]:
+    """A hook for an httpx client that refuses answers which the document does not declare."""
+    closed = close_objects(document)
+
+    async def check(response: httpx.Response) -> None:
+        await response.aread()
+        request = response.request
+        if request.method != "OPTIONS" and response.status_code != LEFT:
+            check_answer(closed, request.method, request.url.path, response)
+
+    return check
+
+
+def check_answer(document: Json, method: str, path: str, response: httpx.Response) -> None:
+    """Refuse a status, code, header, media type or body that is not declared."""
+    declared = declared_answer(document, method, path, response.status_code)
+    content = declared.get("content", {})
+    media_type = response.headers.get("content-type", "").partition(";")[0]
+    for name, header in declared["headers"].items():
+        header = resolve(document, header)
+        if name in response.headers:
+            validate(document, header["schema"], response.headers[name])
+        else:
+            assert not header.get("required"), f"{name} is missing"
+    if method == "HEAD":
+        return
+    assert media_type in content, f"{media_type!r} is none of {list(content)}"
+    is_json = media_type.endswith("json")
+    validate(document, content[media_type]["schema"], response.json() if is_json else response.text)
+
+
+def declared_answer(document: Json, method: str, path: str, status: int) -> Json:
+    """The response object for an answer."""
+    operation = document["paths"].get(path, {}).get(method.lower())
+    if operation is None and status in (404, 405):
+        name = {404: "not_found", 405: "method_not_allowed"}[status]
+        return document["components"]["responses"][name]
+    if operation is None:  # the guard, and the protocol, do not look at the path
+        operation = document["paths"]["/model"]["get"]
+    assert str(status) in operation["responses"], f"{method} {path} does not declare {status}"
+    return operation["responses"][str(status)]
+
+
+def validate(document: Json, schema: Json, value: Any) -> None:
+    """Refuse a value that a schema of the document does not describe."""
+    whole = {**schema, "components": document["components"]}
+    error = next(OAS31Validator(whole).iter_errors(value), None)
+    assert error is None, f"{error.json_path}: {error.message}"
+
+
+def resolve(document: Json, node: Json) -> Json:
+    """What a reference leads to."""
+    if "$ref" in node:
+        found: Any = document
+        for name in node["$ref"].removeprefix("#/").split("/"):
+            found = found[name]
+        return found
+    return node
+
+
+def close_objects(document: Json) -> Json:
+    """The document with objects that have nothing but what it names.
+
+    Clients are told that more may come; the server that it describes has to name what it sends.
+    """
+    closed = copy.deepcopy(document)
+    for schema in closed["components"]["schemas"].values():
+        if schema.get("type") == "object":
+            schema["additionalProperties"] = False
+    return closed

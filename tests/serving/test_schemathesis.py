@@ -1,0 +1,49 @@
+"""Requests that schemathesis makes of the OpenAPI document, to a real server."""
+
+from collections.abc import Iterator
+
+import pytest
+
+schemathesis = pytest.importorskip("schemathesis", reason="installed for development only")
+
+from hypothesis import settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from schemathesis import checks  # noqa: E402
+
+from serving.openapi import describe  # noqa: E402
+from serving.settings import Settings  # noqa: E402
+from snapensemble.server_process import server_process  # noqa: E402
+from tests.factories import calibration_record, cascade_record, encoded, make_bundle, picture  # noqa: E402
+
+PICTURES = [encoded(picture(seed), kind) for seed, kind in enumerate(["PNG", "JPEG", "BMP", "GIF"])]
+MAY_FAIL = (503, 504)  # too much to do, and a deadline too near
+CONFORMS = [
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+]
+
+SOME_BODY = st.sampled_from(PICTURES) | st.sampled_from(PICTURES) | st.binary()
+for media_type in ("image/*", "application/octet-stream"):
+    schemathesis.openapi.media_type(media_type, SOME_BODY)
+api = schemathesis.openapi.from_dict(describe(Settings(), guarded=False))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    bundle_dir = make_bundle(
+        tmp_path_factory.mktemp("schemathesis") / "bundle",
+        cascade=cascade_record((0.8, 0.5), (0.9, 0.7)),
+        calibration=calibration_record(0.6),
+    )
+    with server_process(bundle_dir, "--port", "0") as (_, url):
+        yield url
+
+
+@api.parametrize()
+@settings(max_examples=60)
+def test_answers_are_as_the_document_declares_them(case: schemathesis.Case, url: str) -> None:
+    response = case.call(base_url=url, timeout=30)
+    assert response.status_code < 500 or response.status_code in MAY_FAIL
+    case.validate_response(response, checks=CONFORMS)

@@ -1,0 +1,172 @@
+"""Bytes that are hardly HTTP, to a real port: an answer or a hang-up, and nothing stays behind."""
+
+import contextlib
+import http.client
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import httpx
+import pytest
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.app import create_app
+from serving.engine import load_engine
+from serving.server import uvicorn_config
+from tests.factories import make_bundle
+from tests.openapi import check_answer, close_objects
+from tests.serving import strange
+from tests.serving.conftest import LIMITS
+
+HANGS_AFTER_S = 20
+PAUSE_S = 0.1  # without a byte of answer; then the client stops sending
+LAST = b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+first_lines = st.sampled_from(
+    [
+        b"GET /predict HTTP/1.1", b"HEAD /model HTTP/1.1", b"OPTIONS * HTTP/1.1", b"PRI * HTTP/2.0",
+        b"CONNECT x:1 HTTP/1.1", b"post /predict HTTP/1.1", b"\0", b"", b"POST /predict",
+        b"POST /predict HTTP/9", b"POST  HTTP/1.1", b"POST // HTTP/1.1", b"POST /%00 HTTP/1.1",
+        b"POST /\xff HTTP/1.1", b"POST http://x/predict HTTP/1.1", b"POST /predict HTTP/1.0",
+        b"POST /" + b"a" * 9000 + b" HTTP/1.1",
+    ]
+)  # fmt: skip
+lengths = st.sampled_from(
+    [b"0", b"5", b"-1", b"+5", b"05", b"5, 5", b"5 5", b"0x5", b"5\0", b"", b"1" * 40, b"99999999"]
+)
+encodings = st.sampled_from([b"Chunked", b"gzip, chunked", b"chunked, identity", b"x", b""])
+odd_headers = st.one_of(
+    st.tuples(st.just(b"Content-Length"), lengths),
+    st.tuples(st.just(b"Transfer-Encoding"), encodings),
+    st.tuples(st.just(b"Expect"), st.sampled_from([b"100-continue", b"200-ok", b""])),
+    st.tuples(st.just(b"Upgrade"), st.sampled_from([b"h2c", b"websocket", b"TLS/1.0", b""])),
+    st.tuples(st.just(b"Connection"), st.sampled_from([b"close", b"upgrade", b"keep-alive", b","])),
+    st.tuples(st.just(b"Content-Type"), strange.media_types),
+    st.tuples(st.sampled_from([b"", b" x", b"x ", b"x\0", b"\xff", b"x:y"]), st.just(b"z")),
+    st.tuples(strange.header_names, strange.header_values),
+)
+odd_bodies = st.sampled_from(
+    [
+        b"", b"hello", b"\r\n" * 9, b"5\r\nhell", b"zz\r\n", b"-1\r\n\r\n",
+        b"ffffffffffffffffff\r\n",
+        b"5;a=b\r\nhello\r\n0\r\nx: y\r\n\r\n", b"0\r\n" + b"x: y\r\n" * 9 + b"\r\n",
+    ]
+) | st.binary(max_size=60)  # fmt: skip
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """A sound request, of which one thing or another has been changed."""
+    odd = draw(st.sets(st.sampled_from(["line", "headers", "body", "end", "cut"]), max_size=2))
+    body = draw(strange.bodies)
+    length, whole = (b"Content-Length", b"%d" % len(body)), body
+    if draw(st.booleans()):
+        length, whole = (b"Transfer-Encoding", b"chunked"), chunked(body)
+    pairs = [(b"Host", b"x"), length]
+    line = b"POST /predict HTTP/1.1"
+    if "line" in odd:
+        line = draw(first_lines)
+    if "headers" in odd:
+        pairs += draw(st.lists(odd_headers, min_size=1, max_size=3))
+    if "body" in odd:
+        whole = draw(odd_bodies)
+    end = draw(st.sampled_from([b"\n", b"\r"])) if "end" in odd else b"\r\n"
+    data = end.join([line, *map(b": ".join, pairs), b"", b""]) + whole
+    return data[: draw(st.integers(0, len(data)))] if "cut" in odd else data
+
+
+def chunked(data: bytes) -> bytes:
+    pieces = [data[i : i + 40] for i in range(0, len(data), 40)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+
+
+class Port:
+    """A server on a thread of this process, whose inside the test can look at."""
+
+    def __init__(self, server: uvicorn.Server, app: Any, address: tuple[str, int]) -> None:
+        self._server = server
+        self._app = app
+        self._address = address
+        self.document = close_objects(app.state.document)
+
+    def exchange(self, data: bytes) -> bytes:
+        """All that comes back for some bytes until the server hangs up."""
+        said = b""
+        with (
+            contextlib.suppress(ConnectionError),
+            socket.create_connection(self._address, timeout=HANGS_AFTER_S) as connection,
+        ):
+            connection.sendall(data)
+            connection.settimeout(PAUSE_S)
+            try:
+                while piece := connection.recv(65536):
+                    said += piece
+            except TimeoutError:  # it waits for more
+                connection.shutdown(socket.SHUT_WR)
+                connection.settimeout(HANGS_AFTER_S)
+                while piece := connection.recv(65536):
+                    said += piece
+        return said
+
+    def wait_until_nothing_is_left(self) -> None:
+        end = time.monotonic() + HANGS_AFTER_S
+        state = self._server.server_state
+        while self._app.state.service.intake.bytes_in_flight or state.connections or state.tasks:
+            assert time.monotonic() < end, "something stays behind"
+            time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
+    bundle_dir = make_bundle(tmp_path_factory.mktemp("connections") / "bundle")
+    with (
+        load_engine(bundle_dir, LIMITS.limits()) as engine,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        app = create_app(LIMITS, engine)
+        server = uvicorn.Server(uvicorn_config(app, timeout_graceful_shutdown=5))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield Port(server, app, listener.getsockname())
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+class Replayed(io.BytesIO):
+    """Bytes that http.client takes for a connection."""
+
+    def makefile(self, *_: Any) -> io.BytesIO:
+        return self
+
+
+def first_line(data: bytes) -> tuple[str, str]:
+    """Method and path of the first request; of what is none, something that has no operation."""
+    words = data.lstrip(b"\r\n").split(None, 2)
+    path = words[1].removeprefix(b"http://x").partition(b"?")[0]
+    return words[0].decode("latin-1"), path.decode("latin-1")
+
+
+def first_answer(data: bytes, method: str) -> httpx.Response:
+    reply = http.client.HTTPResponse(cast("socket.socket", Replayed(data)), method=method)
+    reply.begin()
+    return httpx.Response(reply.status, headers=reply.getheaders(), content=reply.read())
+
+
+@settings(max_examples=250)
+@given(requests())
+def test_strange_bytes_are_answered_or_hung_up_on(port: Port, data: bytes) -> None:
+    said = port.exchange(data + LAST)
+    port.wait_until_nothing_is_left()
+    if said:
+        method, path = first_line(data + LAST)
+        answer = first_answer(said, method)
+        assert answer.status_code < 500
+        check_answer(port.document, method, path, answer)
+    assert b" 200 OK" in port.exchange(LAST)
