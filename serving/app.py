@@ -1,9 +1,7 @@
 """create_app(): engine and settings -> an ASGI application."""
 
-import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -22,6 +20,7 @@ from serving.problems import add_problem_handlers, internal_error
 from serving.routes import metrics_router, router
 from serving.service import Service
 from serving.settings import Settings
+from serving.shortcut import answer_prediction, is_prediction
 from serving.tokens import read_tokens
 from serving.traces import Traced, Traces
 
@@ -45,7 +44,7 @@ def create_app(
     metrics: Metrics | None = None,
     life: Life | None = None,
     traces: Traces | None = None,
-) -> FastAPI:
+) -> "Application":
     """Assemble the server around a running engine, whose owner starts and stops it.
 
     Raises:
@@ -57,13 +56,7 @@ def create_app(
     service = Service(settings, engine, metrics, life)
     service.traces = traces
 
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with service.decoders:
-            yield
-
-    app = FastAPI(
-        lifespan=lifespan,
+    app = Application(
         # Its own document knows neither what goes wrong nor the bodies; ours is serving.openapi.
         openapi_url=None,
         redirect_slashes=False,
@@ -77,17 +70,34 @@ def create_app(
     if settings.metrics_port is None:
         app.include_router(metrics_router)
     add_problem_handlers(app)
-    # The last one added is the first that a request meets. A preflight request has no token.
+    app.layers = app.inmost
     if tokens is not None:
-        app.add_middleware(Guard, tokens=tokens)
-    if settings.allowed_origins:
-        app.add_middleware(Cors, origins=settings.allowed_origins)
-    app.add_middleware(RequestMetrics, metrics=metrics, access_log=settings.access_log)
+        app.layers = Guard(app.layers, tokens)
+    if settings.allowed_origins:  # around the guard: a preflight request has no token
+        app.layers = Cors(app.layers, settings.allowed_origins)
+    app.layers = RequestMetrics(app.layers, metrics, access_log=settings.access_log)
     if traces is not None:
-        app.add_middleware(Traced, traces=traces, routes=ROUTES)
-    app.add_middleware(AnswerHeaders)
-    app.add_middleware(CloseWhileStopping, life=life)
+        app.layers = Traced(app.layers, traces, ROUTES)
+    app.layers = CloseWhileStopping(AnswerHeaders(app.layers), life)
     return app
+
+
+class Application(FastAPI):
+    """FastAPI behind layers of our own, and past it the way of predictions."""
+
+    layers: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        scope["app"] = self
+        await self.layers(scope, receive, send)
+
+    async def inmost(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the layers are around."""
+        if is_prediction(scope):
+            await answer_prediction(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class RequestMetrics:

@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +19,7 @@ from contracts.cascade import CascadePoint
 from contracts.cpu import cpu_budget
 from contracts.errors import InvalidManifest
 from contracts.figures import Floats
+from contracts.pixels import MAX_PIXELS
 from contracts.prediction_sets import SetQuantile
 from contracts.sessions import Provider, check_providers
 from serving.errors import InvalidParameter, Overloaded, Stopping
@@ -26,7 +28,8 @@ from serving.lanes import Lanes
 from serving.members import MemberSession, load_member
 from serving.micro_batch import BatchReport
 from serving.stages import Mode
-from serving.waiting import Answer, Image
+from serving.summary import summaries
+from serving.waiting import Answer, Picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class Limits:
     max_batch_size: int = 32
     max_queue: int = 1024
     max_wait_s: float = math.inf
+    max_image_pixels: int = MAX_PIXELS
     providers: tuple[Provider, ...] = ("cpu",)
 
 
@@ -76,10 +80,10 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.lanes.__exit__(*error)
 
-    def submit(self, images: Sequence[Image], mode: Mode = "full") -> list[Answer]:
-        """One future per image: the distributions of the members asked. See `Lanes.submit`."""
+    def submit(self, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
+        """One future per picture: the distributions of the members asked. See `Lanes.submit`."""
         self.check_mode(mode)
-        return self.lanes.submit(images, mode)
+        return self.lanes.submit(pictures, mode)
 
     def ask(self, images_NCHW: NDArray[np.uint8], mode: Mode = "full") -> list[Floats]:
         """probs_dK of each of any number of images, in pieces that fit the queue; waits."""
@@ -139,6 +143,7 @@ def load_engine(
     bundle_dir: Path,
     limits: Limits = Limits(),  # frozen
     on_batch: Callable[[BatchReport], None] = lambda _: None,
+    on_decode: Callable[[float], None] = lambda _: None,
     max_accuracy_drop: float | None = None,
 ) -> Engine:
     """Verify a bundle, load its members and warm them up.
@@ -147,6 +152,7 @@ def load_engine(
         bundle_dir: made by `snapensemble export`.
         limits: how to use the machine.
         on_batch: see `Lanes`.
+        on_decode: likewise.
         max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
 
     Raises:
@@ -175,7 +181,10 @@ def load_engine(
         max_batch_size=limits.max_batch_size,
         max_queue=limits.max_queue,
         max_wait_s=limits.max_wait_s,
+        decode=partial(bundle.image.decode, max_pixels=limits.max_image_pixels),
         leaves=None if cascade is None else cascade.leaves,
+        summarize=partial(summaries, bundle=bundle),
+        on_decode=on_decode,
         on_batch=finished,
     )
     point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)

@@ -1,8 +1,8 @@
-"""Lanes: threads that take (micro-batch, member) tasks from one queue.
+"""Lanes: threads that decode pictures and run (micro-batch, member) tasks, from one queue.
 
 A micro-batch forms when a lane has nothing else to do, from whatever waits then: a lone image
 starts at once, in full mode with its members spread over the lanes, and under load batches grow
-by themselves.
+by themselves. Lanes decode until they have a full batch, so that what waits is mostly encoded.
 
 Shapes: d members asked, K classes.
 """
@@ -12,17 +12,35 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
-from serving.errors import Overloaded, Stopping
-from serving.micro_batch import BatchReport, LeaveCall, MemberCall, MicroBatch
+from contracts.errors import SnapensembleError
+from contracts.figures import Floats
+from serving.errors import InferenceFailed, Overloaded, Stopping
+from serving.micro_batch import BatchReport, LeaveCall, MemberCall, MicroBatch, SummarizeCall
 from serving.stages import Mode, Stage, cascade_stages, full_stage, next_stage
-from serving.waiting import Answer, Image, Waiting
+from serving.summary import Summary
+from serving.turns import Turns
+from serving.waiting import Answer, Image, Picture, Waiting
 
 log = logging.getLogger("snapensemble")
+Task = Callable[[], None]
+T = TypeVar("T")
+
+
+def no_decoder(_: bytes) -> Image:
+    """What lanes do with encoded pictures unless they are told."""
+    raise TypeError("these lanes take decoded images only")
+
+
+def no_summaries(probs_dBK: Floats) -> Sequence[Summary | None]:
+    """What lanes say of answered images unless they are told."""
+    return [None] * probs_dBK.shape[1]
 
 
 class Lanes:
-    """Runs every image through its members, on `threads` threads.
+    """Runs every picture through its members, on `threads` threads.
 
     Use as a context manager: on leaving, nothing new is accepted, every accepted image is
     answered, and the threads end.
@@ -33,8 +51,11 @@ class Lanes:
         max_batch_size: images that run together at most.
         max_queue: images that wait at most.
         max_wait_s: predicted wait above which images are refused.
+        decode: makes images of encoded pictures; called from any lane, also at the same time.
         leaves: the rule of the cascade; without it there is full mode only.
-        on_batch: called on a lane after each micro-batch; must be quick.
+        summarize: what members say of answered images -> the `summary` of each `Answer`.
+        on_decode: called on a lane after each picture, with seconds; must be quick.
+        on_batch: called on a lane after each micro-batch; likewise.
     """
 
     def __init__(
@@ -45,13 +66,19 @@ class Lanes:
         max_batch_size: int,
         max_queue: int,
         max_wait_s: float = math.inf,
+        decode: Callable[[bytes], Image] = no_decoder,
         leaves: LeaveCall | None = None,
+        summarize: SummarizeCall = no_summaries,
+        on_decode: Callable[[float], None] = lambda _: None,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
     ) -> None:
         self._members = members
         self._max_batch_size = max_batch_size
         self._max_queue = max_queue
         self._max_wait_s = max_wait_s
+        self._decode = decode
+        self._summarize = summarize
+        self._on_decode = on_decode
         self._on_batch = on_batch
         self._changed = threading.Condition()
         full = full_stage(len(members))
@@ -60,7 +87,8 @@ class Lanes:
         self._entries: dict[Mode, Stage] = {"full": full}
         if cascade:
             self._entries["cascade"] = cascade[0]
-        self._tasks: deque[tuple[Stage, MicroBatch, int]] = deque()
+        self._encoded = Turns()
+        self._tasks: deque[Task] = deque()
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._lane, name=f"lane-{i}", daemon=True)
@@ -86,33 +114,37 @@ class Lanes:
 
     @property
     def queued(self) -> int:
-        """Images that wait for their first member."""
-        return sum(len(stage.waiting) for stage in self._entries.values())
+        """Images that wait to be decoded, or for their first member."""
+        return len(self._encoded) + self._decoded
 
-    def submit(self, images: Sequence[Image], mode: Mode = "full") -> list[Answer]:
-        """Accept all images or none.
+    def submit(self, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
+        """Accept all pictures of a request or none.
 
-        A future that is cancelled takes its image out before the next micro-batch.
+        A future that is cancelled takes its picture out before it is decoded, or before the next
+        micro-batch.
 
         Args:
-            images: each of the shape that the members take.
+            pictures: encoded, or arrays of the shape that the members take.
             mode: `full` asks every member, `cascade` as many as the image needs.
 
         Returns:
-            One future per image: the distributions of the members asked, probs_dK. `cut_short`
-            gives those that are there already.
+            One future per picture: the distributions of the members asked, probs_dK, or what
+            `decode` raised. `cut_short` gives those that are there already.
 
         Raises:
             Overloaded: the queue is full, or the wait would be too long.
             Stopping: the lanes are being closed.
         """
         with self._changed:
-            self._admit(len(images))
-            accepted = [Waiting(image_CHW, Answer()) for image_CHW in images]
+            self._admit(len(pictures))
+            accepted = [Waiting(picture, Answer()) for picture in pictures]
             entry = self._entries[mode]
-            entry.waiting.extend(accepted)
+            encoded = [waiting for waiting in accepted if isinstance(waiting.picture, bytes)]
+            if encoded:
+                self._encoded.add(entry, encoded)
+            entry.waiting.extend(w for w in accepted if not isinstance(w.picture, bytes))
             entry.load.unanswered += len(accepted)
-            self._changed.notify()
+            self._changed.notify(max(1, len(encoded)))
         return [waiting.answer for waiting in accepted]
 
     def refuse_overload(self, count: int) -> None:
@@ -136,13 +168,15 @@ class Lanes:
                 wait_s - self._max_wait_s,
             )
 
+    @property
+    def _decoded(self) -> int:
+        return sum(len(stage.waiting) for stage in self._entries.values())
+
     def _lane(self) -> None:
         while (task := self._next_task()) is not None:
-            stage, batch, member = task
-            if batch.run(member, self._members[member]):
-                self._finish(stage, batch)
+            task()
 
-    def _next_task(self) -> tuple[Stage, MicroBatch, int] | None:
+    def _next_task(self) -> Task | None:
         """Wait for something to do; None if nothing will come.
 
         A lane may end while another one runs images that will go on: that one takes them up.
@@ -151,6 +185,8 @@ class Lanes:
             while True:
                 if self._tasks:
                     return self._tasks.popleft()
+                if self._encoded and self._decoded < self._max_batch_size:
+                    return partial(self._decode_picture, *self._encoded.take())
                 stage = next_stage(self._stages)
                 if stage is not None:
                     self._form_batch(stage)
@@ -158,6 +194,35 @@ class Lanes:
                     return None
                 else:
                     self._changed.wait()
+
+    def _decode_picture(self, stage: Stage, waiting: Waiting) -> None:
+        failure: Exception | None = None
+        has_left = waiting.has_left()
+        if not has_left:
+            try:
+                waiting.decode(self._decode)
+            except SnapensembleError as error:  # about the picture
+                failure = error
+            except Exception as error:  # a defect, but the client must be answered
+                failure = InferenceFailed("a picture could not be decoded; see the server's log")
+                failure.__cause__ = error
+        is_over = has_left or failure is not None
+        with self._changed:
+            # Images are counted as begun by their micro-batch; those that end here began here.
+            stage.load.measured(waiting.decode_s / len(self._threads), int(failure is not None))
+            if is_over:
+                stage.load.unanswered -= 1
+            else:
+                # No lane is woken: this one is free as soon as it has the lock back.
+                stage.waiting.append(waiting)
+        if failure is not None:
+            waiting.resolve(failure)
+        if not has_left:
+            self._tell(self._on_decode, waiting.decode_s)
+
+    def _run_member(self, stage: Stage, batch: MicroBatch, member: int) -> None:
+        if batch.run(member, self._members[member]):
+            self._finish(stage, batch)
 
     def _form_batch(self, stage: Stage) -> None:
         """Turn what waits, up to a batch, into tasks; into none if everyone in it has left."""
@@ -170,11 +235,13 @@ class Lanes:
         if not present:
             return
         batch = MicroBatch(present, stage.members)
-        self._tasks.extend((stage, batch, member) for member in stage.members)
+        self._tasks.extend(
+            partial(self._run_member, stage, batch, member) for member in stage.members
+        )
         self._changed.notify(len(stage.members) - 1 + bool(stage.waiting))
 
     def _finish(self, stage: Stage, batch: MicroBatch) -> None:
-        outcome = batch.outcome(stage.leaves)
+        outcome = batch.outcome(stage.leaves, self._summarize)
         report = batch.report(outcome, self.queued)
         with self._changed:
             stage.load.unanswered -= len(outcome.answers)
@@ -186,7 +253,10 @@ class Lanes:
                 stage.following.waiting.extend(outcome.going_on)
         for waiting, answer in outcome.answers:
             waiting.resolve(answer)
+        self._tell(self._on_batch, report)
+
+    def _tell(self, listener: Callable[[T], None], what: T) -> None:
         try:
-            self._on_batch(report)
-        except Exception:  # whoever counts batches must not end a lane
-            log.exception("a finished batch could not be reported")
+            listener(what)
+        except Exception:  # whoever counts must not end a lane
+            log.exception("what a lane has done could not be reported")

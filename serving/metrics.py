@@ -138,6 +138,10 @@ class Metrics:
         packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
         self.build_info.labels(*packages).set(1)
 
+    def decoded(self, seconds: float) -> None:
+        """Count a picture that was decoded, or could not be."""
+        self.stage_seconds.labels("decode").observe(seconds)
+
     def batch(self, report: BatchReport) -> None:
         """Count a finished micro-batch."""
         self.queued.set(report.queued)

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from contracts.figures import Floats, softmax
 from serving.errors import InferenceFailed
+from serving.summary import Summary
 from serving.waiting import Said, Waiting
 
 MemberCall = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 LeaveCall = Callable[[Floats], NDArray[np.bool_]]  # probs_dBK -> leaves_B
+SummarizeCall = Callable[[Floats], Sequence[Summary | None]]  # probs_dBK -> one per image
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class BatchReport:
     """What one finished micro-batch took, seconds, and whom it answered."""
 
     images: int
-    waits_s: tuple[float, ...]  # of images that were new: from submission to the start
+    waits_s: tuple[float, ...]  # of images that were new: from submission, without decoding
     inference_s: float  # from the start to the last member's answer
     members_s: tuple[float, ...]  # per member asked; 0 for those skipped after a failure
     answered: int  # images that got a distribution, each from `members_used` members
@@ -55,7 +57,7 @@ class MicroBatch:
         self._started = time.monotonic()
         for row, waiting in enumerate(images):
             waiting.answer.so_far = partial(self.so_far, row)
-            waiting.answer.begun = waiting.answer.begun or self._started
+            waiting.answer.times.begun = waiting.answer.times.begun or self._started
         self._images_BCHW: NDArray[np.uint8] | None = None
         self._logits: list[NDArray[np.float32] | None] = [None] * len(members)
         self._seconds = [0.0] * len(members)
@@ -100,11 +102,12 @@ class MicroBatch:
         whole_dK = np.concatenate(probs_dK)
         return Said(whole_dK, members) if np.isfinite(whole_dK).all() else None
 
-    def outcome(self, leaves: LeaveCall | None) -> Outcome:
+    def outcome(self, leaves: LeaveCall | None, summarize: SummarizeCall) -> Outcome:
         """What becomes of each image now that its members have answered.
 
         Args:
             leaves: whose answer is safe already; everyone's if not given.
+            summarize: told what the members have said of those who get an answer.
         """
         try:
             probs_dBK = self._probabilities()
@@ -112,6 +115,8 @@ class MicroBatch:
             leaves_B = np.ones(len(self._images), dtype=bool)
             if leaves is not None:
                 leaves_B[finite_B] = leaves(probs_dBK[:, finite_B])
+            answered_B = finite_B & leaves_B
+            summaries = iter(summarize(probs_dBK[:, answered_B]) if answered_B.any() else ())
         except Exception as error:  # of a member, or of answers that do not fit together
             return Outcome([(waiting, _member_failed(error)) for waiting in self._images], [], True)
         outcome = Outcome([], [])
@@ -120,6 +125,7 @@ class MicroBatch:
                 failure = InferenceFailed("a member gave no number for this image")
                 outcome.answers.append((waiting, failure))
             elif leaves_B[row]:
+                waiting.answer.summary = next(summaries)
                 outcome.answers.append((waiting, probs_dBK[:, row]))
             else:
                 waiting.probs_dK = probs_dBK[:, row]
@@ -128,10 +134,10 @@ class MicroBatch:
 
     def report(self, outcome: Outcome, queued: int) -> BatchReport:
         """How long it took, and whom it answered."""
-        is_first = self.members.start == 0
+        new = self._images if self.members.start == 0 else ()
         return BatchReport(
             images=len(self._images),
-            waits_s=tuple(self._started - w.since for w in self._images) if is_first else (),
+            waits_s=tuple(self._started - w.since - w.decode_s for w in new),
             inference_s=time.monotonic() - self._started,
             members_s=tuple(self._seconds),
             answered=sum(not isinstance(a, InferenceFailed) for _, a in outcome.answers),

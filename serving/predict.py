@@ -91,6 +91,7 @@ def predict_with_bundle(
     from serving.answers import prediction, response
     from serving.engine import load_engine
     from serving.schemas import PredictOptions
+    from serving.waiting import Said
 
     try:
         options = PredictOptions(**query)
@@ -108,7 +109,7 @@ def predict_with_bundle(
             except InvalidImage as error:
                 raise InvalidData(f"{file}: {error}") from error
         predictions = [
-            prediction(probs_dK, engine.bundle, options, quantile)
+            prediction(Said(probs_dK), engine.bundle, options, quantile)
             for probs_dK in engine.ask(np.stack(images), mode)
         ]
         return response(predictions, engine.bundle, engine.bundle.name)

@@ -62,6 +62,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ServingError, serving_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, lambda request, _: internal_error(request))
 
 
 def problem(

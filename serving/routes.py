@@ -2,19 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, Response
-from numpy.typing import NDArray
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
 from contracts.errors import InvalidImage
 from serving.answers import prediction, response
+from serving.connected import Connected
 from serving.engine import Engine
 from serving.errors import BadImageInRequest, DeadlineExceeded
 from serving.metrics import CONTENT_TYPE, Metrics
@@ -44,7 +42,8 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
             with service.stage("receive"):
                 pictures = await service.intake.read(request)
             request.state.noted = {"images": len(pictures)}  # for the access log
-        said_N = await while_connected(request, classify(service, pictures, mode, deadline))
+        async with Connected(request):
+            said_N = await classify(service, pictures, mode, deadline)
     except TimeoutError:
         raise DeadlineExceeded(f"no answer within {options.deadline_ms} ms") from None
     except ClientDisconnect:
@@ -53,9 +52,7 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
     finally:
         service.intake.release(request)
     bundle = service.engine.bundle
-    predictions = [
-        prediction(said.probs_dK, bundle, options, quantile, said.partial_of) for said in said_N
-    ]
+    predictions = [prediction(said, bundle, options, quantile) for said in said_N]
     service.answered(mode, predictions)
     service.metrics.partial.inc(sum(said.partial_of is not None for said in said_N))
     request.state.noted["members_used"] = sum(len(said.probs_dK) for said in said_N)
@@ -76,19 +73,18 @@ async def classify(
         deadline: when to answer with what there is, by the event loop's clock.
 
     Raises:
-        Overloaded: before anything is decoded, or when it is, if others came first.
-        BadImageInRequest: the first picture that cannot be read; the others are not answered.
+        Overloaded: before anything is decoded.
+        BadImageInRequest: a picture that cannot be read; the others are not answered.
         InferenceFailed: a member failed.
-        TimeoutError, DeadlineExceeded: at the deadline no member has answered for an image.
+        DeadlineExceeded: at the deadline no member has answered for an image.
     """
-    async with asyncio.timeout_at(deadline):
-        service.engine.lanes.refuse_overload(len(pictures))
-        with service.stage("decode"):
-            images = await decode_all(service, pictures)
-    answers = service.engine.submit(images, mode)
+    answers = service.engine.submit(pictures, mode)
     try:
         await all_or_deadline(answers, deadline)
-        return [answer.cut_short() for answer in answers]
+        for index, answer in enumerate(answers):
+            if answer.done():
+                said_of(answer, index, len(answers))  # a failure is the answer to all of them
+        return [said_of(answer, index, len(answers)) for index, answer in enumerate(answers)]
     finally:  # also if the client has left: its images are in no micro-batch that forms later
         for answer in answers:
             answer.cancel()
@@ -97,56 +93,20 @@ async def classify(
 
 
 async def all_or_deadline(answers: Sequence[Answer], deadline: float | None) -> None:
-    """Wait until each answer is there, or the deadline; raises the first failure at once."""
-    loop = asyncio.get_running_loop()
+    """Wait until each answer is there, or one is a failure, or the deadline."""
     futures = [asyncio.wrap_future(answer) for answer in answers]
-    for future in futures:  # a failure that nobody asks for any more is no defect
+    for future in futures:  # who reads the answer learns of its failure
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
-    left_s = None if deadline is None else deadline - loop.time()
-    done, _ = await asyncio.wait(futures, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
-    for future in done:
-        future.result()
+    left_s = None if deadline is None else deadline - asyncio.get_running_loop().time()
+    await asyncio.wait(futures, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
 
 
-async def decode_all(service: Service, pictures: list[bytes]) -> list[NDArray[np.uint8]]:
-    """Decode off the event loop, one picture after the other.
-
-    A request holds one decoder at a time, so that one with many large pictures does not keep
-    the small one of another request waiting for all of them.
-
-    Raises:
-        BadImageInRequest: the first picture that cannot be read.
-    """
-    image = service.engine.bundle.image
-    decode = partial(image.decode, max_pixels=service.settings.max_image_pixels)
-    loop = asyncio.get_running_loop()
-    images = []
-    for index, picture in enumerate(pictures):
-        try:
-            images.append(await loop.run_in_executor(service.decoders, decode, picture))
-        except InvalidImage as error:
-            raise BadImageInRequest(index, len(pictures), error) from error
-    return images
-
-
-async def while_connected(request: Request, work: Coroutine[Any, Any, list[Said]]) -> list[Said]:
-    """The result of `work`, which is cancelled if the client leaves.
-
-    Starlette does not tell a handler that its client left; `receive` does, once the body is read.
-
-    Raises:
-        ClientDisconnect: the client left first.
-    """
-    task = asyncio.ensure_future(work)
-    gone: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
+def said_of(answer: Answer, index: int, count: int) -> Said:
+    """What members have said so far of the picture in this place of a request."""
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
-        gone.cancel()
-        task.cancel()
+        return answer.cut_short()
+    except InvalidImage as error:
+        raise BadImageInRequest(index, count, error) from error
 
 
 @router.api_route("/health/live", methods=READ)

@@ -4,7 +4,6 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from serving.drift import Drift
@@ -20,7 +19,7 @@ from serving.traces import Traces
 
 
 class Service:
-    """The engine, the intake, the decoders and the counters of one server.
+    """The engine, the intake and the counters of one server.
 
     Raises:
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
@@ -35,8 +34,6 @@ class Service:
         self.intake = Intake(settings)
         self.name = settings.name or engine.bundle.name
         self.started = time.monotonic()
-        # As many as lanes: decoding shares their processors, and a flood of pictures waits here.
-        self.decoders = ThreadPoolExecutor(engine.lanes.threads, thread_name_prefix="decoder")
         self._max_entropy = math.log(len(engine.bundle.classes))
         reference = engine.bundle.reference
         self._drift = None if reference is None else Drift(reference)

@@ -122,6 +122,7 @@ class Settings(BaseSettings):
             max_batch_size=self.max_batch_size,
             max_queue=self.max_queue,
             max_wait_s=self.max_wait_ms / 1000,
+            max_image_pixels=self.max_image_pixels,
             providers=cast("tuple[Provider, ...]", split_at_commas(self.providers)),
         )
 

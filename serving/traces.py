@@ -130,15 +130,20 @@ class Traces:
         span.end(offset_ns + int(ended * 1e9))
 
     def answers(self, answers: Sequence[Answer]) -> None:
-        """The stages `queue` and `inference` of a request whose images have all been answered.
+        """The stages `queue`, `decode` and `inference` of a request that is over.
 
-        The queue ends with the start of the first image; inference, with the last answer.
+        The queue ends where the first image meets a member; decoding and inference go from the
+        first image's start to the last one's end.
         """
-        begun = [answer.begun for answer in answers if answer.begun is not None]
         now = time.monotonic()
-        self.stage("queue", min(answer.accepted for answer in answers), min(begun, default=now))
+        times = [answer.times for answer in answers]
+        begun = [each.begun for each in times if each.begun is not None]
+        self.stage("queue", min(each.accepted for each in times), min(begun, default=now))
+        if decoding := [each for each in times if each.decoding is not None]:
+            ended = max(each.decoded or now for each in decoding)
+            self.stage("decode", min(each.decoding or now for each in decoding), ended)
         if begun:
-            self.stage("inference", min(begun), max(answer.ended or now for answer in answers))
+            self.stage("inference", min(begun), max(each.ended or now for each in times))
 
 
 class RequestSpan:

@@ -1,4 +1,4 @@
-"""An accepted image, and the future that its caller holds.
+"""An accepted picture, and the future that its caller holds.
 
 Shapes: d members asked, C channels, H height, W width, K classes.
 """
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.figures import Floats
-from serving.errors import DeadlineExceeded, InferenceFailed
+from serving.errors import DeadlineExceeded
+from serving.summary import Summary
 
-Image = NDArray[np.uint8]
+Image = NDArray[np.uint8]  # image_CHW
+Picture = Image | bytes  # bytes: encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +25,23 @@ class Said:
 
     probs_dK: Floats
     partial_of: tuple[int, ...] | None = None  # the members, where not all were heard
+    summary: Summary | None = None
 
 
 def nothing_yet() -> Said | None:
     """What is there before the first member has answered."""
     return None
+
+
+@dataclass(slots=True)
+class Times:
+    """When what happened to a picture, by `time.monotonic`."""
+
+    accepted: float = field(default_factory=time.monotonic)
+    decoding: float | None = None
+    decoded: float | None = None
+    begun: float | None = None  # with its first member
+    ended: float | None = None
 
 
 class Answer(Future[Floats]):
@@ -36,9 +50,8 @@ class Answer(Future[Floats]):
     def __init__(self) -> None:
         super().__init__()
         self.so_far: Callable[[], Said | None] = nothing_yet  # set by who asks members
-        self.accepted = time.monotonic()
-        self.begun: float | None = None  # with its first member
-        self.ended: float | None = None
+        self.summary: Summary | None = None  # likewise, before the result
+        self.times = Times()
 
     def cut_short(self) -> Said:
         """All of it if it is there, or else what members have said so far; ends the waiting.
@@ -48,7 +61,7 @@ class Answer(Future[Floats]):
         """
         said = self.so_far()  # before the rest is cancelled: afterwards it may be forgotten
         if not self.cancel():
-            return Said(self.result())
+            return Said(self.result(), summary=self.summary)
         if said is None:
             raise DeadlineExceeded("no member had answered when the deadline passed")
         return said
@@ -56,12 +69,30 @@ class Answer(Future[Floats]):
 
 @dataclass(slots=True)
 class Waiting:
-    """An accepted image, the future that its caller holds, and what members have said of it."""
+    """An accepted picture, the future that its caller holds, and what members have said of it."""
 
-    image_CHW: Image
+    picture: Picture  # bytes until it is decoded
     answer: Answer
     since: float = field(default_factory=time.monotonic)
+    decode_s: float = 0.0
     probs_dK: Floats | None = None
+
+    @property
+    def image_CHW(self) -> Image:  # noqa: N802 # a shape
+        """The picture, which has been decoded."""
+        assert not isinstance(self.picture, bytes)
+        return self.picture
+
+    def decode(self, decode: Callable[[bytes], Image]) -> None:
+        """Make an image of an encoded picture; raises what `decode` raises."""
+        assert isinstance(self.picture, bytes)
+        times = self.answer.times
+        times.decoding = started = time.monotonic()
+        try:
+            self.picture = decode(self.picture)
+        finally:
+            times.decoded = time.monotonic()
+            self.decode_s = times.decoded - started
 
     def has_left(self) -> bool:
         """Whether the caller has cancelled; then those who wait for the future are told."""
@@ -71,11 +102,11 @@ class Waiting:
         self.answer.so_far = nothing_yet
         return True
 
-    def resolve(self, outcome: Floats | InferenceFailed) -> None:
+    def resolve(self, outcome: Floats | Exception) -> None:
         """Answer, unless the caller has left."""
-        self.answer.ended = time.monotonic()
+        self.answer.times.ended = time.monotonic()
         if self.answer.set_running_or_notify_cancel():
-            if isinstance(outcome, InferenceFailed):
+            if isinstance(outcome, Exception):
                 self.answer.set_exception(outcome)
             else:
                 self.answer.set_result(outcome)

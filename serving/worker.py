@@ -56,6 +56,7 @@ def serve(
         bundle_dir,
         settings.limits(),
         on_batch=metrics.batch,
+        on_decode=metrics.decoded,
         max_accuracy_drop=settings.max_accuracy_drop,
     )
     engine.check_mode(settings.mode)  # before the port opens

@@ -14,9 +14,9 @@ from contracts.bundle import BundleManifest
 from contracts.errors import InvalidConfig
 from contracts.figures import Floats, Labels, summary
 from contracts.prediction_sets import SetQuantile, covered_and_sizes
-from serving.answers import averaged
 from serving.engine import load_engine
 from serving.stages import Mode
+from serving.summary import averaged
 from trainer.data import SPECS
 from trainer.readers import Split
 from trainer.reread import reread
@@ -100,7 +100,7 @@ def evaluate(
         probs_NdK = (
             engine.ask(images_NCHW, mode) if mode == "cascade" else list(probs_MNK.swapaxes(0, 1))
         )
-    probs_NK = np.stack([averaged(probs_dK, bundle) for probs_dK in probs_NdK])
+    probs_NK = np.stack([averaged(probs_dK, bundle)[1] for probs_dK in probs_NdK])
     members_used = float(np.mean([len(probs_dK) for probs_dK in probs_NdK]))
     sets = [measured_set(probs_NK, labels_N, quantile) for quantile in engine.sets(mode)]
     return {

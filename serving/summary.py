@@ -1,0 +1,54 @@
+"""What the members asked say together. Pure.
+
+Shapes: d members asked, B images, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from contracts.bundle import BundleManifest
+from contracts.figures import Floats, disagreement, entropy, mean_probabilities
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Of one image."""
+
+    probs_K: list[float]  # the calibrated average
+    order_K: list[int]  # class indices, likeliest first
+    entropy_nats: float
+    disagreement_nats: float
+
+
+def summaries(
+    probs_dBK: Floats, bundle: BundleManifest, members: Sequence[int] | None = None
+) -> list[Summary]:
+    """One summary per image; together they take little longer than one of them.
+
+    Args:
+        probs_dBK: what the members asked said of each image.
+        bundle: what is served.
+        members: their places, where they are not the first ones.
+    """
+    weights_d, probs_BK = averaged(probs_dBK, bundle, members)
+    columns = (
+        probs_BK,
+        np.argsort(-probs_BK, axis=-1, kind="stable"),
+        entropy(probs_BK),
+        disagreement(probs_dBK, weights_d),
+    )
+    return [Summary(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def averaged(
+    probs_dBK: Floats, bundle: BundleManifest, members: Sequence[int] | None = None
+) -> tuple[list[float], Floats]:
+    """The weights of the members asked, and probs_BK: their calibrated average."""
+    depth = len(probs_dBK)
+    if members is None:
+        weights_d, temperature = bundle.weights_of_first(depth), bundle.temperature_of_first(depth)
+    else:
+        weights_d, temperature = bundle.weights_of(members), bundle.temperature_of(members)
+    return weights_d, mean_probabilities(probs_dBK, weights_d, temperature)
