@@ -44,9 +44,10 @@ def workers_of(pid: int) -> list[int]:
 
 def owner(connection: http.client.HTTPConnection, workers: list[int]) -> int:
     """The worker that has accepted a connection."""
-    port = f":{connection.sock.getsockname()[1]:04X}"
+    ends = (connection.sock.getpeername(), connection.sock.getsockname())
+    ports = [f":{port:04X}" for _, port in ends]  # both: others on this machine may have one
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    (inode,) = (row[9] for row in rows if row[2].endswith(port))
+    (inode,) = (row[9] for row in rows if [each[-5:] for each in row[1:3]] == ports)
     for worker in workers:
         for descriptor in Path(f"/proc/{worker}/fd").iterdir():
             with contextlib.suppress(OSError):
