@@ -17,11 +17,11 @@ from typing import TypeVar
 
 from contracts.errors import SnapensembleError
 from contracts.figures import Floats
-from serving.errors import InferenceFailed, Overloaded, Stopping
+from serving.errors import InferenceFailed, Stopping
+from serving.lobby import Lobby
 from serving.micro_batch import BatchReport, LeaveCall, MemberCall, MicroBatch, SummarizeCall
 from serving.stages import Mode, Stage, cascade_stages, full_stage, next_stage
 from serving.summary import Summary
-from serving.turns import Turns
 from serving.waiting import Answer, Image, Picture, Waiting
 
 log = logging.getLogger("snapensemble")
@@ -74,8 +74,6 @@ class Lanes:
     ) -> None:
         self._members = members
         self._max_batch_size = max_batch_size
-        self._max_queue = max_queue
-        self._max_wait_s = max_wait_s
         self._decode = decode
         self._summarize = summarize
         self._on_decode = on_decode
@@ -84,10 +82,10 @@ class Lanes:
         full = full_stage(len(members))
         cascade = [] if leaves is None else cascade_stages(len(members), leaves)
         self._stages = [full, *cascade]
-        self._entries: dict[Mode, Stage] = {"full": full}
-        if cascade:
-            self._entries["cascade"] = cascade[0]
-        self._encoded = Turns()
+        entries: dict[Mode, Stage] = (
+            {"full": full, "cascade": cascade[0]} if cascade else {"full": full}
+        )
+        self._lobby = Lobby(entries, max_queue=max_queue, max_wait_s=max_wait_s)
         self._tasks: deque[Task] = deque()
         self._stopping = False
         self._threads = [
@@ -115,7 +113,7 @@ class Lanes:
     @property
     def queued(self) -> int:
         """Images that wait to be decoded, or for their first member."""
-        return len(self._encoded) + self._decoded
+        return self._lobby.queued
 
     def submit(self, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
         """Accept all pictures of a request or none.
@@ -137,40 +135,28 @@ class Lanes:
         """
         with self._changed:
             self._admit(len(pictures))
-            accepted = [Waiting(picture, Answer()) for picture in pictures]
-            entry = self._entries[mode]
-            encoded = [waiting for waiting in accepted if isinstance(waiting.picture, bytes)]
-            if encoded:
-                self._encoded.add(entry, encoded)
-            entry.waiting.extend(w for w in accepted if not isinstance(w.picture, bytes))
-            entry.load.unanswered += len(accepted)
-            self._changed.notify(max(1, len(encoded)))
-        return [waiting.answer for waiting in accepted]
+            answers = self._lobby.accept(pictures, mode)
+            self._changed.notify(len(pictures))
+        return answers
 
-    def refuse_overload(self, count: int) -> None:
-        """Raise what `submit` would raise for so many images, before work is put into them."""
+    def refuse_overload(self, count: int, within_s: float = math.inf) -> None:
+        """Raise what `submit` would raise for so many images, before work is put into them.
+
+        Args:
+            count: images.
+            within_s: when their sender needs the answer; a longer wait is refused too.
+        """
         with self._changed:
-            self._admit(count)
+            self._admit(count, within_s)
 
     def predicted_wait_s(self) -> float:
         """Seconds until an image that comes now would start, from the measured rates."""
-        return sum(stage.load.wait_s for stage in self._entries.values())
+        return self._lobby.predicted_wait_s
 
-    def _admit(self, count: int) -> None:
+    def _admit(self, count: int, within_s: float = math.inf) -> None:
         if self._stopping:
             raise Stopping("the server is shutting down; send the request elsewhere")
-        wait_s = self.predicted_wait_s()
-        if self.queued + count > self._max_queue:
-            raise Overloaded(f"{self.queued} images wait, at most {self._max_queue} may", wait_s)
-        if wait_s > self._max_wait_s:
-            raise Overloaded(
-                f"the wait would be {wait_s:.1f} s, at most {self._max_wait_s:.1f} s is accepted",
-                wait_s - self._max_wait_s,
-            )
-
-    @property
-    def _decoded(self) -> int:
-        return sum(len(stage.waiting) for stage in self._entries.values())
+        self._lobby.refuse_overload(count, within_s)
 
     def _lane(self) -> None:
         while (task := self._next_task()) is not None:
@@ -185,8 +171,8 @@ class Lanes:
             while True:
                 if self._tasks:
                     return self._tasks.popleft()
-                if self._encoded and self._decoded < self._max_batch_size:
-                    return partial(self._decode_picture, *self._encoded.take())
+                if self._lobby.encoded and self._lobby.decoded < self._max_batch_size:
+                    return partial(self._decode_picture, *self._lobby.encoded.take())
                 stage = next_stage(self._stages)
                 if stage is not None:
                     self._form_batch(stage)

@@ -1,8 +1,11 @@
 """The handlers. Each reads as what happens to a request."""
 
 import asyncio
+import contextlib
+import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -31,19 +34,23 @@ READ = ["GET", "HEAD"]  # RFC 9110 wants both or neither
 async def predict(request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
     """The ensemble's averaged class probabilities for one or more images."""
     service: Service = request.app.state.service
+    within_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1000
+    # Before the body is read: a refusal must cost little.
+    service.engine.lanes.refuse_overload(1, within_s)
     mode = options.mode or service.settings.mode
     service.engine.check_mode(mode)
     quantile = service.engine.quantile(mode, options.coverage)
     deadline = None
     if options.deadline_ms is not None:
-        deadline = asyncio.get_running_loop().time() + options.deadline_ms / 1000
+        deadline = asyncio.get_running_loop().time() + within_s
     try:
         async with asyncio.timeout_at(deadline):
             with service.stage("receive"):
                 pictures = await service.intake.read(request)
             request.state.noted = {"images": len(pictures)}  # for the access log
-        async with Connected(request):
-            said_N = await classify(service, pictures, mode, deadline)
+        with service.room_for(len(pictures)):
+            async with Connected(request):
+                said_N = await classify(service, pictures, mode, deadline)
     except TimeoutError:
         raise DeadlineExceeded(f"no answer within {options.deadline_ms} ms") from None
     except ClientDisconnect:
@@ -94,11 +101,26 @@ async def classify(
 
 async def all_or_deadline(answers: Sequence[Answer], deadline: float | None) -> None:
     """Wait until each answer is there, or one is a failure, or the deadline."""
-    futures = [asyncio.wrap_future(answer) for answer in answers]
-    for future in futures:  # who reads the answer learns of its failure
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
-    left_s = None if deadline is None else deadline - asyncio.get_running_loop().time()
-    await asyncio.wait(futures, timeout=left_s, return_when=asyncio.FIRST_EXCEPTION)
+    loop = asyncio.get_running_loop()
+    is_over = loop.create_future()
+    left = len(answers)
+
+    def count(answer: Future[Any]) -> None:  # on the event loop
+        nonlocal left
+        left -= 1
+        has_failed = not answer.cancelled() and answer.exception() is not None
+        if (left == 0 or has_failed) and not is_over.done():
+            is_over.set_result(None)
+
+    def tell(answer: Future[Any]) -> None:  # on a lane
+        with contextlib.suppress(RuntimeError):  # the loop was closed under a request
+            loop.call_soon_threadsafe(count, answer)
+
+    for answer in answers:
+        answer.add_done_callback(tell)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(deadline):
+            await is_over
 
 
 def said_of(answer: Answer, index: int, count: int) -> Said:
@@ -129,6 +151,8 @@ async def metrics(request: Request) -> Response:
     counted: Metrics = request.app.state.metrics
     engine: Engine = request.app.state.engine
     counted.queued.set(engine.lanes.queued)
+    if (service := getattr(request.app.state, "service", None)) is not None:
+        service.show_drift()
     return Response(counted.page(), media_type=CONTENT_TYPE)
 
 

@@ -67,5 +67,6 @@ def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
         log_config=None,
         log_level="error",
         server_header=False,
+        proxy_headers=False,  # nothing here asks who the client is
         **more,
     )

@@ -1,5 +1,6 @@
 """What the handlers share."""
 
+import asyncio
 import contextlib
 import math
 import time
@@ -8,7 +9,7 @@ from typing import Any
 
 from serving.drift import Drift
 from serving.engine import Engine
-from serving.errors import MemberFailing, Stopping
+from serving.errors import MemberFailing, Overloaded, Stopping
 from serving.health import TOO_MANY
 from serving.intake import Intake
 from serving.life import Life
@@ -16,6 +17,8 @@ from serving.metrics import Metrics
 from serving.settings import Settings
 from serving.stages import Mode
 from serving.traces import Traces
+
+DRIFT_EVERY_S = 0.2  # gauges of drift are at most so old
 
 
 class Service:
@@ -38,6 +41,8 @@ class Service:
         reference = engine.bundle.reference
         self._drift = None if reference is None else Drift(reference)
         self.traces: Traces | None = None
+        self._under_way = 0
+        self._drift_timer: asyncio.TimerHandle | None = None
         metrics.describe(self.name, engine.bundle)
 
     def answered(self, mode: Mode, predictions: Sequence[dict[str, Any]]) -> None:
@@ -46,17 +51,27 @@ class Service:
             nats = one["uncertainty"]["entropy_nats"]
             self.metrics.entropy.observe(nats / self._max_entropy)
         # The reference is of full answers; those of fewer members are spread in another way.
-        if self._drift is not None and mode == "full":
-            for one in predictions:
-                if "partial" in one:
-                    continue
+        if self._drift is None or mode != "full":
+            return
+        for one in predictions:
+            if "partial" not in one:
                 self._drift.add(
                     confidence=one["probability"],
                     disagreement=one["uncertainty"]["disagreement_nats"],
                 )
-            self.metrics.drift_answers.set(len(self._drift))
-            for quantity, index in self._drift.indices().items():
-                self.metrics.drift.labels(quantity).set(index)
+        if self._drift_timer is None:  # not with each answer: it is a twentieth of its work
+            loop = asyncio.get_running_loop()
+            self._drift_timer = loop.call_later(DRIFT_EVERY_S, self.show_drift)
+
+    def show_drift(self) -> None:
+        """Bring the gauges of drift up to date."""
+        if self._drift_timer is None or self._drift is None:
+            return
+        self._drift_timer.cancel()
+        self._drift_timer = None
+        self.metrics.drift_answers.set(len(self._drift))
+        for quantity, index in self._drift.indices().items():
+            self.metrics.drift.labels(quantity).set(index)
 
     def check_ready(self) -> None:
         """Raise what speaks against sending new work here."""
@@ -68,6 +83,27 @@ class Service:
                 f"failed in the last {TOO_MANY} micro-batches or more: {', '.join(failing)}; the "
                 "server's log says how"
             )
+
+    @contextlib.contextmanager
+    def room_for(self, count: int) -> Iterator[None]:
+        """Keep the images of a request in mind until it is answered.
+
+        The lanes know only of those that they have not answered. Where the members are quick, it
+        is this thread, which writes the answers, that has more work than it can do.
+
+        Raises:
+            Overloaded: there are too many already.
+        """
+        if self._under_way + count > self.settings.max_queue:
+            raise Overloaded(
+                f"{self._under_way} images are under way, at most {self.settings.max_queue} may be",
+                retry_after_s=1.0,
+            )
+        self._under_way += count
+        try:
+            yield
+        finally:
+            self._under_way -= count
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
         "cpu", description="what runs members, first choice first: cpu, cuda, tensorrt, openvino"
     )
     max_batch_size: Positive = Field(32, description="images that run together at most")
-    max_queue: Positive = Field(1024, description="images that wait at most")
+    max_queue: Positive = Field(1024, description="images accepted and not answered at most")
     max_wait_ms: Positive = Field(
         10_000, description="predicted wait above which a request is refused, milliseconds"
     )

@@ -49,7 +49,7 @@ def members(*, closed: int | None = None) -> list[GatedMember]:
 
 
 def unanswered(lanes: Lanes) -> int:
-    return sum(stage.load.unanswered for stage in lanes._entries.values())
+    return sum(stage.load.unanswered for stage in lanes._lobby._entries.values())
 
 
 def linear(seed: int) -> MemberCall:

@@ -311,6 +311,42 @@ async def test_overload_is_refused_before_anything_is_decoded(
     is_problem(reply, 503, "overloaded")
 
 
+async def test_overload_is_refused_before_the_body_is_read(app: FastAPI, engine: Engine) -> None:
+    def refuse(*_: Any) -> None:
+        raise Overloaded("50 images wait, at most 50 may", 2.3)
+
+    engine.lanes.refuse_overload = refuse  # type: ignore[method-assign]
+
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was asked for")
+        yield b""
+
+    async with client(app) as http:
+        reply = await http.post("/predict", content=body(), headers=HEADERS)
+    is_problem(reply, 503, "overloaded")
+
+
+async def test_images_that_the_lanes_have_answered_count_until_their_clients_are(
+    app: FastAPI, http: httpx.AsyncClient
+) -> None:
+    with app.state.service.room_for(50):
+        reply = await http.post("/predict", content=PNG, headers=HEADERS)
+        is_problem(reply, 503, "overloaded")
+        assert "50 images are under way" in reply.json()["detail"]
+    assert (await http.post("/predict", content=PNG, headers=HEADERS)).status_code == 200
+
+
+async def test_a_deadline_that_cannot_be_kept_is_refused_at_once(
+    http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.lobby.Lobby.predicted_wait_s", 2.0)
+    reply = await http.post("/predict?deadline_ms=500", content=PNG, headers=HEADERS)
+    is_problem(reply, 503, "overloaded")
+    assert "would be 2.0 s, at most 0.5 s" in reply.json()["detail"]
+    assert reply.headers["retry-after"] == "2"
+    assert (await http.post("/predict?deadline_ms=5000", content=PNG)).status_code == 200
+
+
 async def test_weights_and_temperature_of_the_bundle_shape_the_answer(tmp_path: Path) -> None:
     weights_M, temperature = [0.7, 0.2, 0.1], 2.0
     bundle_dir = make_bundle(tmp_path / "b", weights_M=weights_M, temperature=temperature)

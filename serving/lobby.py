@@ -1,0 +1,71 @@
+"""Where accepted pictures wait, encoded or decoded, and who is not let in.
+
+Nothing here locks: its owner does.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from serving.errors import Overloaded
+from serving.stages import Mode, Stage
+from serving.turns import Turns
+from serving.waiting import Answer, Picture, Waiting
+
+
+class Lobby:
+    """Pictures that no member has been asked about.
+
+    Args:
+        entries: the stage in which the pictures of each mode wait for their first member.
+        max_queue: pictures that wait at most.
+        max_wait_s: predicted wait above which pictures are refused.
+    """
+
+    def __init__(self, entries: Mapping[Mode, Stage], *, max_queue: int, max_wait_s: float) -> None:
+        self._entries = entries
+        self._max_queue = max_queue
+        self._max_wait_s = max_wait_s
+        self.encoded = Turns()
+
+    @property
+    def decoded(self) -> int:
+        """Images that wait for their first member."""
+        return sum(len(stage.waiting) for stage in self._entries.values())
+
+    @property
+    def queued(self) -> int:
+        """Those, and pictures that wait to be decoded."""
+        return len(self.encoded) + self.decoded
+
+    @property
+    def predicted_wait_s(self) -> float:
+        """Seconds until an image that comes now would start, from the measured rates."""
+        return sum(stage.load.wait_s for stage in self._entries.values())
+
+    def refuse_overload(self, count: int, within_s: float = math.inf) -> None:
+        """Raise Overloaded if there is no room, or no time, for so many pictures.
+
+        Args:
+            count: pictures.
+            within_s: when their sender needs the answer, if that is sooner than what is accepted.
+        """
+        wait_s, most_s = self.predicted_wait_s, min(self._max_wait_s, within_s)
+        if self.queued + count > self._max_queue:
+            raise Overloaded(f"{self.queued} images wait, at most {self._max_queue} may", wait_s)
+        if wait_s > most_s:
+            raise Overloaded(
+                f"the wait would be {wait_s:.1f} s, at most {most_s:.1f} s is accepted",
+                wait_s - most_s,
+            )
+
+    def accept(self, pictures: Sequence[Picture], mode: Mode) -> list[Answer]:
+        """Let the pictures of one request in."""
+        entry = self._entries[mode]
+        accepted = [Waiting(picture, Answer()) for picture in pictures]
+        encoded = [waiting for waiting in accepted if isinstance(waiting.picture, bytes)]
+        if encoded:
+            self.encoded.add(entry, encoded)
+        if len(encoded) < len(accepted):
+            entry.waiting.extend(w for w in accepted if not isinstance(w.picture, bytes))
+        entry.load.unanswered += len(accepted)
+        return [waiting.answer for waiting in accepted]
