@@ -96,7 +96,7 @@ class Metrics:
         )
         self.queued = Gauge(
             "snapensemble_queue_images",
-            "Images that wait for their first member.",
+            "Images that wait to be decoded, or for their first member.",
             multiprocess_mode="livesum",
             registry=self.registry,
         )

@@ -1,0 +1,152 @@
+"""Does the server's memory stay flat under a long load of everything?
+
+    python -m benchmarks.soak DIR [--minutes 30] [--share 0.4] [-- flags of serve]
+
+Pictures of many sizes and formats, forms with several, damaged ones, and clients that leave arrive
+at random times, at a share of the measured capacity for them. The resident memory of the server
+and its children is read every five seconds.
+"""
+
+import argparse
+import asyncio
+import io
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvloop
+from PIL import Image
+
+from benchmarks.bundles import add_arguments, bundle_of
+from benchmarks.machine import save
+from snapensemble.bench_figures import MIB, Usage, row
+from snapensemble.http_load import HttpClient, Predictions
+from snapensemble.load import Answer, Ask, Sample, closed_loop, open_loop, poisson_arrivals
+from snapensemble.processes import resident_bytes
+from snapensemble.server_process import server_process
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+SIDES = (8, 32, 100, 224, 500, 1200)  # pixels
+GROUPS = 120  # requests that differ
+PERIOD_S = 5.0
+LEAVES_EVERY = 50  # one in so many clients leaves
+PATIENCE_S = 0.004  # of those that leave
+CAPACITY_S = 15.0  # to measure it
+
+
+def main() -> None:
+    """Load, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser, "soak")
+    parser.add_argument("--minutes", type=float, default=30, help="of load (30)")
+    parser.add_argument("--share", type=float, default=0.4, help="of the capacity (0.4)")
+    parser.add_argument("flags", nargs="*", help="of `snapensemble serve`, after --")
+    args = parser.parse_args()
+    with bundle_of(args) as bundle_dir:
+        figures = measure(bundle_dir, args)
+    save(args.name, figures, table(figures))
+
+
+def measure(bundle_dir: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The capacity, then the long load and the memory meanwhile."""
+    groups = make_groups()
+    memory: list[tuple[float, int]] = []  # minutes, bytes
+    with (
+        server_process(bundle_dir, "--port", "0", *args.flags) as (process, url),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        client = HttpClient(url)
+        ask = Predictions(client, groups)
+        measured = runner.run(closed_loop(ask, concurrency=8, seconds=CAPACITY_S))
+        rate = args.share * len(measured) / CAPACITY_S
+        samples = runner.run(load(ask, rate, args.minutes * 60, process.pid, memory))
+        runner.run(client.close())
+    found = row("http", samples, Usage(), rate=rate)
+    codes = Counter(sample.answer.code or "answered" for sample in samples)
+    return {
+        "flags": args.flags,
+        "minutes": args.minutes,
+        "requests_per_second": rate,
+        "answers": dict(codes),
+        "latency_ms": found.latency_ms,
+        "memory": memory,
+        "growth_mib_per_hour": growth_mib_per_hour(memory),
+    }
+
+
+async def load(
+    ask: Ask, rate: float, seconds: float, pid: int, memory: list[tuple[float, int]]
+) -> list[Sample]:
+    """The open loop; clients of every fiftieth request leave."""
+
+    async def ask_or_leave(number: int) -> Answer:
+        if number % LEAVES_EVERY:
+            return await ask(number)
+        try:
+            return await asyncio.wait_for(ask(number), PATIENCE_S)
+        except TimeoutError:
+            return Answer("left")
+
+    async def watch() -> None:
+        minutes = 0.0
+        while True:
+            memory.append((minutes, resident_bytes(pid) or 0))
+            await asyncio.sleep(PERIOD_S)
+            minutes += PERIOD_S / 60
+
+    watching = asyncio.create_task(watch())
+    try:
+        return await open_loop(ask_or_leave, poisson_arrivals(rate, seconds))
+    finally:
+        watching.cancel()
+
+
+def make_groups() -> list[list[bytes]]:
+    """Pictures of each request: mostly one, sometimes up to eight, some of them cut short."""
+    rng = random.Random(0)  # noqa: S311 # not a secret
+    groups = []
+    for _ in range(GROUPS):
+        count = rng.choice((1, 1, 1, 1, 1, 1, 2, 8))
+        groups.append([make_picture(rng) for _ in range(count)])
+        if rng.random() < 0.1:
+            groups[-1][-1] = groups[-1][-1][: rng.randrange(1, 400)]
+    return groups
+
+
+def make_picture(rng: random.Random) -> bytes:
+    """A smooth picture with some noise, of a random shape, mode and format."""
+    height, width = rng.choice(SIDES), rng.choice(SIDES)
+    random_HW = np.random.default_rng(rng.getrandbits(32)).integers(0, 256, (4, 4), np.uint8)
+    picture = Image.fromarray(random_HW).resize((width, height), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    picture.convert(rng.choice(("L", "RGB"))).save(file, rng.choice(FORMATS))
+    return file.getvalue()
+
+
+def growth_mib_per_hour(memory: list[tuple[float, int]]) -> float:
+    """The slope of a line through the second half."""
+    minutes, sizes = np.array(memory[len(memory) // 2 :], float).T
+    return float(np.polyfit(minutes / 60, sizes / MIB, 1)[0]) if len(minutes) > 1 else 0.0
+
+
+def table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What came back, and the memory at each tenth of the time."""
+    memory = figures["memory"]
+    tenths = [memory[int(tenth * (len(memory) - 1) / 10)] for tenth in range(11)]
+    answers = ", ".join(f"{code}: {count:,}" for code, count in sorted(figures["answers"].items()))
+    latency = figures["latency_ms"] or {"p50": 0, "p99": 0}
+    rows = [
+        ("what", "figure"),
+        ("requests", f"{figures['requests_per_second']:.0f}/s for {figures['minutes']:g} min"),
+        ("answers", answers),
+        ("p50, p99 of the answered, ms", f"{latency['p50']:.0f}, {latency['p99']:.0f}"),
+    ]
+    rows += [(f"memory at {minutes:.0f} min, MiB", f"{size / MIB:.0f}") for minutes, size in tenths]
+    rows.append(("growth in the second half, MiB/h", f"{figures['growth_mib_per_hour']:.1f}"))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
