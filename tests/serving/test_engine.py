@@ -80,7 +80,8 @@ def test_the_limits_reach_the_lanes(bundle_dir: Path) -> None:
     limits = Limits(threads=3, max_batch_size=5, max_queue=7, max_wait_s=1.5)
     lanes = load_engine(bundle_dir, limits).lanes
     assert lanes.threads == 3
-    assert (lanes._max_batch_size, lanes._max_queue, lanes._max_wait_s) == (5, 7, 1.5)
+    lobby = lanes._lobby
+    assert (lanes._max_batch_size, lobby._max_queue, lobby._max_wait_s) == (5, 7, 1.5)
     assert Settings(max_wait_ms=1500, max_queue=100).limits().max_wait_s == 1.5
 
 
