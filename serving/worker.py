@@ -56,6 +56,7 @@ def serve(
         settings.limits(),
         on_batch=metrics.batch,
         max_accuracy_drop=settings.max_accuracy_drop,
+        expected_sha256=settings.expect_bundle,
     )
     engine.check_mode(settings.mode)  # before the port opens
     with engine, listen() as ports, contextlib.ExitStack() as stack:
