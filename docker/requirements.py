@@ -1,6 +1,6 @@
-"""Print what an extra of pyproject.toml needs, one requirement a line, without the project itself.
+"""Print what extras of pyproject.toml need, one requirement a line, without the project itself.
 
-    python docker/requirements.py serving
+    python docker/requirements.py train serving
 
 So an image has the packages in a layer of their own.
 """
@@ -10,4 +10,5 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-print(*project["dependencies"], *project["optional-dependencies"][sys.argv[1]], sep="\n")
+extras = [line for name in sys.argv[1:] for line in project["optional-dependencies"][name]]
+print(*project["dependencies"], *extras, sep="\n")

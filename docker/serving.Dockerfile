@@ -2,7 +2,8 @@
 FROM python:3.11-slim-bookworm AS packages
 WORKDIR /src
 COPY pyproject.toml constraints.txt docker/requirements.py docker/slim.py ./
-# No pip in the environment. Byte code is compiled here, since the root file system is read-only later.
+# Byte code is compiled here, since nothing can be written later. ONNX Runtime lists three packages
+# that only its tools import: docs/decisions/0020-what-the-image-holds.md.
 RUN python -m venv --without-pip /venv && \
     python requirements.py serving >requirements.txt && \
     pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt \
@@ -18,9 +19,26 @@ COPY export export
 COPY report report
 COPY serving serving
 COPY snapensemble snapensemble
+ENV PYTHONPATH=/app
 RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --target /app . && \
-    ! PYTHONPATH=/app /venv/bin/python -c 'import torch' 2>/dev/null && \
-    PYTHONPATH=/app /venv/bin/python -c 'import serving.worker'
+    /venv/bin/python -c 'import serving.worker' && \
+    if /venv/bin/python -c 'import torch' 2>/dev/null; then echo 'torch is in it' >&2; exit 1; fi
+
+# What is in it, as CycloneDX, and under which licences. Only `--target inventory` builds this.
+FROM code AS inventory-maker
+COPY docker/supply-chain.txt ./
+RUN python -m venv /tools && \
+    PYTHONPATH= /tools/bin/pip install --no-cache-dir --constraint supply-chain.txt \
+        cyclonedx-bom pip-licenses && \
+    mkdir /inventory && \
+    PYTHONPATH= /tools/bin/cyclonedx-py environment --pyproject pyproject.toml \
+        --mc-type application --output-reproducible --output-format JSON \
+        --output-file /inventory/sbom.cdx.json /venv/bin/python && \
+    PYTHONPATH= /tools/bin/pip-licenses --python /venv/bin/python --from=mixed --with-urls \
+        --format=markdown --output-file /inventory/licences.md
+
+FROM scratch AS inventory
+COPY --from=inventory-maker /inventory /
 
 FROM python:3.11-slim-bookworm
 COPY --from=packages /venv /venv
@@ -34,3 +52,13 @@ EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["python", "/app/healthcheck.py"]
 ENTRYPOINT ["snapensemble", "serve", "/bundle"]
+ARG VERSION=unknown
+ARG COMMIT=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="snapensemble-serving" \
+    org.opencontainers.image.description="Averaged class probabilities of a snapshot ensemble over HTTP" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.base.name="python:3.11-slim-bookworm" \
+    org.opencontainers.image.version="$VERSION" \
+    org.opencontainers.image.revision="$COMMIT" \
+    org.opencontainers.image.created="$CREATED"
