@@ -2,10 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SERVING_BIN := .venv-serving/bin
-CODE := contracts trainer export report serving snapensemble tests benchmarks
+CODE := contracts trainer export report serving snapensemble tests benchmarks docker
 INSTALL := pip install --quiet --constraint constraints.txt
+ENGINE ?= docker
+IMAGE ?= snapensemble-serving
+TRAINER_IMAGE ?= snapensemble-trainer
+# `host` where containers of the engine's own network reach no package index.
+BUILD_NETWORK ?= default
+BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
+	--build-arg VERSION=$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	--build-arg COMMIT=$(shell git describe --always --abbrev=40 --match= --dirty 2>/dev/null || echo unknown) \
+	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-serving check format lint types imports bench clean
+.PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
+	test-container kubernetes audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -31,7 +41,7 @@ test: .venv/installed ## run the tests
 test-serving: .venv-serving/installed ## run the serving tests where torch is not installed
 	$(SERVING_BIN)/pytest tests/contracts tests/serving --override-ini=cache_dir=.venv-serving/cache
 
-check: lint types imports test test-serving ## all that CI runs: format, lint, types, imports, tests
+check: lint types imports kubernetes test test-serving ## all that CI runs: format, lint, types, imports, tests
 
 lint: .venv/installed ## check format and style
 	$(BIN)/ruff format --check $(CODE)
@@ -51,5 +61,33 @@ bench: .venv/installed ## measure on the embedded data (writes benchmarks/result
 	$(BIN)/python -m benchmarks.pipeline
 	$(BIN)/python -m benchmarks.digits_seeds
 
+image: ## build the serving image, and list what is in it under dist/
+	$(BUILD) --file docker/serving.Dockerfile --tag $(IMAGE) .
+	$(BUILD) --file docker/serving.Dockerfile --target inventory --output dist .
+
+image-trainer: ## build the image that trains, exports and evaluates
+	$(BUILD) --file docker/trainer.Dockerfile --tag $(TRAINER_IMAGE) .
+
+test-container: .venv/installed ## build the images, run them hardened and load them; needs a container engine
+	@$(ENGINE) version >/dev/null 2>&1 || { echo "make test-container: no container engine answers" \
+	  "to '$(ENGINE) version'; start one, or name another: make test-container ENGINE=podman" >&2; exit 1; }
+	ENGINE=$(ENGINE) BUILD_NETWORK=$(BUILD_NETWORK) $(BIN)/pytest tests/container -p no:cacheprovider --timeout 900 $(ARGS)
+
+kubernetes: .venv-kubernetes/installed ## check the resources for Kubernetes against their schemas
+	.venv-kubernetes/bin/python docker/kubernetes/check.py
+
+.venv-kubernetes/installed: docker/kubernetes/requirements.txt
+	$(PYTHON) -m venv .venv-kubernetes
+	.venv-kubernetes/bin/pip install --quiet --no-deps --requirement $<
+	@touch $@
+
+audit: .venv-audit/installed ## look pinned packages up in the index's list of vulnerabilities
+	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
+.venv-audit/installed: docker/supply-chain.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --constraint docker/supply-chain.txt pip-audit
+	@touch $@
+
 clean: ## remove what the targets made
-	rm -rf .venv .venv-serving .mypy_cache .ruff_cache .pytest_cache .hypothesis demo
+	rm -rf .venv .venv-serving .venv-audit .venv-kubernetes .mypy_cache .ruff_cache .pytest_cache .hypothesis demo

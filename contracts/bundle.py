@@ -156,9 +156,19 @@ class BundleManifest(Record):
         return self.cascade.at(self.cascade.point(max_accuracy_drop), self.weights_M)
 
 
-def read_bundle(bundle_dir: Path) -> BundleManifest:
-    """The manifest of a bundle; InvalidManifest if there is none or it is not right."""
-    return read_manifest(bundle_dir / BUNDLE_FILE, BundleManifest, made_by="snapensemble export")
+def read_bundle(bundle_dir: Path, expected_sha256: str | None = None) -> BundleManifest:
+    """The manifest of a bundle; InvalidManifest if there is none or it is not right.
+
+    Args:
+        bundle_dir: made by `snapensemble export`.
+        expected_sha256: of the manifest, if only one is right; it holds those of all members.
+    """
+    return read_manifest(
+        bundle_dir / BUNDLE_FILE,
+        BundleManifest,
+        made_by="snapensemble export",
+        expected_sha256=expected_sha256,
+    )
 
 
 def write_bundle(bundle_dir: Path, manifest: BundleManifest) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from contracts.errors import InvalidManifest
-from contracts.files import write_atomically
+from contracts.files import sha256_of, write_atomically
 
 
 def _inside(file: str) -> str:
@@ -64,25 +64,35 @@ class Figures(ValFigures):
 Manifest = TypeVar("Manifest", bound=Record)
 
 
-def read_manifest(path: Path, kind: type[Manifest], *, made_by: str) -> Manifest:
+def read_manifest(
+    path: Path, kind: type[Manifest], *, made_by: str, expected_sha256: str | None = None
+) -> Manifest:
     """Read and check a manifest.
 
     Args:
         path: the JSON file.
         kind: the record it must match; `format` and `format_version` are among its fields.
         made_by: the command that writes such a manifest, for the error messages.
+        expected_sha256: of the file, where only one is right.
 
     Raises:
-        InvalidManifest: absent, not JSON, of a later version, or not as `kind` says.
+        InvalidManifest: absent, not the one expected, not JSON, of a later version, or not as
+            `kind` says.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()  # hashed and parsed are the same bytes
+        text = data.decode()
     except FileNotFoundError:
         raise InvalidManifest(
             f"{path} does not exist; expected a directory made by `{made_by}`"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidManifest(f"{path}: cannot read: {error}") from error
+    if expected_sha256 not in (None, found := sha256_of(data)):
+        raise InvalidManifest(
+            f"{path}: sha256 is {found}, expected {expected_sha256}; this is another bundle, or a "
+            "changed one: put the expected one here or, if this one is meant, expect its sha256"
+        )
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:

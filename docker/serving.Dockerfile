@@ -1,25 +1,66 @@
-# Serves a bundle mounted at /bundle. Build from the repository's root:
-#   docker build -f docker/serving.Dockerfile -t snapensemble-serving .
-FROM python:3.11-slim-bookworm AS build
+# Serves the bundle at /bundle; holds no torch. From the repository's root: make image
+FROM python:3.11-slim-bookworm AS packages
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt docker/requirements.py docker/slim.py ./
+# Byte code is compiled here, since nothing can be written later. ONNX Runtime lists three packages
+# that only its tools import: docs/decisions/0020-what-the-image-holds.md.
+RUN python -m venv --without-pip /venv && \
+    python requirements.py serving >requirements.txt && \
+    pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt \
+        --requirement requirements.txt && \
+    pip --python /venv/bin/python uninstall --yes flatbuffers packaging protobuf && \
+    python slim.py /venv
+
+FROM packages AS code
+COPY README.md LICENSE ./
 COPY contracts contracts
 COPY trainer trainer
 COPY export export
 COPY report report
 COPY serving serving
 COPY snapensemble snapensemble
-RUN python -m venv /venv && \
-    /venv/bin/pip install --no-cache-dir --constraint constraints.txt '.[serving]' && \
-    ! /venv/bin/python -c 'import torch' 2>/dev/null
+ENV PYTHONPATH=/app
+RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --target /app . && \
+    /venv/bin/python -c 'import serving.worker' && \
+    if /venv/bin/python -c 'import torch' 2>/dev/null; then echo 'torch is in it' >&2; exit 1; fi
+
+# What is in it, as CycloneDX, and under which licences. Only `--target inventory` builds this.
+FROM code AS inventory-maker
+COPY docker/supply-chain.txt ./
+RUN python -m venv /tools && \
+    PYTHONPATH= /tools/bin/pip install --no-cache-dir --constraint supply-chain.txt \
+        cyclonedx-bom pip-licenses && \
+    mkdir /inventory && \
+    PYTHONPATH= /tools/bin/cyclonedx-py environment --pyproject pyproject.toml \
+        --mc-type application --output-reproducible --output-format JSON \
+        --output-file /inventory/sbom.cdx.json /venv/bin/python && \
+    PYTHONPATH= /tools/bin/pip-licenses --python /venv/bin/python --from=mixed --with-urls \
+        --format=markdown --output-file /inventory/licences.md
+
+FROM scratch AS inventory
+COPY --from=inventory-maker /inventory /
 
 FROM python:3.11-slim-bookworm
-COPY --from=build /venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 SNAPENSEMBLE_HOST=0.0.0.0 \
-    SNAPENSEMBLE_DRAIN_SECONDS=5 SNAPENSEMBLE_LOG_FORMAT=json
+COPY --from=packages /venv /venv
+COPY --from=code /app /app
+COPY docker/healthcheck.py /app/
+# The last two are what 512 MiB and one processor bear: docs/container.md.
+ENV PATH=/app/bin:/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 \
+    OPENBLAS_NUM_THREADS=1 SNAPENSEMBLE_HOST=0.0.0.0 SNAPENSEMBLE_DRAIN_SECONDS=5 \
+    SNAPENSEMBLE_LOG_FORMAT=json \
+    SNAPENSEMBLE_MAX_BYTES_IN_FLIGHT=25165824 SNAPENSEMBLE_MAX_IMAGE_PIXELS=12500000
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["python", "-c", \
-  "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.getenv('SNAPENSEMBLE_PORT', '8000') + '/health/ready', timeout=2)"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["python", "/app/healthcheck.py"]
 ENTRYPOINT ["snapensemble", "serve", "/bundle"]
+ARG VERSION=unknown
+ARG COMMIT=unknown
+ARG CREATED=unknown
+LABEL org.opencontainers.image.title="snapensemble-serving" \
+    org.opencontainers.image.description="Averaged class probabilities of a snapshot ensemble over HTTP" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.base.name="python:3.11-slim-bookworm" \
+    org.opencontainers.image.version="$VERSION" \
+    org.opencontainers.image.revision="$COMMIT" \
+    org.opencontainers.image.created="$CREATED"

@@ -145,6 +145,7 @@ def load_engine(
     on_batch: Callable[[BatchReport], None] = lambda _: None,
     on_decode: Callable[[float], None] = lambda _: None,
     max_accuracy_drop: float | None = None,
+    expected_sha256: str | None = None,
 ) -> Engine:
     """Verify a bundle, load its members and warm them up.
 
@@ -154,6 +155,7 @@ def load_engine(
         on_batch: see `Lanes`.
         on_decode: likewise.
         max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
+        expected_sha256: of the bundle's manifest, if only one is right.
 
     Raises:
         InvalidConfig: a provider cannot be used here.
@@ -161,7 +163,7 @@ def load_engine(
         InvalidParameter: a tolerance for a cascade that the bundle does not carry.
     """
     check_providers(limits.providers)
-    bundle = read_bundle(bundle_dir)
+    bundle = read_bundle(bundle_dir, expected_sha256)
     cascade = bundle.cascade_at(max_accuracy_drop)
     if cascade is None and max_accuracy_drop is not None:
         raise InvalidParameter("max_accuracy_drop: this bundle carries no cascade to pick from")

@@ -15,6 +15,7 @@ from serving.stages import Mode
 
 MIB = 2**20
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
+SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -26,6 +27,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
     name: str | None = Field(None, description="model name to answer with, instead of the bundle's")
+    expect_bundle: str | None = Field(
+        None, description="SHA-256 of the bundle's ensemble.json; another one is refused at start"
+    )
     mode: Mode = Field(
         "full", description="full or cascade: how to answer requests that do not say"
     )
@@ -90,6 +94,13 @@ class Settings(BaseSettings):
                 f"{self.max_queue}, so such a request could never be accepted"
             )
         return self
+
+    @field_validator("expect_bundle")
+    @classmethod
+    def _a_hash_is_whole(cls, text: str | None) -> str | None:
+        if text is not None and not SHA256.fullmatch(text):
+            raise ValueError("expected 64 hexadecimal digits, as sha256sum prints them")
+        return None if text is None else text.lower()
 
     @field_validator("providers")
     @classmethod

@@ -59,6 +59,7 @@ def serve(
         on_batch=metrics.batch,
         on_decode=metrics.decoded,
         max_accuracy_drop=settings.max_accuracy_drop,
+        expected_sha256=settings.expect_bundle,
     )
     engine.check_mode(settings.mode)  # before the port opens
     with exported_traces() as traces, engine, listen() as ports, contextlib.ExitStack() as stack:

@@ -38,11 +38,11 @@ def serve_with_workers(
         announce: told the greeting when all are ready.
 
     Raises:
-        InvalidManifest: the bundle has no manifest, or one that is not right.
+        InvalidManifest: the bundle has no manifest, or one that is not right or not expected.
         InvalidConfig: the port is taken, or nothing can be written.
         WorkerFailed: a worker was killed before it was ready.
     """
-    bundle = read_bundle(bundle_dir)
+    bundle = read_bundle(bundle_dir, settings.expect_bundle)
     lanes = [settings.threads] * settings.workers if settings.threads else []
     lanes = lanes or shares(cpu_budget(), settings.workers)
     with bind_ports(settings) as ports, metrics_directory() as metrics_dir:

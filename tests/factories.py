@@ -137,6 +137,8 @@ def make_bundle(
     cascade: CascadeRecord | None = None,
     calibration: CalibrationRecord | None = None,
     reference: ReferenceRecord | None = None,
+    image: ImageContract = CONTRACT,
+    classes: Sequence[str] = CLASSES,
 ) -> Path:
     """A bundle of linear members (seeds 0, 1, 2), or of the ONNX files given."""
     files = [linear_member(seed) for seed in range(3)] if files is None else files
@@ -162,8 +164,8 @@ def make_bundle(
             snapensemble="0",
             name="insects",
             version="0badcafe",
-            classes=CLASSES,
-            image=CONTRACT,
+            classes=tuple(classes),
+            image=image,
             members=tuple(members),
             temperature=temperature,
             selection=SelectionRecord(rule="best", metric="nll", candidates=len(files)),

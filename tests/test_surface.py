@@ -27,11 +27,12 @@ FLAGS = {
     "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
     "report": {"--out", "--json"},
     "serve": {
-        "--host", "--port", "--name", "--mode", "--max-accuracy-drop", "--threads", "--workers",
-        "--providers", "--max-batch-size", "--max-queue", "--max-wait-ms", "--max-body-bytes",
-        "--max-bytes-in-flight", "--max-image-pixels", "--max-images-per-request",
-        "--body-timeout-s", "--drain-seconds", "--shutdown-timeout-s", "--access-log",
-        "--no-access-log", "--log-format", "--tokens-file", "--metrics-port", "--cors-origins",
+        "--host", "--port", "--name", "--expect-bundle", "--mode", "--max-accuracy-drop",
+        "--threads", "--workers", "--providers", "--max-batch-size", "--max-queue", "--max-wait-ms",
+        "--max-body-bytes", "--max-bytes-in-flight", "--max-image-pixels",
+        "--max-images-per-request", "--body-timeout-s", "--drain-seconds", "--shutdown-timeout-s",
+        "--access-log", "--no-access-log", "--log-format", "--tokens-file", "--metrics-port",
+        "--cors-origins",
     },
     "predict": {"--bundle", "--url", "--top", "--mode", "--coverage", "--json"},
     "bench": {
