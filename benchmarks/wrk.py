@@ -3,9 +3,11 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+OCTETS = {"Content-Type": "application/octet-stream"}
 
 # wrk runs this: one request per picture, prepared before the load starts.
 SCRIPT = """
@@ -13,7 +15,7 @@ local requests, turn = {}, 0
 function init(args)
   for i = 1, COUNT do
     local file = io.open(string.format("FOLDER/%d", i), "rb")
-    local headers = {["Content-Type"] = "application/octet-stream"}
+    local headers = {HEADERS}
     requests[i] = wrk.format("POST", "PATH", headers, file:read("*a"))
     file:close()
   end
@@ -39,11 +41,15 @@ def find_wrk() -> str:
     return found
 
 
-def write_script(folder: Path, bodies: Sequence[bytes], path: str) -> Path:
+def write_script(
+    folder: Path, bodies: Sequence[bytes], path: str, headers: Mapping[str, str] = OCTETS
+) -> Path:
     """The Lua script and the bodies that it sends, below `folder`."""
     for number, body in enumerate(bodies, start=1):
         (folder / str(number)).write_bytes(body)
     text = SCRIPT.replace("COUNT", str(len(bodies))).replace("FOLDER", str(folder))
+    pairs = ", ".join(f'["{name}"] = "{value}"' for name, value in headers.items())
+    text = text.replace("HEADERS", pairs)
     script = folder / "post.lua"
     script.write_text(text.replace("PATH", path))
     return script
