@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 
 from benchmarks.wrk import OCTETS
 
@@ -62,6 +63,11 @@ def v2_json(picture: bytes) -> bytes:
 def v2_probabilities(reply: httpx.Response) -> Any:
     """Of an answer that is JSON in a string."""
     return json.loads(reply.json()["outputs"][0]["data"][0])["probabilities"]
+
+
+def triton_probabilities(reply: httpx.Response) -> Any:
+    """Of an answer whose numbers stand as bytes behind the JSON."""
+    return np.frombuffer(reply.content[int(reply.headers["Inference-Header-Content-Length"]) :])
 
 
 PREDICTIONS = lambda reply: reply.json()["predictions"][0]["probabilities"]  # noqa: E731
@@ -160,7 +166,7 @@ ALL = (
         arguments=app("pytriton_batch"),
         path="/v2/models/ensemble/infer",
         headers=RAW,
-        probabilities=lambda reply: reply.json()["outputs"][0]["data"],
+        probabilities=triton_probabilities,
     ),
 )
 BY_NAME = {peer.name: peer for peer in ALL}

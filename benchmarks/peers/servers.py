@@ -77,9 +77,14 @@ def running(
             check_answers(peer, url, pictures, expected_BK)
         except NotMeasured as error:
             log.flush()
-            last = (Path(folder) / "log").read_text(errors="replace").strip().splitlines()[-1:]
-            raise NotMeasured(": ".join([str(error), *last])) from error
+            raise NotMeasured(f"{error}{reason((Path(folder) / 'log'))}") from error
         yield Running(url, tree, start_s)
+
+
+def reason(log: Path) -> str:
+    """The last line of a log that tells of an error, if there is one."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if "Error: " in line]
+    return f" ({lines[-1].strip()})" if lines else ""
 
 
 def variables(folder: str, bundle_dir: Path, port: int, mark: str) -> dict[str, str]:

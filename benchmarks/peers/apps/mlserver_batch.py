@@ -26,7 +26,9 @@ class Ensemble(MLModel):
         """The answers, each as JSON in a string."""
         pictures = Base64Codec.decode_input(payload.inputs[0])
         images = [self.members.decode(picture) for picture in pictures]
-        texts = [json.dumps(self.members.answer(probs_K)) for probs_K in self.members.ask_all(images)]
+        texts = [
+            json.dumps(self.members.answer(probs_K)) for probs_K in self.members.ask_all(images)
+        ]
         return InferenceResponse(
             model_name=self.name, outputs=[StringCodec.encode_output("answers", texts)]
         )

@@ -10,15 +10,15 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Body
 from mlserver import MLModel
 from mlserver.handlers import custom_handler
-from starlette.requests import Request
-from starlette.responses import JSONResponse
 
 from benchmarks.peers.apps.members import CORES, HOST, PORT, Members
 
+Picture = Annotated[bytes, Body(media_type="application/octet-stream")]
 SETTINGS = {
     "host": HOST,
     "http_port": PORT,
@@ -49,9 +49,9 @@ class Ensemble(MLModel):
         return True
 
     @custom_handler(rest_path="/predict")
-    async def classify(self, request: Request) -> JSONResponse:
+    async def classify(self, picture: Picture) -> dict[str, Any]:
         """The answer to the picture that is the body."""
-        return JSONResponse(self.members.classify(await request.body()))
+        return self.members.classify(picture)
 
 
 if __name__ == "__main__":

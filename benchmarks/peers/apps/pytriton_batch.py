@@ -42,9 +42,7 @@ def main() -> None:
             infer_func=[predict] * CORES,
             inputs=[Tensor(name="picture", dtype=bytes, shape=(1,))],
             outputs=[
-                Tensor(
-                    name="probabilities", dtype=np.float64, shape=(len(members.bundle.classes),)
-                )
+                Tensor(name="probabilities", dtype=np.float64, shape=(len(members.bundle.classes),))
             ],
             config=ModelConfig(max_batch_size=MAX_BATCH_SIZE, batcher=DynamicBatcher()),
         )
