@@ -37,7 +37,7 @@ class Peer:
 
 def app(module: str) -> Callable[[Path, int], list[str]]:
     """How to start one of `apps`, which read bundle and port from the environment."""
-    return lambda bundle_dir, port: ["-m", f"benchmarks.peers.apps.{module}"]
+    return lambda _bundle_dir, _port: ["-m", f"benchmarks.peers.apps.{module}"]
 
 
 def ours(*flags: str) -> Callable[[Path, int], list[str]]:

@@ -77,7 +77,7 @@ def running(
             check_answers(peer, url, pictures, expected_BK)
         except NotMeasured as error:
             log.flush()
-            raise NotMeasured(f"{error}{reason((Path(folder) / 'log'))}") from error
+            raise NotMeasured(f"{error}{reason(Path(folder) / 'log')}") from error
         yield Running(url, tree, start_s)
 
 
