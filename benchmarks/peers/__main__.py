@@ -13,6 +13,7 @@ The peers are installed from `requirements`, each in an environment of its own, 
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from benchmarks.peers.tables import against_the_best, footprints, loads
 from benchmarks.peers.venvs import CACHE, NotInstalled, environment, installed_mib
 from benchmarks.wrk import find_wrk
 from contracts.bundle import read_bundle
+from contracts.figures import Floats
 from serving.answers import averaged
 from serving.engine import load_engine
 from serving.waiting import Image
@@ -84,7 +86,7 @@ def chosen(args: argparse.Namespace) -> list[Peer]:
     return [peer for peer in ALL if peer.name in wanted]
 
 
-def answers(bundle_dir: Path, images: list[Image], *, cascade: bool) -> "np.ndarray":
+def answers(bundle_dir: Path, images: Sequence[Image], *, cascade: bool) -> Floats:
     """probs_BK: what ours says in process."""
     with load_engine(bundle_dir) as engine:
         said = engine.ask(np.stack(images), "cascade" if cascade else "full")

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.wrk import OCTETS
 
 BOUNDARY = "snapensemble-peers"
+BASE64 = {"content_type": "base64"}  # as MLServer calls it
 OURS = "snapensemble"
 OURS_INT8 = "snapensemble-int8"
 
@@ -56,8 +57,7 @@ def v2_json(picture: bytes) -> bytes:
     """The Open Inference Protocol's JSON, with the picture as base64."""
     text = base64.b64encode(picture).decode()
     tensor = {"name": "picture", "shape": [1, 1], "datatype": "BYTES", "data": [text]}
-    tensor["parameters"] = {"content_type": "base64"}
-    return json.dumps({"inputs": [tensor]}).encode()
+    return json.dumps({"inputs": [tensor | {"parameters": BASE64}]}).encode()
 
 
 def v2_probabilities(reply: httpx.Response) -> Any:
