@@ -1,12 +1,13 @@
 """How do other ways to serve the same members compare with ours?
 
     python -m benchmarks.peers DIR                          # a bundle, or a run
-    python -m benchmarks.peers DIR --int8-bundle DIR        # and ours in int8 with a cascade
+    python -m benchmarks.peers DIR --int8-bundle DIR        # and ours in int8, with a cascade
     python -m benchmarks.peers DIR --only fastapi,litserve  # some peers only, and ours
 
 Each server is started alone, warmed up, asked by wrk over 1, 8 and 32 connections, one picture
 per request, left idle for a moment, and ended; then the next one. Rounds begin with another server
-each time; ratios are those of one round. A server whose answers differ from ours is not measured.
+each time; ratios are those of one round. A server whose answers differ from what ours says in
+process is not measured. Ours is measured in mode cascade too where a bundle carries one.
 What each peer does, and which page of its documents advises it, is said in its module in `apps`.
 The peers are installed from `requirements`, each in an environment of its own, which are kept.
 """
@@ -21,7 +22,7 @@ import numpy as np
 from benchmarks.bundles import add_arguments, bundle_of, pictures_of
 from benchmarks.machine import save
 from benchmarks.peers.measure import Task, measure
-from benchmarks.peers.peers import ALL, BY_NAME, OURS, OURS_INT8, Peer
+from benchmarks.peers.peers import ALL, BY_NAME, MINE, OURS_CASCADE, OURS_INT8, Peer
 from benchmarks.peers.tables import against_the_best, footprints, loads
 from benchmarks.peers.venvs import CACHE, NotInstalled, environment, installed_mib
 from benchmarks.wrk import find_wrk
@@ -51,13 +52,13 @@ def main() -> None:
     with bundle_of(args) as bundle_dir:
         pictures = pictures_of(args, bundle_dir)
         tasks = []
-        for peer in chosen(args):
+        for peer in chosen(args, bundle_dir):
             try:
                 python = environment(peer.environment, args.venvs)
             except NotInstalled as error:
                 reasons[peer.name] = f"cannot be installed: {error}"
                 continue
-            directory = args.int8_bundle if peer.cascade else bundle_dir
+            directory = args.int8_bundle if peer.int8 else bundle_dir
             expected = answers(directory, pictures.images[:CHECKED], cascade=peer.cascade)
             tasks.append(Task(peer, python, directory, expected))
         rounds = measure(tasks, pictures.encoded, args.rounds, args.seconds, reasons)
@@ -75,14 +76,15 @@ def main() -> None:
     save(f"{args.name}-footprint", {"of": args.name}, footprints(rounds, installed))
 
 
-def chosen(args: argparse.Namespace) -> list[Peer]:
-    """Ours and those that the flags ask for."""
+def chosen(args: argparse.Namespace, bundle_dir: Path) -> list[Peer]:
+    """Ours, as far as there are bundles for it, and the peers that the flags ask for."""
     names = list(BY_NAME) if args.only is None else [name.strip() for name in args.only.split(",")]
     if unknown := [name for name in names if name not in BY_NAME]:
         sys.exit(f"--only: unknown {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
-    wanted = {OURS, *names} | ({OURS_INT8} if args.int8_bundle else set())
-    if args.int8_bundle is None:
-        wanted.discard(OURS_INT8)
+    absent = set() if args.int8_bundle else {OURS_INT8}
+    if read_bundle(bundle_dir).cascade is None:
+        absent.add(OURS_CASCADE)
+    wanted = {*names, *MINE} - absent
     return [peer for peer in ALL if peer.name in wanted]
 
 

@@ -15,7 +15,9 @@ from benchmarks.wrk import OCTETS
 BOUNDARY = "snapensemble-peers"
 BASE64 = {"content_type": "base64"}  # as MLServer calls it
 OURS = "snapensemble"
+OURS_CASCADE = "snapensemble-cascade"
 OURS_INT8 = "snapensemble-int8"
+MINE = (OURS, OURS_CASCADE, OURS_INT8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,8 @@ class Peer:
     headers: Mapping[str, str] = field(default_factory=lambda: OCTETS)
     body: Callable[[bytes], bytes] = bytes
     probabilities: Callable[[httpx.Response], Any] = lambda reply: reply.json()["probabilities"]
-    cascade: bool = False  # asked over the int8 bundle, in mode cascade
+    cascade: bool = False  # ours in mode cascade
+    int8: bool = False  # with the bundle of int8 members
 
 
 def app(module: str) -> Callable[[Path, int], list[str]]:
@@ -84,12 +87,21 @@ ALL = (
         probabilities=PREDICTIONS,
     ),
     Peer(
+        name=OURS_CASCADE,
+        title="Snapensemble, cascade",
+        environment="snapensemble",
+        arguments=ours("--mode", "cascade"),
+        probabilities=PREDICTIONS,
+        cascade=True,
+    ),
+    Peer(
         name=OURS_INT8,
         title="Snapensemble, int8 cascade",
         environment="snapensemble",
         arguments=ours("--mode", "cascade"),
         probabilities=PREDICTIONS,
         cascade=True,
+        int8=True,
     ),
     Peer(
         name="fastapi",

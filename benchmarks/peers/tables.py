@@ -5,10 +5,9 @@ from statistics import median
 
 from benchmarks.machine import spread
 from benchmarks.peers.measure import CONNECTIONS, Round
-from benchmarks.peers.peers import BY_NAME, OURS, OURS_INT8
+from benchmarks.peers.peers import BY_NAME, MINE, OURS
 
 Row = tuple[str, ...]
-MINE = (OURS, OURS_INT8)
 
 
 def loads(rounds: list[Round], reasons: dict[str, str]) -> list[Row]:

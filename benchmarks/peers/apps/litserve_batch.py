@@ -1,6 +1,6 @@
 """LitServe with batching, otherwise as without.
 
-`batch_timeout` is 1 ms: its documents advise a short one for latency. With 0, the default, idle
+The page "Batching" leaves `batch_timeout` to the user; it is 1 ms here. With 0, the default, idle
 workers never sleep and take a core each (LitServe 0.2.19, `collate_requests`); with more, each lone
 picture waits that long.
 """

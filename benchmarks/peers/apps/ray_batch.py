@@ -1,8 +1,8 @@
 """Ray Serve with dynamic batching, otherwise as without.
 
-`batch_wait_timeout_s` is 1 ms: its page "Dynamic Request Batching" advises small values for lone
-requests, which wait that long. Decoding and members are both done for a whole batch, so the event
-loop of a replica is busy meanwhile and the next batch gathers.
+The page "Dynamic Request Batching" has `batch_wait_timeout_s` small where latency counts: 1 ms here,
+which every lone picture waits. Decoding and members are both done for a whole batch; the event loop
+of a replica is busy meanwhile and the next batch gathers.
 """
 
 from typing import Any

@@ -1,10 +1,10 @@
 """Ray Serve without batching: a replica per core.
 
-`num_replicas` fills the cores and `num_cpus` is 0.5, since the proxy and the controller reserve
-nothing. `max_ongoing_requests` lets every request reach a replica, as its page "Performance Tuning"
-advises where replicas wait. RAY_SERVE_THROUGHPUT_OPTIMIZED is on, which the page "High throughput"
-recommends: no extra thread and loop per replica, gRPC between proxy and replicas. Not on is its
-HAProxy, which listens on every address of the machine. The access log is off.
+`num_replicas` fills the cores; each reserves half of one, or no room would be left to place them.
+`max_ongoing_requests` lets every request reach a replica, as the page "Configure Ray Serve
+deployments" describes. RAY_SERVE_THROUGHPUT_OPTIMIZED is on, as "Enable High Throughput on Ray
+Serve" advises: no extra thread and loop per replica, gRPC between proxy and replicas. Not on is the
+HAProxy of that page: it listens on every address of the machine. The access log is off.
 """
 
 import os
