@@ -1,8 +1,8 @@
 """Ray Serve with dynamic batching, otherwise as without.
 
 The page "Dynamic Request Batching" has `batch_wait_timeout_s` small where latency counts: 1 ms
-here, which every lone picture waits. Decoding and members are both done for a whole batch; the event loop
-of a replica is busy meanwhile and the next batch gathers.
+here, which every lone picture waits. Decoding and members are both done for a whole batch; the
+event loop of a replica is busy meanwhile and the next batch gathers.
 """
 
 from typing import Any
