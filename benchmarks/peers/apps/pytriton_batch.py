@@ -3,7 +3,7 @@
 An instance of the inference function per core (its page "Binding Models to Triton"), batches formed
 without delay from what waits, which is the default and which Triton's page "Batchers" advises to
 start with. The body is the picture itself: Triton's raw binary request, one element of type BYTES.
-Its stub process needs the shared library of the Python that runs it.
+Its stub process needs the shared library of the Python that runs it. PyTriton refuses NumPy 2.
 """
 
 import os
