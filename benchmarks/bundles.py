@@ -6,11 +6,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.pipeline import png
 from contracts.bundle import BUNDLE_FILE, read_bundle
 from contracts.pixels import SUFFIXES
 from export.bundle import build_bundle
 from export.config import ExportConfig
 from snapensemble.bench_pictures import Pictures, noise, read_pictures
+from snapensemble.evaluate import bundle_data, sample
+
+MOST = 256  # pictures
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -19,7 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         "source", type=Path, metavar="DIR", help="a bundle, or a run whose best members to export"
     )
     parser.add_argument("--members", type=int, default=5, help="of a run (5)")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="to send (noise as PNG)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--pictures", type=Path, metavar="DIR", help="to send (noise as PNG)")
+    which.add_argument(
+        "--test-images",
+        action="store_true",
+        help=f"send {MOST} of the test split that the run knows; a cascade finds noise difficult",
+    )
     parser.add_argument("--name", default=name, help=f"of the result files ({name})")
 
 
@@ -37,11 +47,17 @@ def bundle_of(args: argparse.Namespace) -> Iterator[Path]:
 
 
 def pictures_of(args: argparse.Namespace, bundle_dir: Path) -> Pictures:
-    """The files of `--pictures` and the folders in it, at most 256; or noise."""
-    image = read_bundle(bundle_dir).image
+    """The files of `--pictures` and the folders in it, at most 256; test images; or noise."""
+    bundle = read_bundle(bundle_dir)
+    image = bundle.image
+    if args.test_images:
+        images_NCHW = sample(bundle_data(bundle), MOST).images_NCHW
+        encoded = [png(image_CHW) for image_CHW in images_NCHW]
+        source = f"{len(encoded)} test images, {image.width} x {image.height}, PNG"
+        return Pictures(encoded, list(images_NCHW), source)
     if args.pictures is None:
         return noise(image)
     files = [file for file in sorted(args.pictures.rglob("*")) if file.suffix.lower() in SUFFIXES]
     if not files:
         raise SystemExit(f"{args.pictures} holds no picture files")
-    return read_pictures(files[:: max(1, len(files) // 256)][:256], image)
+    return read_pictures(files[:: max(1, len(files) // MOST)][:MOST], image)
