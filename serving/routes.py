@@ -105,12 +105,15 @@ async def all_or_deadline(answers: Sequence[Answer], deadline: float | None) -> 
     is_over = loop.create_future()
     left = len(answers)
 
+    def end() -> None:
+        if not is_over.done():
+            is_over.set_result(None)
+
     def count(answer: Future[Any]) -> None:  # on the event loop
         nonlocal left
         left -= 1
-        has_failed = not answer.cancelled() and answer.exception() is not None
-        if (left == 0 or has_failed) and not is_over.done():
-            is_over.set_result(None)
+        if left == 0 or (not answer.cancelled() and answer.exception() is not None):
+            end()
 
     def tell(answer: Future[Any]) -> None:  # on a lane
         with contextlib.suppress(RuntimeError):  # the loop was closed under a request
@@ -118,9 +121,12 @@ async def all_or_deadline(answers: Sequence[Answer], deadline: float | None) -> 
 
     for answer in answers:
         answer.add_done_callback(tell)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(deadline):
-            await is_over
+    timer = None if deadline is None else loop.call_at(deadline, end)
+    try:
+        await is_over
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def said_of(answer: Answer, index: int, count: int) -> Said:

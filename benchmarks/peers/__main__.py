@@ -83,13 +83,11 @@ def chosen(args: argparse.Namespace, bundle_dir: Path) -> list[Peer]:
     if unknown := [name for name in names if name not in BY_NAME]:
         sys.exit(f"--only: unknown {', '.join(unknown)}; there are {', '.join(BY_NAME)}")
     has_cascade = read_bundle(bundle_dir).cascade is not None
-    wanted = {*names, *MINE}
-    return [
-        peer
-        for peer in ALL
-        if peer.name in wanted
-        and (args.int8_bundle if peer.int8 else has_cascade or not peer.cascade)
-    ]
+
+    def has_bundle(peer: Peer) -> bool:
+        return args.int8_bundle is not None if peer.int8 else has_cascade or not peer.cascade
+
+    return [peer for peer in ALL if peer.name in {*names, *MINE} and has_bundle(peer)]
 
 
 def answers(bundle_dir: Path, images: Sequence[Image], *, cascade: bool) -> Floats:
