@@ -1,4 +1,5 @@
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from tests.factories import make_bundle
 # The same examples every time, and no verdict by the clock: these machines are shared.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+# They need a container engine and minutes: `make test-container` names them.
+collect_ignore = [] if any("container" in argument for argument in sys.argv[1:]) else ["container"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,2 @@
+FROM snapensemble-serving
+COPY . /bundle

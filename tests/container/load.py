@@ -1,0 +1,72 @@
+"""Clients that ask without a pause and count what becomes of each request."""
+
+import http.client
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Outcome:
+    """What has become of requests: by status, or by the name of the exception."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def answered(self) -> int:
+        """Requests with the status 200."""
+        return self.counts["200"]
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """All others."""
+        return {what: count for what, count in self.counts.items() if what != "200"}
+
+
+@contextmanager
+def clients(
+    url: str, bodies: Sequence[bytes], *, number: int, stop: threading.Event | None = None
+) -> Iterator[Outcome]:
+    """So many clients ask while the block runs, or until `stop`; complete when it has been left."""
+    stop = stop or threading.Event()
+    outcome = Outcome()
+    threads = [
+        threading.Thread(target=ask_on, args=(url, bodies, place, stop, outcome))
+        for place in range(number)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield outcome
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def ask_on(
+    url: str, bodies: Sequence[bytes], place: int, stop: threading.Event, outcome: Outcome
+) -> None:
+    """One client, on one connection as long as the server keeps it."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    while not stop.is_set():
+        place += 1
+        started = time.monotonic()
+        try:
+            connection.request(
+                "POST", "/predict", bodies[place % len(bodies)], {"Content-Type": "image/png"}
+            )
+            reply = connection.getresponse()
+            reply.read()
+            what = str(reply.status)
+        except (OSError, http.client.HTTPException) as error:
+            what = type(error).__name__
+            connection.close()
+        outcome.counts[what] += 1
+        outcome.seconds.append(time.monotonic() - started)
+    connection.close()

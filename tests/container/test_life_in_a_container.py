@@ -1,0 +1,45 @@
+"""Stopping under load, and memory that is not enough for everything at once."""
+
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+from tests.container.engine import Container, served
+from tests.container.load import clients
+from tests.factories import encoded, picture
+
+SMALL = [encoded(picture(seed, width=32, height=32)) for seed in range(8)]
+
+
+def wait_until_not_ready(url: str, not_ready: threading.Event) -> None:
+    """As a load balancer sees it."""
+    with httpx.Client(base_url=url) as http:
+        while http.get("/health/ready").status_code == 200:
+            time.sleep(0.05)
+    not_ready.set()
+
+
+def test_stopping_under_load_loses_no_request(image: str, bundle5: Path) -> None:
+    with served(image, bundle5, "--env=SNAPENSEMBLE_DRAIN_SECONDS=3") as container:
+        not_ready = threading.Event()
+        probe = threading.Thread(target=wait_until_not_ready, args=(container.url, not_ready))
+        with clients(container.url, SMALL, number=16, stop=not_ready) as outcome:
+            probe.start()
+            while outcome.answered < 100:  # the load is on
+                time.sleep(0.01)
+            assert container.stop() == 0
+        probe.join()
+    assert not_ready.is_set() and outcome.answered >= 100 and outcome.lost == {}
+
+
+def test_512_mib_are_enough_for_five_resnets_under_load(server: Container) -> None:
+    pictures = [*SMALL, encoded(picture(9, width=1600, height=1200), "PNG")]
+    with clients(server.url, pictures, number=32) as outcome:
+        while outcome.counts.total() < 1500:
+            assert server.inspect("{{.State.Running}}") == "true"
+    assert outcome.lost == {}
+    assert server.inspect("{{.State.OOMKilled}}") == "false"
+    assert server.cgroup_bytes("memory.peak") < 512 * 2**20
