@@ -42,14 +42,11 @@ class Container:
         """What a command in it prints."""
         return engine("exec", self.name, *command)
 
-    def cgroup_bytes(self, file: str) -> int:
-        """`memory.current` or `memory.peak` of all its processes and caches."""
-        return int(self.exec("cat", f"/sys/fs/cgroup/{file}"))
-
-    def resident_bytes(self) -> int:
-        """What the server's process holds."""
+    def resident_mib(self, *, most: bool = False) -> float:
+        """What the server's process holds, or the most that it ever held."""
+        name = "VmHWM" if most else "VmRSS"
         status = self.exec("cat", "/proc/1/status").splitlines()
-        return 1024 * int(next(line.split()[1] for line in status if line.startswith("VmRSS")))
+        return int(next(line.split()[1] for line in status if line.startswith(name))) / 1024
 
     def stop(self, grace_s: int = 45) -> int:
         """SIGTERM, and SIGKILL after the grace; the exit code."""

@@ -40,11 +40,12 @@ def test_it_has_no(image: str, name: str) -> None:
 
 def test_nothing_is_compiled_at_start(image: str) -> None:
     code = (
-        "import pathlib, sys; "
-        "print([str(file) for root in ('/app', '/venv/lib') for file in pathlib.Path(root).rglob('*.py')"
-        " if not list((file.parent / '__pycache__').glob(file.stem + '.*.pyc'))])"
+        "import json; from pathlib import Path; "
+        "files = [*Path('/app').rglob('*.py'), *Path('/venv/lib').rglob('*.py')]; "
+        "print(json.dumps([str(file) for file in files"
+        " if not list((file.parent / '__pycache__').glob(file.stem + '.*.pyc'))]))"
     )
-    assert json.loads(python(image, code).stdout.replace("'", '"')) == ["/app/healthcheck.py"]
+    assert json.loads(python(image, code).stdout) == ["/app/healthcheck.py"]
 
 
 def test_it_says_what_it_is(image: str, clone: Path) -> None:
@@ -130,8 +131,9 @@ def test_a_bundle_can_be_baked_in_by_two_lines(
 
 
 def test_without_a_bundle_it_says_so_and_ends(image: str) -> None:
-    with pytest.raises(AssertionError, match="/bundle/ensemble.json does not exist"), served(
-        image, None
+    with (
+        pytest.raises(AssertionError, match="/bundle/ensemble.json does not exist"),
+        served(image, None),
     ):
         pass
 
