@@ -5,11 +5,13 @@ import time
 from pathlib import Path
 
 import httpx
+from PIL import Image
 
 from tests.container.engine import Container, served
 from tests.container.load import clients
 from tests.factories import encoded, picture
 
+MIB = 2**20
 SMALL = [encoded(picture(seed, width=32, height=32)) for seed in range(8)]
 
 
@@ -35,10 +37,31 @@ def test_stopping_under_load_loses_no_request(image: str, bundle5: Path) -> None
 
 
 def test_512_mib_are_enough_for_five_resnets_under_load(server: Container) -> None:
-    pictures = [*SMALL, encoded(picture(9, width=1600, height=1200), "PNG")]
+    pictures = [*SMALL, encoded(picture(9, width=1600, height=1200))]
     with clients(server.url, pictures, number=32) as outcome:
         while outcome.counts.total() < 1500:
             assert server.inspect("{{.State.Running}}") == "true"
     assert outcome.lost == {}
-    assert server.inspect("{{.State.OOMKilled}}") == "false"
-    assert server.resident_mib(most=True) < 512
+    assert_alive(server)
+
+
+def test_512_mib_are_enough_for_the_costliest_pictures_that_are_allowed(server: Container) -> None:
+    """Of as many pixels and bytes as the image's settings take, turned, and seen through."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pictures = []
+    for mode in ("RGBA", "LA", "RGB"):
+        data = encoded(Image.new(mode, (5000, 2500)), compress_level=1, exif=turned)
+        pictures += [data, data + bytes(16 * MIB - len(data))]
+    with clients(server.url, pictures, number=32) as outcome:
+        while outcome.answered < 40:
+            assert server.inspect("{{.State.Running}}") == "true"
+    assert set(outcome.lost) <= {"503"}  # too many bytes in flight
+    assert_alive(server)
+
+
+def assert_alive(server: Container) -> None:
+    assert server.inspect("{{.State.Running}} {{.State.OOMKilled}}") == "true false"
+    assert server.inspect("{{.RestartCount}}") == "0"
+    assert httpx.post(f"{server.url}/predict", content=SMALL[0]).status_code == 200
+    print(f"resident at most {server.resident_mib(most=True):.0f} MiB")
