@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SERVING_BIN := .venv-serving/bin
-CODE := contracts trainer export report serving snapensemble tests benchmarks
+CODE := contracts trainer export report serving snapensemble tests benchmarks docker
 INSTALL := pip install --quiet --constraint constraints.txt
 ENGINE ?= docker
 IMAGE ?= snapensemble-serving

@@ -25,10 +25,10 @@ def main() -> int:
             while part := connection.recv(4096):
                 answer += part
     except OSError as error:
-        print(f"{address[0]}:{port}: {error}")  # noqa: T201 # `docker inspect` shows it
+        print(f"{address[0]}:{port}: {error}")
         return 1
     status, _, rest = answer.decode(errors="replace").partition("\r\n")
-    print(status, rest.rpartition("\r\n\r\n")[2])  # noqa: T201
+    print(status, rest.rpartition("\r\n\r\n")[2])
     return 0 if status.split(" ")[1:2] == ["200"] else 1
 
 

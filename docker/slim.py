@@ -41,7 +41,7 @@ def main(environment: Path) -> None:
             else:
                 path.unlink(missing_ok=True)  # gone with the directory that it was in
     after = size_of(packages)
-    print(f"{packages}: {before / 1e6:.0f} MB, now {after / 1e6:.0f} MB")  # noqa: T201
+    print(f"{packages}: {before / 1e6:.0f} MB, now {after / 1e6:.0f} MB")
 
 
 def size_of(directory: Path) -> int:
