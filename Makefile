@@ -15,7 +15,7 @@ BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
 	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
-	test-container audit
+	test-container kubernetes audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -41,7 +41,7 @@ test: .venv/installed ## run the tests
 test-serving: .venv-serving/installed ## run the serving tests where torch is not installed
 	$(SERVING_BIN)/pytest tests/contracts tests/serving --override-ini=cache_dir=.venv-serving/cache
 
-check: lint types imports test test-serving ## all that CI runs: format, lint, types, imports, tests
+check: lint types imports kubernetes test test-serving ## all that CI runs: format, lint, types, imports, tests
 
 lint: .venv/installed ## check format and style
 	$(BIN)/ruff format --check $(CODE)
@@ -73,6 +73,14 @@ test-container: .venv/installed ## build the images, run them hardened and load 
 	  "to '$(ENGINE) version'; start one, or name another: make test-container ENGINE=podman" >&2; exit 1; }
 	ENGINE=$(ENGINE) BUILD_NETWORK=$(BUILD_NETWORK) $(BIN)/pytest tests/container -p no:cacheprovider $(ARGS)
 
+kubernetes: .venv-kubernetes/installed ## check the resources for Kubernetes against their schemas
+	.venv-kubernetes/bin/python docker/kubernetes/check.py
+
+.venv-kubernetes/installed: docker/kubernetes/requirements.txt
+	$(PYTHON) -m venv .venv-kubernetes
+	.venv-kubernetes/bin/pip install --quiet --no-deps --requirement $<
+	@touch $@
+
 audit: .venv-audit/installed ## look pinned packages up in the index's list of vulnerabilities
 	.venv-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
@@ -82,4 +90,4 @@ audit: .venv-audit/installed ## look pinned packages up in the index's list of v
 	@touch $@
 
 clean: ## remove what the targets made
-	rm -rf .venv .venv-serving .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis demo
+	rm -rf .venv .venv-serving .venv-audit .venv-kubernetes .mypy_cache .ruff_cache .pytest_cache .hypothesis demo
