@@ -14,7 +14,9 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 # They need a container engine and minutes: `make test-container` names them.
-collect_ignore = [] if any("container" in argument for argument in sys.argv[1:]) else ["container"]
+collect_ignore = (
+    [] if any("tests/container" in argument for argument in sys.argv[1:]) else ["container"]
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

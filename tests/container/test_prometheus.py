@@ -1,0 +1,75 @@
+"""Debian's Prometheus with the configuration that the product ships, at a real server."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from tests.container.behind_nginx import free_ports
+from tests.container.engine import Container
+from tests.container.load import clients
+from tests.docker.test_files import DOCKER, RULE
+from tests.factories import encoded, picture
+
+NOT_INSTALLED = shutil.which("prometheus") is None
+pytestmark = pytest.mark.skipif(NOT_INSTALLED, reason="prometheus is not installed")
+FILES = DOCKER / "prometheus"
+
+
+@contextmanager
+def prometheus(directory: Path, target: str) -> Iterator[httpx.Client]:
+    """The shipped configuration, but for the target and the pace."""
+    text = (FILES / "prometheus.yml").read_text()
+    assert text.count("serve:8000") == 1 and text.count("15s") == 2
+    (directory / "prometheus.yml").write_text(
+        text.replace("serve:8000", target).replace("15s", "1s")
+    )
+    shutil.copy(FILES / "alerts.yml", directory)
+    (port,) = free_ports(1)
+    with subprocess.Popen(
+        [
+            "prometheus", f"--config.file={directory}/prometheus.yml",
+            f"--storage.tsdb.path={directory}/data", f"--web.listen-address=127.0.0.1:{port}",
+            "--log.level=error",
+        ]
+    ) as process:  # fmt: skip
+        transport = httpx.HTTPTransport(retries=8)  # until its port is open
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as http:
+            yield http
+        process.terminate()
+
+
+def value_of(http: httpx.Client, query: str) -> float | None:
+    found = http.get("/api/v1/query", params={"query": query}).json()
+    assert found["status"] == "success", found
+    result = found["data"]["result"]
+    return float(result[0]["value"][1]) if result else None
+
+
+def test_promtool_takes_the_configuration() -> None:
+    for command in (["config", "prometheus.yml"], ["rules", "alerts.yml"]):
+        subprocess.run(["promtool", "check", *command], cwd=FILES, check=True)
+
+
+def test_the_autoscalers_query_gives_the_wait_of_a_loaded_server(
+    server: Container, tmp_path: Path
+) -> None:
+    query = RULE["metricsQuery"]
+    for name, value in {"GroupBy": "instance", "LabelMatchers": 'job="snapensemble"'}.items():
+        query = query.replace(f"<<.{name}>>", value)
+    target = urlsplit(server.url).netloc
+    small = [encoded(picture(seed, width=32, height=32)) for seed in range(4)]
+    with prometheus(tmp_path, target) as http, clients(server.url, small, number=32):
+        deadline = time.monotonic() + 60
+        while not (wait := value_of(http, query)):
+            assert time.monotonic() < deadline, "no value within a minute"
+            time.sleep(0.2)
+        assert 0 < wait < 10
+        alerts = http.get("/api/v1/rules").json()["data"]["groups"][0]["rules"]
+        assert len(alerts) == 4 and all(rule["health"] != "err" for rule in alerts)
