@@ -71,7 +71,7 @@ image-trainer: ## build the image that trains, exports and evaluates
 test-container: .venv/installed ## build the images, run them hardened and load them; needs a container engine
 	@$(ENGINE) version >/dev/null 2>&1 || { echo "make test-container: no container engine answers" \
 	  "to '$(ENGINE) version'; start one, or name another: make test-container ENGINE=podman" >&2; exit 1; }
-	ENGINE=$(ENGINE) BUILD_NETWORK=$(BUILD_NETWORK) $(BIN)/pytest tests/container -p no:cacheprovider $(ARGS)
+	ENGINE=$(ENGINE) BUILD_NETWORK=$(BUILD_NETWORK) $(BIN)/pytest tests/container -p no:cacheprovider --timeout 900 $(ARGS)
 
 kubernetes: .venv-kubernetes/installed ## check the resources for Kubernetes against their schemas
 	.venv-kubernetes/bin/python docker/kubernetes/check.py
