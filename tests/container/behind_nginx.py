@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.container.engine import Container, engine, served, wait_until_serving
 from tests.container.load import Outcome, clients
 from tests.container.nginx import nginx
-from tests.factories import encoded, picture
+from tests.container.pictures import SMALL
 
 CLIENTS = 8
 DRAIN_SECONDS = 2
@@ -27,7 +27,6 @@ class Soak:
 
 def soak(image: str, bundle_dir: Path, directory: Path, *, seconds: float) -> Soak:
     """Ask through nginx for so long while the first container comes and goes."""
-    small = [encoded(picture(seed, width=32, height=32)) for seed in range(8)]
     port, *servers = free_ports(3)
     flag = f"--env=SNAPENSEMBLE_DRAIN_SECONDS={DRAIN_SECONDS}"
     with ExitStack() as stack:
@@ -36,7 +35,7 @@ def soak(image: str, bundle_dir: Path, directory: Path, *, seconds: float) -> So
         )
         url = stack.enter_context(nginx(directory, port, servers))
         started, restarts = time.monotonic(), 0
-        with clients(url, small, number=CLIENTS) as outcome:
+        with clients(url, SMALL, number=CLIENTS) as outcome:
             while time.monotonic() < started + seconds:
                 restart(first)
                 restarts += 1

@@ -5,14 +5,11 @@ import time
 from pathlib import Path
 
 import httpx
-from PIL import Image
 
 from tests.container.engine import Container, served
 from tests.container.load import clients
+from tests.container.pictures import SMALL, costliest
 from tests.factories import encoded, picture
-
-MIB = 2**20
-SMALL = [encoded(picture(seed, width=32, height=32)) for seed in range(8)]
 
 
 def wait_until_not_ready(url: str, not_ready: threading.Event) -> None:
@@ -46,14 +43,7 @@ def test_512_mib_are_enough_for_five_resnets_under_load(server: Container) -> No
 
 
 def test_512_mib_are_enough_for_the_costliest_pictures_that_are_allowed(server: Container) -> None:
-    """Of as many pixels and bytes as the image's settings take, turned, and seen through."""
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    pictures = []
-    for mode in ("RGBA", "LA", "RGB"):
-        data = encoded(Image.new(mode, (5000, 2500)), compress_level=1, exif=turned)
-        pictures += [data, data + bytes(16 * MIB - len(data))]
-    with clients(server.url, pictures, number=32) as outcome:
+    with clients(server.url, costliest(), number=32) as outcome:
         while outcome.answered < 40:
             assert server.inspect("{{.State.Running}}") == "true"
     assert set(outcome.lost) <= {"503"}  # too many bytes in flight

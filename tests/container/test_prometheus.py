@@ -14,8 +14,8 @@ import pytest
 from tests.container.behind_nginx import free_ports
 from tests.container.engine import Container
 from tests.container.load import clients
+from tests.container.pictures import SMALL
 from tests.docker.test_files import DOCKER, RULE
-from tests.factories import encoded, picture
 
 NOT_INSTALLED = shutil.which("prometheus") is None
 pytestmark = pytest.mark.skipif(NOT_INSTALLED, reason="prometheus is not installed")
@@ -64,8 +64,7 @@ def test_the_autoscalers_query_gives_the_wait_of_a_loaded_server(
     for name, value in {"GroupBy": "instance", "LabelMatchers": 'job="snapensemble"'}.items():
         query = query.replace(f"<<.{name}>>", value)
     target = urlsplit(server.url).netloc
-    small = [encoded(picture(seed, width=32, height=32)) for seed in range(4)]
-    with prometheus(tmp_path, target) as http, clients(server.url, small, number=32):
+    with prometheus(tmp_path, target) as http, clients(server.url, SMALL, number=32):
         deadline = time.monotonic() + 60
         while not (wait := value_of(http, query)):
             assert time.monotonic() < deadline, "no value within a minute"
