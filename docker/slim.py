@@ -30,7 +30,7 @@ UNUSED = (
 def main(environment: Path) -> None:
     """Remove it and say how much that was."""
     (packages,) = environment.glob("lib/python*/site-packages")
-    before = size_of(packages)
+    before = after = size_of(packages)
     for pattern in UNUSED:
         found = sorted(packages.glob(pattern))
         if not found:  # a new version: look again what is needed
@@ -40,7 +40,9 @@ def main(environment: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)  # gone with the directory that it was in
-    after = size_of(packages)
+        left = size_of(packages)
+        print(f"{(after - left) / 1e6:6.1f} MB {pattern}")
+        after = left
     print(f"{packages}: {before / 1e6:.0f} MB, now {after / 1e6:.0f} MB")
 
 
