@@ -104,3 +104,20 @@ def test_the_runtime_for_kserve_gives_the_time_too() -> None:
 def test_probes_ask_paths_that_the_server_has(path: str) -> None:
     asked = {SERVER[probe]["httpGet"]["path"] for probe in SERVER if probe.endswith("Probe")}
     assert path in asked and asked <= {"/health/live", "/health/ready"}
+
+
+def test_grafana_finds_the_dashboard_and_prometheus() -> None:
+    services = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]
+    provisioning = DOCKER / "grafana" / "provisioning"
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "snapensemble.yaml").read_text())[
+        "providers"
+    ]
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())[
+        "datasources"
+    ]
+    mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
+    assert f"{provider['options']['path']}/snapensemble.json" in mounted
+    assert source["url"] == "http://prometheus:9090" and "prometheus" in services
+    scraped = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
+    (job,) = scraped["scrape_configs"]
+    assert job["static_configs"] == [{"targets": ["serve:8000"]}] and "serve" in services
