@@ -16,27 +16,16 @@ from functools import partial
 from typing import TypeVar
 
 from contracts.errors import SnapensembleError
-from contracts.figures import Floats
 from serving.errors import InferenceFailed, Stopping
 from serving.lobby import Lobby
 from serving.micro_batch import BatchReport, LeaveCall, MemberCall, MicroBatch, SummarizeCall
 from serving.stages import Mode, Stage, cascade_stages, full_stage, next_stage
-from serving.summary import Summary
-from serving.waiting import Answer, Image, Picture, Waiting
+from serving.summary import no_summaries
+from serving.waiting import Answer, Image, Picture, Waiting, no_decoder
 
 log = logging.getLogger("snapensemble")
 Task = Callable[[], None]
 T = TypeVar("T")
-
-
-def no_decoder(_: bytes) -> Image:
-    """What lanes do with encoded pictures unless they are told."""
-    raise TypeError("these lanes take decoded images only")
-
-
-def no_summaries(probs_dBK: Floats) -> Sequence[Summary | None]:
-    """What lanes say of answered images unless they are told."""
-    return [None] * probs_dBK.shape[1]
 
 
 class Lanes:
@@ -51,6 +40,7 @@ class Lanes:
         max_batch_size: images that run together at most.
         max_queue: images that wait at most.
         max_wait_s: predicted wait above which images are refused.
+        split_above_s: predicted wait above which a micro-batch takes half of what waits.
         decode: makes images of encoded pictures; called from any lane, also at the same time.
         leaves: the rule of the cascade; without it there is full mode only.
         summarize: what members say of answered images -> the `summary` of each `Answer`.
@@ -66,6 +56,7 @@ class Lanes:
         max_batch_size: int,
         max_queue: int,
         max_wait_s: float = math.inf,
+        split_above_s: float = 0.02,
         decode: Callable[[bytes], Image] = no_decoder,
         leaves: LeaveCall | None = None,
         summarize: SummarizeCall = no_summaries,
@@ -74,6 +65,7 @@ class Lanes:
     ) -> None:
         self._members = members
         self._max_batch_size = max_batch_size
+        self._split_above_s = split_above_s
         self._decode = decode
         self._summarize = summarize
         self._on_decode = on_decode
@@ -212,8 +204,11 @@ class Lanes:
 
     def _form_batch(self, stage: Stage) -> None:
         """Turn what waits, up to a batch, into tasks; into none if everyone in it has left."""
-        # With fewer members than lanes one batch cannot fill them, so several share the stage.
+        # With fewer members than lanes one batch cannot fill them, so several share the stage. And
+        # if all ran together, all would be answered together, and the lanes idle meanwhile.
         shares = max(1, len(self._threads) // len(stage.members))
+        if stage.load.wait_s > self._split_above_s:
+            shares = max(2, shares)
         size = min(self._max_batch_size, math.ceil(len(stage.waiting) / shares))
         taken = [stage.waiting.popleft() for _ in range(size)]
         present = [waiting for waiting in taken if not waiting.has_left()]

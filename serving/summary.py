@@ -52,3 +52,8 @@ def averaged(
     else:
         weights_d, temperature = bundle.weights_of(members), bundle.temperature_of(members)
     return weights_d, mean_probabilities(probs_dBK, weights_d, temperature)
+
+
+def no_summaries(probs_dBK: Floats) -> Sequence[Summary | None]:
+    """Summarizes nothing."""
+    return [None] * probs_dBK.shape[1]

@@ -19,6 +19,11 @@ Image = NDArray[np.uint8]  # image_CHW
 Picture = Image | bytes  # bytes: encoded
 
 
+def no_decoder(_: bytes) -> Image:
+    """Decodes nothing."""
+    raise TypeError("these lanes take decoded images only")
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """What members have said of an image."""

@@ -3,6 +3,7 @@
 Shapes: M members, d members asked, B images, K classes.
 """
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -34,8 +35,14 @@ def leaves(probs_dBK: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 @contextmanager
 def cascade(*members: GatedMember, **options: Any) -> Iterator[Lanes]:
-    values: dict[str, Any] = {"threads": 2, "max_batch_size": 4, "max_queue": 999, **options}
-    with Lanes(members, **{"leaves": leaves, **values}) as running:
+    values: dict[str, Any] = {
+        "threads": 2,
+        "max_batch_size": 4,
+        "max_queue": 999,
+        "split_above_s": math.inf,
+        **options,
+    }
+    with Lanes(members, **{"leaves": leaves, **values, **options}) as running:
         try:
             yield running
         finally:  # a failed assertion must not leave a lane at a closed gate

@@ -1,5 +1,6 @@
 """Lanes that are given encoded pictures: a byte stands for an image, b"bad" for a damaged one."""
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -44,8 +45,14 @@ def encoded(*values: int) -> list[bytes]:
 
 @contextmanager
 def lanes(*members: GatedMember, decode: Any, **options: Any) -> Iterator[Lanes]:
-    values: dict[str, Any] = {"threads": 1, "max_batch_size": 4, "max_queue": 100, **options}
-    with Lanes(members, decode=decode, **values) as running:
+    values: dict[str, Any] = {
+        "threads": 1,
+        "max_batch_size": 4,
+        "max_queue": 100,
+        "split_above_s": math.inf,
+        **options,
+    }
+    with Lanes(members, decode=decode, **{**values, **options}) as running:
         try:
             yield running
         finally:  # a failed assertion must not leave a lane at a closed gate

@@ -1,3 +1,4 @@
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
@@ -27,8 +28,14 @@ def expected(value: int, members: int = 1) -> NDArray[np.float64]:
 
 @contextmanager
 def lanes(*members: GatedMember, **options: Any) -> Iterator[Lanes]:
-    values: dict[str, Any] = {"threads": 2, "max_batch_size": 4, "max_queue": 100, **options}
-    with Lanes(members, **values) as running:
+    values: dict[str, Any] = {
+        "threads": 2,
+        "max_batch_size": 4,
+        "max_queue": 100,
+        "split_above_s": math.inf,
+        **options,
+    }
+    with Lanes(members, **{**values, **options}) as running:
         try:
             yield running
         finally:  # a failed assertion must not leave a lane at a closed gate
@@ -91,6 +98,17 @@ def test_with_fewer_members_than_lanes_the_queue_is_shared_among_them() -> None:
         member.gate.set()
         wait(futures, 30)
     assert member.batches[0] == 3  # and not all six on one lane
+
+
+def test_a_long_queue_is_cut_so_that_lanes_run_while_answers_are_written() -> None:
+    member = GatedMember(is_open=False)
+    running = Lanes([member], threads=1, max_batch_size=8, max_queue=99, split_above_s=0.0)
+    running._stages[0].load.measured(1.0, 1)
+    futures = running.submit([image(v) for v in range(10)])
+    member.gate.set()
+    with running:
+        wait(futures, 30)
+    assert member.batches[0] == 5
 
 
 def test_an_image_whose_client_left_is_not_run() -> None:
