@@ -3,17 +3,19 @@
 import asyncio
 import base64
 import contextlib
+import math
 from collections.abc import AsyncGenerator
 
 from pydantic_core import from_json
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from serving.errors import (
     BodyTimeout,
     BodyTooLarge,
+    DeadlineExceeded,
     EmptyBody,
     MalformedBody,
     Overloaded,
@@ -39,23 +41,31 @@ class Intake:
         self._settings = settings
         self.bytes_in_flight = 0
 
-    async def read(self, request: Request) -> list[bytes]:
+    async def read(self, request: Request, deadline: float = math.inf) -> list[bytes]:
         """The encoded pictures of a request, at least one, none of them decoded yet.
 
         The bytes count as in flight until `release` is called with `request`.
+
+        Args:
+            request: whose body has not been read.
+            deadline: when its sender needs the answer, by the event loop's clock.
 
         Raises:
             BodyTooLarge, EmptyBody, BodyTimeout, MalformedBody, UnsupportedMediaType,
             TooManyImages: what the request got wrong.
             Overloaded: all requests together hold too much.
+            DeadlineExceeded: the body has not arrived by then.
             ClientDisconnect: the sender left.
         """
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        latest = asyncio.get_running_loop().time() + self._settings.body_timeout_s
         try:
             self._refuse_announced(request)
-            async with asyncio.timeout(self._settings.body_timeout_s):
+            async with asyncio.timeout_at(min(latest, deadline)):
                 return await self._pictures(request, media_type or OCTETS)
         except TimeoutError:
+            if deadline < latest:
+                raise DeadlineExceeded("the deadline passed while the body arrived") from None
             raise BodyTimeout(
                 f"the body did not arrive within {self._settings.body_timeout_s:g} s"
             ) from None
@@ -80,12 +90,15 @@ class Intake:
         raise UnsupportedMediaType(f"Content-Type {media_type!r}; send {FORMS}")
 
     async def _whole(self, request: Request) -> bytes:
-        body = bytearray()
-        async for chunk in self._limited(request):
-            body += chunk
+        chunk, more = await self._chunk(request)
+        chunks = [chunk]
+        while more:
+            chunk, more = await self._chunk(request)
+            chunks.append(chunk)
+        body = b"".join(chunks)
         if not body:
             raise EmptyBody(f"the body is empty; send {FORMS}")
-        return bytes(body)
+        return body
 
     async def _multipart(self, request: Request) -> list[bytes]:
         limit = self._settings.max_images_per_request
@@ -130,19 +143,29 @@ class Intake:
 
     async def _limited(self, request: Request) -> AsyncGenerator[bytes, None]:
         """The body's chunks; ends with an error at the first byte over a limit."""
-        received = 0
-        async for chunk in request.stream():
-            received += len(chunk)
-            self.bytes_in_flight += len(chunk)
-            request.state.bytes_held = received
-            if received > self._settings.max_body_bytes:
-                raise BodyTooLarge(
-                    self._too_large(f"more than {self._settings.max_body_bytes:,} bytes")
-                )
-            if self.bytes_in_flight > self._settings.max_bytes_in_flight:
-                raise Overloaded("too many bytes are in flight; try again later", 1.0)
+        more = True
+        while more:
+            chunk, more = await self._chunk(request)
             yield chunk
-        request.state.body_is_complete = True
+
+    async def _chunk(self, request: Request) -> tuple[bytes, bool]:
+        """The next piece of the body, and whether more will come."""
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        held = getattr(request.state, "bytes_held", 0) + len(chunk)
+        self.bytes_in_flight += len(chunk)
+        request.state.bytes_held = held
+        if held > self._settings.max_body_bytes:
+            raise BodyTooLarge(
+                self._too_large(f"more than {self._settings.max_body_bytes:,} bytes")
+            )
+        if self.bytes_in_flight > self._settings.max_bytes_in_flight:
+            raise Overloaded("too many bytes are in flight; try again later", 1.0)
+        more: bool = message.get("more_body", False)
+        request.state.body_is_complete = not more
+        return chunk, more
 
     def _refuse_announced(self, request: Request) -> None:
         announced = request.headers.get("content-length", "")

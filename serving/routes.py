@@ -17,7 +17,7 @@ from contracts.errors import InvalidImage
 from serving.answers import prediction, response
 from serving.connected import Connected
 from serving.engine import Engine
-from serving.errors import BadImageInRequest, DeadlineExceeded
+from serving.errors import BadImageInRequest
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.page import PAGE, PAGE_HEADERS
 from serving.schemas import PredictOptions
@@ -40,19 +40,14 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
     mode = options.mode or service.settings.mode
     service.engine.check_mode(mode)
     quantile = service.engine.quantile(mode, options.coverage)
-    deadline = None
-    if options.deadline_ms is not None:
-        deadline = asyncio.get_running_loop().time() + within_s
+    deadline = asyncio.get_running_loop().time() + within_s
     try:
-        async with asyncio.timeout_at(deadline):
-            with service.stage("receive"):
-                pictures = await service.intake.read(request)
-            request.state.noted = {"images": len(pictures)}  # for the access log
+        with service.stage("receive"):
+            pictures = await service.intake.read(request, deadline)
+        request.state.noted = {"images": len(pictures)}  # for the access log
         with service.room_for(len(pictures)):
             async with Connected(request):
                 said_N = await classify(service, pictures, mode, deadline)
-    except TimeoutError:
-        raise DeadlineExceeded(f"no answer within {options.deadline_ms} ms") from None
     except ClientDisconnect:
         service.metrics.departed.inc()
         return Response(status_code=499)  # nobody is there to read it
@@ -69,7 +64,7 @@ async def predict(request: Request, options: Annotated[PredictOptions, Query()])
 
 
 async def classify(
-    service: Service, pictures: list[bytes], mode: Mode, deadline: float | None
+    service: Service, pictures: list[bytes], mode: Mode, deadline: float
 ) -> list[Said]:
     """Decode and run all pictures of a request: what members say of each.
 
@@ -77,7 +72,7 @@ async def classify(
         service: runs them.
         pictures: encoded.
         mode: which members to ask.
-        deadline: when to answer with what there is, by the event loop's clock.
+        deadline: when to answer with what there is, by the event loop's clock; infinite: never.
 
     Raises:
         Overloaded: before anything is decoded.
@@ -99,7 +94,7 @@ async def classify(
             service.traces.answers(answers)
 
 
-async def all_or_deadline(answers: Sequence[Answer], deadline: float | None) -> None:
+async def all_or_deadline(answers: Sequence[Answer], deadline: float) -> None:
     """Wait until each answer is there, or one is a failure, or the deadline."""
     loop = asyncio.get_running_loop()
     is_over = loop.create_future()
@@ -121,7 +116,7 @@ async def all_or_deadline(answers: Sequence[Answer], deadline: float | None) -> 
 
     for answer in answers:
         answer.add_done_callback(tell)
-    timer = None if deadline is None else loop.call_at(deadline, end)
+    timer = loop.call_at(deadline, end) if deadline < math.inf else None
     try:
         await is_over
     finally:
