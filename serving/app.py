@@ -12,7 +12,7 @@ from serving.documentation import documentation_router
 from serving.engine import Engine
 from serving.guard import Guard
 from serving.headers import AnswerHeaders
-from serving.life import CloseWhileStopping, Life
+from serving.life import CloseInTime, Life
 from serving.logs import log_access
 from serving.metrics import Metrics
 from serving.openapi import describe
@@ -78,7 +78,7 @@ def create_app(
     app.layers = RequestMetrics(app.layers, metrics, access_log=settings.access_log)
     if traces is not None:
         app.layers = Traced(app.layers, traces, ROUTES)
-    app.layers = CloseWhileStopping(AnswerHeaders(app.layers), life)
+    app.layers = CloseInTime(AnswerHeaders(app.layers), life)
     return app
 
 

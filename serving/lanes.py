@@ -16,6 +16,7 @@ from functools import partial
 from typing import TypeVar
 
 from contracts.errors import SnapensembleError
+from serving.clock import Clock
 from serving.errors import InferenceFailed, Stopping
 from serving.lobby import Lobby
 from serving.micro_batch import BatchReport, LeaveCall, MemberCall, MicroBatch, SummarizeCall
@@ -24,7 +25,7 @@ from serving.summary import no_summaries
 from serving.waiting import Answer, Image, Picture, Waiting, no_decoder
 
 log = logging.getLogger("snapensemble")
-Task = Callable[[], None]
+Task = Callable[[Clock], None]
 T = TypeVar("T")
 
 
@@ -151,10 +152,11 @@ class Lanes:
         self._lobby.refuse_overload(count, within_s)
 
     def _lane(self) -> None:
-        while (task := self._next_task()) is not None:
-            task()
+        clock = Clock()
+        while (task := self._next_task(clock)) is not None:
+            task(clock)
 
-    def _next_task(self) -> Task | None:
+    def _next_task(self, clock: Clock) -> Task | None:
         """Wait for something to do; None if nothing will come.
 
         A lane may end while another one runs images that will go on: that one takes them up.
@@ -172,8 +174,9 @@ class Lanes:
                     return None
                 else:
                     self._changed.wait()
+                    clock.lap()  # idle: nobody pays
 
-    def _decode_picture(self, stage: Stage, waiting: Waiting) -> None:
+    def _decode_picture(self, stage: Stage, waiting: Waiting, clock: Clock) -> None:
         failure: Exception | None = None
         has_left = waiting.has_left()
         if not has_left:
@@ -187,7 +190,7 @@ class Lanes:
         is_over = has_left or failure is not None
         with self._changed:
             # Images are counted as begun by their micro-batch; those that end here began here.
-            stage.load.measured(waiting.decode_s / len(self._threads), int(failure is not None))
+            stage.load.measured(clock.lap() / len(self._threads), int(failure is not None))
             if is_over:
                 stage.load.unanswered -= 1
             else:
@@ -198,8 +201,8 @@ class Lanes:
         if not has_left:
             self._tell(self._on_decode, waiting.decode_s)
 
-    def _run_member(self, stage: Stage, batch: MicroBatch, member: int) -> None:
-        if batch.run(member, self._members[member]):
+    def _run_member(self, stage: Stage, batch: MicroBatch, member: int, clock: Clock) -> None:
+        if batch.run(member, self._members[member], clock):
             self._finish(stage, batch)
 
     def _form_batch(self, stage: Stage) -> None:
@@ -227,8 +230,7 @@ class Lanes:
         with self._changed:
             stage.load.unanswered -= len(outcome.answers)
             if not outcome.failed:  # failures say nothing of the rate
-                seconds = sum(report.members_s) / len(self._threads)
-                stage.load.measured(seconds, len(report.waits_s))
+                stage.load.measured(batch.lane_s / len(self._threads), len(report.waits_s))
             if stage.following is not None:
                 # No lane is woken for them: this one is free as soon as it has answered the others.
                 stage.following.waiting.extend(outcome.going_on)

@@ -9,6 +9,8 @@ from types import FrameType
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.crowd import is_crowded
+
 
 class Life:
     """Runs; drains, not ready but answering; is over: then the port closes.
@@ -43,8 +45,8 @@ class Life:
             os._exit(128 + signum)
 
 
-class CloseWhileStopping:
-    """Ends every connection with its answer once the server stops, so that clients move on."""
+class CloseInTime:
+    """Ends connections with an answer: all once the server stops, before that those too many."""
 
     def __init__(self, app: ASGIApp, life: Life) -> None:
         self._app = app
@@ -54,7 +56,9 @@ class CloseWhileStopping:
         """Handle one request."""
 
         async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._life.stopping:
+            if message["type"] == "http.response.start" and (
+                self._life.stopping or is_crowded(scope)
+            ):
                 MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.figures import Floats, softmax
+from serving.clock import Clock
 from serving.errors import InferenceFailed
 from serving.summary import Summary
 from serving.waiting import Said, Waiting
@@ -62,12 +63,19 @@ class MicroBatch:
         self._logits: list[NDArray[np.float32] | None] = [None] * len(members)
         self._seconds = [0.0] * len(members)
         self._left = len(members)
+        self.lane_s = 0.0
         self._error: Exception | None = None
         self._failed: list[int] = []
         self._lock = threading.Lock()
 
-    def run(self, index: int, member: MemberCall) -> bool:
-        """Ask one member; true if it was the last. An error fails this batch and no other."""
+    def run(self, index: int, member: MemberCall, clock: Clock) -> bool:
+        """Ask one member; true if it was the last. An error fails this batch and no other.
+
+        Args:
+            index: of the member.
+            member: the member.
+            clock: of the lane, whose time since its last lap counts as spent on this batch.
+        """
         place = index - self.members.start
         started = time.monotonic()
         try:
@@ -83,6 +91,7 @@ class MicroBatch:
             self._failed.append(index)
         with self._lock:
             self._seconds[place] = time.monotonic() - started
+            self.lane_s += clock.lap()
             self._left -= 1
             return self._left == 0
 

@@ -1,6 +1,7 @@
 """uvicorn's fast HTTP protocol, with limits on what comes before and between bodies."""
 
 import asyncio
+import sys
 from http import HTTPStatus
 from typing import Any
 
@@ -8,6 +9,7 @@ from pydantic_core import to_json
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serving.crowd import CROWDED
 from serving.problems import MEDIA_TYPE, problem_body
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -29,13 +31,16 @@ MALFORMED_REQUEST = problem_body(
 class GuardedProtocol(HttpToolsProtocol):
     """Refuses endless and endlessly slow heads, and keeps the body of upgrade requests.
 
+    Requests of connections beyond `max_connections` are marked as `serving.crowd` knows them.
     httptools takes headers, trailers and chunk extensions of any length, and hands a POST with
     `Upgrade: h2c`, as some clients send by default, to the application without its body.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_connections: int = sys.maxsize, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._arguments = args, kwargs
+        self._max_connections = max_connections
+        self._is_one_too_many = False
         # Bytes since the last that were a body, or the end of a head or of a message.
         self._overhead = 0
         self._between_messages = True
@@ -44,6 +49,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected and must say something soon."""
         super().connection_made(transport)
+        self._is_one_too_many = len(self.connections) > self._max_connections
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -72,6 +78,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """The application may start."""
         self._overhead = 0
         self._stop_head_timer()
+        if self._is_one_too_many:
+            self.scope["extensions"] = {CROWDED: {}}
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

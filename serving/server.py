@@ -3,6 +3,7 @@
 import contextlib
 import signal
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -51,6 +52,7 @@ def make_server(
         # Above the idle time of the usual proxies, so that they close first.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        http=partial(GuardedProtocol, max_connections=settings.max_connections),
     )
     for signum in SIGNALS:
         signal.signal(signum, life.stop)
@@ -61,12 +63,11 @@ def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
     """What every port of this server has in common: guarded, quiet and nameless."""
     return uvicorn.Config(
         app,
-        http=GuardedProtocol,
         ws="none",
         access_log=False,  # serving.app writes it
         log_config=None,
         log_level="error",
         server_header=False,
         proxy_headers=False,  # nothing here asks who the client is
-        **more,
+        **{"http": GuardedProtocol, **more},
     )

@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     )
     max_batch_size: Positive = Field(32, description="images that run together at most")
     max_queue: Positive = Field(1024, description="images accepted and not answered at most")
+    max_connections: Positive = Field(
+        10_000, description="connections at most; predictions over more are refused"
+    )
     max_wait_ms: Positive = Field(
         10_000, description="predicted wait above which a request is refused, milliseconds"
     )

@@ -8,6 +8,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+from serving.crowd import refuse_crowd
 from serving.errors import InvalidParameter, ServingError
 from serving.problems import serving_error
 from serving.routes import predict
@@ -27,6 +28,7 @@ async def answer_prediction(scope: Scope, receive: Receive, send: Send) -> None:
     """Handle one request, whose `app` is in its scope."""
     request = Request(scope, receive, send)
     try:
+        refuse_crowd(scope)
         response = await predict(request, options_of(scope["query_string"]))
     except ServingError as error:
         response = serving_error(request, error)

@@ -28,9 +28,10 @@ FLAGS = {
     "report": {"--out", "--json"},
     "serve": {
         "--host", "--port", "--name", "--expect-bundle", "--mode", "--max-accuracy-drop",
-        "--threads", "--workers", "--providers", "--max-batch-size", "--max-queue", "--max-wait-ms",
-        "--max-body-bytes", "--max-bytes-in-flight", "--max-image-pixels",
-        "--max-images-per-request", "--body-timeout-s", "--drain-seconds", "--shutdown-timeout-s",
+        "--threads", "--workers", "--providers", "--max-batch-size", "--max-queue",
+        "--max-connections", "--max-wait-ms", "--max-body-bytes", "--max-bytes-in-flight",
+        "--max-image-pixels", "--max-images-per-request", "--body-timeout-s", "--drain-seconds",
+        "--shutdown-timeout-s",
         "--access-log", "--no-access-log", "--log-format", "--tokens-file", "--metrics-port",
         "--cors-origins",
     },

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from contracts.cascade import Cascade, run_cascade
 from contracts.figures import mean_probabilities, softmax
+from serving.clock import Clock
 from serving.errors import InferenceFailed
 from serving.lanes import Lanes
 from serving.micro_batch import BatchReport, MemberCall
@@ -151,10 +152,10 @@ def test_images_that_go_on_from_two_batches_run_together() -> None:
     tasks = []
     for value in (2, 5):
         lanes.submit([image(value)], "cascade")
-        tasks.append(lanes._next_task() or pytest.fail("nothing to do"))
+        tasks.append(lanes._next_task(Clock()) or pytest.fail("nothing to do"))
     for task in tasks:
-        task()
-    (lanes._next_task() or pytest.fail("nothing to do"))()
+        task(Clock())
+    (lanes._next_task(Clock()) or pytest.fail("nothing to do"))(Clock())
     assert fakes[0].batches == [1, 1] and fakes[1].batches == [2]
 
 

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from contracts.figures import mean_probabilities
 from serving.answers import prediction
 from serving.app import create_app
+from serving.clock import Clock
 from serving.engine import Engine, Limits, load_engine
 from serving.errors import DeadlineExceeded, InferenceFailed
 from serving.lanes import Lanes
@@ -98,9 +99,9 @@ def test_between_two_stages_no_member_is_heard_twice() -> None:
     fakes = [GatedMember() for _ in range(3)]
     waiting = Lanes(fakes, threads=1, max_batch_size=4, max_queue=9, leaves=leaves)  # not started
     (hard,) = waiting.submit([image(2)], "cascade")
-    task = waiting._next_task()
+    task = waiting._next_task(Clock())
     assert task is not None
-    task()
+    task(Clock())
     said = hard.cut_short()
     assert said.partial_of == (0,)
     np.testing.assert_allclose(said.probs_dK, expected(2))
