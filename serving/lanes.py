@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+from contracts.cpu import stand_back
 from contracts.errors import SnapensembleError
 from serving.clock import Clock
 from serving.errors import InferenceFailed, Stopping
@@ -152,6 +153,7 @@ class Lanes:
         self._lobby.refuse_overload(count, within_s)
 
     def _lane(self) -> None:
+        stand_back()  # for the thread that answers clients, also those that are refused
         clock = Clock()
         while (task := self._next_task(clock)) is not None:
             task(clock)

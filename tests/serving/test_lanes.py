@@ -1,4 +1,6 @@
 import math
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
@@ -109,6 +111,21 @@ def test_a_long_queue_is_cut_so_that_lanes_run_while_answers_are_written() -> No
     with running:
         wait(futures, 30)
     assert member.batches[0] == 5
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness is one of processes there")
+def test_lanes_let_the_thread_go_first_that_answers_clients() -> None:
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    found: list[int] = []
+
+    def member(images_BCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return np.zeros((len(images_BCHW), 2), np.float32)
+
+    with Lanes([member], threads=1, max_batch_size=1, max_queue=9) as running:
+        running.submit([image(0)])[0].result(30)
+    assert found == [min(19, own + 5)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 def test_an_image_whose_client_left_is_not_run() -> None:

@@ -1,0 +1,100 @@
+"""What does a prediction take of the event loop's thread, and of the whole process?
+
+    python -m benchmarks.request_cost DIR [--repetitions 7]
+
+The application is asked in process: no sockets, no HTTP parsing. 32 requests are under way at any
+time, one picture each. Processor time per request, answered, and refused for overload.
+"""
+
+import argparse
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import uvloop
+from fastapi import FastAPI
+
+from benchmarks.bundles import add_arguments, bundle_of, pictures_of
+from benchmarks.machine import save, spread
+from serving.app import create_app
+from serving.engine import load_engine
+from serving.metrics import Metrics
+from serving.settings import Settings
+
+UNDER_WAY = 32
+REQUESTS = 3200  # per repetition
+WAYS = {"answered": Settings().max_wait_ms / 1000, "refused": -1.0}  # the wait that is accepted
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser, "request-cost")
+    parser.add_argument("--repetitions", type=int, default=7, help="after one that warms up (7)")
+    args = parser.parse_args()
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    metrics = Metrics()
+    with (
+        bundle_of(args) as bundle_dir,
+        load_engine(
+            bundle_dir, Settings().limits(), on_batch=metrics.batch, on_decode=metrics.decoded
+        ) as engine,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        app = create_app(Settings(), engine, metrics)
+        pictures = pictures_of(args, bundle_dir).encoded
+        for turn in range(args.repetitions + 1):
+            for way, max_wait_s in WAYS.items():
+                engine.lanes._lobby._max_wait_s = max_wait_s
+                used = runner.run(measure(app, pictures))
+                if turn:  # the first warms up
+                    found[way].append(used)
+    rows: list[tuple[str, ...]] = [("request", "event loop's thread, µs", "whole process, µs")]
+    for way, turns in found.items():
+        columns = (spread([turn[key] for turn in turns], ".0f") for key in ("thread", "process"))
+        rows.append((way, *columns))
+    save(args.name, {"requests": REQUESTS, "turns": found}, rows)
+
+
+async def measure(app: FastAPI, pictures: Sequence[bytes]) -> dict[str, float]:
+    """Microseconds of processor time per request."""
+
+    async def client(number: int) -> None:
+        for turn in range(REQUESTS // UNDER_WAY):
+            await ask(app, pictures[(number + turn) % len(pictures)])
+
+    thread_s, process_s = time.thread_time(), time.process_time()
+    await asyncio.gather(*map(client, range(UNDER_WAY)))
+    return {
+        "thread": 1e6 * (time.thread_time() - thread_s) / REQUESTS,
+        "process": 1e6 * (time.process_time() - process_s) / REQUESTS,
+    }
+
+
+async def ask(app: FastAPI, picture: bytes) -> None:
+    """One request, as an ASGI server hands it over."""
+    messages = [{"type": "http.request", "body": picture, "more_body": False}]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": "/predict", "raw_path": b"/predict", "query_string": b"",
+        "root_path": "", "headers": [(b"content-type", b"application/octet-stream")],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {},
+    }  # fmt: skip
+    await app(scope, partial(receive, messages), send)
+
+
+async def receive(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """The body, and then nothing: the client stays."""
+    if messages:
+        return messages.pop()
+    return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+
+async def send(_: Any) -> None:
+    """Nobody reads it."""
+
+
+if __name__ == "__main__":
+    main()
