@@ -59,7 +59,7 @@ def processor() -> str:
 
 
 def stand_back() -> None:
-    """Let the other threads of this process go first, where niceness is one of threads: on Linux."""
+    """Let other threads of this process go first, where niceness is one of threads: on Linux."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
