@@ -7,9 +7,8 @@ import math
 from collections.abc import AsyncGenerator
 
 from pydantic_core import from_json
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 from serving.errors import (
@@ -22,10 +21,10 @@ from serving.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
+from serving.form import WholeForm, refuse_odd_charset
 from serving.settings import Settings
 
 OCTETS = "application/octet-stream"
-CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"latin1")
 DRAIN_BYTES = 64 * 2**20
 DRAIN_S = 2.0
 FORMS = (
@@ -90,12 +89,15 @@ class Intake:
         raise UnsupportedMediaType(f"Content-Type {media_type!r}; send {FORMS}")
 
     async def _whole(self, request: Request) -> bytes:
-        chunk, more = await self._chunk(request)
-        chunks = [chunk]
-        while more:
-            chunk, more = await self._chunk(request)
-            chunks.append(chunk)
-        body = b"".join(chunks)
+        body, more = await self._chunk(request)
+        if more:
+            whole = bytearray(
+                body
+            )  # a list of many small chunks would take far more than is counted
+            while more:
+                body, more = await self._chunk(request)
+                whole += body
+            body = bytes(whole)
         if not body:
             raise EmptyBody(f"the body is empty; send {FORMS}")
         return body
@@ -103,7 +105,7 @@ class Intake:
     async def _multipart(self, request: Request) -> list[bytes]:
         limit = self._settings.max_images_per_request
         refuse_odd_charset(request.headers.get("content-type", ""))
-        parser = _WholeForm(request.headers, self._limited(request), max_parts=limit)
+        parser = WholeForm(request.headers, self._limited(request), max_parts=limit)
         # Never to a temporary file: the container's file system is read-only.
         parser.spool_max_size = self._settings.max_body_bytes + 1
         try:
@@ -175,44 +177,6 @@ class Intake:
     def _too_large(self, found: str) -> str:
         limit = self._settings.max_body_bytes
         return f"the body has {found}, at most {limit:,} bytes are accepted; send less per request"
-
-
-class _WholeForm(MultiPartParser):
-    """Insists on the closing boundary; without it the last files may be missing."""
-
-    def __init__(
-        self, headers: Headers, stream: AsyncGenerator[bytes, None], *, max_parts: int
-    ) -> None:
-        super().__init__(
-            headers, self._to_the_end(stream), max_files=max_parts, max_fields=max_parts
-        )
-        self._closed = False
-
-    def on_end(self) -> None:
-        self._closed = True
-
-    async def _to_the_end(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        async for chunk in stream:
-            yield chunk
-        if not self._closed:
-            raise MultiPartException("it ends before its closing boundary")
-
-
-def refuse_odd_charset(content_type: str) -> None:
-    """Let a form's names be in plain alphabets only, before anybody looks a charset up.
-
-    Python knows charsets that it decodes in quadratic time, minutes for a megabyte of punycode in
-    which the server would answer nobody, and keeps every name that it does not know.
-
-    Raises:
-        MalformedBody: another charset.
-    """
-    _, options = parse_options_header(content_type)
-    charset = options.get(b"charset", b"utf-8")
-    if charset.lower() not in CHARSETS:
-        raise MalformedBody(
-            f"the form has the charset {charset.decode('latin-1')!r}; expected utf-8"
-        )
 
 
 def too_many(found: str, limit: int) -> str:
