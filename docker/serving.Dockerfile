@@ -3,7 +3,7 @@ FROM python:3.11-slim-bookworm AS packages
 WORKDIR /src
 COPY pyproject.toml constraints.txt docker/requirements.py docker/slim.py ./
 # Byte code is compiled here, since nothing can be written later. ONNX Runtime lists three packages
-# that only its tools import: docs/decisions/0020-what-the-image-holds.md.
+# that only its tools import: docs/decisions/0018-what-the-image-holds.md.
 RUN python -m venv --without-pip /venv && \
     python requirements.py serving >requirements.txt && \
     pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt \

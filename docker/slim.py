@@ -2,7 +2,7 @@
 
     python docker/slim.py /venv
 
-What stays runs as before. The reasons and sizes are in docs/decisions/0020-what-the-image-holds.md.
+What stays runs as before. The reasons and sizes are in docs/decisions/0018-what-the-image-holds.md.
 """
 
 import shutil
