@@ -22,7 +22,7 @@ def wait_until_not_ready(url: str, not_ready: threading.Event) -> None:
 
 
 def test_stopping_under_load_loses_no_request(image: str, bundle5: Path) -> None:
-    with served(image, bundle5, "--env=SNAPENSEMBLE_DRAIN_SECONDS=3") as container:
+    with served(image, bundle5, "--env=SNAPENSEMBLE_DRAIN_SECONDS=6") as container:
         not_ready = threading.Event()
         probe = threading.Thread(target=wait_until_not_ready, args=(container.url, not_ready))
         with clients(container.url, SMALL, number=16, stop=not_ready) as outcome:

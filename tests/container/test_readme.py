@@ -33,6 +33,10 @@ def test_the_lines_of_the_readme_give_an_answer(clone: Path, bundle5: Path) -> N
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert '"members_used":5' in done.stdout.replace(" ", "")
-        assert "photos" not in engine("ps", "--all", "--format", "{{.Names}}").splitlines()
+        for _ in range(200):  # `--rm` removes it after `docker stop` has returned
+            if "photos" not in engine("ps", "--all", "--format", "{{.Names}}").splitlines():
+                break
+        else:
+            raise AssertionError("the container is still there")
     finally:
         subprocess.run(["docker", "rm", "--force", "photos"], capture_output=True)
