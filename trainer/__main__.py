@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 from contracts.commands import exit_code
@@ -10,6 +9,7 @@ from contracts.run import RUN_FILE
 from contracts.stopping import raise_on_signals
 from trainer import cli
 from trainer.config_file import read_toml
+from trainer.distributed import leave
 
 
 def main() -> int:
@@ -41,4 +41,4 @@ def resumed_after_restart(args: argparse.Namespace) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

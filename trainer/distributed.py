@@ -5,12 +5,13 @@ on its own part. Process 0, the leader, writes.
 """
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -164,6 +165,19 @@ def joined(device: torch.device) -> Iterator[World]:
         # Where a process is lost this could wait for it; the end of this one cleans up as well.
         if lost is None and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process; one of several at once.
+
+    A process that had trained to the end was seen to abort while the interpreter came down
+    ("terminate called without an active exception", a thread of torch's): a failure to torchrun.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def local_device(name: str) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 import trainer.__main__
 from contracts.errors import InvalidConfig, InvalidData
-from trainer.distributed import ProcessLost, joined
+from trainer.distributed import ProcessLost, joined, leave
 from trainer.layers import Trunk
 from trainer.models import MODELS, Network
 
@@ -109,4 +109,4 @@ if __name__ == "__main__":
         "death": training_with_a_death,
         "signal": training_with_a_signal_to_one,
     }
-    sys.exit(jobs[sys.argv.pop(1)]())
+    leave(jobs[sys.argv.pop(1)]())
