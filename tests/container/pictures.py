@@ -14,6 +14,6 @@ def costliest() -> list[bytes]:
     turned[0x0112] = 6
     pictures = []
     for mode in ("RGBA", "LA", "RGB"):
-        data = encoded(Image.new(mode, (5000, 2500)), compress_level=1, exif=turned)
+        data = encoded(Image.new(mode, (4880, 2500)), compress_level=1, exif=turned)
         pictures += [data, data + bytes(16 * MIB - len(data))]
     return pictures
