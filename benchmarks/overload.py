@@ -18,6 +18,7 @@ import uvloop
 
 from benchmarks.bundles import add_arguments, bundle_of, pictures_of
 from benchmarks.machine import save
+from benchmarks.memory import memory_watched
 from benchmarks.probe import probed
 from snapensemble.bench_figures import MIB, Row, Usage, row
 from snapensemble.bench_targets import Target, metered
@@ -76,7 +77,7 @@ def measure(
             "lone": row("http", *clients(1), concurrency=1),
             "capacity": row("http", *clients(32), concurrency=32),
         }
-        memory = [resident_bytes(process.pid)]
+        memory = [resident_bytes(process.pid) or 0]
         rate = args.times * found["capacity"].requests_per_second
         samples, usage = metered(
             target, lambda: runner.run(overload(ask, rate, args.seconds, process.pid, memory))
@@ -85,7 +86,7 @@ def measure(
         found["afterwards"] = row("http", *clients(8), concurrency=8)
         after = resident_bytes(process.pid)
         runner.run(client.close())
-    during = max(size or 0 for size in memory)
+    during = max(memory)
     return {
         **{name: each.as_json() for name, each in found.items()},
         "health": health,
@@ -96,20 +97,13 @@ def measure(
 
 
 async def overload(
-    ask: Ask, rate: float, seconds: float, pid: int, memory: list[int | None]
+    ask: Ask, rate: float, seconds: float, pid: int, memory: list[int]
 ) -> list[Sample]:
     """The open loop, and the server's memory meanwhile."""
-
-    async def watch() -> None:
-        while True:
-            await asyncio.sleep(MEMORY_PERIOD_S)
-            memory.append(resident_bytes(pid))
-
-    watching = asyncio.create_task(watch())
-    try:
-        return await open_loop(ask, poisson_arrivals(rate, seconds))
-    finally:
-        watching.cancel()
+    async with memory_watched(pid, MEMORY_PERIOD_S) as found:
+        samples = await open_loop(ask, poisson_arrivals(rate, seconds))
+    memory += [size for _, size in found]
+    return samples
 
 
 def goodput(samples: Sequence[Sample], seconds: float) -> float:

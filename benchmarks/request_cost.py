@@ -22,6 +22,7 @@ from serving.app import create_app
 from serving.engine import load_engine
 from serving.metrics import Metrics
 from serving.settings import Settings
+from tests.fakes import prediction_scope
 
 UNDER_WAY = 32
 REQUESTS = 3200  # per repetition
@@ -76,12 +77,7 @@ async def measure(app: FastAPI, pictures: Sequence[bytes]) -> dict[str, float]:
 async def ask(app: FastAPI, picture: bytes) -> None:
     """One request, as an ASGI server hands it over."""
     messages = [{"type": "http.request", "body": picture, "more_body": False}]
-    scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
-        "scheme": "http", "path": "/predict", "raw_path": b"/predict", "query_string": b"",
-        "root_path": "", "headers": [(b"content-type", b"application/octet-stream")],
-        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {},
-    }  # fmt: skip
+    scope = prediction_scope([(b"content-type", b"application/octet-stream")])
     await app(scope, partial(receive, messages), send)
 
 

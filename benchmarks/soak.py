@@ -21,10 +21,10 @@ from PIL import Image
 
 from benchmarks.bundles import add_arguments, bundle_of
 from benchmarks.machine import save
+from benchmarks.memory import memory_watched
 from snapensemble.bench_figures import MIB, Usage, row
 from snapensemble.http_load import HttpClient, Predictions
 from snapensemble.load import Answer, Ask, Sample, closed_loop, open_loop, poisson_arrivals
-from snapensemble.processes import resident_bytes
 from snapensemble.server_process import server_process
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -52,7 +52,6 @@ def main() -> None:
 def measure(bundle_dir: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The capacity, then the long load and the memory meanwhile."""
     groups = make_groups()
-    memory: list[tuple[float, int]] = []  # minutes, bytes
     with (
         server_process(bundle_dir, "--port", "0", *args.flags) as (process, url),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
@@ -61,7 +60,7 @@ def measure(bundle_dir: Path, args: argparse.Namespace) -> dict[str, Any]:
         ask = Predictions(client, groups)
         measured = runner.run(closed_loop(ask, concurrency=8, seconds=CAPACITY_S))
         rate = args.share * len(measured) / CAPACITY_S
-        samples = runner.run(load(ask, rate, args.minutes * 60, process.pid, memory))
+        samples, memory = runner.run(load(ask, rate, args.minutes * 60, process.pid))
         runner.run(client.close())
     found = row("http", samples, Usage(), rate=rate)
     codes = Counter(sample.answer.code or "answered" for sample in samples)
@@ -77,9 +76,9 @@ def measure(bundle_dir: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 async def load(
-    ask: Ask, rate: float, seconds: float, pid: int, memory: list[tuple[float, int]]
-) -> list[Sample]:
-    """The open loop; clients of every fiftieth request leave."""
+    ask: Ask, rate: float, seconds: float, pid: int
+) -> tuple[list[Sample], list[tuple[float, int]]]:
+    """The open loop, and minutes and bytes meanwhile; clients of every fiftieth request leave."""
 
     async def ask_or_leave(number: int) -> Answer:
         if number % LEAVES_EVERY:
@@ -89,18 +88,9 @@ async def load(
         except TimeoutError:
             return Answer("left")
 
-    async def watch() -> None:
-        minutes = 0.0
-        while True:
-            memory.append((minutes, resident_bytes(pid) or 0))
-            await asyncio.sleep(PERIOD_S)
-            minutes += PERIOD_S / 60
-
-    watching = asyncio.create_task(watch())
-    try:
-        return await open_loop(ask_or_leave, poisson_arrivals(rate, seconds))
-    finally:
-        watching.cancel()
+    async with memory_watched(pid, PERIOD_S) as memory:
+        samples = await open_loop(ask_or_leave, poisson_arrivals(rate, seconds))
+    return samples, [(seconds / 60, size) for seconds, size in memory]
 
 
 def make_groups() -> list[list[bytes]]:

@@ -3,7 +3,6 @@
 Shapes: d members asked, K classes.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from contracts.bundle import BundleManifest
 from contracts.prediction_sets import SetQuantile, prediction_sets
 from serving.schemas import PredictOptions
-from serving.summary import summaries
+from serving.summary import summaries, weights
 from serving.waiting import Said
 
 
@@ -59,11 +58,9 @@ def prediction(
 
 def member_distributions(said: Said, bundle: BundleManifest) -> list[dict[str, Any]]:
     """What each member asked said, and how much it counted."""
-    if said.partial_of is None:
-        places: Sequence[int] = range(len(said.probs_dK))
-        weights_d = bundle.weights_of_first(len(places))
-    else:
-        places, weights_d = said.partial_of, bundle.weights_of(said.partial_of)
+    depth = len(said.probs_dK)
+    places = said.partial_of or range(depth)
+    weights_d = weights(bundle, depth, said.partial_of)
     return [
         {"name": bundle.members[place].name, "weight": weight, "probabilities": probs_K.tolist()}
         for place, weight, probs_K in zip(places, weights_d, said.probs_dK, strict=True)

@@ -53,8 +53,7 @@ def create_app(
     """
     tokens = read_tokens(settings)
     metrics, life = metrics or Metrics(), life or Life()
-    service = Service(settings, engine, metrics, life)
-    service.traces = traces
+    service = Service(settings, engine, metrics, life, traces)
 
     app = Application(
         # Its own document knows neither what goes wrong nor the bodies; ours is serving.openapi.

@@ -62,6 +62,13 @@ class DeadlineExceeded(ServingError):
 class InferenceFailed(ServingError):
     """A member raised an error, or gave something that is no number."""
 
+    @classmethod
+    def caused_by(cls, error: Exception, what: str) -> "InferenceFailed":
+        """What a client may know of a defect, and the defect itself for the log."""
+        failure = cls(f"{what}; see the server's log")
+        failure.__cause__ = error
+        return failure
+
 
 class BadImageInRequest(ServingError):
     """One image of a request is not readable; says which one."""

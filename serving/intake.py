@@ -91,9 +91,8 @@ class Intake:
     async def _whole(self, request: Request) -> bytes:
         body, more = await self._chunk(request)
         if more:
-            whole = bytearray(
-                body
-            )  # a list of many small chunks would take far more than is counted
+            # A list of many small chunks would take far more memory than is counted.
+            whole = bytearray(body)
             while more:
                 body, more = await self._chunk(request)
                 whole += body

@@ -187,8 +187,7 @@ class Lanes:
             except SnapensembleError as error:  # about the picture
                 failure = error
             except Exception as error:  # a defect, but the client must be answered
-                failure = InferenceFailed("a picture could not be decoded; see the server's log")
-                failure.__cause__ = error
+                failure = InferenceFailed.caused_by(error, "a picture could not be decoded")
         is_over = has_left or failure is not None
         with self._changed:
             # Images are counted as begun by their micro-batch; those that end here began here.
@@ -201,7 +200,7 @@ class Lanes:
         if failure is not None:
             waiting.resolve(failure)
         if not has_left:
-            self._tell(self._on_decode, waiting.decode_s)
+            self._tell(self._on_decode, waiting.times.decode_s)
 
     def _run_member(self, stage: Stage, batch: MicroBatch, member: int, clock: Clock) -> None:
         if batch.run(member, self._members[member], clock):

@@ -58,7 +58,7 @@ class MicroBatch:
         self._started = time.monotonic()
         for row, waiting in enumerate(images):
             waiting.answer.so_far = partial(self.so_far, row)
-            waiting.answer.times.begun = waiting.answer.times.begun or self._started
+            waiting.times.begun = waiting.times.begun or self._started
         self._images_BCHW: NDArray[np.uint8] | None = None
         self._logits: list[NDArray[np.float32] | None] = [None] * len(members)
         self._seconds = [0.0] * len(members)
@@ -127,7 +127,8 @@ class MicroBatch:
             answered_B = finite_B & leaves_B
             summaries = iter(summarize(probs_dBK[:, answered_B]) if answered_B.any() else ())
         except Exception as error:  # of a member, or of answers that do not fit together
-            return Outcome([(waiting, _member_failed(error)) for waiting in self._images], [], True)
+            failure = InferenceFailed.caused_by(error, "a member of the ensemble failed")
+            return Outcome([(waiting, failure) for waiting in self._images], [], True)
         outcome = Outcome([], [])
         for row, waiting in enumerate(self._images):
             if not finite_B[row]:
@@ -146,7 +147,7 @@ class MicroBatch:
         new = self._images if self.members.start == 0 else ()
         return BatchReport(
             images=len(self._images),
-            waits_s=tuple(self._started - w.since - w.decode_s for w in new),
+            waits_s=tuple(self._started - w.times.accepted - w.times.decode_s for w in new),
             inference_s=time.monotonic() - self._started,
             members_s=tuple(self._seconds),
             answered=sum(not isinstance(a, InferenceFailed) for _, a in outcome.answers),
@@ -174,9 +175,3 @@ class MicroBatch:
             if self._images_BCHW is None:
                 self._images_BCHW = np.stack([waiting.image_CHW for waiting in self._images])
             return self._images_BCHW
-
-
-def _member_failed(error: Exception) -> InferenceFailed:
-    failure = InferenceFailed("a member of the ensemble failed; see the server's log")
-    failure.__cause__ = error
-    return failure

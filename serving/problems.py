@@ -2,11 +2,9 @@
 
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -60,7 +58,6 @@ log = logging.getLogger("snapensemble")
 def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of the app with a problem document."""
     app.add_exception_handler(ServingError, serving_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, lambda request, _: internal_error(request))
 
@@ -108,14 +105,6 @@ def serving_error(request: Request, error: Exception) -> Response:
     if isinstance(error, InferenceFailed):
         log.error("inference failed", exc_info=error.__cause__ or error)
     return problem(request, status, code, title, str(error), headers)
-
-
-def _validation_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    errors: Sequence[Any] = error.errors()
-    detail = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in errors)
-    status, code, title = PROBLEMS[InvalidParameter]
-    return problem(request, status, code, title, detail)
 
 
 def _http_error(request: Request, error: Exception) -> Response:

@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
@@ -20,7 +20,7 @@ from serving.engine import Engine
 from serving.errors import BadImageInRequest
 from serving.metrics import CONTENT_TYPE, Metrics
 from serving.page import PAGE, PAGE_HEADERS
-from serving.schemas import PredictOptions
+from serving.query import options_of
 from serving.service import Service
 from serving.stages import Mode
 from serving.waiting import Answer, Said
@@ -31,9 +31,10 @@ READ = ["GET", "HEAD"]  # RFC 9110 wants both or neither
 
 
 @router.post("/predict")
-async def predict(request: Request, options: Annotated[PredictOptions, Query()]) -> Response:
+async def predict(request: Request) -> Response:
     """The ensemble's averaged class probabilities for one or more images."""
     service: Service = request.app.state.service
+    options = options_of(request.scope["query_string"])
     within_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1000
     # Before the body is read: a refusal must cost little.
     service.engine.lanes.refuse_overload(1, within_s)

@@ -28,7 +28,14 @@ class Service:
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, metrics: Metrics, life: Life) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        metrics: Metrics,
+        life: Life,
+        traces: Traces | None,
+    ) -> None:
         engine.check_mode(settings.mode)
         self.settings = settings
         self.engine = engine
@@ -40,7 +47,7 @@ class Service:
         self._max_entropy = math.log(len(engine.bundle.classes))
         reference = engine.bundle.reference
         self._drift = None if reference is None else Drift(reference)
-        self.traces: Traces | None = None
+        self.traces = traces
         self._under_way = 0
         self._drift_timer: asyncio.TimerHandle | None = None
         metrics.describe(self.name, engine.bundle)

@@ -3,18 +3,13 @@
 The router knows the path all the same, and refuses other methods there.
 """
 
-from pydantic import ValidationError
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from serving.crowd import refuse_crowd
-from serving.errors import InvalidParameter, ServingError
+from serving.errors import ServingError
 from serving.problems import serving_error
 from serving.routes import predict
-from serving.schemas import PredictOptions
-
-DEFAULTS = PredictOptions()
 
 
 def is_prediction(scope: Scope) -> bool:
@@ -29,22 +24,7 @@ async def answer_prediction(scope: Scope, receive: Receive, send: Send) -> None:
     request = Request(scope, receive, send)
     try:
         refuse_crowd(scope)
-        response = await predict(request, options_of(scope["query_string"]))
+        response = await predict(request)
     except ServingError as error:
         response = serving_error(request, error)
     await response(scope, receive, send)
-
-
-def options_of(query: bytes) -> PredictOptions:
-    """The parameters of a query; of one that is repeated the last counts.
-
-    Raises:
-        InvalidParameter: one is unknown or out of bounds; names it.
-    """
-    if not query:
-        return DEFAULTS
-    try:
-        return PredictOptions.model_validate(dict(QueryParams(query)))
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise InvalidParameter("; ".join(problems)) from error

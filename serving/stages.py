@@ -68,4 +68,4 @@ def cascade_stages(members: int, leaves: LeaveCall) -> list[Stage]:
 def next_stage(stages: Iterable[Stage]) -> Stage | None:
     """The stage whose first image was accepted earliest; None if nobody waits."""
     busy = [stage for stage in stages if stage.waiting]
-    return min(busy, key=lambda stage: stage.waiting[0].since, default=None)
+    return min(busy, key=lambda stage: stage.waiting[0].times.accepted, default=None)

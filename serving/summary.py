@@ -32,26 +32,30 @@ def summaries(
         bundle: what is served.
         members: their places, where they are not the first ones.
     """
-    weights_d, probs_BK = averaged(probs_dBK, bundle, members)
+    probs_BK = averaged(probs_dBK, bundle, members)
     columns = (
         probs_BK,
         np.argsort(-probs_BK, axis=-1, kind="stable"),
         entropy(probs_BK),
-        disagreement(probs_dBK, weights_d),
+        disagreement(probs_dBK, weights(bundle, len(probs_dBK), members)),
     )
     return [Summary(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def averaged(
     probs_dBK: Floats, bundle: BundleManifest, members: Sequence[int] | None = None
-) -> tuple[list[float], Floats]:
-    """The weights of the members asked, and probs_BK: their calibrated average."""
+) -> Floats:
+    """probs_BK: the calibrated average of the members asked; see `summaries`."""
     depth = len(probs_dBK)
-    if members is None:
-        weights_d, temperature = bundle.weights_of_first(depth), bundle.temperature_of_first(depth)
-    else:
-        weights_d, temperature = bundle.weights_of(members), bundle.temperature_of(members)
-    return weights_d, mean_probabilities(probs_dBK, weights_d, temperature)
+    temperature = (
+        bundle.temperature_of_first(depth) if members is None else bundle.temperature_of(members)
+    )
+    return mean_probabilities(probs_dBK, weights(bundle, depth, members), temperature)
+
+
+def weights(bundle: BundleManifest, depth: int, members: Sequence[int] | None) -> list[float]:
+    """weights_d of the members asked: the first `depth`, or those in these places."""
+    return bundle.weights_of_first(depth) if members is None else bundle.weights_of(members)
 
 
 def no_summaries(probs_dBK: Floats) -> Sequence[Summary | None]:

@@ -48,6 +48,13 @@ class Times:
     begun: float | None = None  # with its first member
     ended: float | None = None
 
+    @property
+    def decode_s(self) -> float:
+        """Seconds that decoding took; 0 if it has not been decoded."""
+        if self.decoding is None or self.decoded is None:
+            return 0.0
+        return self.decoded - self.decoding
+
 
 class Answer(Future[Floats]):
     """probs_dK of an image when all members asked have answered; before, on request, a part."""
@@ -78,8 +85,6 @@ class Waiting:
 
     picture: Picture  # bytes until it is decoded
     answer: Answer
-    since: float = field(default_factory=time.monotonic)
-    decode_s: float = 0.0
     probs_dK: Floats | None = None
 
     @property
@@ -88,16 +93,20 @@ class Waiting:
         assert not isinstance(self.picture, bytes)
         return self.picture
 
+    @property
+    def times(self) -> Times:
+        """When what happened to it."""
+        return self.answer.times
+
     def decode(self, decode: Callable[[bytes], Image]) -> None:
         """Make an image of an encoded picture; raises what `decode` raises."""
         assert isinstance(self.picture, bytes)
-        times = self.answer.times
-        times.decoding = started = time.monotonic()
+        times = self.times
+        times.decoding = time.monotonic()
         try:
             self.picture = decode(self.picture)
         finally:
             times.decoded = time.monotonic()
-            self.decode_s = times.decoded - started
 
     def has_left(self) -> bool:
         """Whether the caller has cancelled; then those who wait for the future are told."""
@@ -109,7 +118,7 @@ class Waiting:
 
     def resolve(self, outcome: Floats | Exception) -> None:
         """Answer, unless the caller has left."""
-        self.answer.times.ended = time.monotonic()
+        self.times.ended = time.monotonic()
         if self.answer.set_running_or_notify_cancel():
             if isinstance(outcome, Exception):
                 self.answer.set_exception(outcome)

@@ -100,7 +100,7 @@ def evaluate(
         probs_NdK = (
             engine.ask(images_NCHW, mode) if mode == "cascade" else list(probs_MNK.swapaxes(0, 1))
         )
-    probs_NK = np.stack([averaged(probs_dK, bundle)[1] for probs_dK in probs_NdK])
+    probs_NK = np.stack([averaged(probs_dK, bundle) for probs_dK in probs_NdK])
     members_used = float(np.mean([len(probs_dK) for probs_dK in probs_NdK]))
     sets = [measured_set(probs_NK, labels_N, quantile) for quantile in engine.sets(mode)]
     return {

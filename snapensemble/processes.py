@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 PROC = Path("/proc")
+TICKS = os.sysconf("SC_CLK_TCK")  # per second
 
 
 def family(pid: int) -> list[int]:
@@ -20,19 +21,24 @@ def family(pid: int) -> list[int]:
 
 def cpu_seconds(pid: int) -> float | None:
     """Processor time of a process and its children, those that have ended included."""
-    ticks = 0
-    for each in family(pid):
-        try:
-            # The second field is the program's name, which may hold anything but ends with ")".
-            fields = (PROC / str(each) / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            if each == pid:
-                return None
-            continue
-        # utime and stime, of this process and of the children that it has waited for: 14 to 17 in
-        # proc(5), counted from 1 and from the first field.
-        ticks += sum(map(int, fields[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+    found = [own_cpu_seconds(each) for each in family(pid)]  # its own comes first
+    return None if found[0] is None else sum(seconds or 0.0 for seconds in found)
+
+
+def own_cpu_seconds(pid: int) -> float | None:
+    """User and system time of a process and of those of its children that it has waited for."""
+    # Fields 14 to 17 in proc(5), counted from 1 and from the first field.
+    ticks = stat(pid)[11:15]
+    return sum(map(int, ticks)) / TICKS if ticks else None
+
+
+def stat(pid: int) -> list[str]:
+    """What /proc/PID/stat says after the program's name; empty if there is no such process."""
+    try:
+        # The name may hold anything but ends with ")".
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def resident_bytes(pid: int) -> int | None:

@@ -128,6 +128,15 @@ def calibration_record(quantile: float) -> CalibrationRecord:
     return CalibrationRecord(images=9, before=figures, after=figures, sets=set_quantiles(quantile))
 
 
+def make_cascade_bundle(directory: Path) -> Path:
+    """One that can answer all that a request may ask for."""
+    return make_bundle(
+        directory,
+        cascade=cascade_record((0.8, 0.5), (0.9, 0.7)),
+        calibration=calibration_record(0.6),
+    )
+
+
 def make_bundle(
     directory: Path,
     files: list[bytes] | None = None,

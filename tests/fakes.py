@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
+from serving.engine import Engine
 from tests.openapi import checks
 
 
@@ -44,6 +46,23 @@ def client(app: FastAPI) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url="http://test", event_hooks=hooks)
 
 
+def fail_members(engine: Engine, error: Exception) -> None:
+    """From now on every member raises this."""
+    member = GatedMember()
+    member.failure = error
+    engine.lanes._members = [member] * len(engine.bundle.members)
+
+
+def prediction_scope(headers: Sequence[tuple[bytes, bytes]], query: bytes = b"") -> dict[str, Any]:
+    """POST /predict, as an ASGI server hands it over."""
+    return {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": "/predict", "raw_path": b"/predict", "query_string": query,
+        "root_path": "", "headers": headers, "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2), "state": {},
+    }  # fmt: skip
+
+
 class LeavingClient:
     """Sends a whole request and then leaves when it is told to."""
 
@@ -68,10 +87,5 @@ class LeavingClient:
         async def send(message: Any) -> None:
             self.answers.append(message)
 
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
-            "scheme": "http", "path": "/predict", "raw_path": b"/predict", "query_string": b"",
-            "root_path": "", "headers": [(b"content-type", self._content_type)],
-            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {},
-        }  # fmt: skip
+        scope = prediction_scope([(b"content-type", self._content_type)])
         await self._app(scope, receive, send)

@@ -94,7 +94,7 @@ def answers(bundle_dir: Path, images: Sequence[Image], *, cascade: bool) -> Floa
     """probs_BK: what ours says in process."""
     with load_engine(bundle_dir) as engine:
         said = engine.ask(np.stack(images), "cascade" if cascade else "full")
-        return np.stack([averaged(probs_dK, engine.bundle)[1] for probs_dK in said])
+        return np.stack([averaged(probs_dK, engine.bundle) for probs_dK in said])
 
 
 def describe(bundle_dir: Path, pictures: Pictures) -> dict[str, object]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.peers import Peer
-from benchmarks.peers.process_tree import TICKS
 from benchmarks.peers.servers import NotMeasured, Running, running
 from benchmarks.wrk import run_wrk, write_script
 from contracts.figures import Floats
+from snapensemble.processes import TICKS
 
 CONNECTIONS = (1, 8, 32)
 WARM_UP_S = 3.0  # at the most connections: batchers that learn from the load have learnt

@@ -6,12 +6,11 @@ import signal
 import subprocess
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-PROC = Path("/proc")
+from snapensemble.processes import PROC, own_cpu_seconds, stat
+
 MARK = "PEER_MARK"  # in the environment of all of them
 END_S = 15.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class ProcessTree:
 
     def cpu_s(self) -> float:
         """Seconds of processor that they have used, with those children that have ended."""
-        return sum(map(cpu_s, self.pids()))
+        return sum(own_cpu_seconds(pid) or 0.0 for pid in self.pids())
 
     def memory_mib(self) -> float:
         """What they hold; a page that several share counts once (PSS)."""
@@ -73,23 +72,10 @@ def parents_of_all() -> dict[int, int]:
     return {pid: int(found[1]) for pid, found in fields.items() if found and found[0] not in "ZX"}
 
 
-def stat(pid: int) -> list[str]:
-    """What /proc/PID/stat says after the name; empty if there is no such process."""
-    with contextlib.suppress(OSError):
-        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    return []
-
-
 def started(pid: int) -> str:
     """When it was started, in the system's ticks."""
     found = stat(pid)
     return found[19] if found else ""
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of a process and of those of its children that it has waited for."""
-    found = stat(pid)
-    return sum(map(int, found[11:15])) / TICKS if found else 0.0
 
 
 def pss_mib(pid: int) -> float:

@@ -177,4 +177,4 @@ def test_a_picture_knows_how_long_it_took_even_if_it_is_damaged() -> None:
     waiting = Waiting(b"bad", Answer())
     with pytest.raises(InvalidImage):
         waiting.decode(GatedDecoder())
-    assert waiting.decode_s > 0
+    assert waiting.times.decode_s > 0

@@ -21,7 +21,7 @@ from serving.schemas import PredictResponse, Problem
 from serving.settings import Settings
 from tests.contracts.test_pixels import png_claiming
 from tests.factories import CLASSES, CONTRACT, encoded, linear_logits, make_bundle, picture
-from tests.fakes import GatedMember, LeavingClient, client
+from tests.fakes import GatedMember, LeavingClient, client, fail_members
 
 PNG = encoded(picture(1))
 HEADERS = {"content-type": "image/png"}
@@ -419,9 +419,7 @@ async def test_a_picture_of_many_scans_is_refused(http: httpx.AsyncClient) -> No
 async def test_a_failing_member_is_a_500_without_its_secrets(
     http: httpx.AsyncClient, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    member = GatedMember()
-    member.failure = RuntimeError("/secret/path")
-    engine.lanes._members = [member] * 3
+    fail_members(engine, RuntimeError("/secret/path"))
     reply = await http.post("/predict", content=PNG, headers=HEADERS)
     assert "secret" not in is_problem(reply, 500, "inference_failed")
     assert "/secret/path" in caplog.text

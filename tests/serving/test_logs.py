@@ -12,7 +12,7 @@ from serving.engine import Engine
 from serving.logs import JsonLines, TextLines, request_id
 from serving.settings import Settings
 from tests.factories import encoded, picture
-from tests.fakes import GatedMember, client
+from tests.fakes import client, fail_members
 
 PNG = encoded(picture(1))
 
@@ -72,9 +72,7 @@ async def test_a_request_that_fails_is_logged_with_its_images(engine: Engine, lo
 async def test_a_failure_is_logged_with_the_id_of_its_request(
     http: httpx.AsyncClient, engine: Engine, log: Log
 ) -> None:
-    member = GatedMember()
-    member.failure = RuntimeError("no memory")
-    engine.lanes._members = [member] * 3
+    fail_members(engine, RuntimeError("no memory"))
     await http.post("/predict", content=PNG, headers={"x-request-id": "abc"})
     (line,) = log.lines()
     assert line["level"] == "error" and line["request_id"] == "abc"

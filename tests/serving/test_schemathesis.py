@@ -13,7 +13,7 @@ from schemathesis import checks  # noqa: E402
 from serving.openapi import describe  # noqa: E402
 from serving.settings import Settings  # noqa: E402
 from snapensemble.server_process import server_process  # noqa: E402
-from tests.factories import calibration_record, cascade_record, encoded, make_bundle, picture  # noqa: E402
+from tests.factories import encoded, make_cascade_bundle, picture  # noqa: E402
 
 PICTURES = [encoded(picture(seed), kind) for seed, kind in enumerate(["PNG", "JPEG", "BMP", "GIF"])]
 MAY_FAIL = (503, 504)  # too much to do, and a deadline too near
@@ -32,11 +32,7 @@ api = schemathesis.openapi.from_dict(describe(Settings(), guarded=False))
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    bundle_dir = make_bundle(
-        tmp_path_factory.mktemp("schemathesis") / "bundle",
-        cascade=cascade_record((0.8, 0.5), (0.9, 0.7)),
-        calibration=calibration_record(0.6),
-    )
+    bundle_dir = make_cascade_bundle(tmp_path_factory.mktemp("schemathesis") / "bundle")
     with server_process(bundle_dir, "--port", "0") as (_, url):
         yield url
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from serving.app import create_app
 from serving.engine import load_engine
-from tests.factories import calibration_record, cascade_record, make_bundle
+from tests.factories import make_cascade_bundle
+from tests.fakes import prediction_scope
 from tests.openapi import check_answer, close_objects
 from tests.serving import strange
 from tests.serving.conftest import LIMITS
@@ -51,25 +52,15 @@ class Asker:
         async def send(message: Any) -> None:
             said.append(message)
 
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
-            "scheme": "http", "path": "/predict", "raw_path": b"/predict", "query_string": query,
-            "root_path": "", "headers": headers, "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2), "state": {},
-        }  # fmt: skip
         async with asyncio.timeout(HANGS_AFTER_S):
-            await self._app(scope, receive, send)
+            await self._app(prediction_scope(headers, query), receive, send)
         body = b"".join(message.get("body", b"") for message in said[1:])
         return httpx.Response(said[0]["status"], headers=said[0]["headers"], content=body)
 
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
-    bundle_dir = make_bundle(
-        tmp_path_factory.mktemp("strange") / "bundle",
-        cascade=cascade_record((0.8, 0.5), (0.9, 0.7)),
-        calibration=calibration_record(0.6),
-    )
+    bundle_dir = make_cascade_bundle(tmp_path_factory.mktemp("strange") / "bundle")
     with load_engine(bundle_dir, LIMITS.limits()) as engine, asyncio.Runner() as runner:
         yield Asker(create_app(LIMITS, engine), runner)
 

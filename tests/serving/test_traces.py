@@ -16,7 +16,7 @@ from serving.engine import Engine
 from serving.settings import Settings
 from serving.traces import Traces, are_wanted, exported_traces
 from snapensemble.server_process import server_process
-from tests.fakes import GatedMember, client
+from tests.fakes import client, fail_members
 from tests.serving.test_http import HEADERS, PNG, is_problem
 
 pytest.importorskip("opentelemetry.sdk", reason="an extra")
@@ -131,9 +131,7 @@ async def test_paths_that_clients_chose_are_in_no_span(
 async def test_what_the_server_got_wrong_is_an_error(
     http: httpx.AsyncClient, engine: Engine, exporter: InMemorySpanExporter
 ) -> None:
-    member = GatedMember()
-    member.failure = RuntimeError("oops")
-    engine.lanes._members = [member] * 3
+    fail_members(engine, RuntimeError("oops"))
     is_problem(await http.post("/predict", content=PNG), 500, "inference_failed")
     spans = by_name(exporter)
     assert spans["POST /predict"].status.status_code is StatusCode.ERROR
