@@ -23,6 +23,7 @@ from serving.lobby import Lobby
 from serving.micro_batch import BatchReport, LeaveCall, MemberCall, MicroBatch, SummarizeCall
 from serving.stages import Mode, Stage, cascade_stages, full_stage, next_stage
 from serving.summary import no_summaries
+from serving.turns import Turn
 from serving.waiting import Answer, Image, Picture, Waiting, no_decoder
 
 log = logging.getLogger("snapensemble")
@@ -178,7 +179,8 @@ class Lanes:
                     self._changed.wait()
                     clock.lap()  # idle: nobody pays
 
-    def _decode_picture(self, stage: Stage, waiting: Waiting, clock: Clock) -> None:
+    def _decode_picture(self, turn: Turn, waiting: Waiting, clock: Clock) -> None:
+        stage = turn.stage
         failure: Exception | None = None
         has_left = waiting.has_left()
         if not has_left:
@@ -192,6 +194,7 @@ class Lanes:
         with self._changed:
             # Images are counted as begun by their micro-batch; those that end here began here.
             stage.load.measured(clock.lap() / len(self._threads), int(failure is not None))
+            turn.used(max(waiting.times.decode_s, stage.load.image_s))
             if is_over:
                 stage.load.unanswered -= 1
             else:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from serving.errors import Overloaded
 from serving.stages import Mode, Stage
-from serving.turns import Turns
+from serving.turns import Turn, Turns
 from serving.waiting import Answer, Picture, Waiting
 
 
@@ -64,7 +64,7 @@ class Lobby:
         accepted = [Waiting(picture, Answer()) for picture in pictures]
         encoded = [waiting for waiting in accepted if isinstance(waiting.picture, bytes)]
         if encoded:
-            self.encoded.add(entry, encoded)
+            self.encoded.add(Turn(entry, encoded))
         if len(encoded) < len(accepted):
             entry.waiting.extend(w for w in accepted if not isinstance(w.picture, bytes))
         entry.load.unanswered += len(accepted)

@@ -37,7 +37,12 @@ class Load:
     @property
     def wait_s(self) -> float:
         """Seconds until the unanswered images are answered; 0 before anything is measured."""
-        return self.unanswered * self._seconds / self._begun if self._begun else 0.0
+        return self.unanswered * self.image_s
+
+    @property
+    def image_s(self) -> float:
+        """Seconds that an image takes of all lanes together; 0 before anything is measured."""
+        return self._seconds / self._begun if self._begun else 0.0
 
 
 @dataclass(slots=True)

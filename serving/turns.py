@@ -1,39 +1,65 @@
-"""Pictures that wait to be decoded: those of one request take turns with those of others."""
+"""Pictures that wait to be decoded: the requests that have waited longest come first, but one that
+has had much of the lanes already lets others go ahead.
+"""
 
+import heapq
+import itertools
 from collections import deque
 from collections.abc import Iterable
 
 from serving.stages import Stage
 from serving.waiting import Waiting
 
+PATIENCE = 4.0
+
+
+class Turn:
+    """Pictures of one request that wait to be decoded.
+
+    Args:
+        stage: where they go when they are decoded.
+        pictures: at least one.
+    """
+
+    def __init__(self, stage: Stage, pictures: Iterable[Waiting]) -> None:
+        self.stage = stage
+        self.pictures = deque(pictures)
+        self.since = self.pictures[0].times.accepted
+
+    def used(self, seconds: float) -> None:
+        """Stand back as if the request had come `PATIENCE` times later than what it has had.
+
+        While others keep coming, a request with many pictures so has a fifth of the lanes: a form
+        of large ones keeps nobody waiting for all of them, and is not kept waiting without end.
+        """
+        self.since += PATIENCE * seconds
+
 
 class Turns:
-    """A queue in which a request with many large pictures keeps nobody waiting for all of them."""
+    """The queue of them."""
 
     def __init__(self) -> None:
-        self._requests: deque[tuple[Stage, deque[Waiting]]] = deque()
+        self._turns: list[tuple[float, int, Turn]] = []  # a heap; a turn may have moved back since
+        self._numbers = itertools.count()
         self._pictures = 0
 
     def __len__(self) -> int:
         """Pictures that wait."""
         return self._pictures
 
-    def add(self, stage: Stage, pictures: Iterable[Waiting]) -> None:
-        """Queue the pictures of one request.
+    def add(self, turn: Turn) -> None:
+        """Queue the pictures of one request."""
+        self._pictures += len(turn.pictures)
+        heapq.heappush(self._turns, (turn.since, next(self._numbers), turn))
 
-        Args:
-            stage: where they go when they are decoded.
-            pictures: at least one.
-        """
-        request = deque(pictures)
-        self._pictures += len(request)
-        self._requests.append((stage, request))
-
-    def take(self) -> tuple[Stage, Waiting]:
+    def take(self) -> tuple[Turn, Waiting]:
         """The next picture of the request whose turn it is; there must be one."""
-        stage, request = self._requests.popleft()
+        since, number, turn = self._turns[0]
+        while turn.since > since:
+            heapq.heapreplace(self._turns, (turn.since, number, turn))
+            since, number, turn = self._turns[0]
         self._pictures -= 1
-        picture = request.popleft()
-        if request:
-            self._requests.append((stage, request))
-        return stage, picture
+        picture = turn.pictures.popleft()
+        if not turn.pictures:
+            heapq.heappop(self._turns)
+        return turn, picture

@@ -107,7 +107,7 @@ def test_requests_take_turns_so_that_many_pictures_do_not_hold_up_one() -> None:
         futures += running.submit(encoded(9))
         decode.gate.set()
         wait(futures, 30)
-    assert decode.order.index(b"\x09") == 2  # after one more of the other request
+    assert decode.order.index(b"\x09") == 1  # the other request has had its share
 
 
 def test_a_lone_picture_is_decoded_while_another_lane_runs_members() -> None:
