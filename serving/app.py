@@ -4,9 +4,9 @@ import logging
 import time
 
 from fastapi import FastAPI
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.at_once import AtOnce
 from serving.cors import Cors
 from serving.documentation import documentation_router
 from serving.engine import Engine
@@ -16,7 +16,7 @@ from serving.life import CloseInTime, Life
 from serving.logs import log_access
 from serving.metrics import Metrics
 from serving.openapi import describe
-from serving.problems import add_problem_handlers, internal_error
+from serving.problems import add_problem_handlers, internal_problem
 from serving.routes import metrics_router, router
 from serving.service import Service
 from serving.settings import Settings
@@ -61,6 +61,8 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.service = service
+    if traces is None and not settings.access_log:
+        app.at_once = AtOnce(service, tokens)
     app.state.engine = engine
     app.state.metrics = metrics
     app.state.document = describe(settings, guarded=tokens is not None)
@@ -85,6 +87,7 @@ class Application(FastAPI):
     """FastAPI behind layers of our own, and past it the way of predictions."""
 
     layers: ASGIApp
+    at_once: AtOnce | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -131,7 +134,7 @@ class RequestMetrics:
         except Exception:  # a defect: logged here, and the client learns no more than that
             log.exception("unexpected error in %s %s", scope["method"], route)
             if status == 0:
-                await internal_error(Request(scope, receive))(scope, receive, counted)
+                await internal_problem(self._metrics)(scope, receive, counted)
         finally:
             seconds = time.monotonic() - started
             self._metrics.requests.labels(route, str(status or CANCELLED)).inc()

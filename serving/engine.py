@@ -80,10 +80,12 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.lanes.__exit__(*error)
 
-    def submit(self, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
+    def submit(
+        self, pictures: Sequence[Picture], mode: Mode = "full", *, wake: bool = True
+    ) -> list[Answer]:
         """One future per picture: the distributions of the members asked. See `Lanes.submit`."""
         self.check_mode(mode)
-        return self.lanes.submit(pictures, mode)
+        return self.lanes.submit(pictures, mode, wake=wake)
 
     def ask(self, images_NCHW: NDArray[np.uint8], mode: Mode = "full") -> list[Floats]:
         """probs_dK of each of any number of images, in pieces that fit the queue; waits."""

@@ -56,12 +56,12 @@ class Intake:
             DeadlineExceeded: the body has not arrived by then.
             ClientDisconnect: the sender left.
         """
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        media_type = essence(request.headers.get("content-type", ""))
         latest = asyncio.get_running_loop().time() + self._settings.body_timeout_s
         try:
             self._refuse_announced(request)
             async with asyncio.timeout_at(min(latest, deadline)):
-                return await self._pictures(request, media_type or OCTETS)
+                return await self._pictures(request, media_type)
         except TimeoutError:
             if deadline < latest:
                 raise DeadlineExceeded("the deadline passed while the body arrived") from None
@@ -74,8 +74,23 @@ class Intake:
 
     def release(self, request: Request) -> None:
         """The request is answered: its bytes no longer count."""
-        self.bytes_in_flight -= getattr(request.state, "bytes_held", 0)
+        self.let_go(getattr(request.state, "bytes_held", 0))
         request.state.bytes_held = 0
+
+    def hold(self, size: int) -> int:
+        """Count so many bytes as in flight, and give their number.
+
+        Raises:
+            Overloaded: all requests together would hold too much.
+        """
+        if self.bytes_in_flight + size > self._settings.max_bytes_in_flight:
+            raise Overloaded("too many bytes are in flight; try again later", 1.0)
+        self.bytes_in_flight += size
+        return size
+
+    def let_go(self, size: int) -> None:
+        """So many bytes no longer count."""
+        self.bytes_in_flight -= size
 
     async def _pictures(self, request: Request, media_type: str) -> list[bytes]:
         if media_type == "multipart/form-data":
@@ -84,7 +99,7 @@ class Intake:
             return decode_json(
                 await self._whole(request), limit=self._settings.max_images_per_request
             )
-        if media_type == OCTETS or media_type.startswith("image/"):
+        if is_picture(media_type):
             return [await self._whole(request)]
         raise UnsupportedMediaType(f"Content-Type {media_type!r}; send {FORMS}")
 
@@ -155,15 +170,12 @@ class Intake:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         chunk: bytes = message.get("body", b"")
-        held = getattr(request.state, "bytes_held", 0) + len(chunk)
-        self.bytes_in_flight += len(chunk)
-        request.state.bytes_held = held
-        if held > self._settings.max_body_bytes:
+        held = getattr(request.state, "bytes_held", 0)
+        if held + len(chunk) > self._settings.max_body_bytes:
             raise BodyTooLarge(
                 self._too_large(f"more than {self._settings.max_body_bytes:,} bytes")
             )
-        if self.bytes_in_flight > self._settings.max_bytes_in_flight:
-            raise Overloaded("too many bytes are in flight; try again later", 1.0)
+        request.state.bytes_held = held + self.hold(len(chunk))
         more: bool = message.get("more_body", False)
         request.state.body_is_complete = not more
         return chunk, more
@@ -176,6 +188,16 @@ class Intake:
     def _too_large(self, found: str) -> str:
         limit = self._settings.max_body_bytes
         return f"the body has {found}, at most {limit:,} bytes are accepted; send less per request"
+
+
+def essence(content_type: str) -> str:
+    """The media type of a Content-Type, without parameters and in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def is_picture(media_type: str) -> bool:
+    """Whether a body of this media type, or of none, is one picture."""
+    return media_type in ("", OCTETS) or media_type.startswith("image/")
 
 
 def too_many(found: str, limit: int) -> str:

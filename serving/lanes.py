@@ -1,8 +1,8 @@
 """Lanes: threads that decode pictures and run (micro-batch, member) tasks, from one queue.
 
 A micro-batch forms when a lane has nothing else to do, from whatever waits then: a lone image
-starts at once, in full mode with its members spread over the lanes, and under load batches grow
-by themselves. Lanes decode until they have a full batch, so that what waits is mostly encoded.
+starts at once, in full mode with its members spread over the lanes, and under load batches grow by
+themselves. Lanes decode until they have a full batch, so that what waits is mostly encoded.
 
 Shapes: d members asked, K classes.
 """
@@ -66,6 +66,7 @@ class Lanes:
         on_decode: Callable[[float], None] = lambda _: None,
         on_batch: Callable[[BatchReport], None] = lambda _: None,
     ) -> None:
+        self.threads = threads
         self._members = members
         self._max_batch_size = max_batch_size
         self._split_above_s = split_above_s
@@ -77,9 +78,9 @@ class Lanes:
         full = full_stage(len(members))
         cascade = [] if leaves is None else cascade_stages(len(members), leaves)
         self._stages = [full, *cascade]
-        entries: dict[Mode, Stage] = (
-            {"full": full, "cascade": cascade[0]} if cascade else {"full": full}
-        )
+        entries: dict[Mode, Stage] = {"full": full}
+        if cascade:
+            entries["cascade"] = cascade[0]
         self._lobby = Lobby(entries, max_queue=max_queue, max_wait_s=max_wait_s)
         self._tasks: deque[Task] = deque()
         self._stopping = False
@@ -101,16 +102,13 @@ class Lanes:
             thread.join()
 
     @property
-    def threads(self) -> int:
-        """How many lanes there are."""
-        return len(self._threads)
-
-    @property
     def queued(self) -> int:
         """Images that wait to be decoded, or for their first member."""
         return self._lobby.queued
 
-    def submit(self, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
+    def submit(
+        self, pictures: Sequence[Picture], mode: Mode = "full", *, wake: bool = True
+    ) -> list[Answer]:
         """Accept all pictures of a request or none.
 
         A future that is cancelled takes its picture out before it is decoded, or before the next
@@ -119,6 +117,7 @@ class Lanes:
         Args:
             pictures: encoded, or arrays of the shape that the members take.
             mode: `full` asks every member, `cascade` as many as the image needs.
+            wake: idle lanes; or else somebody must call `wake` soon.
 
         Returns:
             One future per picture: the distributions of the members asked, probs_dK, or what
@@ -129,10 +128,16 @@ class Lanes:
             Stopping: the lanes are being closed.
         """
         with self._changed:
-            self._admit(len(pictures))
+            self.refuse_overload(len(pictures))
             answers = self._lobby.accept(pictures, mode)
-            self._changed.notify(len(pictures))
+        if wake:
+            self.wake(len(pictures))
         return answers
+
+    def wake(self, count: int) -> None:
+        """Wake idle lanes for so many pictures."""
+        with self._changed:
+            self._changed.notify(count)
 
     def refuse_overload(self, count: int, within_s: float = math.inf) -> None:
         """Raise what `submit` would raise for so many images, before work is put into them.
@@ -141,17 +146,13 @@ class Lanes:
             count: images.
             within_s: when their sender needs the answer; a longer wait is refused too.
         """
-        with self._changed:
-            self._admit(count, within_s)
+        if self._stopping:
+            raise Stopping("the server is shutting down; send the request elsewhere")
+        self._lobby.refuse_overload(count, within_s)
 
     def predicted_wait_s(self) -> float:
         """Seconds until an image that comes now would start, from the measured rates."""
         return self._lobby.predicted_wait_s
-
-    def _admit(self, count: int, within_s: float = math.inf) -> None:
-        if self._stopping:
-            raise Stopping("the server is shutting down; send the request elsewhere")
-        self._lobby.refuse_overload(count, within_s)
 
     def _lane(self) -> None:
         stand_back()  # for the thread that answers clients, also those that are refused
@@ -193,7 +194,7 @@ class Lanes:
         is_over = has_left or failure is not None
         with self._changed:
             # Images are counted as begun by their micro-batch; those that end here began here.
-            stage.load.measured(clock.lap() / len(self._threads), int(failure is not None))
+            stage.load.measured(clock.lap() / self.threads, int(failure is not None))
             turn.used(max(waiting.times.decode_s, stage.load.image_s))
             if is_over:
                 stage.load.unanswered -= 1
@@ -211,9 +212,9 @@ class Lanes:
 
     def _form_batch(self, stage: Stage) -> None:
         """Turn what waits, up to a batch, into tasks; into none if everyone in it has left."""
-        # With fewer members than lanes one batch cannot fill them, so several share the stage. And
-        # if all ran together, all would be answered together, and the lanes idle meanwhile.
-        shares = max(1, len(self._threads) // len(stage.members))
+        # With fewer members than lanes one batch cannot fill them, so several share the stage.
+        # If all ran together, all would be answered together, and the lanes idle meanwhile.
+        shares = max(1, self.threads // len(stage.members))
         if stage.load.wait_s > self._split_above_s:
             shares = max(2, shares)
         size = min(self._max_batch_size, math.ceil(len(stage.waiting) / shares))
@@ -234,7 +235,7 @@ class Lanes:
         with self._changed:
             stage.load.unanswered -= len(outcome.answers)
             if not outcome.failed:  # failures say nothing of the rate
-                stage.load.measured(batch.lane_s / len(self._threads), len(report.waits_s))
+                stage.load.measured(batch.lane_s / self.threads, len(report.waits_s))
             if stage.following is not None:
                 # No lane is woken for them: this one is free as soon as it has answered the others.
                 stage.following.waiting.extend(outcome.going_on)

@@ -29,6 +29,7 @@ from serving.errors import (
     UnsupportedMediaType,
 )
 from serving.logs import request_id
+from serving.metrics import Metrics
 
 # error: status, code, title. Clients rely on the codes.
 PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
@@ -59,19 +60,21 @@ def add_problem_handlers(app: FastAPI) -> None:
     """Answer every error of the app with a problem document."""
     app.add_exception_handler(ServingError, serving_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, lambda request, _: internal_error(request))
+    app.add_exception_handler(
+        Exception, lambda request, _: internal_problem(request.app.state.metrics)
+    )
 
 
 def problem(
-    request: Request,
+    metrics: Metrics,
     status: int,
     code: str,
     title: str,
     detail: str,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """One problem document; the request's `metrics` count its code."""
-    request.app.state.metrics.problems.labels(code).inc()
+    """One problem document, whose code is counted."""
+    metrics.problems.labels(code).inc()
     body = problem_body(status, code, title, detail)
     if (identity := request_id.get()) is not None:
         body["request_id"] = identity
@@ -90,6 +93,11 @@ def problem_body(status: int, code: str, title: str, detail: str) -> dict[str, A
 
 
 def serving_error(request: Request, error: Exception) -> Response:
+    """The problem document of a request's error."""
+    return serving_problem(error, request.app.state.metrics)
+
+
+def serving_problem(error: Exception, metrics: Metrics) -> Response:
     """The problem document of an error in the words of the job."""
     reason = error.reason if isinstance(error, BadImageInRequest) else error
     status, code, title = next(PROBLEMS[c] for c in type(reason).__mro__ if c in PROBLEMS)
@@ -104,7 +112,7 @@ def serving_error(request: Request, error: Exception) -> Response:
         headers["connection"] = "close"
     if isinstance(error, InferenceFailed):
         log.error("inference failed", exc_info=error.__cause__ or error)
-    return problem(request, status, code, title, str(error), headers)
+    return problem(metrics, status, code, title, str(error), headers)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
@@ -112,9 +120,10 @@ def _http_error(request: Request, error: Exception) -> Response:
     code = HTTP_CODES.get(error.status_code, "http_error")
     detail = f"{request.method} {request.url.path}: {error.detail}"
     headers = dict(error.headers or {})
-    return problem(request, error.status_code, code, error.detail, detail, headers)
+    metrics = request.app.state.metrics
+    return problem(metrics, error.status_code, code, error.detail, detail, headers)
 
 
-def internal_error(request: Request) -> Response:
+def internal_problem(metrics: Metrics) -> Response:
     """What clients see of a defect in the server: that there is one."""
-    return problem(request, *INTERNAL_ERROR, "the server's log says more")
+    return problem(metrics, *INTERNAL_ERROR, "the server's log says more")

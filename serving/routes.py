@@ -1,20 +1,15 @@
 """The handlers. Each reads as what happens to a request."""
 
 import asyncio
-import contextlib
 import math
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
-from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 
 from contracts.errors import InvalidImage
-from serving.answers import prediction, response
 from serving.connected import Connected
 from serving.engine import Engine
 from serving.errors import BadImageInRequest
@@ -38,9 +33,7 @@ async def predict(request: Request) -> Response:
     within_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1000
     # Before the body is read: a refusal must cost little.
     service.engine.lanes.refuse_overload(1, within_s)
-    mode = options.mode or service.settings.mode
-    service.engine.check_mode(mode)
-    quantile = service.engine.quantile(mode, options.coverage)
+    asked = service.asked(options)
     deadline = asyncio.get_running_loop().time() + within_s
     try:
         with service.stage("receive"):
@@ -48,20 +41,14 @@ async def predict(request: Request) -> Response:
         request.state.noted = {"images": len(pictures)}  # for the access log
         with service.room_for(len(pictures)):
             async with Connected(request):
-                said_N = await classify(service, pictures, mode, deadline)
+                said_N = await classify(service, pictures, asked.mode, deadline)
     except ClientDisconnect:
         service.metrics.departed.inc()
         return Response(status_code=499)  # nobody is there to read it
     finally:
         service.intake.release(request)
-    bundle = service.engine.bundle
-    predictions = [prediction(said, bundle, options, quantile) for said in said_N]
-    service.answered(mode, predictions)
-    service.metrics.partial.inc(sum(said.partial_of is not None for said in said_N))
     request.state.noted["members_used"] = sum(len(said.probs_dK) for said in said_N)
-    return Response(
-        to_json(response(predictions, bundle, service.name)), media_type="application/json"
-    )
+    return Response(service.answer(asked, said_N), media_type="application/json")
 
 
 async def classify(
@@ -81,48 +68,35 @@ async def classify(
         InferenceFailed: a member failed.
         DeadlineExceeded: at the deadline no member has answered for an image.
     """
-    answers = service.engine.submit(pictures, mode)
-    try:
-        await all_or_deadline(answers, deadline)
-        for index, answer in enumerate(answers):
-            if answer.done():
-                said_of(answer, index, len(answers))  # a failure is the answer to all of them
-        return [said_of(answer, index, len(answers)) for index, answer in enumerate(answers)]
-    finally:  # also if the client has left: its images are in no micro-batch that forms later
-        for answer in answers:
-            answer.cancel()
-        if service.traces is not None:
-            service.traces.answers(answers)
-
-
-async def all_or_deadline(answers: Sequence[Answer], deadline: float) -> None:
-    """Wait until each answer is there, or one is a failure, or the deadline."""
     loop = asyncio.get_running_loop()
-    is_over = loop.create_future()
-    left = len(answers)
+    is_over: asyncio.Future[None] = loop.create_future()
+    left = len(pictures)
 
-    def end() -> None:
-        if not is_over.done():
-            is_over.set_result(None)
-
-    def count(answer: Future[Any]) -> None:  # on the event loop
+    def told(answer: Answer) -> None:
         nonlocal left
         left -= 1
         if left == 0 or (not answer.cancelled() and answer.exception() is not None):
             end()
 
-    def tell(answer: Future[Any]) -> None:  # on a lane
-        with contextlib.suppress(RuntimeError):  # the loop was closed under a request
-            loop.call_soon_threadsafe(count, answer)
+    def end() -> None:
+        if not is_over.done():
+            is_over.set_result(None)
 
-    for answer in answers:
-        answer.add_done_callback(tell)
+    answers = service.desk.submit(pictures, mode, told)
     timer = loop.call_at(deadline, end) if deadline < math.inf else None
     try:
         await is_over
-    finally:
+        for index, answer in enumerate(answers):
+            if answer.done():
+                said_of(answer, index, len(answers))  # a failure is the answer to all of them
+        return [said_of(answer, index, len(answers)) for index, answer in enumerate(answers)]
+    finally:  # also if the client has left: its images are in no micro-batch that forms later
         if timer is not None:
             timer.cancel()
+        for answer in answers:
+            answer.cancel()
+        if service.traces is not None:
+            service.traces.answers(answers)
 
 
 def said_of(answer: Answer, index: int, count: int) -> Said:

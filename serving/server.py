@@ -47,12 +47,15 @@ def make_server(
 
     It drains, stops listening, answers what it has accepted, and its `run` returns.
     """
+    app = create_app(settings, engine, metrics, life, traces)
     config = uvicorn_config(
-        create_app(settings, engine, metrics, life, traces),
+        app,
         # Above the idle time of the usual proxies, so that they close first.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
-        http=partial(GuardedProtocol, max_connections=settings.max_connections),
+        http=partial(
+            GuardedProtocol, max_connections=settings.max_connections, at_once=app.at_once
+        ),
     )
     for signum in SIGNALS:
         signal.signal(signum, life.stop)

@@ -1,5 +1,7 @@
-"""Pictures that wait to be decoded: the requests that have waited longest come first, but one that
-has had much of the lanes already lets others go ahead.
+"""Pictures that wait to be decoded.
+
+The request that has waited longest comes first, but one that has had much of the lanes already lets
+others go ahead.
 """
 
 import heapq

@@ -239,7 +239,7 @@ async def test_all_bodies_together_are_limited(http: httpx.AsyncClient, app: Fas
 async def test_overload_says_when_to_come_back(
     http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         raise Overloaded("50 images wait, at most 50 may", 2.3)
 
     monkeypatch.setattr(engine, "submit", refuse)
@@ -429,7 +429,7 @@ async def test_a_defect_is_a_500_without_a_stack_trace(
     http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(engine, "submit", broken)

@@ -1,30 +1,20 @@
 """Bytes that are hardly HTTP, to a real port: an answer or a hang-up, and nothing stays behind."""
 
-import contextlib
-import http.client
-import io
-import socket
-import threading
-import time
 from collections.abc import Iterator
-from typing import Any, cast
 
-import httpx
 import pytest
-import uvicorn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.app import create_app
 from serving.engine import load_engine
-from serving.server import uvicorn_config
 from tests.factories import make_bundle
 from tests.openapi import check_answer, close_objects
 from tests.serving import strange
 from tests.serving.conftest import LIMITS
+from tests.serving.port import Port, first_answer, open_port
 
-HANGS_AFTER_S = 20
-PAUSE_S = 0.1  # without a byte of answer; then the client stops sending
+GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 first_lines = st.sampled_from(
@@ -85,65 +75,14 @@ def chunked(data: bytes) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
 
 
-class Port:
-    """A server on a thread of this process, whose inside the test can look at."""
-
-    def __init__(self, server: uvicorn.Server, app: Any, address: tuple[str, int]) -> None:
-        self._server = server
-        self._app = app
-        self._address = address
-        self.document = close_objects(app.state.document)
-
-    def exchange(self, data: bytes) -> bytes:
-        """All that comes back for some bytes until the server hangs up."""
-        said = b""
-        with (
-            contextlib.suppress(ConnectionError),
-            socket.create_connection(self._address, timeout=HANGS_AFTER_S) as connection,
-        ):
-            connection.sendall(data)
-            connection.settimeout(PAUSE_S)
-            try:
-                while piece := connection.recv(65536):
-                    said += piece
-            except TimeoutError:  # it waits for more
-                connection.shutdown(socket.SHUT_WR)
-                connection.settimeout(HANGS_AFTER_S)
-                while piece := connection.recv(65536):
-                    said += piece
-        return said
-
-    def wait_until_nothing_is_left(self) -> None:
-        end = time.monotonic() + HANGS_AFTER_S
-        state = self._server.server_state
-        while self._app.state.service.intake.bytes_in_flight or state.connections or state.tasks:
-            assert time.monotonic() < end, "something stays behind"
-            time.sleep(0.001)
-
-
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
     bundle_dir = make_bundle(tmp_path_factory.mktemp("connections") / "bundle")
     with (
         load_engine(bundle_dir, LIMITS.limits()) as engine,
-        socket.create_server(("127.0.0.1", 0)) as listener,
+        open_port(create_app(LIMITS, engine)) as port,
     ):
-        app = create_app(LIMITS, engine)
-        server = uvicorn.Server(uvicorn_config(app, timeout_graceful_shutdown=5))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield Port(server, app, listener.getsockname())
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-class Replayed(io.BytesIO):
-    """Bytes that http.client takes for a connection."""
-
-    def makefile(self, *_: Any) -> io.BytesIO:
-        return self
+        yield port
 
 
 def first_line(data: bytes) -> tuple[str, str]:
@@ -153,20 +92,15 @@ def first_line(data: bytes) -> tuple[str, str]:
     return words[0].decode("latin-1"), path.decode("latin-1")
 
 
-def first_answer(data: bytes, method: str) -> httpx.Response:
-    reply = http.client.HTTPResponse(cast("socket.socket", Replayed(data)), method=method)
-    reply.begin()
-    return httpx.Response(reply.status, headers=reply.getheaders(), content=reply.read())
-
-
 @settings(max_examples=250)
 @given(requests())
 def test_strange_bytes_are_answered_or_hung_up_on(port: Port, data: bytes) -> None:
-    said = port.exchange(data + LAST)
+    document = close_objects(port.app.state.document)
+    said = port.exchange(data + LAST).removeprefix(GO_ON)
     port.wait_until_nothing_is_left()
     if said:
         method, path = first_line(data + LAST)
         answer = first_answer(said, method)
         assert answer.status_code < 500
-        check_answer(port.document, method, path, answer)
+        check_answer(document, method, path, answer)
     assert b" 200 OK" in port.exchange(LAST)
