@@ -151,7 +151,7 @@ class Lanes:
         self._lobby.refuse_overload(count, within_s)
 
     def predicted_wait_s(self) -> float:
-        """Seconds until an image that comes now would start, from the measured rates."""
+        """Seconds until an image that comes now would be answered, from the measured rates."""
         return self._lobby.predicted_wait_s
 
     def _lane(self) -> None:
@@ -233,7 +233,7 @@ class Lanes:
         outcome = batch.outcome(stage.leaves, self._summarize)
         report = batch.report(outcome, self.queued)
         with self._changed:
-            stage.load.unanswered -= len(outcome.answers)
+            self._lobby.answered(stage, [waiting for waiting, _ in outcome.answers])
             if not outcome.failed:  # failures say nothing of the rate
                 stage.load.measured(batch.lane_s / self.threads, len(report.waits_s))
             if stage.following is not None:

@@ -4,9 +4,11 @@ Nothing here locks: its owner does.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 
 from serving.errors import Overloaded
+from serving.forecast import Forecast
 from serving.stages import Mode, Stage
 from serving.turns import Turn, Turns
 from serving.waiting import Answer, Picture, Waiting
@@ -26,6 +28,7 @@ class Lobby:
         self._max_queue = max_queue
         self._max_wait_s = max_wait_s
         self.encoded = Turns()
+        self.forecast = Forecast(max_wait_s)
 
     @property
     def decoded(self) -> int:
@@ -39,7 +42,7 @@ class Lobby:
 
     @property
     def predicted_wait_s(self) -> float:
-        """Seconds until an image that comes now would start, from the measured rates."""
+        """Seconds until an image that comes now would be answered, from the measured rates."""
         return sum(stage.load.wait_s for stage in self._entries.values())
 
     def refuse_overload(self, count: int, within_s: float = math.inf) -> None:
@@ -49,7 +52,8 @@ class Lobby:
             count: pictures.
             within_s: when their sender needs the answer, if that is sooner than what is accepted.
         """
-        wait_s, most_s = self.predicted_wait_s, min(self._max_wait_s, within_s)
+        wait_s = self.forecast.corrected(self.predicted_wait_s)
+        most_s = min(self._max_wait_s, within_s)
         if self.queued + count > self._max_queue:
             raise Overloaded(f"{self.queued} images wait, at most {self._max_queue} may", wait_s)
         if wait_s > most_s:
@@ -61,6 +65,7 @@ class Lobby:
     def accept(self, pictures: Sequence[Picture], mode: Mode) -> list[Answer]:
         """Let the pictures of one request in."""
         entry = self._entries[mode]
+        predicted_s = self.predicted_wait_s
         accepted = [Waiting(picture, Answer()) for picture in pictures]
         encoded = [waiting for waiting in accepted if isinstance(waiting.picture, bytes)]
         if encoded:
@@ -68,4 +73,12 @@ class Lobby:
         if len(encoded) < len(accepted):
             entry.waiting.extend(w for w in accepted if not isinstance(w.picture, bytes))
         entry.load.unanswered += len(accepted)
+        accepted[0].times.predicted_s = predicted_s
         return [waiting.answer for waiting in accepted]
+
+    def answered(self, stage: Stage, answered: Sequence[Waiting]) -> None:
+        """Images of one micro-batch have got their answers."""
+        stage.load.unanswered -= len(answered)
+        if answered:
+            times = answered[0].times  # one says it for all
+            self.forecast.came_out(times.predicted_s, time.monotonic() - times.accepted)

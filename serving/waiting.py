@@ -43,6 +43,7 @@ class Times:
     """When what happened to a picture, by `time.monotonic`."""
 
     accepted: float = field(default_factory=time.monotonic)
+    predicted_s: float = 0.0  # how long it was to wait
     decoding: float | None = None
     decoded: float | None = None
     begun: float | None = None  # with its first member
