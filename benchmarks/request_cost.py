@@ -2,23 +2,24 @@
 
     python -m benchmarks.request_cost DIR [--repetitions 7]
 
-The application is asked in process: no sockets, no HTTP parsing. 32 requests are under way at any
-time, one picture each. Processor time per request, answered, and refused for overload.
+In process: no sockets, no HTTP parsing. 32 requests are under way at any time, one picture each.
+Processor time per request, answered, and refused for overload; for requests that arrived whole, and
+for those that the application has to be asked about.
 """
 
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
 import uvloop
-from fastapi import FastAPI
 
 from benchmarks.bundles import add_arguments, bundle_of, pictures_of
 from benchmarks.machine import save, spread
-from serving.app import create_app
+from serving.app import Application, create_app
+from serving.at_once import Headers
 from serving.engine import load_engine
 from serving.metrics import Metrics
 from serving.settings import Settings
@@ -26,7 +27,8 @@ from tests.fakes import prediction_scope
 
 UNDER_WAY = 32
 REQUESTS = 3200  # per repetition
-WAYS = {"answered": Settings().max_wait_ms / 1000, "refused": -1.0}  # the wait that is accepted
+ACCEPTED_S = {"answered": Settings().max_wait_ms / 1000, "refused": -1.0}  # waits
+HEADERS = [(b"content-type", b"application/octet-stream")]
 
 
 def main() -> None:
@@ -35,7 +37,9 @@ def main() -> None:
     add_arguments(parser, "request-cost")
     parser.add_argument("--repetitions", type=int, default=7, help="after one that warms up (7)")
     args = parser.parse_args()
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    ways = {"whole": ask_at_once, "by the application": ask_application}
+    rows = [(f"{what}, {way}", way, wait_s) for way in ways for what, wait_s in ACCEPTED_S.items()]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name, *_ in rows}
     metrics = Metrics()
     with (
         bundle_of(args) as bundle_dir,
@@ -47,24 +51,26 @@ def main() -> None:
         app = create_app(Settings(), engine, metrics)
         pictures = pictures_of(args, bundle_dir).encoded
         for turn in range(args.repetitions + 1):
-            for way, max_wait_s in WAYS.items():
+            for name, way, max_wait_s in rows:
                 engine.lanes._lobby._max_wait_s = max_wait_s
-                used = runner.run(measure(app, pictures))
+                used = runner.run(measure(partial(ways[way], app), pictures))
                 if turn:  # the first warms up
-                    found[way].append(used)
-    rows: list[tuple[str, ...]] = [("request", "event loop's thread, µs", "whole process, µs")]
-    for way, turns in found.items():
+                    found[name].append(used)
+    table: list[tuple[str, ...]] = [("request", "event loop's thread, µs", "whole process, µs")]
+    for name, turns in found.items():
         columns = (spread([turn[key] for turn in turns], ".0f") for key in ("thread", "process"))
-        rows.append((way, *columns))
-    save(args.name, {"requests": REQUESTS, "turns": found}, rows)
+        table.append((name, *columns))
+    save(args.name, {"requests": REQUESTS, "turns": found}, table)
 
 
-async def measure(app: FastAPI, pictures: Sequence[bytes]) -> dict[str, float]:
+async def measure(
+    ask: Callable[[bytes], Awaitable[None]], pictures: Sequence[bytes]
+) -> dict[str, float]:
     """Microseconds of processor time per request."""
 
     async def client(number: int) -> None:
         for turn in range(REQUESTS // UNDER_WAY):
-            await ask(app, pictures[(number + turn) % len(pictures)])
+            await ask(pictures[(number + turn) % len(pictures)])
 
     thread_s, process_s = time.thread_time(), time.process_time()
     await asyncio.gather(*map(client, range(UNDER_WAY)))
@@ -74,11 +80,34 @@ async def measure(app: FastAPI, pictures: Sequence[bytes]) -> dict[str, float]:
     }
 
 
-async def ask(app: FastAPI, picture: bytes) -> None:
+class Nowhere:
+    """A connection whose other end hears nothing, and that is its own transport."""
+
+    def __init__(self) -> None:
+        self.default_headers: Headers = []
+        self.transport: Any = self
+        self.is_answered = asyncio.get_running_loop().create_future()
+
+    def write(self, _: bytes) -> None:
+        """Nobody reads it."""
+
+    def on_response_complete(self) -> None:
+        """All is written."""
+        self.is_answered.set_result(None)
+
+
+async def ask_at_once(app: Application, picture: bytes) -> None:
+    """One request, as the protocol hands it over when it has arrived whole."""
+    connection = Nowhere()
+    assert app.at_once is not None
+    app.at_once.begin(connection, HEADERS, b"", picture, keep_alive=True)
+    await connection.is_answered
+
+
+async def ask_application(app: Application, picture: bytes) -> None:
     """One request, as an ASGI server hands it over."""
     messages = [{"type": "http.request", "body": picture, "more_body": False}]
-    scope = prediction_scope([(b"content-type", b"application/octet-stream")])
-    await app(scope, partial(receive, messages), send)
+    await app(prediction_scope(HEADERS), partial(receive, messages), send)
 
 
 async def receive(messages: list[dict[str, Any]]) -> dict[str, Any]:
