@@ -91,12 +91,14 @@ def describe_int8(record: QuantizationRecord) -> str:
     figures = (
         (
             "--max-int8-accuracy-drop",
-            f"accuracy falls by {record.accuracy_drop * 100:.2f} points "
+            f"accuracy {rises_or_falls(-record.accuracy_drop)} by "
+            f"{abs(record.accuracy_drop) * 100:.2f} points "
             f"(limit {record.max_accuracy_drop * 100:.2f}",
         ),
         (
             "--max-int8-nll-rise",
-            f"NLL rises by {record.nll_rise:.2%} (limit {record.max_nll_rise:.2%}",
+            f"NLL {rises_or_falls(record.nll_rise)} by {abs(record.nll_rise):.2%} "
+            f"(limit {record.max_nll_rise:.2%}",
         ),
         (
             "--min-int8-agreement",
@@ -106,3 +108,8 @@ def describe_int8(record: QuantizationRecord) -> str:
     return ", ".join(
         f"{figure}; {flag})" if flag in beyond else f"{figure})" for flag, figure in figures
     )
+
+
+def rises_or_falls(change: float) -> str:
+    """In words."""
+    return "rises" if change > 0 else "falls"

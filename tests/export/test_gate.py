@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from contracts.bundle import QuantizationRecord
 from contracts.errors import InvalidConfig
 from contracts.figures import accuracy, mean_probabilities, nll
-from export.gate import Int8Limits, QuantizationRefused, judge_int8
+from export.gate import Int8Limits, QuantizationRefused, describe_int8, judge_int8
 
 LABELS = np.arange(100) % 2
 
@@ -96,6 +96,9 @@ def test_a_refusal_says_every_figure_and_its_limit() -> None:
 def test_a_better_answer_is_never_too_different_in_accuracy_and_nll() -> None:
     record = judge(members(0.8, wrong=2), members(0.9), max_accuracy_drop=0, max_nll_rise=0)
     assert record.accuracy_drop < 0 and record.nll_rise < 0
+    assert describe_int8(record).startswith(
+        "accuracy rises by 2.00 points (limit 0.00), NLL falls by "
+    )
 
 
 def test_the_rise_of_almost_nothing_is_measured_against_a_hundredth_of_a_nat() -> None:
