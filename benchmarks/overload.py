@@ -20,6 +20,7 @@ from benchmarks.bundles import add_arguments, bundle_of, pictures_of
 from benchmarks.machine import save
 from benchmarks.memory import memory_watched
 from benchmarks.probe import probed
+from contracts.cpu import cpu_budget
 from snapensemble.bench_figures import MIB, Row, Usage, row
 from snapensemble.bench_targets import Target, metered
 from snapensemble.http_load import HttpClient, Predictions
@@ -92,6 +93,7 @@ def measure(
         "health": health,
         "resident_bytes": {"before": memory[0], "during": during, "after": after},
         "goodput": goodput(samples, args.seconds) / found["capacity"].requests_per_second,
+        "left_by_client": left(found["overload"]) / left(found["capacity"]),
         "bound_ms": bound_ms(found["lone"], args.max_wait_ms),
     }
 
@@ -112,6 +114,11 @@ def goodput(samples: Sequence[Sample], seconds: float) -> float:
     return sum(s.answer.code is None and s.ended <= end for s in samples) / seconds
 
 
+def left(found: Row) -> float:
+    """Processors that the client does not take from the server."""
+    return cpu_budget() - (found.client_core_share or 0.0)
+
+
 def bound_ms(lone: Row, max_wait_ms: float) -> float | None:
     """The longest predicted wait that is accepted, and the median of a lone request."""
     return None if lone.latency_ms is None else max_wait_ms + lone.latency_ms["p50"]
@@ -129,6 +136,7 @@ def table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
         ("capacity, requests/s", f"{figures['capacity']['requests_per_second']:.0f}"),
         ("asked, requests/s", f"{over['rate']:.0f} for {over['seconds']:.0f} s"),
         ("goodput, of the capacity", f"{figures['goodput']:.2f}"),
+        ("processors' time that the client left, of the same", f"{figures['left_by_client']:.2f}"),
         ("answered, refused", f"{over['answered']:,} answered; {errors or 'none refused'}"),
         ("p50, p99, max of the answered, ms", latencies(over)),
         ("longest wait accepted + lone request, ms", f"{figures['bound_ms'] or 0:.0f}"),

@@ -1,0 +1,112 @@
+"""The event loop's desk: many pictures wake the lanes once, many answers the loop once."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from serving.desk import Desk
+from serving.engine import Engine
+from tests.factories import encoded, picture
+from tests.fakes import GatedMember
+
+PNG = encoded(picture(1))
+
+
+def gate_of(engine: Engine) -> GatedMember:
+    gate = GatedMember(is_open=False)
+    engine.lanes._members = [gate, GatedMember(), GatedMember()]
+    return gate
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[tuple[Any, ...]]:
+    """The arguments of each call from now on."""
+    calls: list[tuple[Any, ...]] = []
+    original: Callable[..., Any] = getattr(owner, name)
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+async def test_each_picture_is_told_once_when_it_is_answered(engine: Engine) -> None:
+    desk, told = Desk(engine), asyncio.Queue[Any]()
+    answers = desk.submit([PNG, b"no picture", PNG], "full", told.put_nowait)
+    heard = [await asyncio.wait_for(told.get(), 30) for _ in answers]
+    assert set(heard) == set(answers) and told.empty()
+    assert answers[0].result(0).shape == (3, 3)
+    assert answers[1].exception(0) is not None
+
+
+async def test_pictures_of_one_turn_wake_the_lanes_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, told = Desk(engine), asyncio.Queue[Any]()
+    wakes = counting(monkeypatch, engine.lanes, "wake")
+    for _ in range(5):
+        desk.submit([PNG, PNG], "full", told.put_nowait)
+    assert wakes == []
+    for _ in range(10):
+        await asyncio.wait_for(told.get(), 30)
+    assert wakes == [(10,)]
+    desk.submit([PNG], "full", told.put_nowait)
+    await asyncio.wait_for(told.get(), 30)
+    assert wakes == [(10,), (1,)]
+
+
+async def test_answers_that_are_there_together_wake_the_loop_once(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, told = Desk(engine), asyncio.Queue[Any]()
+    rings = counting(monkeypatch, asyncio.get_running_loop(), "call_soon_threadsafe")
+    answers = desk.submit([PNG] * 20, "full", told.put_nowait)
+    await asyncio.sleep(0)  # the lanes are woken
+    while len(desk._answered) < len(answers):  # this thread does not look before all are there
+        time.sleep(0.001)
+    for _ in answers:
+        await asyncio.wait_for(told.get(), 30)
+    assert len(rings) == 1
+
+
+async def test_one_who_cannot_be_told_does_not_keep_it_from_the_others(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk, told = Desk(engine), asyncio.Queue[Any]()
+
+    def broken(_: Any) -> None:
+        raise ZeroDivisionError("oops")
+
+    desk.submit([PNG], "full", broken)
+    desk.submit([PNG], "full", told.put_nowait)
+    await asyncio.wait_for(told.get(), 30)
+    assert "oops" in caplog.text
+
+
+async def test_a_cancelled_picture_is_told_too(engine: Engine) -> None:
+    gate = gate_of(engine)
+    desk, told = Desk(engine), asyncio.Queue[Any]()
+    try:
+        answers = desk.submit([PNG] * 3, "full", told.put_nowait)
+        answers[2].cancel()
+        assert await asyncio.wait_for(told.get(), 30) is answers[2]
+    finally:
+        gate.gate.set()
+
+
+def test_answers_after_the_loop_has_ended_are_nobodys(engine: Engine) -> None:
+    gate = gate_of(engine)
+
+    async def submit_and_go() -> list[Any]:
+        answers: list[Any] = Desk(engine).submit([PNG], "full", lambda _: None)
+        while not gate.batches:
+            await asyncio.sleep(0)
+        return answers
+
+    (answer,) = asyncio.run(submit_and_go())
+    gate.gate.set()
+    assert answer.result(30).shape == (3, 2)
