@@ -196,6 +196,7 @@ class Exchange:
     def _end(self, status: int) -> None:
         """Count the request and give back what it held."""
         self.response_complete = True
+        self._answer = None  # it knows this exchange, too
         self._service.intake.let_go(self._held)
         self._service.leave(self._entered)
         self._at_once.requests.labels(ROUTE, str(status)).inc()

@@ -79,10 +79,12 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._overhead += len(data)
         super().data_received(data)
+        if self.transport.is_closing():
+            return
         self._go_on_without_the_rest()
-        if self._in_head and self._head_timer is None and not self.transport.is_closing():
+        if self._in_head and self._head_timer is None:
             self._start_head_timer()
-        if self._overhead > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if self._overhead > MAX_HEAD_BYTES:
             refuse(self.transport, HEAD_TOO_LARGE)
 
     def on_message_begin(self) -> None:
@@ -147,6 +149,7 @@ class GuardedProtocol(HttpToolsProtocol):
             and not self.parser.should_upgrade()
             and not self._is_one_too_many
             and not self.flow.write_paused
+            and not self.transport.is_closing()
             and (self.cycle is None or self.cycle.response_complete)
         )
 

@@ -194,6 +194,25 @@ def test_requests_that_come_together_are_answered_in_their_order(ways: tuple[Por
     ways[0].wait_until_nothing_is_left()
 
 
+def test_nothing_is_answered_after_the_last_request_of_a_connection(port: Port) -> None:
+    service = port.app.state.service
+    service.enter(LIMITS.max_queue)  # so that both could be refused at once
+    said = port.exchange(request(PNG, CLOSE) + request(PNG, CLOSE))
+    service.leave(LIMITS.max_queue)
+    assert len(answers(said)) == 1
+    port.wait_until_nothing_is_left()
+
+
+def test_a_body_that_stops_being_http_is_refused_once(port: Port) -> None:
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    said = port.exchange(head + b"5\r\nhello\r\nno number\r\n")
+    assert [first_answer(one, "POST").status_code for one in answers(said)] == [400]
+    port.wait_until_nothing_is_left()
+    said = port.exchange(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(PNG), PNG))
+    assert first_answer(said, "POST").status_code == 200
+    port.wait_until_nothing_is_left()
+
+
 def test_a_client_that_leaves_takes_its_picture_out_of_the_queue(
     port: Port, engine: Engine
 ) -> None:
