@@ -4,7 +4,6 @@ Shapes: N images.
 """
 
 import math
-from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -38,9 +37,9 @@ class ReferenceShares(Record):
             raise ValueError("the shares must sum to 1")
         return self
 
-    def bin_of(self, value: float) -> int:
-        """The bin of a value; every number is in one."""
-        return bisect_right(self.edges, round(value, _DECIMALS))
+    def counts_of(self, values_N: Floats) -> NDArray[np.integer]:
+        """How many values are in each bin; every number is in one."""
+        return _counts(np.array(self.edges), np.round(values_N, _DECIMALS))
 
 
 class ReferenceRecord(Record):
@@ -55,10 +54,8 @@ def shares_of(values_N: Floats) -> ReferenceShares:
     """Values in bins of about equally many; of values that are often the same, in fewer bins."""
     rounded_N = np.round(values_N, _DECIMALS)
     edges = np.unique(np.round(np.quantile(rounded_N, np.arange(1, BINS) / BINS), _DECIMALS))
-    counts = np.bincount(np.searchsorted(edges, rounded_N, side="right"), minlength=len(edges) + 1)
-    return ReferenceShares(
-        edges=tuple(edges.tolist()), shares=tuple((counts / len(values_N)).tolist())
-    )
+    shares = _counts(edges, rounded_N) / len(values_N)
+    return ReferenceShares(edges=tuple(edges.tolist()), shares=tuple(shares.tolist()))
 
 
 def population_stability_index(
@@ -77,3 +74,8 @@ def population_stability_index(
     served = np.maximum(counts / counts.sum(), _SMALLEST_SHARE)
     reference = np.maximum(np.asarray(reference_shares, dtype=np.float64), _SMALLEST_SHARE)
     return float(((served - reference) * np.log(served / reference)).sum())
+
+
+def _counts(edges: Floats, rounded_N: Floats) -> NDArray[np.integer]:
+    bins_N = np.searchsorted(edges, rounded_N, side="right")
+    return np.bincount(bins_N, minlength=len(edges) + 1)

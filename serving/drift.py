@@ -11,7 +11,7 @@ ENOUGH = 100  # answers without which nothing is said
 
 
 class Drift:
-    """Counts the last answers in the bins of the reference. For one thread.
+    """Knows how sure the last answers were. For one thread.
 
     Args:
         reference: of the bundle that answers.
@@ -23,10 +23,8 @@ class Drift:
         self, reference: ReferenceRecord, *, window: int = WINDOW, enough: int = ENOUGH
     ) -> None:
         self._of = {"confidence": reference.confidence, "disagreement": reference.disagreement}
-        self._window = window
         self._enough = enough
-        self._last: deque[dict[str, int]] = deque()
-        self._counts = {name: np.zeros(len(one.shares), int) for name, one in self._of.items()}
+        self._last: deque[tuple[float, float]] = deque(maxlen=window)
 
     def __len__(self) -> int:
         """Answers that count now."""
@@ -34,20 +32,14 @@ class Drift:
 
     def add(self, *, confidence: float, disagreement: float) -> None:
         """Count an answer, and forget the oldest if there are too many."""
-        values = {"confidence": confidence, "disagreement": disagreement}
-        bins = {name: self._of[name].bin_of(value) for name, value in values.items()}
-        self._last.append(bins)
-        for name, index in bins.items():
-            self._counts[name][index] += 1
-        if len(self._last) > self._window:
-            for name, index in self._last.popleft().items():
-                self._counts[name][index] -= 1
+        self._last.append((confidence, disagreement))
 
     def indices(self) -> dict[str, float]:
         """The population stability index of each quantity; empty while there are too few."""
         if len(self._last) < self._enough:
             return {}
+        quantities = np.array(self._last).T
         return {
-            name: population_stability_index(one.shares, self._counts[name])
-            for name, one in self._of.items()
+            name: population_stability_index(one.shares, one.counts_of(values_N))
+            for (name, one), values_N in zip(self._of.items(), quantities, strict=True)
         }

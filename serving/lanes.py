@@ -18,7 +18,7 @@ from typing import TypeVar
 from contracts.cpu import stand_back
 from contracts.errors import SnapensembleError
 from serving.clock import Clock
-from serving.errors import InferenceFailed, Stopping
+from serving.errors import InferenceFailed
 from serving.lobby import Lobby
 from serving.micro_batch import BatchReport, LeaveCall, MemberCall, MicroBatch, SummarizeCall
 from serving.stages import Mode, Stage, cascade_stages, full_stage, next_stage
@@ -83,7 +83,6 @@ class Lanes:
             entries["cascade"] = cascade[0]
         self._lobby = Lobby(entries, max_queue=max_queue, max_wait_s=max_wait_s)
         self._tasks: deque[Task] = deque()
-        self._stopping = False
         self._threads = [
             threading.Thread(target=self._lane, name=f"lane-{i}", daemon=True)
             for i in range(threads)
@@ -96,7 +95,7 @@ class Lanes:
 
     def __exit__(self, *error: object) -> None:
         with self._changed:
-            self._stopping = True
+            self._lobby.closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -128,7 +127,6 @@ class Lanes:
             Stopping: the lanes are being closed.
         """
         with self._changed:
-            self.refuse_overload(len(pictures))
             answers = self._lobby.accept(pictures, mode)
         if wake:
             self.wake(len(pictures))
@@ -146,8 +144,6 @@ class Lanes:
             count: images.
             within_s: when their sender needs the answer; a longer wait is refused too.
         """
-        if self._stopping:
-            raise Stopping("the server is shutting down; send the request elsewhere")
         self._lobby.refuse_overload(count, within_s)
 
     def predicted_wait_s(self) -> float:
@@ -174,7 +170,7 @@ class Lanes:
                 stage = next_stage(self._stages)
                 if stage is not None:
                     self._form_batch(stage)
-                elif self._stopping:
+                elif self._lobby.closed:
                     return None
                 else:
                     self._changed.wait()

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-from serving.errors import Overloaded
+from serving.errors import Overloaded, Stopping
 from serving.forecast import Forecast
 from serving.stages import Mode, Stage
 from serving.turns import Turn, Turns
@@ -27,6 +27,7 @@ class Lobby:
         self._entries = entries
         self._max_queue = max_queue
         self._max_wait_s = max_wait_s
+        self.closed = False
         self.encoded = Turns()
         self.forecast = Forecast(max_wait_s)
 
@@ -45,14 +46,21 @@ class Lobby:
         """Seconds until an image that comes now would be answered, from the measured rates."""
         return sum(stage.load.wait_s for stage in self._entries.values())
 
-    def refuse_overload(self, count: int, within_s: float = math.inf) -> None:
-        """Raise Overloaded if there is no room, or no time, for so many pictures.
+    def refuse_overload(self, count: int, within_s: float = math.inf) -> float:
+        """Predict how long so many pictures would wait, seconds.
 
         Args:
             count: pictures.
             within_s: when their sender needs the answer, if that is sooner than what is accepted.
+
+        Raises:
+            Overloaded: there is no room, or no time, for them.
+            Stopping: nobody is let in any more.
         """
-        wait_s = self.forecast.corrected(self.predicted_wait_s)
+        if self.closed:
+            raise Stopping("the server is shutting down; send the request elsewhere")
+        predicted_s = self.predicted_wait_s
+        wait_s = self.forecast.corrected(predicted_s)
         most_s = min(self._max_wait_s, within_s)
         if self.queued + count > self._max_queue:
             raise Overloaded(f"{self.queued} images wait, at most {self._max_queue} may", wait_s)
@@ -61,11 +69,12 @@ class Lobby:
                 f"the wait would be {wait_s:.1f} s, at most {most_s:.1f} s is accepted",
                 wait_s - most_s,
             )
+        return predicted_s
 
     def accept(self, pictures: Sequence[Picture], mode: Mode) -> list[Answer]:
-        """Let the pictures of one request in."""
+        """Let the pictures of one request in, or raise what `refuse_overload` raises."""
+        predicted_s = self.refuse_overload(len(pictures))
         entry = self._entries[mode]
-        predicted_s = self.predicted_wait_s
         accepted = [Waiting(picture, Answer()) for picture in pictures]
         encoded = [waiting for waiting in accepted if isinstance(waiting.picture, bytes)]
         if encoded:

@@ -276,7 +276,7 @@ def test_closing_answers_images_that_are_between_stages(closed: int) -> None:
     assert fakes[closed].entered.acquire(timeout=30)
     closing = threading.Thread(target=lanes.__exit__, args=(None, None, None))
     closing.start()
-    while not lanes._stopping:
+    while not lanes._lobby.closed:
         pass
     fakes[closed].gate.set()
     closing.join(30)

@@ -264,7 +264,7 @@ def test_leaving_answers_everything_that_was_accepted_and_refuses_the_rest() -> 
     assert member.entered.acquire(timeout=30)
     closing = threading.Thread(target=running.__exit__, args=(None, None, None))
     closing.start()
-    while not running._stopping:
+    while not running._lobby.closed:
         pass
     with pytest.raises(Stopping):
         running.submit([image(0)])
