@@ -8,6 +8,7 @@ from pydantic_core import ErrorDetails
 
 from contracts.bundle import BundleManifest
 from contracts.errors import InvalidConfig
+from serving.allocator import give_large_blocks_back
 from serving.logs import configure_logging
 from serving.ports import Ports, bind_ports, listening
 from serving.quiet import silence_decoders
@@ -76,6 +77,7 @@ def prepare_process(settings: Settings) -> None:
     read_tokens(settings)
     configure_logging(settings.log_format)
     silence_decoders()
+    give_large_blocks_back()
 
 
 def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Ports) -> str:
