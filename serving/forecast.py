@@ -1,6 +1,6 @@
 """How far predicted waits can be trusted: as far as earlier ones came out."""
 
-MEMORY = 16  # micro-batches
+MEMORY = 32  # micro-batches
 DEVIATIONS = 4.0
 MOST = 2.0
 SAYS_LITTLE = 0.25  # of the longest wait that is accepted: below it other things count
