@@ -15,10 +15,12 @@ class Forecast:
 
     Args:
         max_wait_s: the longest that is accepted.
+        memory: micro-batches after which a wait counts for a third.
     """
 
-    def __init__(self, max_wait_s: float) -> None:
+    def __init__(self, max_wait_s: float, *, memory: int = MEMORY) -> None:
         self._max_wait_s = max_wait_s
+        self._memory = memory
         self._mean = 1.0
         self._deviation = 0.0
 
@@ -27,8 +29,8 @@ class Forecast:
         if predicted_s <= SAYS_LITTLE * self._max_wait_s:
             return
         error = min(waited_s / predicted_s, MOST) - self._mean
-        self._deviation += (abs(error) - self._deviation) / MEMORY
-        self._mean += error / MEMORY
+        self._deviation += (abs(error) - self._deviation) / self._memory
+        self._mean += error / self._memory
 
     def corrected(self, predicted_s: float) -> float:
         """A wait that few will exceed; at most twice the predicted one."""
