@@ -82,7 +82,8 @@ class Lobby:
         if len(encoded) < len(accepted):
             entry.waiting.extend(w for w in accepted if not isinstance(w.picture, bytes))
         entry.load.unanswered += len(accepted)
-        accepted[0].times.predicted_s = predicted_s
+        for first in accepted[:1]:  # the others wait for it, too
+            first.times.predicted_s = predicted_s
         return [waiting.answer for waiting in accepted]
 
     def answered(self, stage: Stage, answered: Sequence[Waiting]) -> None:

@@ -84,7 +84,7 @@ class Service:
                     confidence=one["probability"],
                     disagreement=one["uncertainty"]["disagreement_nats"],
                 )
-        if self._drift_timer is None:  # not with each answer: it is a twentieth of its work
+        if self._drift_timer is None:  # not with each answer: it looks at all that count
             loop = asyncio.get_running_loop()
             self._drift_timer = loop.call_later(DRIFT_EVERY_S, self.show_drift)
 
