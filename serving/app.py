@@ -17,7 +17,7 @@ from serving.logs import log_access
 from serving.metrics import Metrics
 from serving.openapi import describe
 from serving.problems import add_problem_handlers, internal_problem
-from serving.routes import metrics_router, router
+from serving.routes import NO_ANSWER, PREDICT, metrics_router, router
 from serving.service import Service
 from serving.settings import Settings
 from serving.shortcut import answer_prediction, is_prediction
@@ -25,7 +25,7 @@ from serving.tokens import read_tokens
 from serving.traces import Traced, Traces
 
 ROUTES = (
-    "/predict",
+    PREDICT,
     "/health/live",
     "/health/ready",
     "/metrics",
@@ -34,7 +34,6 @@ ROUTES = (
     "/docs",
     "/openapi.json",
 )
-CANCELLED = 499  # the answer was never begun: the client left, or the server had to stop
 log = logging.getLogger("snapensemble")
 
 
@@ -137,13 +136,12 @@ class RequestMetrics:
                 await internal_problem(self._metrics)(scope, receive, counted)
         finally:
             seconds = time.monotonic() - started
-            self._metrics.requests.labels(route, str(status or CANCELLED)).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
+            self._metrics.request(route, status or NO_ANSWER, seconds)
             if self._access_log:
                 log_access(
                     method=scope["method"],
                     route=route,
-                    status=status or CANCELLED,
+                    status=status or NO_ANSWER,
                     milliseconds=round(seconds * 1000, 3),
                     **scope.get("state", {}).get("noted", {}),
                 )

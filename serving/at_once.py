@@ -16,14 +16,12 @@ from serving.intake import essence, is_picture
 from serving.logs import id_of_request, request_id
 from serving.problems import internal_problem, serving_problem
 from serving.query import options_of
-from serving.routes import said_of
+from serving.routes import NO_ANSWER, PREDICT, said_of
 from serving.service import Asked, Service
 from serving.tokens import Tokens
 from serving.waiting import Answer
 
 log = logging.getLogger("snapensemble")
-ROUTE = "/predict"
-LEFT = 499  # the client has left; nobody reads it
 STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 COMMON = b"".join(b"%b: %b\r\n" % pair for pair in DEFAULTS.items())
 Headers = list[tuple[bytes, bytes]]
@@ -51,10 +49,8 @@ class AtOnce:
     """
 
     def __init__(self, service: Service, tokens: Tokens | None) -> None:
-        self.service = service
+        self._service = service
         self._tokens = tokens
-        self.requests = service.metrics.requests
-        self.seconds = service.metrics.request_seconds.labels(ROUTE)
 
     def begin(
         self,
@@ -74,7 +70,7 @@ class AtOnce:
             body: all of it.
             keep_alive: whether another request may follow.
         """
-        service = self.service
+        service = self._service
         if service.life.stopping or not 0 < len(body) <= service.settings.max_body_bytes:
             return None
         for name, value in headers:
@@ -90,7 +86,7 @@ class AtOnce:
             return None  # the other way says what is wrong
         if asked.options.deadline_ms is not None:
             return None
-        exchange = Exchange(self, connection, asked, id_of_request(headers), keep_alive)
+        exchange = Exchange(service, connection, asked, id_of_request(headers), keep_alive)
         exchange.begin(body)
         return exchange
 
@@ -99,7 +95,7 @@ class Exchange:
     """One request. To uvicorn's protocol it is the `cycle` that is under way.
 
     Args:
-        at_once: has begun it.
+        service: answers.
         connection: where the answer goes.
         asked: what for.
         identity: of the request.
@@ -108,7 +104,7 @@ class Exchange:
 
     def __init__(
         self,
-        at_once: AtOnce,
+        service: Service,
         connection: Connection,
         asked: Asked,
         identity: str,
@@ -117,8 +113,7 @@ class Exchange:
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
-        self._at_once = at_once
-        self._service = at_once.service
+        self._service = service
         self._connection = connection
         self._asked = asked
         self._identity = identity
@@ -138,7 +133,7 @@ class Exchange:
             if self._answer is not None:
                 self._answer.cancel()
             self._service.metrics.departed.inc()
-            self._end(LEFT)
+            self._end(NO_ANSWER)
 
     def begin(self, body: bytes) -> None:
         """Hand the picture in, or refuse it."""
@@ -157,7 +152,8 @@ class Exchange:
         except Exception as error:
             self._send_problem(error)
         else:
-            self._send(200, [(b"content-type", b"application/json")], body)
+            length = (b"content-length", b"%d" % len(body))
+            self._send(200, [length, (b"content-type", b"application/json")], body)
 
     def _send_problem(self, error: Exception) -> None:
         token = request_id.set(self._identity)
@@ -165,25 +161,23 @@ class Exchange:
             if isinstance(error, ServingError):
                 response = serving_problem(error, self._service.metrics)
             else:
-                log.error("unexpected error in POST %s", ROUTE, exc_info=error)
+                log.error("unexpected error in POST %s", PREDICT, exc_info=error)
                 response = internal_problem(self._service.metrics)
         finally:
             request_id.reset(token)
-        headers = [pair for pair in response.raw_headers if pair[0] != b"content-length"]
-        self._send(response.status_code, headers, bytes(response.body))
+        self._send(response.status_code, response.raw_headers, bytes(response.body))
 
     def _send(self, status: int, headers: Headers, body: bytes) -> None:
         closes = not self.keep_alive or self._service.life.stopping
         connection, transport = self._connection, self._connection.transport
         lines = b"".join([b"%b: %b\r\n" % line for line in (*connection.default_headers, *headers)])
         transport.write(
-            b"%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n%b"
+            b"%b%b%bx-request-id: %b\r\n%b\r\n%b"
             % (
                 STATUS_LINES[status],
                 lines,
                 COMMON,
                 self._identity.encode(),
-                len(body),
                 b"connection: close\r\n" if closes else b"",
                 body,
             )
@@ -199,5 +193,4 @@ class Exchange:
         self._answer = None  # it knows this exchange, too
         self._service.intake.let_go(self._held)
         self._service.leave(self._entered)
-        self._at_once.requests.labels(ROUTE, str(status)).inc()
-        self._at_once.seconds.observe(time.monotonic() - self._started)
+        self._service.metrics.request(PREDICT, status, time.monotonic() - self._started)

@@ -138,6 +138,11 @@ class Metrics:
         packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
         self.build_info.labels(*packages).set(1)
 
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that is over."""
+        self.requests.labels(route, str(status)).inc()
+        self.request_seconds.labels(route).observe(seconds)
+
     def decoded(self, seconds: float) -> None:
         """Count a picture that was decoded, or could not be."""
         self.stage_seconds.labels("decode").observe(seconds)

@@ -15,8 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.at_once import AtOnce, Headers
 from serving.crowd import CROWDED
 from serving.problems import MEDIA_TYPE, problem_body
+from serving.routes import PREDICT
 
-PREDICT = b"/predict"
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 30.0
 HEAD_TOO_LARGE = problem_body(
@@ -143,7 +143,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Whether a head is that of a prediction, and nothing else is under way."""
         return (
             self._at_once is not None
-            and self.url.partition(b"?")[0] == PREDICT
+            and self.url.partition(b"?")[0] == PREDICT.encode()
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()

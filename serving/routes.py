@@ -22,10 +22,12 @@ from serving.waiting import Answer, Said
 
 router = APIRouter()
 metrics_router = APIRouter()  # the main port has it, or a port of its own
+PREDICT = "/predict"
+NO_ANSWER = 499  # it was never begun: the client has left, or the server had to stop
 READ = ["GET", "HEAD"]  # RFC 9110 wants both or neither
 
 
-@router.post("/predict")
+@router.post(PREDICT)
 async def predict(request: Request) -> Response:
     """The ensemble's averaged class probabilities for one or more images."""
     service: Service = request.app.state.service
@@ -44,7 +46,7 @@ async def predict(request: Request) -> Response:
                 said_N = await classify(service, pictures, asked.mode, deadline)
     except ClientDisconnect:
         service.metrics.departed.inc()
-        return Response(status_code=499)  # nobody is there to read it
+        return Response(status_code=NO_ANSWER)  # nobody is there to read it
     finally:
         service.intake.release(request)
     request.state.noted["members_used"] = sum(len(said.probs_dK) for said in said_N)

@@ -9,14 +9,14 @@ from starlette.types import Receive, Scope, Send
 from serving.crowd import refuse_crowd
 from serving.errors import ServingError
 from serving.problems import serving_error
-from serving.routes import predict
+from serving.routes import PREDICT, predict
 
 
 def is_prediction(scope: Scope) -> bool:
     """Whether `answer_prediction` is for this request."""
     if scope["type"] != "http":
         return False
-    return (scope["method"], scope["path"]) == ("POST", "/predict")
+    return (scope["method"], scope["path"]) == ("POST", PREDICT)
 
 
 async def answer_prediction(scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,7 +6,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from serving.app import Application
 from serving.protocol import GuardedProtocol
 from serving.server import uvicorn_config
 
+GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 HANGS_AFTER_S = 20
 PAUSE_S = 0.1  # without a byte of answer; then the client stops sending
 
@@ -49,11 +50,15 @@ class Port:
         return said
 
     def wait_until_nothing_is_left(self) -> None:
-        end = time.monotonic() + HANGS_AFTER_S
-        state = self.server.server_state
-        while self.app.state.service.intake.bytes_in_flight or state.connections or state.tasks:
-            assert time.monotonic() < end, "something stays behind"
-            time.sleep(0.001)
+        intake, state = self.app.state.service.intake, self.server.server_state
+        wait_for(lambda: not (intake.bytes_in_flight or state.connections or state.tasks))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + HANGS_AFTER_S
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.001)
 
 
 @contextlib.contextmanager

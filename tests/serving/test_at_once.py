@@ -2,8 +2,7 @@
 
 import contextlib
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,19 +17,16 @@ from tests.factories import encoded, make_bundle, picture
 from tests.fakes import GatedMember, fail_members
 from tests.serving import strange
 from tests.serving.conftest import LIMITS
-from tests.serving.port import HANGS_AFTER_S, Port, first_answer, open_port
+from tests.serving.port import GO_ON, Port, first_answer, open_port, wait_for
 
 PNG = encoded(picture(1))
 CLOSE = b"connection: close"
-GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 OF_EACH = {"date", "x-request-id"}  # headers
 
 
-def request(
-    body: bytes = PNG, *headers: bytes, query: bytes = b"", path: bytes = b"/predict"
-) -> bytes:
+def request(body: bytes = PNG, *headers: bytes, query: bytes = b"") -> bytes:
     lines = [
-        b"POST %b%b HTTP/1.1" % (path, query), b"host: x", b"content-length: %d" % len(body),
+        b"POST /predict%b HTTP/1.1" % query, b"host: x", b"content-length: %d" % len(body),
         *headers, b"", body,
     ]  # fmt: skip
     return b"\r\n".join(lines)
@@ -39,13 +35,6 @@ def request(
 def answers(said: bytes) -> list[bytes]:
     """The answers to several requests."""
     return [b"HTTP/1.1" + one for one in said.split(b"HTTP/1.1")[1:]]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + HANGS_AFTER_S
-    while not condition():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.001)
 
 
 @contextlib.contextmanager

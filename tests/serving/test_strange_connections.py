@@ -12,9 +12,8 @@ from tests.factories import make_bundle
 from tests.openapi import check_answer, close_objects
 from tests.serving import strange
 from tests.serving.conftest import LIMITS
-from tests.serving.port import Port, first_answer, open_port
+from tests.serving.port import GO_ON, Port, first_answer, open_port
 
-GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST = b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 
 first_lines = st.sampled_from(
