@@ -5,6 +5,7 @@ Bodies, tokens, paths and names that clients chose are never in them.
 
 import json
 import logging
+import math
 import random
 import re
 import sys
@@ -44,7 +45,43 @@ def configure_logging(log_format: LogFormat) -> None:
     """Send the log of the whole process to stderr, from `info` on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    handler.addFilter(OneTracebackAtATime())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class OneTracebackAtATime(logging.Filter):
+    """Writes the traceback of one place in the code once in a while, and a line each time.
+
+    Otherwise whoever finds a request that fails could fill a disk with a few bytes each.
+
+    Args:
+        every_s: seconds after which the traceback of a place is written again.
+    """
+
+    MOST_PLACES = 100
+
+    def __init__(self, every_s: float = 60.0) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._written: dict[tuple[object, ...], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record through, without what was written just before."""
+        if not record.exc_info or record.exc_info[0] is None:
+            return True
+        traceback = record.exc_info[2]
+        while traceback is not None and traceback.tb_next is not None:
+            traceback = traceback.tb_next
+        where = None if traceback is None else (traceback.tb_frame.f_code, traceback.tb_lineno)
+        place = (record.pathname, record.lineno, record.exc_info[0], where)
+        if record.created - self._written.get(place, -math.inf) < self._every_s:
+            record.msg = f"{record.getMessage()}: {record.exc_info[0].__name__}, as before"
+            record.args = record.exc_info = record.exc_text = None
+            return True
+        if len(self._written) >= self.MOST_PLACES:
+            self._written.clear()
+        self._written[place] = record.created
+        return True
 
 
 class JsonLines(logging.Formatter):

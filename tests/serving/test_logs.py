@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from serving.app import create_app
 from serving.engine import Engine
-from serving.logs import JsonLines, TextLines, request_id
+from serving.logs import JsonLines, OneTracebackAtATime, TextLines, request_id
 from serving.settings import Settings
 from tests.factories import encoded, picture
 from tests.fakes import client, fail_members
@@ -95,3 +96,34 @@ def test_a_text_line_ends_with_its_fields() -> None:
     line = TextLines().format(record("request", fields={"status": 200}))
     request_id.reset(token)
     assert line.endswith(" INFO request status=200 request_id=abc")
+
+
+def failed_at(time: float, error: type[Exception] = ValueError) -> logging.LogRecord:
+    try:
+        raise error("of a client's making")
+    except error:
+        record = logging.LogRecord("x", 40, __file__, 1, "failed %s", ("here",), sys.exc_info())
+    record.created = time
+    return record
+
+
+def test_the_traceback_of_one_place_is_written_once_in_a_while_and_a_short_line_each_time() -> None:
+    one_at_a_time = OneTracebackAtATime(every_s=60)
+    lines = []
+    for time, error in ((0, ValueError), (1, ValueError), (2, KeyError), (59, ValueError)):
+        record = failed_at(time, error)
+        assert one_at_a_time.filter(record)
+        lines.append(TextLines().format(record))
+    assert ["Traceback" in line for line in lines] == [True, False, True, False]
+    assert lines[1].endswith("failed here: ValueError, as before")
+    later = failed_at(61)
+    assert one_at_a_time.filter(later) and "Traceback" in TextLines().format(later)
+
+
+def test_places_that_are_remembered_are_bounded() -> None:
+    one_at_a_time = OneTracebackAtATime()
+    for number in range(1000):
+        record = failed_at(number)
+        record.lineno = number
+        one_at_a_time.filter(record)
+    assert len(one_at_a_time._written) <= one_at_a_time.MOST_PLACES
