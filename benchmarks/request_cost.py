@@ -3,8 +3,7 @@
     python -m benchmarks.request_cost DIR [--repetitions 7]
 
 In process: no sockets, no HTTP parsing. 32 requests are under way at any time, one picture each.
-Processor time per request, answered, and refused for overload; for requests that arrived whole, and
-for those that the application has to be asked about.
+Processor time per request, answered, and refused for overload.
 """
 
 import argparse
@@ -19,7 +18,6 @@ import uvloop
 from benchmarks.bundles import add_arguments, bundle_of, pictures_of
 from benchmarks.machine import save, spread
 from serving.app import Application, create_app
-from serving.at_once import Headers
 from serving.engine import load_engine
 from serving.metrics import Metrics
 from serving.settings import Settings
@@ -37,9 +35,7 @@ def main() -> None:
     add_arguments(parser, "request-cost")
     parser.add_argument("--repetitions", type=int, default=7, help="after one that warms up (7)")
     args = parser.parse_args()
-    ways = {"whole": ask_at_once, "by the application": ask_application}
-    rows = [(f"{what}, {way}", way, wait_s) for way in ways for what, wait_s in ACCEPTED_S.items()]
-    found: dict[str, list[dict[str, float]]] = {name: [] for name, *_ in rows}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ACCEPTED_S}
     metrics = Metrics()
     with (
         bundle_of(args) as bundle_dir,
@@ -51,9 +47,9 @@ def main() -> None:
         app = create_app(Settings(), engine, metrics)
         pictures = pictures_of(args, bundle_dir).encoded
         for turn in range(args.repetitions + 1):
-            for name, way, max_wait_s in rows:
+            for name, max_wait_s in ACCEPTED_S.items():
                 engine.lanes._lobby._max_wait_s = max_wait_s
-                used = runner.run(measure(partial(ways[way], app), pictures))
+                used = runner.run(measure(partial(ask, app), pictures))
                 if turn:  # the first warms up
                     found[name].append(used)
     table: list[tuple[str, ...]] = [("request", "event loop's thread, µs", "whole process, µs")]
@@ -64,13 +60,13 @@ def main() -> None:
 
 
 async def measure(
-    ask: Callable[[bytes], Awaitable[None]], pictures: Sequence[bytes]
+    ask_about: Callable[[bytes], Awaitable[None]], pictures: Sequence[bytes]
 ) -> dict[str, float]:
     """Microseconds of processor time per request."""
 
     async def client(number: int) -> None:
         for turn in range(REQUESTS // UNDER_WAY):
-            await ask(pictures[(number + turn) % len(pictures)])
+            await ask_about(pictures[(number + turn) % len(pictures)])
 
     thread_s, process_s = time.thread_time(), time.process_time()
     await asyncio.gather(*map(client, range(UNDER_WAY)))
@@ -80,31 +76,7 @@ async def measure(
     }
 
 
-class Nowhere:
-    """A connection whose other end hears nothing, and that is its own transport."""
-
-    def __init__(self) -> None:
-        self.default_headers: Headers = []
-        self.transport: Any = self
-        self.is_answered = asyncio.get_running_loop().create_future()
-
-    def write(self, _: bytes) -> None:
-        """Nobody reads it."""
-
-    def on_response_complete(self) -> None:
-        """All is written."""
-        self.is_answered.set_result(None)
-
-
-async def ask_at_once(app: Application, picture: bytes) -> None:
-    """One request, as the protocol hands it over when it has arrived whole."""
-    connection = Nowhere()
-    assert app.at_once is not None
-    app.at_once.begin(connection, HEADERS, b"", picture, keep_alive=True)
-    await connection.is_answered
-
-
-async def ask_application(app: Application, picture: bytes) -> None:
+async def ask(app: Application, picture: bytes) -> None:
     """One request, as an ASGI server hands it over."""
     messages = [{"type": "http.request", "body": picture, "more_body": False}]
     await app(prediction_scope(HEADERS), partial(receive, messages), send)

@@ -1,28 +1,23 @@
 """create_app(): engine and settings -> an ASGI application."""
 
-import logging
-import time
-
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.at_once import AtOnce
-from serving.cors import Cors
 from serving.documentation import documentation_router
 from serving.engine import Engine
-from serving.guard import Guard
-from serving.headers import AnswerHeaders
-from serving.life import CloseInTime, Life
-from serving.logs import log_access
+from serving.http.exchange import Exchanges
+from serving.http.middleware import Auth, Cors
+from serving.http.prediction import predict
+from serving.life import Life
 from serving.metrics import Metrics
 from serving.openapi import describe
-from serving.problems import add_problem_handlers, internal_problem
-from serving.routes import NO_ANSWER, PREDICT, metrics_router, router
+from serving.problems import add_problem_handlers, method_not_allowed
+from serving.routes import PREDICT, metrics_router, router
 from serving.service import Service
 from serving.settings import Settings
-from serving.shortcut import answer_prediction, is_prediction
 from serving.tokens import read_tokens
-from serving.traces import Traced, Traces
+from serving.traces import Traces
 
 ROUTES = (
     PREDICT,
@@ -34,7 +29,6 @@ ROUTES = (
     "/docs",
     "/openapi.json",
 )
-log = logging.getLogger("snapensemble")
 
 
 def create_app(
@@ -52,16 +46,12 @@ def create_app(
     """
     tokens = read_tokens(settings)
     metrics, life = metrics or Metrics(), life or Life()
-    service = Service(settings, engine, metrics, life, traces)
-
     app = Application(
         # Its own document knows neither what goes wrong nor the bodies; ours is serving.openapi.
         openapi_url=None,
         redirect_slashes=False,
     )
-    app.state.service = service
-    if traces is None and not settings.access_log:
-        app.at_once = AtOnce(service, tokens)
+    app.state.service = Service(settings, engine, metrics, life, traces)
     app.state.engine = engine
     app.state.metrics = metrics
     app.state.document = describe(settings, guarded=tokens is not None)
@@ -72,21 +62,22 @@ def create_app(
     add_problem_handlers(app)
     app.layers = app.inmost
     if tokens is not None:
-        app.layers = Guard(app.layers, tokens)
-    if settings.allowed_origins:  # around the guard: a preflight request has no token
+        app.layers = Auth(app.layers, tokens)
+    if settings.allowed_origins:  # around the tokens: a preflight request has none
         app.layers = Cors(app.layers, settings.allowed_origins)
-    app.layers = RequestMetrics(app.layers, metrics, access_log=settings.access_log)
-    if traces is not None:
-        app.layers = Traced(app.layers, traces, ROUTES)
-    app.layers = CloseInTime(AnswerHeaders(app.layers), life)
+    app.layers = Exchanges(
+        app.layers, ROUTES, metrics, life, traces, access_log=settings.access_log
+    )
     return app
 
 
 class Application(FastAPI):
-    """FastAPI behind layers of our own, and past it the way of predictions."""
+    """FastAPI behind layers of our own, and beside it what answers predictions.
+
+    What FastAPI does for a request in general costs more than a small ensemble.
+    """
 
     layers: ASGIApp
-    at_once: AtOnce | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -95,53 +86,9 @@ class Application(FastAPI):
 
     async def inmost(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What the layers are around."""
-        if is_prediction(scope):
-            await answer_prediction(scope, receive, send)
-        else:
+        if scope["type"] != "http" or scope["path"] != PREDICT:
             await super().__call__(scope, receive, send)
-
-
-class RequestMetrics:
-    """Counts, times and perhaps logs every request, and turns a defect into a problem document.
-
-    Plain ASGI: the wrapper classes of the framework hide from a handler that its client left.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, *, access_log: bool = False) -> None:
-        self._app = app
-        self._metrics = metrics
-        self._access_log = access_log
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started = time.monotonic()
-        status = 0
-
-        async def counted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        # Unknown paths share one label, or anyone could make as many as they like.
-        route = scope["path"] if scope["path"] in ROUTES else "other"
-        try:
-            await self._app(scope, receive, counted)
-        except Exception:  # a defect: logged here, and the client learns no more than that
-            log.exception("unexpected error in %s %s", scope["method"], route)
-            if status == 0:
-                await internal_problem(self._metrics)(scope, receive, counted)
-        finally:
-            seconds = time.monotonic() - started
-            self._metrics.request(route, status or NO_ANSWER, seconds)
-            if self._access_log:
-                log_access(
-                    method=scope["method"],
-                    route=route,
-                    status=status or NO_ANSWER,
-                    milliseconds=round(seconds * 1000, 3),
-                    **scope.get("state", {}).get("noted", {}),
-                )
+        elif scope["method"] == "POST":
+            await predict(self.state.service, scope, receive, send)
+        else:
+            await method_not_allowed(Request(scope), "POST")(scope, receive, send)

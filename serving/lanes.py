@@ -179,14 +179,13 @@ class Lanes:
     def _decode_picture(self, turn: Turn, waiting: Waiting, clock: Clock) -> None:
         stage = turn.stage
         failure: Exception | None = None
-        has_left = waiting.has_left()
-        if not has_left:
-            try:
-                waiting.decode(self._decode)
-            except SnapensembleError as error:  # about the picture
-                failure = error
-            except Exception as error:  # a defect, but the client must be answered
-                failure = InferenceFailed.caused_by(error, "a picture could not be decoded")
+        has_left = False
+        try:
+            has_left = not waiting.decode(self._decode)
+        except SnapensembleError as error:  # about the picture
+            failure = error
+        except Exception as error:  # a defect, but the client must be answered
+            failure = InferenceFailed.caused_by(error, "a picture could not be decoded")
         is_over = has_left or failure is not None
         with self._changed:
             # Images are counted as begun by their micro-batch; those that end here began here.
@@ -219,7 +218,7 @@ class Lanes:
         stage.load.unanswered -= len(taken) - len(present)
         if not present:
             return
-        batch = MicroBatch(present, stage.members)
+        batch = MicroBatch(present, stage.members, is_last=stage.following is None)
         self._tasks.extend(
             partial(self._run_member, stage, batch, member) for member in stage.members
         )

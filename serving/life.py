@@ -6,11 +6,6 @@ import signal
 import time
 from types import FrameType
 
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from serving.crowd import is_crowded
-
 
 class Life:
     """Runs; drains, not ready but answering; is over: then the port closes.
@@ -43,23 +38,3 @@ class Life:
         elif self._second_ends:
             # Not by the signal's default: the first process of a container is immune to that.
             os._exit(128 + signum)
-
-
-class CloseInTime:
-    """Ends connections with an answer: all once the server stops, before that those too many."""
-
-    def __init__(self, app: ASGIApp, life: Life) -> None:
-        self._app = app
-        self._life = life
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-
-        async def closing(message: Message) -> None:
-            if message["type"] == "http.response.start" and (
-                self._life.stopping or is_crowded(scope)
-            ):
-                MutableHeaders(scope=message)["connection"] = "close"
-            await send(message)
-
-        await self._app(scope, receive, closing)

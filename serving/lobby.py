@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from serving.errors import Overloaded, Stopping
 from serving.forecast import Forecast
+from serving.inference.memory import Encoded
 from serving.stages import Mode, Stage
 from serving.turns import Turn, Turns
 from serving.waiting import Answer, Picture, Waiting
@@ -34,7 +35,7 @@ class Lobby:
     @property
     def decoded(self) -> int:
         """Images that wait for their first member."""
-        return sum(len(stage.waiting) for stage in self._entries.values())
+        return sum([len(stage.waiting) for stage in self._entries.values()])
 
     @property
     def queued(self) -> int:
@@ -44,7 +45,7 @@ class Lobby:
     @property
     def predicted_wait_s(self) -> float:
         """Seconds until an image that comes now would be answered, from the measured rates."""
-        return sum(stage.load.wait_s for stage in self._entries.values())
+        return sum([stage.load.wait_s for stage in self._entries.values()])
 
     def refuse_overload(self, count: int, within_s: float = math.inf) -> float:
         """Predict how long so many pictures would wait, seconds.
@@ -75,12 +76,15 @@ class Lobby:
         """Let the pictures of one request in, or raise what `refuse_overload` raises."""
         predicted_s = self.refuse_overload(len(pictures))
         entry = self._entries[mode]
-        accepted = [Waiting(picture, Answer()) for picture in pictures]
-        encoded = [waiting for waiting in accepted if isinstance(waiting.picture, bytes)]
+        accepted = [
+            Waiting(Encoded(picture) if isinstance(picture, bytes) else picture, Answer())
+            for picture in pictures
+        ]
+        encoded = [waiting for waiting in accepted if isinstance(waiting.picture, Encoded)]
         if encoded:
             self.encoded.add(Turn(entry, encoded))
         if len(encoded) < len(accepted):
-            entry.waiting.extend(w for w in accepted if not isinstance(w.picture, bytes))
+            entry.waiting.extend(w for w in accepted if not isinstance(w.picture, Encoded))
         entry.load.unanswered += len(accepted)
         for first in accepted[:1]:  # the others wait for it, too
             first.times.predicted_s = predicted_s

@@ -100,6 +100,18 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=self.registry,
         )
+        self.requests_under_way = Gauge(
+            "snapensemble_requests_under_way",
+            "Predictions whose request has been let in and is not answered.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+        self.held_bytes = Gauge(
+            "snapensemble_held_bytes",
+            "Bytes that requests hold: bodies, what they are parsed into, pictures while decoded.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
         self.model_info = Gauge(
             "snapensemble_model_info",
             "The model that is served; always 1.",
@@ -128,6 +140,8 @@ class Metrics:
             registry=self.registry,
         )
         self._members: tuple[str, ...] = ()
+        self._of_requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self.receive_seconds = self.stage_seconds.labels("receive")
 
     def describe(self, name: str, bundle: BundleManifest) -> None:
         """Say what is served and by what, and from now on which member is which."""
@@ -140,8 +154,21 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that is over."""
-        self.requests.labels(route, str(status)).inc()
-        self.request_seconds.labels(route).observe(seconds)
+        counters = self._of_requests.get((route, status))
+        if counters is None:  # to look labels up costs more than to count
+            counters = (
+                self.requests.labels(route, str(status)),
+                self.request_seconds.labels(route),
+            )
+            self._of_requests[route, status] = counters
+        counters[0].inc()
+        counters[1].observe(seconds)
+
+    def refused(self, status: int, code: str, is_counted: bool) -> None:
+        """Count what the protocol has refused, and the request unless it is counted elsewhere."""
+        self.problems.labels(code).inc()
+        if not is_counted:
+            self.requests.labels("other", str(status)).inc()
 
     def decoded(self, seconds: float) -> None:
         """Count a picture that was decoded, or could not be."""

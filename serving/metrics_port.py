@@ -8,30 +8,30 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
-from serving.engine import Engine
-from serving.headers import AnswerHeaders
-from serving.metrics import Metrics
+from serving.http.exchange import Exchanges
+from serving.life import Life
 from serving.problems import add_problem_handlers
 from serving.routes import metrics_router
 from serving.server import uvicorn_config
+from serving.service import Service
 
 
-def create_metrics_app(engine: Engine, metrics: Metrics) -> FastAPI:
+def create_metrics_app(service: Service) -> FastAPI:
     """An application that knows /metrics and nothing else. It asks for no token."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.engine = engine
-    app.state.metrics = metrics
+    app.state.service = service
+    app.state.metrics = service.metrics
     app.include_router(metrics_router)
     add_problem_handlers(app)
-    app.add_middleware(AnswerHeaders)
+    app.add_middleware(Exchanges, routes=("/metrics",), metrics=service.metrics, life=Life())
     return app
 
 
 @contextlib.contextmanager
-def serve_metrics(listener: socket.socket, engine: Engine, metrics: Metrics) -> Iterator[None]:
+def serve_metrics(listener: socket.socket, service: Service) -> Iterator[None]:
     """Answer on a listening socket, on a thread with its own event loop, while the body runs."""
     config = uvicorn_config(
-        create_metrics_app(engine, metrics), lifespan="off", timeout_graceful_shutdown=1
+        create_metrics_app(service), lifespan="off", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="metrics")

@@ -49,10 +49,17 @@ class Outcome:
 
 
 class MicroBatch:
-    """Images that run together; it finishes when each of `members` has answered."""
+    """Images that run together; it finishes when each of `members` has answered.
 
-    def __init__(self, images: Sequence[Waiting], members: range) -> None:
+    Args:
+        images: of one stage.
+        members: to ask.
+        is_last: whether no image is asked about more members afterwards.
+    """
+
+    def __init__(self, images: Sequence[Waiting], members: range, *, is_last: bool = True) -> None:
         self.members = members
+        self._is_last = is_last
         self._images = images
         self._earlier = [waiting.probs_dK for waiting in images]
         self._started = time.monotonic()
@@ -107,9 +114,12 @@ class MicroBatch:
             probs_dK.insert(0, earlier_dK)
         if not probs_dK or self._error is not None:
             return None
-        members = (*range(self.members.start), *(member for member, _ in said))
         whole_dK = np.concatenate(probs_dK)
-        return Said(whole_dK, members) if np.isfinite(whole_dK).all() else None
+        if not np.isfinite(whole_dK).all():
+            return None
+        if self._is_last and len(said) == len(self.members):
+            return Said(whole_dK)  # all that will be said
+        return Said(whole_dK, (*range(self.members.start), *(member for member, _ in said)))
 
     def outcome(self, leaves: LeaveCall | None, summarize: SummarizeCall) -> Outcome:
         """What becomes of each image now that its members have answered.

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
+from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY
 from serving.problems import HTTP_CODES, INTERNAL_ERROR, MEDIA_TYPE, PROBLEMS
-from serving.protocol import HEAD_TOO_LARGE, MALFORMED_REQUEST
 
-BEFORE_THE_APP = (HEAD_TOO_LARGE, MALFORMED_REQUEST)
+BEFORE_THE_APP = (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)
 # Each of these can come instead of any answer.
 ALWAYS = [
     INTERNAL_ERROR,
-    *((each["status"], each["code"], each["title"]) for each in BEFORE_THE_APP),
+    *((each.status, each.code, each.title) for each in BEFORE_THE_APP),
 ]
 HEADERS_OF = {
     401: {"WWW-Authenticate": {"$ref": "#/components/headers/Authenticate"}},
@@ -21,7 +21,7 @@ HEADERS_OF = {
 def problem_responses(raises: Iterable[type[Exception]]) -> dict[str, Any]:
     """Status to response, for an operation that can raise these errors, in order of the status."""
     by_status: dict[int, list[tuple[str, str]]] = {}
-    for status, code, title in sorted([*ALWAYS, *(PROBLEMS[error] for error in raises)]):
+    for status, code, title in sorted({*ALWAYS, *(PROBLEMS[error] for error in raises)}):
         by_status.setdefault(status, []).append((code, title))
     return {str(status): _response(status, codes) for status, codes in by_status.items()}
 
@@ -38,7 +38,7 @@ def _response(status: int, codes: list[tuple[str, str]]) -> dict[str, Any]:
     names = [code for code, _ in codes]
     this = {"properties": {"status": {"const": status}, "code": {"enum": names}}}
     schema = {"allOf": [{"$ref": "#/components/schemas/Problem"}, this]}
-    known = "IfKnown" if status in [each["status"] for each in BEFORE_THE_APP] else ""
+    known = "IfKnown" if status in [each.status for each in BEFORE_THE_APP] else ""
     return {
         "description": "; ".join(f"{title} (`{code}`)" for code, title in codes),
         "headers": {

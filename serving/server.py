@@ -12,9 +12,11 @@ from starlette.types import ASGIApp
 from contracts.stopping import SIGNALS
 from serving.app import create_app
 from serving.engine import Engine
+from serving.http.protocol import GuardedProtocol
+from serving.http.timekeeper import Timekeeper
 from serving.life import Life
 from serving.metrics import Metrics
-from serving.protocol import GuardedProtocol
+from serving.service import Service
 from serving.settings import Settings
 from serving.traces import Traces
 
@@ -22,8 +24,9 @@ from serving.traces import Traces
 class Server(uvicorn.Server):
     """Runs until its life is over, then answers what it has accepted."""
 
-    def __init__(self, config: uvicorn.Config, life: Life) -> None:
+    def __init__(self, config: uvicorn.Config, life: Life, service: Service) -> None:
         super().__init__(config)
+        self.service = service
         self._life = life
 
     async def on_tick(self, counter: int) -> bool:
@@ -42,24 +45,29 @@ def make_server(
     metrics: Metrics,
     life: Life,
     traces: Traces | None = None,
-) -> uvicorn.Server:
+) -> Server:
     """A server that SIGTERM or SIGINT ends in order from now on, also before it runs.
 
     It drains, stops listening, answers what it has accepted, and its `run` returns.
     """
     app = create_app(settings, engine, metrics, life, traces)
+    service: Service = app.state.service
     config = uvicorn_config(
         app,
         # Above the idle time of the usual proxies, so that they close first.
         timeout_keep_alive=75,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
         http=partial(
-            GuardedProtocol, max_connections=settings.max_connections, at_once=app.at_once
+            GuardedProtocol,
+            max_connections=settings.max_connections,
+            memory=service.admission.memory,
+            timekeeper=Timekeeper(on_tick=service.show_load),
+            on_refusal=metrics.refused,
         ),
     )
     for signum in SIGNALS:
         signal.signal(signum, life.stop)
-    return Server(config, life)
+    return Server(config, life, service)
 
 
 def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:

@@ -1,22 +1,22 @@
 """What the handlers share."""
 
 import asyncio
-import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
 from contracts.prediction_sets import SetQuantile
 from serving.answers import prediction, response
-from serving.desk import Desk
 from serving.drift import Drift
 from serving.engine import Engine
-from serving.errors import MemberFailing, Overloaded, Stopping
+from serving.errors import MemberFailing, Stopping
 from serving.health import TOO_MANY
-from serving.intake import Intake
+from serving.http.bridge import Bridge
+from serving.inference.admission import Admission
+from serving.inference.memory import MemoryBudget
 from serving.life import Life
 from serving.metrics import Metrics
 from serving.schemas import PredictOptions
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
 
 
 class Service:
-    """The engine, the intake and the counters of one server.
+    """The engine, who is let in, and the counters of one server.
 
     Raises:
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
@@ -56,15 +56,18 @@ class Service:
         self.engine = engine
         self.metrics = metrics
         self.life = life
-        self.intake = Intake(settings)
-        self.desk = Desk(engine)
+        self.admission = Admission(
+            engine.lanes,
+            max_images=settings.max_queue,
+            memory=MemoryBudget(settings.max_bytes_in_flight),
+        )
+        self.bridge = Bridge(engine)
         self.name = settings.name or engine.bundle.name
         self.started = time.monotonic()
         self._max_entropy = math.log(len(engine.bundle.classes))
         reference = engine.bundle.reference
         self._drift = None if reference is None else Drift(reference)
         self.traces = traces
-        self._under_way = 0
         self._drift_timer: asyncio.TimerHandle | None = None
         metrics.describe(self.name, engine.bundle)
 
@@ -98,6 +101,12 @@ class Service:
         for quantity, index in self._drift.indices().items():
             self.metrics.drift.labels(quantity).set(index)
 
+    def show_load(self) -> None:
+        """Bring the gauges of what requests hold up to date."""
+        self.metrics.queued.set(self.engine.lanes.queued)
+        self.metrics.requests_under_way.set(self.admission.requests)
+        self.metrics.held_bytes.set(self.admission.memory.held)
+
     def check_ready(self) -> None:
         """Raise what speaks against sending new work here."""
         if self.life.stopping:
@@ -119,36 +128,6 @@ class Service:
         self.engine.check_mode(mode)
         return Asked(options, mode, self.engine.quantile(mode, options.coverage))
 
-    def enter(self, count: int) -> int:
-        """Keep the images of a request in mind until it is answered, and give their number.
-
-        The lanes know only of those that they have not answered. Where the members are quick, it
-        is this thread, which writes the answers, that has more work than it can do.
-
-        Raises:
-            Overloaded: there are too many already.
-        """
-        if self._under_way + count > self.settings.max_queue:
-            raise Overloaded(
-                f"{self._under_way} images are under way, at most {self.settings.max_queue} may be",
-                retry_after_s=1.0,
-            )
-        self._under_way += count
-        return count
-
-    def leave(self, count: int) -> None:
-        """So many images are answered, or their client has left."""
-        self._under_way -= count
-
-    @contextlib.contextmanager
-    def room_for(self, count: int) -> Iterator[None]:
-        """Enter with so many images, then leave."""
-        entered = self.enter(count)
-        try:
-            yield
-        finally:
-            self.leave(entered)
-
     def answer(self, asked: Asked, said_N: Sequence[Said]) -> bytes:
         """The body of the answer to a request, counted.
 
@@ -161,14 +140,9 @@ class Service:
         self._count(asked.mode, predictions)
         return to_json(response(predictions, bundle, self.name))
 
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage of a request, whether it ends well or not."""
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            ended = time.monotonic()
-            self.metrics.stage_seconds.labels(name).observe(ended - started)
-            if self.traces is not None:
-                self.traces.stage(name, started, ended)
+    def received(self, started: float) -> None:
+        """Measure the stage of a request in which its body came; well or not, it is over."""
+        ended = time.monotonic()
+        self.metrics.receive_seconds.observe(ended - started)
+        if self.traces is not None:
+            self.traces.stage("receive", started, ended)

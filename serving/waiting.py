@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from contracts.figures import Floats
 from serving.errors import DeadlineExceeded
+from serving.inference.memory import Encoded
 from serving.summary import Summary
 
 Image = NDArray[np.uint8]  # image_CHW
-Picture = Image | bytes  # bytes: encoded
+Picture = Image | Encoded | bytes  # bytes: encoded, and nobody counts them
 
 
 def no_decoder(_: bytes) -> Image:
@@ -84,14 +85,14 @@ class Answer(Future[Floats]):
 class Waiting:
     """An accepted picture, the future that its caller holds, and what members have said of it."""
 
-    picture: Picture  # bytes until it is decoded
+    picture: Image | Encoded
     answer: Answer
     probs_dK: Floats | None = None
 
     @property
     def image_CHW(self) -> Image:  # noqa: N802 # a shape
         """The picture, which has been decoded."""
-        assert not isinstance(self.picture, bytes)
+        assert not isinstance(self.picture, Encoded)
         return self.picture
 
     @property
@@ -99,15 +100,22 @@ class Waiting:
         """When what happened to it."""
         return self.answer.times
 
-    def decode(self, decode: Callable[[bytes], Image]) -> None:
-        """Make an image of an encoded picture; raises what `decode` raises."""
-        assert isinstance(self.picture, bytes)
+    def decode(self, decode: Callable[[bytes], Image]) -> bool:
+        """Make an image of an encoded picture; false if its client has left.
+
+        Raises what `decode` raises.
+        """
+        assert isinstance(self.picture, Encoded)
         times = self.times
-        times.decoding = time.monotonic()
-        try:
-            self.picture = decode(self.picture)
-        finally:
-            times.decoded = time.monotonic()
+        with self.picture.taken() as data:
+            if data is None or self.has_left():
+                return False
+            times.decoding = time.monotonic()
+            try:
+                self.picture = decode(data)
+            finally:
+                times.decoded = time.monotonic()
+        return True
 
     def has_left(self) -> bool:
         """Whether the caller has cancelled; then those who wait for the future are told."""

@@ -65,7 +65,7 @@ def serve(
     with exported_traces() as traces, engine, listen() as ports, contextlib.ExitStack() as stack:
         server = make_server(settings, engine, metrics, life, traces)
         if ports.metrics is not None:
-            stack.enter_context(serve_metrics(ports.metrics, engine, metrics))
+            stack.enter_context(serve_metrics(ports.metrics, server.service))
         gc.collect()
         gc.freeze()  # what is there now stays: looking through it took a twentieth of the time
         announce(engine, ports)

@@ -2,14 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import Metric
 
+from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY, Refusal
 from serving.metrics import Metrics
 from serving.problems import HTTP_CODES, PROBLEMS
-from serving.protocol import HEAD_TOO_LARGE, MALFORMED_REQUEST
 from serving.schemas import PredictOptions
 from snapensemble.cli import COMMANDS
 
@@ -34,9 +33,9 @@ def test_every_http_error_is_documented(status: int, code: str) -> None:
     assert f"| {status} | `{code}` |" in HTTP_API
 
 
-@pytest.mark.parametrize("problem", [HEAD_TOO_LARGE, MALFORMED_REQUEST])
-def test_the_errors_of_the_protocol_are_documented(problem: dict[str, Any]) -> None:
-    assert f"| {problem['status']} | `{problem['code']}` |" in HTTP_API
+@pytest.mark.parametrize("problem", [HEAD_TOO_LARGE, MALFORMED, NO_MEMORY])
+def test_the_errors_of_the_protocol_are_documented(problem: Refusal) -> None:
+    assert f"| {problem.status} | `{problem.code}` |" in HTTP_API
 
 
 @pytest.mark.parametrize("name", PredictOptions.model_fields)

@@ -1,13 +1,16 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
+import serving.service
 from serving.app import create_app
 from serving.engine import Engine, load_engine
+from serving.inference.admission import Admission
 from serving.settings import Settings
 from tests.fakes import client
 
@@ -19,6 +22,23 @@ LIMITS = Settings(
     body_timeout_s=0.5,
     max_queue=50,
 )
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test did to a server: afterwards its requests hold nothing."""
+    made: list[Admission] = []
+
+    class Noted(Admission):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(serving.service, "Admission", Noted)
+    yield
+    for admission in made:
+        held = admission.memory.held, admission.images, admission.requests
+        assert held == (0, 0, 0), "bytes, images, requests that nobody has given back"
 
 
 @pytest.fixture

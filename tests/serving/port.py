@@ -14,7 +14,7 @@ import httpx
 import uvicorn
 
 from serving.app import Application
-from serving.protocol import GuardedProtocol
+from serving.http.protocol import GuardedProtocol
 from serving.server import uvicorn_config
 
 GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -50,8 +50,14 @@ class Port:
         return said
 
     def wait_until_nothing_is_left(self) -> None:
-        intake, state = self.app.state.service.intake, self.server.server_state
-        wait_for(lambda: not (intake.bytes_in_flight or state.connections or state.tasks))
+        state = self.server.server_state
+        wait_for(lambda: not (state.connections or state.tasks or self.is_holding()))
+
+    def is_holding(self) -> bool:
+        """Whether a request that is over, or a connection, has left something behind."""
+        admission = self.app.state.service.admission
+        lanes = self.app.state.engine.lanes
+        return any((admission.memory.held, admission.images, admission.requests, lanes.queued))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -62,20 +68,23 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def open_port(app: Application, *, at_once: bool = True) -> Iterator[Port]:
-    """Serve until the end of the block.
+def open_port(app: Application, **limits: Any) -> Iterator[Port]:
+    """Serve until the end of the block; then nothing may be left of any request.
 
     Args:
         app: the application.
-        at_once: whether predictions that arrive whole may go past it.
+        limits: of connections, as of `GuardedProtocol`.
     """
-    http = partial(GuardedProtocol, at_once=app.at_once if at_once else None)
+    memory, on_refusal = app.state.service.admission.memory, app.state.metrics.refused
+    http = partial(GuardedProtocol, memory=memory, on_refusal=on_refusal, **limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn_config(app, timeout_graceful_shutdown=5, http=http))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield Port(server, app, listener.getsockname())
+            port = Port(server, app, listener.getsockname())
+            yield port
+            port.wait_until_nothing_is_left()
         finally:
             server.should_exit = True
             thread.join()

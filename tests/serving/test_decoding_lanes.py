@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import InvalidImage
 from serving.errors import InferenceFailed
+from serving.inference.memory import Encoded
 from serving.lanes import Lanes
 from serving.waiting import Answer, Image, Waiting
 from tests.fakes import GatedMember
@@ -174,7 +175,7 @@ def test_lanes_without_a_decoder_say_so() -> None:
 
 
 def test_a_picture_knows_how_long_it_took_even_if_it_is_damaged() -> None:
-    waiting = Waiting(b"bad", Answer())
+    waiting = Waiting(Encoded(b"bad"), Answer())
     with pytest.raises(InvalidImage):
         waiting.decode(GatedDecoder())
     assert waiting.times.decode_s > 0

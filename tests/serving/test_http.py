@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-import serving.intake
+import serving.http.body
 from contracts.figures import disagreement, entropy, mean_probabilities, softmax
 from contracts.pixels import decode_image
 from serving.app import create_app
@@ -202,7 +202,7 @@ async def test_one_bad_upload_among_good_ones_hurts_nobody(http: httpx.AsyncClie
 async def test_a_body_without_an_end_is_refused_while_it_arrives(
     http: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving.intake, "DRAIN_BYTES", 50_000)
+    monkeypatch.setattr(serving.http.body, "DRAIN_BYTES", 50_000)
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -215,7 +215,7 @@ async def test_a_body_without_an_end_is_refused_while_it_arrives(
     is_problem(reply, 413, "body_too_large")
     assert reply.headers["connection"] == "close"
     assert sent <= 170_000
-    assert app.state.service.intake.bytes_in_flight == 0
+    assert app.state.service.admission.memory.held == 0
 
 
 async def test_a_sender_that_is_too_slow_is_told_so(http: httpx.AsyncClient) -> None:
@@ -230,10 +230,10 @@ async def test_a_sender_that_is_too_slow_is_told_so(http: httpx.AsyncClient) -> 
 
 
 async def test_all_bodies_together_are_limited(http: httpx.AsyncClient, app: FastAPI) -> None:
-    app.state.service.intake.bytes_in_flight = 250_000 - 10
+    app.state.service.admission.memory.hold(250_000 - 10)
     reply = await http.post("/predict", content=PNG, headers=HEADERS)
     is_problem(reply, 503, "overloaded")
-    assert app.state.service.intake.bytes_in_flight == 250_000 - 10
+    app.state.service.admission.memory.let_go(250_000 - 10)
 
 
 async def test_overload_says_when_to_come_back(
@@ -298,7 +298,7 @@ async def test_a_client_that_leaves_takes_its_image_out_of_the_queue(
     leaving.leave.set()
     await request
     assert run_after(gate, engine, 5) == 0
-    assert app.state.service.intake.bytes_in_flight == 0
+    assert app.state.service.admission.memory.held == 0
     page = app.state.metrics.page().decode()
     assert "snapensemble_departed_clients_total 1.0" in page
 
@@ -329,7 +329,9 @@ async def test_overload_is_refused_before_the_body_is_read(app: FastAPI, engine:
 async def test_images_that_the_lanes_have_answered_count_until_their_clients_are(
     app: FastAPI, http: httpx.AsyncClient
 ) -> None:
-    with app.state.service.room_for(50):
+    with app.state.service.admission.request() as others:
+        others.hold(50 * len(PNG))
+        others.submit([PNG] * 50, "full", lambda *_: [], lambda _: None)  # all of them answered
         reply = await http.post("/predict", content=PNG, headers=HEADERS)
         is_problem(reply, 503, "overloaded")
         assert "50 images are under way" in reply.json()["detail"]

@@ -6,8 +6,10 @@ import httpx
 
 from serving.app import create_app
 from serving.engine import Engine
+from serving.life import Life
 from serving.metrics import Metrics
 from serving.metrics_port import create_metrics_app
+from serving.service import Service
 from serving.settings import Settings
 from snapensemble.server_process import server_process
 from tests.factories import encoded, picture
@@ -23,8 +25,8 @@ async def test_the_main_port_then_has_no_metrics(engine: Engine) -> None:
 
 
 async def test_the_second_port_has_metrics_and_nothing_else(engine: Engine) -> None:
-    metrics = Metrics()
-    async with client(create_metrics_app(engine, metrics)) as http:
+    service = Service(Settings(), engine, Metrics(), Life(), None)
+    async with client(create_metrics_app(service)) as http:
         reply = await http.get("/metrics")
         assert reply.headers["content-type"].startswith("text/plain")
         assert "snapensemble_queue_images 0.0" in reply.text.splitlines()

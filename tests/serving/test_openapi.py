@@ -10,10 +10,11 @@ from pydantic import SecretStr
 
 from serving.app import ROUTES, create_app
 from serving.engine import Engine
+from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY
 from serving.openapi import describe
 from serving.openapi_schemas import EXAMPLE
 from serving.problems import HTTP_CODES, INTERNAL_ERROR, PROBLEMS
-from serving.protocol import HEAD_TOO_LARGE, MALFORMED_REQUEST
+from serving.routes import PREDICT
 from serving.schemas import PredictOptions
 from serving.settings import Settings
 from tests.fakes import client
@@ -53,6 +54,7 @@ def test_every_route_is_in_the_document_and_the_other_way_round(
         {(path, method) for path, item in paths.items() for method in item}
         for paths in (app.openapi()["paths"], app.state.document["paths"])
     )
+    routes.add((PREDICT, "post"))  # the application answers it beside FastAPI's router
     assert routes == declared
     assert {path for path, _ in routes} <= set(ROUTES)
 
@@ -65,7 +67,7 @@ def test_every_problem_is_declared_somewhere() -> None:
                 this = content["schema"]["allOf"][1]["properties"]
                 declared |= {(this["status"]["const"], code) for code in this["code"]["enum"]}
     known = {(status, code) for status, code, _ in [*PROBLEMS.values(), INTERNAL_ERROR]}
-    known |= {(p["status"], p["code"]) for p in (HEAD_TOO_LARGE, MALFORMED_REQUEST)}
+    known |= {(p.status, p.code) for p in (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)}
     assert declared == known | set(HTTP_CODES.items())
 
 

@@ -38,7 +38,7 @@ class Asker:
         response = self._runner.run(self._ask(list(chunks), headers, query))
         check_answer(self._document, "POST", "/predict", response)
         assert response.status_code < 500 or response.status_code == 504
-        assert self._app.state.service.intake.bytes_in_flight == 0
+        assert self._app.state.service.admission.memory.held == 0
         return response.status_code
 
     async def _ask(self, chunks: list[bytes], headers: Any, query: bytes) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Where the event loop hands pictures to the lanes and gets answers back, many at a time.
+"""Between the event loop and the lanes: pictures go over and answers come back, many at a time.
 
 To wake a thread costs as much as a small member. So the lanes are woken once for all pictures that
 came in one turn of the loop, and the loop once for all answers that are there together.
@@ -17,10 +17,10 @@ from serving.stages import Mode
 from serving.waiting import Answer, Picture
 
 log = logging.getLogger("snapensemble")
-Told = Callable[[Any], None]  # the answer
+Callback = Callable[[Any], None]  # takes the answer
 
 
-class Desk:
+class Bridge:
     """Of one event loop, on whose thread all but `_post` is called.
 
     Args:
@@ -30,16 +30,16 @@ class Desk:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._handed_in = 0
-        self._answered: deque[tuple[Told, Any]] = deque()
-        self._is_rung = False
+        self._answered: deque[tuple[Callback, Any]] = deque()
+        self._is_woken = False
 
-    def submit(self, pictures: Sequence[Picture], mode: Mode, told: Told) -> list[Answer]:
+    def submit(self, pictures: Sequence[Picture], mode: Mode, callback: Callback) -> list[Answer]:
         """One future per picture, as of `Lanes.submit`, which says what is raised.
 
         Args:
             pictures: of one request.
             mode: which members to ask.
-            told: called on the event loop with each future that is done or cancelled.
+            callback: called on the event loop with each future that is done or cancelled.
         """
         answers = self._engine.submit(pictures, mode, wake=False)
         loop = asyncio.get_running_loop()
@@ -47,26 +47,26 @@ class Desk:
             loop.call_soon(self._wake)
         self._handed_in += len(answers)
         for answer in answers:
-            answer.add_done_callback(partial(self._post, loop, told))
+            answer.add_done_callback(partial(self._post, loop, callback))
         return answers
 
     def _wake(self) -> None:
         count, self._handed_in = self._handed_in, 0
         self._engine.lanes.wake(count)
 
-    def _post(self, loop: asyncio.AbstractEventLoop, told: Told, answer: Any) -> None:
+    def _post(self, loop: asyncio.AbstractEventLoop, callback: Callback, answer: Any) -> None:
         """On a lane, or on the loop if the answer is cancelled."""
-        self._answered.append((told, answer))
-        if not self._is_rung:
-            self._is_rung = True
+        self._answered.append((callback, answer))
+        if not self._is_woken:
+            self._is_woken = True
             with contextlib.suppress(RuntimeError):  # the loop was closed under a request
                 loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._is_rung = False  # first: what is posted from now on rings again
+        self._is_woken = False  # first: what is posted from now on wakes the loop again
         while self._answered:
-            told, answer = self._answered.popleft()
+            callback, answer = self._answered.popleft()
             try:
-                told(answer)
+                callback(answer)
             except Exception:  # the others must be told all the same
                 log.exception("an answer could not be passed on")

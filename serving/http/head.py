@@ -1,0 +1,79 @@
+"""The head of a request: how much of it has come, what it says of the body, and what is refused.
+
+The parser (llhttp) is strict about most; this is what it lets pass.
+"""
+
+from serving.http.refusals import MAX_HEAD_BYTES, MAX_HEADERS, Refused, malformed
+
+END = b"\r\n\r\n"
+VERSIONS = ("1.0", "1.1")
+Headers = list[tuple[bytes, bytes]]
+
+
+class Progress:
+    """How much has come of a head, and of what is neither head nor body after it."""
+
+    __slots__ = ("_headers", "_tail", "is_complete", "overhead")
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self.overhead = 0  # bytes since the last that were a body
+        self._headers = 0
+        self._tail = b""  # the last bytes that have come, in which its end may have begun
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether more has come than is accepted."""
+        return self.overhead > MAX_HEAD_BYTES or self._headers > MAX_HEADERS
+
+    def size_of_rest(self, data: bytes) -> int:
+        """How many of these bytes belong to the head; all if it does not end in them."""
+        end = (self._tail + data).find(END)
+        return len(data) if end < 0 else max(1, end + len(END) - len(self._tail))
+
+    def came(self, piece: bytes) -> None:
+        """So much more of the head."""
+        self.overhead += len(piece)
+        self._tail = (self._tail + piece[-3:])[-3:] if not piece.endswith(END) else b""
+
+    def header(self) -> None:
+        """One more header."""
+        self._headers += 1
+
+
+def framing(method: bytes, version: str, headers: Headers) -> int | None:
+    """The length of the body in bytes; None if it comes in chunks.
+
+    Args:
+        method: of the request.
+        version: of HTTP.
+        headers: names in lower case; the parser has seen to it that lengths are numbers, and that
+            there is either one length or chunks.
+
+    Raises:
+        Refused: the head is not that of a request which this server could answer.
+    """
+    if version not in VERSIONS:
+        raise Refused(malformed(f"HTTP/{version} is not spoken here; use HTTP/1.1"))
+    if method == b"CONNECT":
+        raise Refused(malformed("CONNECT asks for a proxy, and this is none"))
+    hosts, length, chunked = 0, 0, False
+    for name, value in headers:
+        if name == b"host":
+            hosts += 1
+        elif name == b"content-length":
+            length = int(value)
+        elif name == b"transfer-encoding":
+            if value.lower() != b"chunked" or version == "1.0":
+                raise Refused(malformed("the only Transfer-Encoding is chunked, over HTTP/1.1"))
+            chunked = True
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise Refused(malformed(f"expected one Host header, found {hosts}"))
+    return None if chunked else length
+
+
+def without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
+    """The head of a request as it would be had it not asked for another protocol."""
+    line = b"%b %b HTTP/%b\r\n" % (method, url, version.encode())
+    kept = [b"%b: %b\r\n" % header for header in headers if header[0] != b"upgrade"]
+    return b"".join([line, *kept, b"\r\n"])

@@ -1,0 +1,57 @@
+"""Layers around the application: who may ask, with a token and from pages of other origins."""
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.errors import Unauthorized
+from serving.problems import serving_error
+from serving.tokens import Tokens
+
+PROBES = ("/health/live", "/health/ready")  # an orchestrator has no token
+# In the words of the Fetch standard.
+ASKED = ("Authorization", "Content-Type", "X-Request-ID")
+ANSWERED = ("X-Request-ID", "Retry-After")
+
+
+class Auth:
+    """Answers 401 to requests without a right token, before any of their body is read."""
+
+    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+        self._app = app
+        self._tokens = tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request through, or refuse it."""
+        if scope["type"] == "lifespan" or self._may_pass(scope):
+            await self._app(scope, receive, send)
+            return
+        error = Unauthorized("send a token: `Authorization: Bearer TOKEN`")
+        await serving_error(Request(scope), error)(scope, receive, send)
+
+    def _may_pass(self, scope: Scope) -> bool:
+        return scope["path"] in PROBES or self._tokens.accept(scope["headers"])
+
+
+class Cors(CORSMiddleware):
+    """Lets the pages of some origins ask and read the answers. No cookies: there are none."""
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+        super().__init__(
+            app,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=ASKED,
+            expose_headers=ANSWERED,
+        )
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """What a browser may do: without a body, since only browsers read it."""
+        reply = super().preflight_response(request_headers)
+        allowed = reply.status_code == 200
+        headers = {
+            k: v for k, v in reply.headers.items() if k not in ("content-length", "content-type")
+        }
+        return Response(status_code=204 if allowed else 403, headers=headers)

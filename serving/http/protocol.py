@@ -1,0 +1,302 @@
+"""uvicorn's fast HTTP protocol, with a limit on everything that one connection can do.
+
+A connection is asked one thing at a time: what comes behind a request is not parsed before that
+request is answered. So answers are in the order of requests, nothing piles up, and a connection
+that is lost is that of the request under way.
+"""
+
+import asyncio
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.errors import Overloaded
+from serving.http import head
+from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY, Refusal, Refused
+from serving.http.scope import mark_crowded, mark_refused
+from serving.http.timekeeper import Timekeeper
+from serving.inference.memory import MemoryBudget
+
+MAX_WAITING_BYTES = 64 * 1024  # of requests that came behind one that is not answered yet
+HEAD_TIMEOUT_S = 30.0
+REST_TIMEOUT_S = 10.0  # for the rest of a body that nobody wanted
+WRITE_TIMEOUT_S = 30.0  # for a client to take what was written
+CLOSE_TIMEOUT_S = 5.0
+LAST_REQUEST_S = 0.1  # for a request that is on its way when the server stops
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """Between a transport and the application.
+
+    Args:
+        max_connections: requests of more are marked as crowded.
+        memory: counts heads that are not complete, and bytes that wait behind a request.
+        timekeeper: looks after the time.
+        on_refusal: told status and code of each answer that no application has made, and whether
+            one will count the request.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        max_connections: int = sys.maxsize,
+        memory: MemoryBudget | None = None,
+        timekeeper: Timekeeper | None = None,
+        on_refusal: Callable[[int, str, bool], None] = lambda *_: None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._max_connections = max_connections
+        self._memory = memory or MemoryBudget(sys.maxsize)
+        self._timekeeper = timekeeper or Timekeeper()
+        self._on_refusal = on_refusal
+        self._is_crowded = False
+        self._head = head.Progress()
+        self._in_message = False  # from a request's first byte to its last
+        self._body_left: int | None = 0  # bytes; None: chunks, and nobody knows
+        self._waiting = bytearray()
+        self._held = 0  # bytes, in the memory
+        self._is_deaf = False  # what comes is thrown away
+        self._is_last = False  # the server stops
+        self._is_upgrade = False
+        self._read_by = math.inf  # by the event loop's clock
+        self._written_by = math.inf
+
+    # What the transport says.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected and must say something soon."""
+        super().connection_made(transport)
+        self._is_crowded = len(self.connections) > self._max_connections
+        self._timekeeper.add(self)
+        self._read_within(HEAD_TIMEOUT_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or was sent away."""
+        self._timekeeper.discard(self)
+        self._is_deaf = True
+        self._waiting.clear()
+        self._count_what_is_held()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes."""
+        if self._is_deaf:
+            return
+        if self._waiting or self._is_answering():
+            self._wait(data)
+        else:
+            self._parse(data)
+        self._count_what_is_held()
+
+    def pause_writing(self) -> None:
+        """The client takes less than is written."""
+        super().pause_writing()
+        self._written_by = self.loop.time() + WRITE_TIMEOUT_S
+
+    def resume_writing(self) -> None:
+        """It has taken it."""
+        super().resume_writing()
+        self._written_by = math.inf
+
+    def look_at_the_clock(self, now: float) -> None:
+        """End what has lasted too long; called once in a while."""
+        if self.transport.is_closing() or now > self._written_by:
+            if self._written_by is math.inf:
+                self._written_by = now + CLOSE_TIMEOUT_S  # for what is still to be written
+            elif now > self._written_by:
+                self.transport.abort()
+        elif now > self._read_by:
+            self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server stops: what is being answered, or on its way, is the last."""
+        self._is_last = True
+        if self._is_answering():
+            self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(LAST_REQUEST_S, self._close_if_idle)
+
+    # What the parser says.
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        if self._is_answering():
+            raise _NotYet
+        self._in_message = True
+        self._read_within(HEAD_TIMEOUT_S)
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or a trailer, which nobody reads."""
+        if not self._head.is_complete:
+            super().on_header(name, value)
+            self._head.header()
+            if self._head.is_too_large:
+                raise Refused(HEAD_TOO_LARGE)
+
+    def on_headers_complete(self) -> None:
+        """The application may start."""
+        self._body_left = head.framing(
+            self.parser.get_method(), self.parser.get_http_version(), self.headers
+        )
+        self._head.is_complete = True
+        self._head.overhead = 0
+        self._is_upgrade = self.parser.should_upgrade()
+        if self._is_upgrade:
+            return  # `_without_upgrade` begins it again
+        self._read_by = math.inf  # the application knows how long a body may take
+        if self._is_crowded:
+            mark_crowded(self.scope)  # type: ignore[arg-type]
+        super().on_headers_complete()
+        if self._is_last:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body, which the application limits."""
+        self._head.overhead = 0
+        if self._body_left is not None:
+            self._body_left -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        self._in_message = False
+        self._head = head.Progress()
+        if self._is_upgrade:
+            return
+        if self.cycle.response_complete:
+            self._read_within(self.timeout_keep_alive)
+        super().on_message_complete()
+
+    # What the application has done.
+
+    def on_response_complete(self) -> None:
+        """The answer is written; the next request may begin."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._in_message:
+            self._read_within(REST_TIMEOUT_S)
+        else:
+            self._read_within(self.timeout_keep_alive)
+            if self._waiting:
+                self.loop.call_soon(self._go_on)
+
+    # One request at a time.
+
+    def _is_answering(self) -> bool:
+        """Whether a request has come whole and its answer is not written."""
+        return not self._in_message and self.cycle is not None and not self.cycle.response_complete
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser with no more than belongs to one request, as far as can be known."""
+        while data and not self._is_deaf:
+            if self._is_answering():
+                self._wait(data)
+                return
+            size = self._body_left if self._head.is_complete else self._head.size_of_rest(data)
+            piece = data if size is None else data[:size]
+            data = data[len(piece) :]
+            self._feed(piece)
+
+    def _feed(self, piece: bytes) -> None:
+        self._head.came(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._without_upgrade(piece[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if self._is_answering():  # nothing may come before the answer
+                self._end_with_this_answer()
+            else:
+                reason = error.__context__
+                self._refuse(reason.refusal if isinstance(reason, Refused) else MALFORMED)
+        else:
+            if self._head.is_too_large:
+                self._refuse(HEAD_TOO_LARGE)
+
+    def _without_upgrade(self, rest: bytes) -> None:
+        """Parse a request with `Upgrade:` as the ordinary one that it is here, body and all.
+
+        The parser stops behind its head and takes what follows for another protocol.
+        """
+        again = head.without_upgrade(
+            self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
+        )
+        self.parser = httptools.HttpRequestParser(self)
+        self._parse(again + rest)
+
+    def _wait(self, data: bytes) -> None:
+        """Keep what came behind a request that is not answered yet, within bounds."""
+        self._waiting += data
+        if len(self._waiting) > MAX_WAITING_BYTES:
+            self._end_with_this_answer()
+
+    def _go_on(self) -> None:
+        """Parse what has waited."""
+        if self.transport.is_closing():
+            return
+        data = bytes(self._waiting)
+        self._waiting.clear()
+        self._parse(data)
+        self._count_what_is_held()
+
+    # Ends.
+
+    def _end_with_this_answer(self) -> None:
+        """Answer the request under way, and hang up."""
+        self._is_deaf = True
+        self._waiting.clear()
+        self.cycle.keep_alive = False
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer in place of the application, and hang up."""
+        self._is_deaf = True
+        self._waiting.clear()
+        is_running = self._in_message and self._head.is_complete and not self._is_upgrade
+        self._on_refusal(refusal.status, refusal.code, is_running)
+        if is_running:
+            cycle = self.cycle
+            if not (cycle.response_complete or cycle.response_started):
+                mark_refused(cycle.scope, refusal.status)  # type: ignore[arg-type]
+                self.transport.write(refusal.answer)
+            cycle.disconnected = True  # so the application hears, as if the client had left
+            cycle.message_event.set()
+        else:
+            self.transport.write(refusal.answer)
+        self.transport.close()
+
+    def _close_if_idle(self) -> None:
+        if not (self._in_message or self._is_answering()):
+            self.transport.close()
+
+    def _count_what_is_held(self) -> None:
+        """Bytes that are kept here between two calls count as those of requests do."""
+        kept = len(self._waiting)
+        if not (self._head.is_complete or self._is_deaf):
+            kept += self._head.overhead
+        if kept > self._held:
+            try:
+                self._memory.hold(kept - self._held)
+            except Overloaded:
+                if self._is_answering():
+                    self._end_with_this_answer()
+                else:
+                    self._refuse(NO_MEMORY)
+                kept = 0
+        if kept < self._held:
+            self._memory.let_go(self._held - kept)
+        self._held = kept
+
+    def _read_within(self, seconds: float) -> None:
+        self._read_by = self.loop.time() + seconds
+
+
+class _NotYet(Exception):
+    """A request has begun before the one before it is answered."""

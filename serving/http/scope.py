@@ -1,0 +1,38 @@
+"""What the protocol tells the application about a request, in the `state` of its scope."""
+
+from starlette.types import Scope
+
+from serving.errors import Overloaded
+
+_CROWDED = "snapensemble.crowded"
+_REFUSED = "snapensemble.refused"
+
+
+def mark_crowded(scope: Scope) -> None:
+    """The request came over a connection beyond the limit.
+
+    Its prediction is refused and the connection is closed. Probes and metrics are answered, so
+    that whoever watches the server can see why.
+    """
+    scope["state"][_CROWDED] = True
+
+
+def is_crowded(scope: Scope) -> bool:
+    """Whether it did."""
+    return _CROWDED in scope.get("state", ())
+
+
+def refuse_crowd(scope: Scope) -> None:
+    """Raise Overloaded if it did."""
+    if is_crowded(scope):
+        raise Overloaded("too many connections are open; use fewer, or try again later", 1.0)
+
+
+def mark_refused(scope: Scope, status: int) -> None:
+    """The protocol has answered with this status itself: what came after the head was not HTTP."""
+    scope["state"][_REFUSED] = status
+
+
+def refused_status(scope: Scope) -> int:
+    """That status; 0 if there is none."""
+    return int(scope.get("state", {}).get(_REFUSED, 0))

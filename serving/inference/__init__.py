@@ -1,0 +1,1 @@
+"""What a request holds and what runs it; knows no HTTP."""

@@ -1,0 +1,156 @@
+"""A connection without sockets: a test decides what comes in which piece, and when it is lost."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from serving.app import Application
+from serving.http.protocol import GuardedProtocol
+from serving.http.timekeeper import Timekeeper
+from serving.server import uvicorn_config
+
+
+class Transport(asyncio.Transport):
+    """The near end: keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.is_reading_paused = False
+        self.was_aborted = False
+        self.takes_no_more = False  # a client that does not read: closing waits for it
+        self.protocol: GuardedProtocol | None = None
+        self._is_closing = False
+        self._is_lost = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)}.get(name, default)
+
+    def write(self, data: Any) -> None:
+        if not self._is_closing:
+            self.written += data
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def close(self) -> None:
+        self._is_closing = True
+        if not self.takes_no_more:
+            asyncio.get_running_loop().call_soon(self.lose)
+
+    def abort(self) -> None:
+        self.was_aborted = self._is_closing = True
+        asyncio.get_running_loop().call_soon(self.lose)
+
+    def pause_reading(self) -> None:
+        self.is_reading_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_reading_paused = False
+
+    def lose(self) -> None:
+        """The connection is no more."""
+        if not self._is_lost:
+            self._is_lost = self._is_closing = True
+            assert self.protocol is not None
+            self.protocol.connection_lost(None)
+
+
+class Wire:
+    """Connections to an application, on the running event loop.
+
+    Args:
+        app: the application.
+        limits: of connections, as of `GuardedProtocol`.
+    """
+
+    def __init__(self, app: Application, **limits: Any) -> None:
+        self.app = app
+        self.state = ServerState()
+        self.timekeeper = Timekeeper()
+        self._config: uvicorn.Config = uvicorn_config(app, timeout_keep_alive=75)
+        self._config.load()
+        self._new = partial(
+            GuardedProtocol,
+            config=self._config,
+            server_state=self.state,
+            app_state={},
+            memory=app.state.service.admission.memory,
+            timekeeper=self.timekeeper,
+            on_refusal=app.state.metrics.refused,
+            **limits,
+        )
+
+    def connect(self) -> "End":
+        """A new connection."""
+        transport = Transport()
+        transport.protocol = self._new(_loop=asyncio.get_running_loop())
+        transport.protocol.connection_made(transport)
+        return End(transport, transport.protocol)
+
+    async def settle(self) -> None:
+        """Until no request is under way."""
+        await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            while self.state.tasks:
+                await asyncio.wait(self.state.tasks)
+                await asyncio.sleep(0)  # what has waited behind it may begin
+                await asyncio.sleep(0)
+
+    async def give_back(self) -> None:
+        """Until nothing is held: a lane may have to end what it does for a client that left."""
+        await self.settle()
+        async with asyncio.timeout(30):
+            while self.holds != (0, 0, 0):
+                await asyncio.sleep(0.001)
+
+    @property
+    def holds(self) -> tuple[int, int, int]:
+        """Bytes, images and requests that count now."""
+        admission = self.app.state.service.admission
+        return admission.memory.held, admission.images, admission.requests
+
+
+class End:
+    """The far end of one connection."""
+
+    def __init__(self, transport: Transport, protocol: GuardedProtocol) -> None:
+        self.transport = transport
+        self.protocol = protocol
+
+    def send(self, *pieces: bytes) -> None:
+        """Each comes by itself; none after the connection is closed."""
+        for piece in pieces:
+            if not self.transport.is_closing():
+                self.protocol.data_received(piece)
+
+    def leave(self) -> None:
+        """Hang up."""
+        self.transport.lose()
+
+    @property
+    def answers(self) -> list[tuple[int, dict[bytes, bytes], bytes]]:
+        """Status, headers and body of each answer that has come so far."""
+        found, rest = [], bytes(self.transport.written)
+        while rest:
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            line, *lines = head.split(b"\r\n")
+            headers = dict(one.split(b": ", 1) for one in lines)
+            size = int(headers.get(b"content-length", b"0"))
+            if not line.startswith(b"HTTP/1.1 100"):
+                found.append((int(line.split()[1]), headers, rest[:size]))
+                rest = rest[size:]
+        return found
+
+    @property
+    def statuses(self) -> list[int]:
+        """Those of the answers."""
+        return [status for status, _, _ in self.answers]
+
+    @property
+    def identities(self) -> list[bytes | None]:
+        """The request ids of the answers."""
+        return [headers.get(b"x-request-id") for _, headers, _ in self.answers]

@@ -1,0 +1,118 @@
+"""Bytes that are held, and who frees them."""
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.errors import Overloaded
+from serving.inference.memory import Encoded, MemoryBudget
+
+
+@given(st.lists(st.integers(0, 100), max_size=30))
+def test_no_more_is_held_than_the_limit_and_what_is_refused_does_not_count(
+    sizes: list[int],
+) -> None:
+    memory, held = MemoryBudget(250), 0
+    for size in sizes:
+        if held + size <= 250:
+            memory.hold(size)
+            held += size
+        else:
+            with pytest.raises(Overloaded, match=f"{held} bytes and {size} more"):
+                memory.hold(size)
+        assert memory.held == held
+
+
+def test_who_needs_more_waits_until_others_have_freed_it() -> None:
+    memory, begun, done = MemoryBudget(100), threading.Event(), threading.Event()
+    memory.hold(60)
+
+    def need() -> None:
+        begun.set()
+        with memory.held_when_free(80, within_s=30):
+            assert memory.held == 80
+        done.set()
+
+    thread = threading.Thread(target=need)
+    thread.start()
+    assert begun.wait(30)
+    assert not done.is_set()
+    memory.let_go(60)
+    thread.join(30)
+    assert done.is_set() and memory.held == 0
+
+
+def test_who_waits_in_vain_is_refused() -> None:
+    memory = MemoryBudget(100)
+    memory.hold(60)
+    with (
+        pytest.raises(Overloaded, match="80 bytes are needed"),
+        memory.held_when_free(80, within_s=0.01),
+    ):
+        raise AssertionError("it was let in")
+    assert memory.held == 60
+
+
+def test_more_than_there_can_be_is_refused_at_once() -> None:
+    memory = MemoryBudget(100)
+    with (
+        pytest.raises(Overloaded, match="at most 100"),
+        memory.held_when_free(101, within_s=3600),
+    ):
+        raise AssertionError("it was let in")
+
+
+def test_memory_is_free_again_after_a_failure() -> None:
+    memory = MemoryBudget(100)
+    with pytest.raises(ZeroDivisionError), memory.held_when_free(80, within_s=1):
+        raise ZeroDivisionError
+    assert memory.held == 0
+
+
+def test_bytes_count_until_whoever_has_taken_them_is_done() -> None:
+    memory = MemoryBudget(100)
+    memory.hold(3)
+    picture = Encoded(b"abc", memory)
+    with picture.taken() as data:
+        picture.drop()  # its client has left meanwhile
+        assert data == b"abc" and memory.held == 3
+    assert memory.held == 0
+
+
+def test_bytes_that_are_dropped_are_free_at_once_and_nobody_gets_them() -> None:
+    memory = MemoryBudget(100)
+    memory.hold(3)
+    picture = Encoded(b"abc", memory)
+    picture.drop()
+    assert memory.held == 0
+    with picture.taken() as data:
+        assert data is None
+    picture.drop()
+    assert memory.held == 0
+
+
+def test_of_two_who_want_the_bytes_only_one_frees_them() -> None:
+    memory = MemoryBudget(10**9)
+    pictures = [Encoded(bytes(size), memory) for size in range(2000)]
+    memory.hold(sum(picture.size for picture in pictures))
+    start = threading.Barrier(2)
+
+    def take() -> None:
+        start.wait(30)
+        for picture in pictures:
+            with picture.taken():
+                pass
+
+    def drop() -> None:
+        start.wait(30)
+        for picture in pictures:
+            picture.drop()
+
+    threads = [threading.Thread(target=act) for act in (take, drop)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert memory.held == 0
