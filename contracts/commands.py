@@ -1,5 +1,6 @@
 """How every command line ends: a message on stderr and an exit code."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -22,7 +23,8 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
         command: gives the exit code where nothing goes wrong.
 
     Returns:
-        That code; 2 after an error that the user can mend; 130 or 143 after SIGINT or SIGTERM.
+        That code; 2 after an error that the user can mend; 130, 143 or 129 after
+        SIGINT, SIGTERM or SIGHUP.
     """
     try:
         return command()
@@ -42,4 +44,19 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
 
 
 def _say(name: str, error: BaseException) -> None:
-    print(f"{name}: {message_of(error)}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        print(f"{name}: {message_of(error)}", file=sys.stderr)
+
+
+def open_standard_streams() -> None:
+    """Give 0, 1 and 2 to nothing where the caller has closed them.
+
+    Otherwise the next files and sockets take these numbers, and whoever writes to standard error
+    writes into them.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # It takes the lowest free number, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

@@ -15,6 +15,8 @@ from serving.problems import add_problem_handlers
 from serving.routes import metrics_router
 from serving.server import uvicorn_config
 
+LAST_S = 0.4
+
 
 def create_metrics_app(engine: Engine, metrics: Metrics) -> FastAPI:
     """An application that knows /metrics and nothing else. It asks for no token."""
@@ -34,10 +36,12 @@ def serve_metrics(listener: socket.socket, engine: Engine, metrics: Metrics) -> 
         create_metrics_app(engine, metrics), lifespan="off", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="metrics")
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listener]}, name="metrics", daemon=True
+    )
     thread.start()
     try:
         yield
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(LAST_S)  # whatever its clients do

@@ -16,7 +16,8 @@ def main() -> int:
     """Train.
 
     Returns:
-        0; 2 after an error that the user can mend; 130 or 143 after SIGINT or SIGTERM.
+        0; 2 after an error that the user can mend; 130, 143 or 129 after
+        SIGINT, SIGTERM or SIGHUP.
     """
     raise_on_signals()
     return exit_code("trainer", _run)
