@@ -192,7 +192,7 @@ def test_old_checkpoints_lead_to_the_same_bits(
     assert again == kept  # what is finished is not written again
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
     tmp_path: Path,
     uninterrupted: tuple[Any, ...],
