@@ -245,3 +245,27 @@ def test_a_client_that_goes_on_saying_nothing_keeps_nobody(bundle_dir: Path, sai
         assert is_well(url)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2", "--threads", "1")])
+def test_a_request_that_never_ends_is_cut_off_at_the_end_of_its_time(
+    bundle_dir: Path, flags: tuple[str, ...]
+) -> None:
+    flags = ("--port", "0", "--shutdown-timeout-s", "1", "--body-timeout-s", "3600", *flags)
+    with server_process(bundle_dir, *flags) as (process, url), half_sent(url):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_nobody_at_the_port_for_metrics_puts_the_end_off(bundle_dir: Path) -> None:
+    flags = ("--port", "0", "--metrics-port", "0", "--shutdown-timeout-s", "3600")
+    with server_process(bundle_dir, *flags) as (process, _):
+        assert process.stdout is not None
+        url = process.stdout.readline().strip().removeprefix("Metrics on ")
+        with closing(connect(url)) as asking, closing(connect(url)) as silent:
+            asking.connect()
+            asking.sock.sendall(b"GET /metrics HTTP/1.1\r\nHost")
+            silent.connect()
+            assert httpx.get(url).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
