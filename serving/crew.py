@@ -236,5 +236,7 @@ class Crew:
             self.kill()
 
     def _tell(self, process: Process) -> None:
-        if process.returncode is None:
-            process.send_signal(self._signals[0] if len(self._signals) == 1 else signal.SIGKILL)
+        if process.returncode is not None:
+            return
+        process.send_signal(self._signals[0] if len(self._signals) == 1 else signal.SIGKILL)
+        process.send_signal(signal.SIGCONT)  # one that is stopped, too, may end in order

@@ -27,7 +27,7 @@ from serving.engine import Engine, load_engine
 from serving.life import Life
 from serving.metrics import Metrics
 from serving.metrics_port import serve_metrics
-from serving.ports import Ports, listening
+from serving.ports import Ports, listening, shut
 from serving.process.metrics_files import count_as
 from serving.process.startup import say_ready
 from serving.process.watchdog import ended_in_time
@@ -102,7 +102,9 @@ def _work() -> int:
     bundle_dir, metrics_dir, place, says, *descriptors = sys.argv[1:]
     settings = Settings(**from_json(sys.stdin.buffer.readline()))
     prepare_process(settings)
-    threading.Thread(target=_end_with_parent, args=(metrics_dir,), daemon=True).start()
+    threading.Thread(
+        target=_end_with_parent, args=(metrics_dir, int(descriptors[0])), daemon=True
+    ).start()
     count_as(int(place))
 
     def listen() -> Ports:
@@ -121,9 +123,11 @@ def _work() -> int:
     return 0
 
 
-def _end_with_parent(metrics_dir: str) -> None:
+def _end_with_parent(metrics_dir: str, clients: int) -> None:
     while os.read(sys.stdin.fileno(), 1024):
         pass
+    with socket.socket(fileno=os.dup(clients)) as listener:
+        shut(listener)  # for all: the parent would have done it
     atexit.register(shutil.rmtree, metrics_dir, ignore_errors=True)  # nobody else will
     os.kill(os.getpid(), signal.SIGINT)
 

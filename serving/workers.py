@@ -27,7 +27,7 @@ from serving.process.startup import hearing_ready, standard_error
 from serving.process.watchdog import ended_in_time
 from serving.settings import Settings
 
-PATIENCE_S = 0.7  # with workers, which end themselves a little earlier
+PATIENCE_S = 0.6  # with workers, which end themselves a little earlier
 log = logging.getLogger("snapensemble")
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger("snapensemble")
 
 @contextlib.contextmanager
 def ended_in_time(
-    life: Life, *, margin_s: float = 0.5, at_last: Callable[[], None] = lambda: None
+    life: Life, *, margin_s: float = 0.4, at_last: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """After a signal the body ends within its time, or else the process does, with `CUT_OFF`.
 

@@ -156,16 +156,22 @@ async def test_output_of_any_other_kind_makes_nobody_ready(signal_handlers: None
         await Crew(Spawned(TALKATIVE), 2).run(lambda: None)
 
 
-@pytest.mark.parametrize("is_stopped", [False, True])
-async def test_those_that_have_not_ended_in_time_are_killed(
-    signal_handlers: None, is_stopped: bool
-) -> None:
-    spawned = Spawned(GOOD, GOOD if is_stopped else DEAF)
+async def test_one_that_is_stopped_ends_as_the_others(signal_handlers: None) -> None:
+    spawned = Spawned(GOOD)
+    crew = Crew(spawned, 2)
+    async with running(crew) as task:
+        stopped, _ = await next_of(spawned), await next_of(spawned)
+        stopped.send_signal(signal.SIGSTOP)
+        crew.stop(signal.SIGTERM)
+        assert await asyncio.wait_for(task, 30) == 0
+    assert stopped.returncode == -signal.SIGTERM
+
+
+async def test_those_that_have_not_ended_in_time_are_killed(signal_handlers: None) -> None:
+    spawned = Spawned(GOOD, DEAF)
     crew = Crew(spawned, 2, patience_s=lambda _: 0.3)
     async with running(crew) as task:
         good, bad = await next_of(spawned), await next_of(spawned)
-        if is_stopped:
-            bad.send_signal(signal.SIGSTOP)
         crew.stop(signal.SIGTERM)
         assert await asyncio.wait_for(task, 30) == CUT_OFF
     assert (good.returncode, bad.returncode) == (-signal.SIGTERM, -signal.SIGKILL)
