@@ -126,7 +126,10 @@ def _work() -> int:
 def _end_with_parent(metrics_dir: str, clients: int) -> None:
     while os.read(sys.stdin.fileno(), 1024):
         pass
-    with socket.socket(fileno=os.dup(clients)) as listener:
+    with (
+        contextlib.suppress(OSError),  # this worker may have closed it already
+        socket.socket(fileno=os.dup(clients)) as listener,
+    ):
         shut(listener)  # for all: the parent would have done it
     atexit.register(shutil.rmtree, metrics_dir, ignore_errors=True)  # nobody else will
     os.kill(os.getpid(), signal.SIGINT)

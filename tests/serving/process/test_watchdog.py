@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -58,9 +57,7 @@ def run(case: str) -> tuple[int, str, str]:
         assert process.stdout is not None
         assert process.stdout.read(6) == "ready "
         process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
         out, log = process.communicate(timeout=60)
-        assert time.monotonic() - began < 20
         return process.returncode, out, log
 
 
