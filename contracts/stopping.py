@@ -1,4 +1,8 @@
-"""SIGINT and SIGTERM as an exception, at once or where a loop can bear it."""
+"""SIGINT, SIGTERM and SIGHUP as an exception, at once or where a loop can bear it.
+
+SIGHUP says that a terminal or a session has gone: to end in order is right then, since nobody can
+ask for it any more. Under `nohup`, which ignores it, it stays ignored.
+"""
 
 import signal
 import threading
@@ -7,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -18,9 +22,15 @@ class Stopped(BaseException):
         self.signum = signum
 
 
+def signals_to_obey() -> list[signal.Signals]:
+    """Those of `SIGNALS` that end this process: all, but for SIGHUP under `nohup`."""
+    hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [each for each in SIGNALS if not (each is signal.SIGHUP and hangup_is_ignored)]
+
+
 def raise_on_signals() -> None:
-    """From now on SIGINT and SIGTERM raise Stopped in the main thread."""
-    for signum in SIGNALS:
+    """From now on these signals raise Stopped in the main thread."""
+    for signum in signals_to_obey():
         signal.signal(signum, _stop)
 
 
@@ -38,7 +48,7 @@ class Deferred:
 
 @contextmanager
 def signals_deferred() -> Iterator[Deferred]:
-    """Hold SIGINT and SIGTERM back, so that they interrupt nothing half done.
+    """Hold these signals back, so that they interrupt nothing half done.
 
     The end of the block raises Stopped if one has come. A second signal ends the process at once.
     Outside the main thread, where Python handles no signals, nothing is held back.
@@ -52,7 +62,7 @@ def signals_deferred() -> Iterator[Deferred]:
         _kill_on_signals()
         deferred.signum = signum
 
-    before = {signum: signal.signal(signum, note) for signum in SIGNALS}
+    before = {signum: signal.signal(signum, note) for signum in signals_to_obey()}
     try:
         yield deferred
         deferred.raise_if_received()
@@ -69,5 +79,5 @@ def _stop(signum: int, _frame: FrameType | None) -> None:
 
 def _kill_on_signals() -> None:
     """A second signal ends the process, without the orderly way that has just begun."""
-    for each in SIGNALS:
+    for each in signals_to_obey():
         signal.signal(each, signal.SIG_DFL)

@@ -23,7 +23,7 @@ COPY --from=build /venv /venv
 COPY --from=build /app /app
 # A new volume at /work takes this owner.
 RUN install --directory --owner 10001 --group 10001 /work
-ENV PATH=/app/bin:/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 HOME=/tmp \
+ENV PATH=/app/bin:/venv/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 HOME=/tmp \
     SNAPENSEMBLE_CACHE=/tmp/snapensemble
 WORKDIR /work
 USER 10001:10001

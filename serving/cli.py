@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT; 0 after an orderly end."""
+    """Serve until SIGTERM, SIGINT or SIGHUP; 0 after an orderly end."""
     flags = vars(args)
     bundle_dir: Path = flags.pop("bundle_dir")
     settings = build_settings(flags)
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         announce=lambda engine, ports: print(
             greeting(settings, engine.bundle, engine.lanes.threads, ports), flush=True
         ),
-        life=Life(settings.drain_seconds),
+        life=Life(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s),
         metrics=Metrics(),
     )
     return 0

@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import threading
 import time
 from types import FrameType
 
@@ -11,14 +12,20 @@ class Life:
     """Runs; drains, not ready but answering; is over: then the port closes.
 
     Args:
-        drain_s: how long to drain after SIGTERM. SIGINT, a person at a terminal, skips it.
+        drain_s: how long to drain after SIGTERM and SIGHUP. SIGINT, a person at a terminal, skips
+            it.
+        shutdown_s: how long accepted requests may take after that.
         second_ends: whether a second signal ends the process at once.
     """
 
-    def __init__(self, drain_s: float = 0.0, *, second_ends: bool = True) -> None:
+    def __init__(
+        self, drain_s: float = 0.0, *, shutdown_s: float = 30.0, second_ends: bool = True
+    ) -> None:
         self._drain_s = drain_s
+        self._shutdown_s = shutdown_s
         self._second_ends = second_ends
         self._over_at = math.inf
+        self._stop_has_come = threading.Event()
 
     @property
     def stopping(self) -> bool:
@@ -30,11 +37,24 @@ class Life:
         """Whether to stop listening."""
         return time.monotonic() >= self._over_at
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until accepted requests are cut off; without end before a signal."""
+        return max(0.0, self._over_at + self._shutdown_s - time.monotonic())
+
+    def wait_for_the_stop(self) -> None:
+        """Return when a signal has come; on any thread but the main one, which gets it."""
+        self._stop_has_come.wait()
+
     def stop(self, signum: int, _frame: FrameType | None = None) -> None:
         """A signal has come."""
         if not self.stopping:
-            drain_s = self._drain_s if signum == signal.SIGTERM else 0.0
-            self._over_at = time.monotonic() + drain_s
+            self._over_at = time.monotonic() + self.drain_s(signum)
+            self._stop_has_come.set()
         elif self._second_ends:
             # Not by the signal's default: the first process of a container is immune to that.
             os._exit(128 + signum)
+
+    def drain_s(self, signum: int) -> float:
+        """How long to drain after this signal, seconds."""
+        return 0.0 if signum == signal.SIGINT else self._drain_s

@@ -15,6 +15,8 @@ from serving.routes import metrics_router
 from serving.server import uvicorn_config
 from serving.service import Service
 
+LAST_S = 0.4
+
 
 def create_metrics_app(service: Service) -> FastAPI:
     """An application that knows /metrics and nothing else. It asks for no token."""
@@ -34,10 +36,12 @@ def serve_metrics(listener: socket.socket, service: Service) -> Iterator[None]:
         create_metrics_app(service), lifespan="off", timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="metrics")
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listener]}, name="metrics", daemon=True
+    )
     thread.start()
     try:
         yield
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(LAST_S)  # whatever its clients do

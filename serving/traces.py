@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -50,10 +50,13 @@ def are_wanted(environment: Mapping[str, str]) -> bool:
 
 
 @contextlib.contextmanager
-def exported_traces() -> Iterator["Traces | None"]:
+def exported_traces(left_s: Callable[[], float] = lambda: LAST_S) -> Iterator["Traces | None"]:
     """Traces that go where the environment says while the body runs; None if it does not ask.
 
     On leaving, what has not been sent yet is sent, if that does not take long.
+
+    Args:
+        left_s: asked then, how long it may take at most.
     """
     if not are_wanted(os.environ):
         yield None
@@ -77,9 +80,10 @@ def exported_traces() -> Iterator["Traces | None"]:
     finally:
         last = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
         last.start()
-        last.join(LAST_S)  # by itself it would try for longer than containers have to stop
+        # By itself it would try for longer than containers have to stop.
+        last.join(may_take_s := min(LAST_S, left_s()))
         if last.is_alive():
-            log.warning("the last traces could not be sent within %g s", LAST_S)
+            log.warning("the last traces could not be sent within %.1f s", may_take_s)
 
 
 class Traces:

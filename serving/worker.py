@@ -1,9 +1,9 @@
 """One process that serves: alone, or as a worker of several (`python -m serving.worker`).
 
-A worker is told all it needs by its parent: the bundle, the directory of the shared counts and the
-descriptors of the bound sockets as arguments, the settings as the first line of its input, secrets
-in its environment. It says `ready` when it accepts connections, and ends in order when its input
-ends: its parent has died.
+A worker is told all it needs by its parent: the bundle, the directory of the shared counts, its
+place there, the descriptor of the pipe on which it says that it is ready and those of the bound
+sockets as arguments, the settings as the first line of its input, secrets in its environment. It
+ends in order when its input ends: its parent has died.
 """
 
 import atexit
@@ -27,12 +27,15 @@ from serving.engine import Engine, load_engine
 from serving.life import Life
 from serving.metrics import Metrics
 from serving.metrics_port import serve_metrics
-from serving.ports import Ports, listening
+from serving.ports import Ports, listening, shut
+from serving.process.metrics_files import count_as
+from serving.process.startup import say_ready
+from serving.process.watchdog import ended_in_time
 from serving.server import make_server
 from serving.settings import Settings
 from serving.traces import exported_traces
 
-READY = b"ready\n"
+TRACES_S = 0.3  # for the last ones, where requests have taken all the time that there was
 
 
 def serve(
@@ -43,7 +46,7 @@ def serve(
     life: Life,
     metrics: Metrics,
 ) -> None:
-    """Serve until a signal comes, then end in order.
+    """Serve until a signal comes, then end in order, and in any case in time.
 
     Args:
         bundle_dir: made by `snapensemble export`.
@@ -53,6 +56,18 @@ def serve(
         life: when to stop.
         metrics: counts.
     """
+    with ended_in_time(life):
+        _serve(bundle_dir, settings, listen, announce, life, metrics)
+
+
+def _serve(
+    bundle_dir: Path,
+    settings: Settings,
+    listen: Callable[[], Ports],
+    announce: Callable[[Engine, Ports], None],
+    life: Life,
+    metrics: Metrics,
+) -> None:
     engine = load_engine(
         bundle_dir,
         settings.limits(),
@@ -62,7 +77,12 @@ def serve(
         expected_sha256=settings.expect_bundle,
     )
     engine.check_mode(settings.mode)  # before the port opens
-    with exported_traces() as traces, engine, listen() as ports, contextlib.ExitStack() as stack:
+    with (
+        exported_traces(lambda: life.left_s + TRACES_S) as traces,
+        engine,
+        listen() as ports,
+        contextlib.ExitStack() as stack,
+    ):
         server = make_server(settings, engine, metrics, life, traces)
         if ports.metrics is not None:
             stack.enter_context(serve_metrics(ports.metrics, server.service))
@@ -79,26 +99,38 @@ def main() -> int:
 
 
 def _work() -> int:
-    bundle_dir, metrics_dir, *descriptors = sys.argv[1:]
+    bundle_dir, metrics_dir, place, says, *descriptors = sys.argv[1:]
     settings = Settings(**from_json(sys.stdin.buffer.readline()))
     prepare_process(settings)
-    threading.Thread(target=_end_with_parent, args=(metrics_dir,), daemon=True).start()
+    threading.Thread(
+        target=_end_with_parent, args=(metrics_dir, int(descriptors[0])), daemon=True
+    ).start()
+    count_as(int(place))
 
     def listen() -> Ports:
         return listening(Ports(*(socket.socket(fileno=int(each)) for each in descriptors)))
 
-    def announce(*_: object) -> None:
-        os.write(sys.stdout.fileno(), READY)
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on
-
-    life = Life(settings.drain_seconds, second_ends=False)  # the parent decides that
-    serve(Path(bundle_dir), settings, listen, announce, life, Metrics(Path(metrics_dir)))
+    # The parent decides what a second signal means.
+    life = Life(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False)
+    serve(
+        Path(bundle_dir),
+        settings,
+        listen,
+        announce=lambda *_: say_ready(int(says)),
+        life=life,
+        metrics=Metrics(Path(metrics_dir)),
+    )
     return 0
 
 
-def _end_with_parent(metrics_dir: str) -> None:
+def _end_with_parent(metrics_dir: str, clients: int) -> None:
     while os.read(sys.stdin.fileno(), 1024):
         pass
+    with (
+        contextlib.suppress(OSError),  # this worker may have closed it already
+        socket.socket(fileno=os.dup(clients)) as listener,
+    ):
+        shut(listener)  # for all: the parent would have done it
     atexit.register(shutil.rmtree, metrics_dir, ignore_errors=True)  # nobody else will
     os.kill(os.getpid(), signal.SIGINT)
 

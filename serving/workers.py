@@ -6,31 +6,37 @@ fork, so each worker is a program of its own.
 """
 
 import asyncio
-import contextlib
+import logging
 import os
+import signal
 import sys
-import tempfile
-from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Iterator
+from asyncio.subprocess import PIPE
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from prometheus_client.multiprocess import mark_process_dead
-
-from contracts.bundle import read_bundle
+from contracts.bundle import BUNDLE_FILE, BundleManifest, read_bundle
 from contracts.cpu import cpu_budget, shares
-from contracts.errors import InvalidConfig
+from contracts.files import sha256_of
 from serving.cli import SECRETS, greeting
-from serving.crew import Crew, WorkerFailed
-from serving.ports import Ports, bind_ports
+from serving.crew import Crew, Worker, WorkerFailed
+from serving.life import Life
+from serving.ports import Ports, bind_ports, shut
+from serving.process.metrics_files import MetricsFiles, metrics_files
+from serving.process.startup import hearing_ready, standard_error
+from serving.process.watchdog import ended_in_time
 from serving.settings import Settings
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 # mkdtemp makes a private directory in it
+PATIENCE_S = 0.6  # with workers, which end themselves a little earlier
+log = logging.getLogger("snapensemble")
 
 
 def serve_with_workers(
     bundle_dir: Path, settings: Settings, announce: Callable[[str], None]
 ) -> int:
     """Serve with several processes until a signal comes; gives the exit code.
+
+    All of them serve the bundle that is there now: one that is put in its place later is refused.
 
     Args:
         bundle_dir: made by `snapensemble export`.
@@ -42,69 +48,98 @@ def serve_with_workers(
         InvalidConfig: the port is taken, or nothing can be written.
         WorkerFailed: a worker was killed before it was ready.
     """
-    bundle = read_bundle(bundle_dir, settings.expect_bundle)
+    bundle, sha256 = pinned_bundle(bundle_dir, settings.expect_bundle)
     lanes = [settings.threads] * settings.workers if settings.threads else []
     lanes = lanes or shares(cpu_budget(), settings.workers)
-    with bind_ports(settings) as ports, metrics_directory() as metrics_dir:
+    life = Life(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False)
+    with bind_ports(settings) as ports, metrics_files() as files:
         text = greeting(settings, bundle, sum(lanes), ports)
 
-        async def spawn(place: int) -> Process:
-            own = settings.model_copy(update={"threads": lanes[place]})
-            return await start_worker(bundle_dir, own, ports, metrics_dir)
+        async def spawn(place: int) -> Worker:
+            if said := what_became_of(bundle_dir, bundle, sha256):
+                log.error("%s", said)
+            own = settings.model_copy(update={"threads": lanes[place], "expect_bundle": sha256})
+            return await start_worker(place, bundle_dir, own, ports, files)
 
-        async def run() -> int:
-            crew = Crew(
-                spawn,
-                settings.workers,
-                on_end=lambda pid: forget_gauges(pid, metrics_dir),
-                on_stop=ports.close,  # the workers have them still, as long as they need them
-            )
-            return await crew.run(lambda: announce(text))
+        def stop_listening(signum: signal.Signals) -> None:
+            """Nobody new comes in, and the workers close what they share when nobody is left."""
+            asyncio.get_running_loop().call_later(life.drain_s(signum), leave_to_workers, ports)
 
+        crew = Crew(
+            spawn,
+            settings.workers,
+            on_end=files.forget_gauges,
+            on_signal=life.stop,
+            on_stop=stop_listening,
+            patience_s=lambda signum: (
+                life.drain_s(signum) + settings.shutdown_timeout_s + PATIENCE_S
+            ),
+        )
         try:
-            return asyncio.run(run())
+            with ended_in_time(life, margin_s=PATIENCE_S + 0.05, at_last=crew.kill):
+                return asyncio.run(crew.run(lambda: announce(text)))
         except WorkerFailed as failure:
             if failure.code == 2:  # the worker has said what a user can mend
                 return 2
             raise
 
 
-async def start_worker(
-    bundle_dir: Path, settings: Settings, ports: Ports, metrics_dir: Path
-) -> Process:
-    """Start `serving.worker`, in a process group of its own: Ctrl-C comes through this process."""
-    descriptors = [listener.fileno() for listener in ports.all]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "serving.worker", bundle_dir, metrics_dir, *map(str, descriptors),
-        stdin=PIPE, stdout=PIPE, pass_fds=descriptors, process_group=0,
-        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)},
-    )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(settings.model_dump_json(exclude=set(SECRETS)).encode() + b"\n")
-    return process
-
-
-def forget_gauges(pid: int, metrics_dir: Path) -> None:
-    """What a worker that has ended counted stays, what it was doing does not."""
-    mark_process_dead(pid, str(metrics_dir))  # type: ignore[no-untyped-call]
-
-
-@contextlib.contextmanager
-def metrics_directory() -> Iterator[Path]:
-    """Where the workers count together: private, in memory if possible, removed at the end.
+def pinned_bundle(bundle_dir: Path, expected_sha256: str | None) -> tuple[BundleManifest, str]:
+    """The manifest of a bundle, and its SHA-256, which says the same of every file in it.
 
     Raises:
-        InvalidConfig: there is no place that can be written.
+        InvalidManifest: as `read_bundle`; also if it is replaced at this very moment.
     """
-    is_usable = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
     try:
-        directory = tempfile.TemporaryDirectory(
-            prefix="snapensemble-", dir=SHARED_MEMORY if is_usable else None
-        )
+        found = sha256_of((bundle_dir / BUNDLE_FILE).read_bytes())
+    except OSError:
+        found = ""  # what is wrong, the reader says
+    return read_bundle(bundle_dir, expected_sha256 or found or None), expected_sha256 or found
+
+
+def what_became_of(bundle_dir: Path, bundle: BundleManifest, sha256: str) -> str | None:
+    """What to say of a bundle that is not any more the one that is served; None if it is."""
+    try:
+        found = sha256_of((bundle_dir / BUNDLE_FILE).read_bytes())
     except OSError as error:
-        raise InvalidConfig(
-            f"--workers needs a directory for what the workers count: {error}; "
-            "make /dev/shm or TMPDIR writable, or use --workers 1"
-        ) from error
-    with directory as name:
-        yield Path(name)
+        became = f"cannot be read any more ({error.strerror or error})"
+    else:
+        if found == sha256:
+            return None
+        became = f"has been replaced (sha256 {found[:12]}…)"
+    return (
+        f"{bundle_dir / BUNDLE_FILE} {became}; this server serves {bundle.name} {bundle.version} "
+        f"(sha256 {sha256[:12]}…) and no other: workers that run go on with it, no other can "
+        "start. Start the server again to serve what is there, or put the former bundle back"
+    )
+
+
+async def start_worker(
+    place: int, bundle_dir: Path, settings: Settings, ports: Ports, files: MetricsFiles
+) -> Worker:
+    """Start `serving.worker`, in a process group of its own: Ctrl-C comes through this process.
+
+    With -P, since the current directory may hold a folder or a file of any name.
+    """
+    descriptors = [listener.fileno() for listener in ports.all]
+    hears, says = os.pipe()
+    is_ready = await hearing_ready(hears)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "serving.worker",
+            bundle_dir, files.directory, *map(str, [place, says, *descriptors]),
+            stdin=PIPE, stdout=standard_error(), pass_fds=[says, files.lock, *descriptors],
+            process_group=0,
+            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(files.directory)},
+        )  # fmt: skip
+    finally:
+        os.close(says)
+    assert process.stdin is not None
+    process.stdin.write(settings.model_dump_json(exclude=set(SECRETS)).encode() + b"\n")
+    return Worker(process, partial(is_ready, process.pid))
+
+
+def leave_to_workers(ports: Ports) -> None:
+    """Shut the port for all and close it here; the workers have it as long as they need it."""
+    shut(ports.clients)
+    ports.close()

@@ -9,7 +9,7 @@ import sys
 from importlib.metadata import version
 from types import ModuleType
 
-from contracts.commands import exit_code
+from contracts.commands import exit_code, open_standard_streams
 from contracts.stopping import raise_on_signals
 
 COMMANDS = {
@@ -28,8 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        0; 2 after an error that the user can mend; 130 or 143 after SIGINT or SIGTERM.
+        0; 2 after an error that the user can mend; 130, 143 or 129 after
+        SIGINT, SIGTERM or SIGHUP.
     """
+    open_standard_streams()
     argv = sys.argv[1:] if argv is None else argv
     command = argv[0] if argv and argv[0] in COMMANDS else None
     raise_on_signals()

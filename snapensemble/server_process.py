@@ -22,7 +22,8 @@ def server_process(bundle_dir: Path, *flags: str) -> Iterator[tuple[subprocess.P
     Raises:
         ServerFailed: it ended instead.
     """
-    command = [sys.executable, "-m", "snapensemble.cli", "serve", str(bundle_dir), *flags]
+    # -P: the current directory may hold a folder or a file of any name.
+    command = [sys.executable, "-P", "-m", "snapensemble.cli", "serve", str(bundle_dir), *flags]
     process = subprocess.Popen(  # noqa: S603 # our own
         command,
         stdout=subprocess.PIPE,

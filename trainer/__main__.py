@@ -1,44 +1,17 @@
-"""`python -m trainer`: the flags of `snapensemble train`, for torchrun to start."""
+"""`python -m trainer`, for torchrun to start; `trainer.torchrun` does it."""
 
-import argparse
 import os
-from pathlib import Path
+import sys
 
-from contracts.commands import exit_code
-from contracts.run import RUN_FILE
-from contracts.stopping import raise_on_signals
-from trainer import cli
-from trainer.config_file import read_toml
+# With -m Python looks for modules in the current directory first, where a folder of images may be
+# called `contracts`. A checkout that is not installed is found there alone.
+if not sys.flags.safe_path and sys.path[0] != os.path.dirname(  # noqa: PTH120 # pathlib may be there
+    os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120
+):
+    del sys.path[0]
+
 from trainer.distributed import leave
-
-
-def main() -> int:
-    """Train.
-
-    Returns:
-        0; 2 after an error that the user can mend; 130 or 143 after SIGINT or SIGTERM.
-    """
-    raise_on_signals()
-    return exit_code("trainer", _run)
-
-
-def _run() -> int:
-    parser = argparse.ArgumentParser(prog="torchrun ... -m trainer", description=__doc__)
-    cli.add_arguments(parser)
-    return cli.run(resumed_after_restart(parser.parse_args()))
-
-
-def resumed_after_restart(args: argparse.Namespace) -> argparse.Namespace:
-    """The same job as --resume, where torchrun has started it anew (`--max-restarts`)."""
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    file: Path | None = getattr(args, "config", None)
-    settings = cli.merged(read_toml(file) if file else {}, vars(args))
-    out: Path | None = settings.get("out")
-    if not restarted or out is None or not (out / RUN_FILE).exists():
-        return args
-    kept = {name: value for name, value in vars(args).items() if name in cli.RESUMABLE}
-    return argparse.Namespace(resume=out, **kept)
-
+from trainer.torchrun import main
 
 if __name__ == "__main__":
     leave(main())

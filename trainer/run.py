@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> Path:
         TrainingDiverged: the loss is not a number any more.
         WriteFailed: the disk is full. Snapshots finished before are whole in every case.
         ProcessLost: another process of the run has ended.
-        Stopped: SIGINT or SIGTERM came; a checkpoint of the last whole step is written.
+        Stopped: a signal came; a checkpoint of the last whole step is written.
     """
     return _train(config, resumed=False)
 

@@ -35,7 +35,7 @@ def test_a_deferred_signal_is_not_lost_at_the_end_of_the_block() -> None:
 def test_a_second_signal_ends_the_process() -> None:
     with pytest.raises(Stopped), signals_deferred():
         os.kill(os.getpid(), signal.SIGINT)
-        assert [signal.getsignal(signum) for signum in SIGNALS] == [signal.SIG_DFL] * 2
+        assert [signal.getsignal(signum) for signum in SIGNALS] == [signal.SIG_DFL] * len(SIGNALS)
 
 
 def test_the_handlers_of_before_are_put_back() -> None:
@@ -64,3 +64,14 @@ def test_outside_the_main_thread_nothing_is_held_back() -> None:
     thread.start()
     thread.join()
     assert found == ["ran"]
+
+
+def test_under_nohup_a_hangup_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise_on_signals()
+    os.kill(os.getpid(), signal.SIGHUP)
+    with pytest.raises(Stopped, match="SIGTERM"), signals_deferred() as deferred:
+        os.kill(os.getpid(), signal.SIGHUP)
+        deferred.raise_if_received()
+        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)  # not even after a stop has begun

@@ -4,17 +4,23 @@ import asyncio
 import os
 import signal
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
-from contracts.stopping import Stopped
-from serving.crew import Crew, WorkerFailed, pause_s
+from contracts.stopping import SIGNALS, Stopped
+from serving.crew import MAX_TRIES, Crew, Worker, WorkerFailed, pause_s
+from serving.process.startup import hearing_ready
+from serving.process.watchdog import CUT_OFF
 
-GOOD = "echo ready; read line"  # lives until a signal, or until its input ends
-DEAF = "trap '' TERM INT; echo ready; read line"
+READY = """echo '{"message": "ready", "protocol": 1, "pid": '$$'}' >/dev/fd/$SAYS; """
+GOOD = READY + "read line"  # lives until a signal, or until its input ends
+DEAF = "trap '' TERM INT; " + GOOD
 BAD = "exit 2"
+TALKATIVE = "echo ready; echo ready >&2; exit 2"
+KILLED = "kill -KILL $$"
 
 
 class Spawned:
@@ -25,12 +31,20 @@ class Spawned:
         self.started: asyncio.Queue[Process] = asyncio.Queue()
         self.places: list[int] = []
 
-    async def __call__(self, place: int) -> Process:
+    async def __call__(self, place: int) -> Worker:
         self.places.append(place)
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
-        process = await asyncio.create_subprocess_exec("sh", "-c", script, stdin=PIPE, stdout=PIPE)
+        hears, says = os.pipe()
+        is_ready = await hearing_ready(hears)
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", script),
+            stdin=PIPE,
+            pass_fds=[says],
+            env={**os.environ, "SAYS": str(says)},
+        )
+        os.close(says)
         self.started.put_nowait(process)
-        return process
+        return Worker(process, partial(is_ready, process.pid))
 
 
 @asynccontextmanager
@@ -51,16 +65,19 @@ async def next_of(spawned: Spawned) -> Process:
     return await asyncio.wait_for(spawned.started.get(), 30)
 
 
-async def test_a_signal_ends_all_and_that_is_a_good_end(signal_handlers: None) -> None:
+@pytest.mark.parametrize("signum", SIGNALS)
+async def test_a_signal_ends_all_and_that_is_a_good_end(
+    signal_handlers: None, signum: signal.Signals
+) -> None:
     ended: list[int] = []
     spawned = Spawned(GOOD)
     crew = Crew(spawned, 3, on_end=ended.append)
     async with running(crew) as task:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signum)
         assert await asyncio.wait_for(task, 30) == 0
     processes = [await next_of(spawned) for _ in range(3)]
-    assert sorted(ended) == sorted(process.pid for process in processes)
-    assert {process.returncode for process in processes} == {-signal.SIGTERM}
+    assert sorted(ended) == [0, 1, 2]
+    assert {process.returncode for process in processes} == {-signum}
     assert spawned.places == [0, 1, 2]
 
 
@@ -109,6 +126,64 @@ async def test_when_nobody_answers_and_none_can_start_it_gives_up(signal_handler
             await asyncio.wait_for(task, 30)
 
 
+async def test_when_nobody_answers_one_that_is_killed_while_it_starts_is_tried_again(
+    signal_handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.crew.pause_s", lambda _: 0.0)
+    spawned = Spawned(GOOD, *[KILLED] * (MAX_TRIES - 1), GOOD)
+    async with running(Crew(spawned, 1)) as task:
+        (await next_of(spawned)).kill()
+        for _ in range(MAX_TRIES - 1):
+            await next_of(spawned)
+        last = await next_of(spawned)
+        assert not task.done() and last.returncode is None
+
+
+async def test_it_does_not_try_for_ever(
+    signal_handlers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.crew.pause_s", lambda _: 0.0)
+    spawned = Spawned(GOOD, KILLED)
+    async with running(Crew(spawned, 1)) as task:
+        (await next_of(spawned)).kill()
+        with pytest.raises(WorkerFailed, match="killed by SIGKILL"):
+            await asyncio.wait_for(task, 30)
+    assert len(spawned.places) == 1 + MAX_TRIES
+
+
+async def test_output_of_any_other_kind_makes_nobody_ready(signal_handlers: None) -> None:
+    with pytest.raises(WorkerFailed, match="exit code 2"):
+        await Crew(Spawned(TALKATIVE), 2).run(lambda: None)
+
+
+async def test_one_that_is_stopped_ends_as_the_others(signal_handlers: None) -> None:
+    spawned = Spawned(GOOD)
+    crew = Crew(spawned, 2)
+    async with running(crew) as task:
+        stopped, _ = await next_of(spawned), await next_of(spawned)
+        stopped.send_signal(signal.SIGSTOP)
+        crew.stop(signal.SIGTERM)
+        assert await asyncio.wait_for(task, 30) == 0
+    assert stopped.returncode == -signal.SIGTERM
+
+
+async def test_those_that_have_not_ended_in_time_are_killed(signal_handlers: None) -> None:
+    spawned = Spawned(GOOD, DEAF)
+    crew = Crew(spawned, 2, patience_s=lambda _: 0.3)
+    async with running(crew) as task:
+        good, bad = await next_of(spawned), await next_of(spawned)
+        crew.stop(signal.SIGTERM)
+        assert await asyncio.wait_for(task, 30) == CUT_OFF
+    assert (good.returncode, bad.returncode) == (-signal.SIGTERM, -signal.SIGKILL)
+
+
+async def test_a_signal_is_heard_while_the_loop_waits_for_somebody(signal_handlers: None) -> None:
+    heard: list[int] = []
+    async with running(Crew(Spawned(GOOD), 1, on_signal=heard.append)):
+        os.kill(os.getpid(), signal.SIGTERM)  # no turn of the loop until the next line
+        assert heard == [signal.SIGTERM]
+
+
 async def test_a_second_signal_kills_those_that_do_not_end(signal_handlers: None) -> None:
     spawned = Spawned(DEAF)
     crew = Crew(spawned, 2)
@@ -133,12 +208,12 @@ async def test_a_signal_during_the_start_ends_it(signal_handlers: None) -> None:
 
 async def test_one_that_dies_during_the_stop_is_not_replaced(signal_handlers: None) -> None:
     spawned = Spawned(GOOD)
-    stopped: list[Callable[[], None]] = []
-    crew = Crew(spawned, 2, on_stop=lambda: stopped.append(crew.run))
+    stopped: list[signal.Signals] = []
+    crew = Crew(spawned, 2, on_stop=stopped.append)
     async with running(crew) as task:
         crew.stop(signal.SIGTERM)
         assert await asyncio.wait_for(task, 30) == 0
-    assert len(stopped) == 1 and spawned.places == [0, 1]
+    assert stopped == [signal.SIGTERM] and spawned.places == [0, 1]
 
 
 def test_pauses_grow_and_end_growing() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from contracts.figures import mean_probabilities
+from contracts.stopping import SIGNALS
 from serving.predict import predict_with_bundle, predict_with_url
 from snapensemble.server_process import ServerFailed, server_process
 from tests.contracts.test_pixels import png_claiming
@@ -196,7 +197,7 @@ def test_many_clients_each_get_their_own_answer(server: tuple[str, Path, int]) -
         np.testing.assert_allclose(answers[seed], expected_K, atol=1e-4)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_ends_it_in_order(bundle_dir: Path, signum: signal.Signals) -> None:
     with server_process(bundle_dir, "--port", "0") as (process, url):
         assert is_well(url)

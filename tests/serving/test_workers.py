@@ -3,8 +3,9 @@
 import contextlib
 import http.client
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import Popen
 
@@ -12,8 +13,10 @@ import httpx
 import pytest
 from prometheus_client import Gauge
 
+from contracts.bundle import BUNDLE_FILE
 from serving.metrics import Metrics
-from serving.workers import forget_gauges
+from serving.process.watchdog import CUT_OFF
+from snapensemble.processes import family
 from snapensemble.server_process import server_process
 from tests.factories import encoded, make_bundle, picture
 from tests.serving.test_life import PNG, half_sent, not_refused, wait_until_stopping
@@ -37,9 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]
 
 
 def workers_of(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task")
-    children = (task / "children" for task in tasks.iterdir())
-    return [int(child) for file in children for child in file.read_text().split()]
+    return family(pid)[1:]
 
 
 def owner(connection: http.client.HTTPConnection, workers: list[int]) -> int:
@@ -159,8 +160,7 @@ def test_a_second_signal_ends_all_at_once(bundle_dir: Path) -> None:
 def test_they_end_when_their_parent_is_killed(bundle_dir: Path) -> None:
     with two_workers(bundle_dir) as (process, url):
         workers = workers_of(process.pid)
-        command = Path(f"/proc/{workers[0]}/cmdline").read_text().split("\0")
-        (counts,) = (Path(part) for part in command if "/snapensemble-" in part)
+        (counts,) = counts_of(workers[0])
         assert list(counts.glob("*.db"))
         process.kill()
         process.wait(30)
@@ -194,18 +194,6 @@ def test_a_taken_port_is_said_before_anything_is_loaded(
     assert found.returncode == 2 and f"cannot listen on 127.0.0.1:{port}" in found.stderr
 
 
-def test_what_a_dead_worker_has_counted_stays_and_what_it_was_doing_does_not(
-    tmp_path: Path,
-) -> None:
-    for name in ("counter_1.db", "gauge_livesum_1.db", "gauge_livesum_2.db"):
-        (tmp_path / name).touch()
-    forget_gauges(1, tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "counter_1.db",
-        "gauge_livesum_2.db",
-    ]
-
-
 def test_every_gauge_says_how_those_of_several_workers_add_up() -> None:
     gauges = [m for m in vars(Metrics()).values() if isinstance(m, Gauge)]
     assert gauges
@@ -235,3 +223,114 @@ def test_many_requests_over_new_connections_are_all_answered(server: tuple[int, 
     for seed in range(20):
         reply = httpx.post(f"{server[1]}/predict", content=encoded(picture(seed)))
         assert reply.status_code == 200
+
+
+def replaced_by_another(bundle_dir: Path) -> None:
+    shutil.rmtree(bundle_dir)
+    make_bundle(bundle_dir)
+    file = bundle_dir / BUNDLE_FILE
+    file.write_text(file.read_text().replace("0badcafe", "deadbeef"))
+
+
+@pytest.mark.parametrize("become", [replaced_by_another, shutil.rmtree])
+def test_another_bundle_in_its_place_is_never_served_beside_it(
+    bundle_dir: Path, become: Callable[[Path], None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with two_workers(bundle_dir) as (process, url):
+        become(bundle_dir)
+        first, second = workers_of(process.pid)
+        os.kill(first, signal.SIGKILL)
+        said = ""
+        while "a worker did not start: exit code 2" not in said:
+            said += capfd.readouterr().err
+            assert httpx.get(f"{url}/model").json()["version"] == "0badcafe"
+        assert "serves insects 0badcafe" in said and "Start the server again" in said
+        assert process.poll() is None and second in workers_of(process.pid)
+        os.kill(second, signal.SIGKILL)  # now nobody is left who has it
+        assert process.wait(30) == 2
+
+
+def test_the_former_bundle_may_be_put_back(bundle_dir: Path, tmp_path: Path) -> None:
+    with two_workers(bundle_dir) as (process, url):
+        bundle_dir.rename(tmp_path / "away")
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        (tmp_path / "away").rename(bundle_dir)
+        while len(workers_of(process.pid)) < 2:
+            assert is_well(url)
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_one_that_is_stopped_answers_and_ends_as_the_others(bundle_dir: Path) -> None:
+    with two_workers(bundle_dir) as (process, url), contextlib.ExitStack() as stack:
+        held = held_by_both(stack, url, process.pid)
+        stopped = held[0][1]
+        os.kill(stopped, signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        for connection, _ in held:
+            connection.send(PNG[10:])
+            assert connection.getresponse().status == 200
+        assert process.wait(30) == 0
+
+
+def test_one_that_is_stopped_again_and_again_is_killed_in_time(
+    bundle_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with two_workers(bundle_dir, "--shutdown-timeout-s", "1") as (process, _):
+        stopped, other = workers_of(process.pid)
+        process.send_signal(signal.SIGTERM)
+        while process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(stopped, signal.SIGSTOP)
+        assert process.returncode == CUT_OFF
+        assert not is_alive(stopped) and not is_alive(other)
+    assert f"killed: worker {stopped}" in capfd.readouterr().err
+
+
+def test_no_count_goes_back_and_no_file_piles_up_while_workers_die(bundle_dir: Path) -> None:
+    line = 'snapensemble_requests_total{code="200",route="/predict"}'
+    with two_workers(bundle_dir) as (process, url):
+        (counts,) = counts_of(workers_of(process.pid)[0])
+        while not counts.joinpath("counter_0.db").exists():
+            pass
+        for asked in (1, 2):
+            assert is_well(url)
+            before = workers_of(process.pid)
+            for worker in before:
+                os.kill(worker, signal.SIGKILL)
+            while len(set(workers_of(process.pid)) - set(before)) < 2:
+                pass
+            assert metric(url, line) == asked  # whoever has answered them
+        assert is_well(url)
+        names = {file.name.rpartition("_")[2] for file in counts.iterdir()}
+        assert names == {"0.db", "1.db"}
+        process.terminate()
+        assert process.wait(30) == 0
+        assert not counts.exists()
+
+
+def counts_of(worker: int) -> list[Path]:
+    command = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
+    return [Path(part) for part in command if "/snapensemble-" in part]
+
+
+def test_a_hangup_ends_all_in_order_and_leaves_nothing(bundle_dir: Path) -> None:
+    with two_workers(bundle_dir) as (process, url):
+        workers = workers_of(process.pid)
+        (counts,) = counts_of(workers[0])
+        assert is_well(url)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 0
+        assert not any(map(is_alive, workers)) and not counts.exists()
+
+
+def test_one_that_is_told_alone_to_end_takes_nobody_with_it(bundle_dir: Path) -> None:
+    with two_workers(bundle_dir) as (process, url):
+        told = workers_of(process.pid)[0]
+        os.kill(told, signal.SIGTERM)
+        while told in workers_of(process.pid):
+            assert is_well(url)  # over a new connection each: the port is not shut
+        while len(workers_of(process.pid)) < 2:
+            assert is_well(url)
+        process.terminate()
+        assert process.wait(30) == 0

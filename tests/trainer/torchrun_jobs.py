@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import trainer.__main__
+import trainer.torchrun
 from contracts.errors import InvalidConfig, InvalidData
 from trainer.distributed import ProcessLost, joined, leave
 from trainer.layers import Trunk
@@ -75,7 +75,7 @@ def training() -> int:
     MODELS["bare"] = Network(
         lambda channels: Trunk([nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)], 8)
     )
-    return trainer.__main__.main()
+    return trainer.torchrun.main()
 
 
 def training_with_a_death() -> int:

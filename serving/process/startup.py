@@ -1,0 +1,82 @@
+"""What a worker and its parent tell each other when it starts.
+
+The worker has a pipe of its own for one line, a structured message: whatever else writes to
+standard output, it is not taken for one.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from asyncio.subprocess import DEVNULL
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+log = logging.getLogger("snapensemble")
+
+
+class Ready(BaseModel):
+    """A worker's only message: it accepts connections."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    message: Literal["ready"] = "ready"
+    protocol: Literal[1] = 1  # another number is of another version of this software
+    pid: int
+
+
+def say_ready(descriptor: int) -> None:
+    """Tell the parent, who may have died, that this worker accepts connections."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(descriptor, Ready(pid=os.getpid()).model_dump_json().encode() + b"\n")
+    os.close(descriptor)
+
+
+async def hearing_ready(descriptor: int) -> Callable[[int], Awaitable[bool]]:
+    """Listen to a worker's pipe from now on; the descriptor is closed at its end.
+
+    Returns:
+        Waits until the worker with this process id has said that it is ready: True; or until it
+        can say nothing more: False.
+    """
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb")
+    )
+
+    async def is_ready(pid: int) -> bool:
+        try:
+            line = await reader.readline()
+        finally:
+            transport.close()
+        return bool(line) and is_message_of(pid, line)
+
+    return is_ready
+
+
+def is_message_of(pid: int, line: bytes) -> bool:
+    """Whether a line is the message of this process that it is ready; says what else it is."""
+    try:
+        said = Ready.model_validate_json(line)
+    except ValidationError:
+        log.error(
+            "worker %d said %.80r, expected that it is ready; was the software exchanged while the "
+            "server ran? Start it again",
+            pid,
+            line,
+        )
+        return False
+    if said.pid != pid:
+        log.error("worker %d said that %d is ready", pid, said.pid)
+    return said.pid == pid
+
+
+def standard_error() -> int:
+    """Where a worker's stray output goes, so that the greeting is alone on standard output."""
+    try:
+        os.fstat(2)
+    except OSError:
+        return DEVNULL
+    return 2

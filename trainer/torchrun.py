@@ -1,0 +1,43 @@
+"""What torchrun starts as `-m trainer`: the flags of `snapensemble train`."""
+
+import argparse
+import os
+from pathlib import Path
+
+from contracts.commands import exit_code
+from contracts.run import RUN_FILE
+from contracts.stopping import raise_on_signals
+from trainer import cli
+from trainer.config_file import read_toml
+
+
+def main() -> int:
+    """Train.
+
+    Returns:
+        0; 2 after an error that the user can mend; 130, 143 or 129 after
+        SIGINT, SIGTERM or SIGHUP.
+    """
+    raise_on_signals()
+    return exit_code("trainer", _run)
+
+
+def _run() -> int:
+    parser = argparse.ArgumentParser(
+        prog="torchrun ... -m trainer",
+        description="Train with SGDR in several processes, one snapshot per cycle.",
+    )
+    cli.add_arguments(parser)
+    return cli.run(resumed_after_restart(parser.parse_args()))
+
+
+def resumed_after_restart(args: argparse.Namespace) -> argparse.Namespace:
+    """The same job as --resume, where torchrun has started it anew (`--max-restarts`)."""
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    file: Path | None = getattr(args, "config", None)
+    settings = cli.merged(read_toml(file) if file else {}, vars(args))
+    out: Path | None = settings.get("out")
+    if not restarted or out is None or not (out / RUN_FILE).exists():
+        return args
+    kept = {name: value for name, value in vars(args).items() if name in cli.RESUMABLE}
+    return argparse.Namespace(resume=out, **kept)
