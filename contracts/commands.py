@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from contracts.errors import SnapensembleError, message_of
 from contracts.stopping import Stopped
+from contracts.text import printable_lines
 
 EXTRAS = (
     "install snapensemble[train] to train, export and evaluate, snapensemble[serving] to serve "
@@ -42,4 +43,4 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
 
 
 def _say(name: str, error: BaseException) -> None:
-    print(f"{name}: {message_of(error)}", file=sys.stderr)
+    print(printable_lines(f"{name}: {message_of(error)}"), file=sys.stderr)

@@ -20,7 +20,7 @@ MAX_CLASS_NAME = 1_000  # characters
 def _inside(file: str) -> str:
     """Refuse a name that could lead out of the manifest's directory."""
     parts = PurePosixPath(file).parts
-    if not file or "\\" in file or "\0" in file or ":" in file:
+    if not file or "\\" in file or ":" in file or not file.isprintable():
         raise ValueError(f"{file!r} is not a plain relative path")
     if file.startswith("/") or ".." in parts or str(PurePosixPath(file)) != file or file == ".":
         raise ValueError(f"{file!r} is not a plain path inside the directory")

@@ -24,6 +24,7 @@ from serving.engine import load_engine
 from serving.predict import predict_with_bundle
 from serving.schemas import PredictOptions
 from serving.waiting import Said
+from snapensemble.cli import main
 from tests.contracts.test_manifests import change
 from tests.contracts.test_onnx_files import PLACES
 from tests.factories import (
@@ -283,3 +284,23 @@ def files_opened_by(action: Callable[[], object], directory: Path) -> set[str]:
     finally:
         listening = False
     return found
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_names_of_classes_do_not_reach_a_terminal_as_commands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str]
+) -> None:
+    names = ("\x1b]0;owned\x07ant", "\x9b2Jbee", "cow\u202e\x7f\nfly 99%")
+    bundle_dir = make_bundle(
+        tmp_path / "bundle", classes=names, calibration=calibration_record(0.6)
+    )
+    image = tmp_path / "a\x1b[2J.png"
+    image.write_bytes(encoded(picture()))
+    asked = ["predict", str(image), "--bundle", str(bundle_dir), "--coverage", "0.9", *flags]
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    assert not {"\x1b", "\x9b", "\x07", "\x7f", "\u202e"} & set(shown)
+    if flags:
+        assert {each["class"] for each in json.loads(shown)["predictions"][0]["top"]} == set(names)
+    else:
+        assert len(shown.splitlines()) == 1 and r"\x1b]0;owned\x07ant" in shown
