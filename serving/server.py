@@ -50,8 +50,7 @@ def make_server(
     app = create_app(settings, engine, metrics, life, traces)
     config = uvicorn_config(
         app,
-        # Above the idle time of the usual proxies, so that they close first.
-        timeout_keep_alive=75,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
         http=partial(
             GuardedProtocol, max_connections=settings.max_connections, at_once=app.at_once
