@@ -26,6 +26,7 @@ FLAGS = {
     },
     "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
     "report": {"--out", "--json"},
+    "bom": {"--out"},
     "sign": {"--key"},
     "serve": {
         "--host", "--port", "--name", "--expect-bundle", "--verify-key", "--keep-alive-s",
