@@ -8,6 +8,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from contracts.errors import InvalidManifest, WriteFailed
 
@@ -78,7 +79,14 @@ def sync_directory(directory: Path) -> None:
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """All bytes of a regular file, of which there are not too many.
+    """All bytes of a regular file, of which there are not too many; see `open_regular`."""
+    with open_regular(path, max_bytes) as file:
+        return file.read(os.fstat(file.fileno()).st_size)  # and not what is appended meanwhile
+
+
+@contextlib.contextmanager
+def open_regular(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
+    """Open a regular file that is not too large.
 
     A directory from a stranger may hold a FIFO, which would wait for a writer, a device, or more
     bytes than fit the memory: none of them is opened or read.
@@ -91,9 +99,8 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     _refuse_special(path, path.stat(), max_bytes)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        _refuse_special(path, status, max_bytes)
-        return file.read(status.st_size)  # and not what somebody appends meanwhile
+        _refuse_special(path, os.fstat(descriptor), max_bytes)
+        yield file
 
 
 def read_verified(directory: Path, file: str, sha256: str, size: int | None = None) -> bytes:

@@ -35,6 +35,7 @@ from tests.factories import (
     make_bundle,
     picture,
 )
+from tests.serving.test_server import run
 
 MEMBER = "members/cycle-01.onnx"
 
@@ -135,6 +136,14 @@ def test_a_member_that_names_another_file_is_neither_served_nor_asked(
         load_engine(bundle_dir)
     with pytest.raises(InvalidManifest, match="cannot load: it has"):
         predict_with_bundle(bundle_dir, [Path("x.png")], [encoded(picture())])
+
+
+@pytest.mark.parametrize("command", ["serve", "evaluate", "bench"])
+def test_no_command_opens_a_member_that_names_another_file(tmp_path: Path, command: str) -> None:
+    bundle_dir = make_bundle(tmp_path / "bundle", [PLACES[0]().SerializeToString()])
+    found = run(command, bundle_dir)
+    assert found.returncode == 2 and found.stdout == ""
+    assert "cycle-00.onnx: cannot load: it has weights in another file" in found.stderr
 
 
 @pytest.mark.parametrize(

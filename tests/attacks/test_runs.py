@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from contracts.arrays import parse_array, read_array
 from contracts.errors import InvalidData, InvalidManifest
 from contracts.files import sha256_of
 from contracts.records import FileRef
+from contracts.run import read_run
+from report.history import read_history
 from tests.attacks.test_bundles import most_bytes
+from trainer.checkpoint import load_checkpoint
 from trainer.readers import npz
+from trainer.snapshots import load_model
 
 DTYPES = (np.uint8, np.int64, np.float32)
 
@@ -173,9 +178,6 @@ def test_a_small_npz_file_does_not_fill_the_memory(tmp_path: Path) -> None:
 def test_a_snapshot_with_a_hostile_header_is_refused(
     digits_run: Path, tmp_path: Path, data: bytes
 ) -> None:
-    from contracts.run import read_run
-    from trainer.snapshots import load_model
-
     run = read_run(digits_run)
     if data.startswith(b'{"w"'):
         data = len(data).to_bytes(8, "little") + data + b"\0" * 4
@@ -188,10 +190,26 @@ def test_a_snapshot_with_a_hostile_header_is_refused(
 
 
 def test_a_run_says_how_large_its_files_are(digits_run: Path) -> None:
-    from contracts.run import read_run
-
     run = read_run(digits_run)
     assert run.config is not None
     files = [run.config, run.val_labels, run.calibration_images, *run.snapshots]
     for each in (*files, *(snapshot.val_logits for snapshot in run.snapshots)):
         assert each.size == (digits_run / each.file).stat().st_size
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["run.json", "checkpoint.pt", "metrics.jsonl"])
+def test_a_run_whose_files_are_none_is_not_waited_for(
+    digits_run: Path, tmp_path: Path, name: str
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(digits_run, run_dir)
+    (run_dir / name).unlink(missing_ok=True)
+    os.mkfifo(run_dir / name)
+    with pytest.raises(InvalidManifest, match="a FIFO"):
+        if name == "metrics.jsonl":
+            read_history(run_dir)
+        elif name == "run.json":
+            read_run(run_dir)
+        else:
+            load_checkpoint(run_dir, None)  # type: ignore[arg-type] # not reached
