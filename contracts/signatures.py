@@ -5,10 +5,12 @@ reads it; see https://github.com/sigstore/model-transparency. Needs the extra `s
 """
 
 import base64
+import contextlib
 import json
+import os
 import re
-import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from contracts.errors import InvalidConfig, InvalidManifest, SnapensembleError
 from contracts.files import read_regular, read_verified, write_atomically
 
 SIGNATURE_FILE = "model.sig"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 # mkdtemp makes a private directory in it
 MAX_SIGNATURE_BYTES = 8 * 2**20
 MAX_KEY_BYTES = 2**16
 _A_KEY = (
@@ -47,7 +50,6 @@ def sign_bundle(bundle_dir: Path, key: Path, password: str | None = None) -> Pat
     bundle_dir = bundle_dir.resolve()  # the library takes no link
     for member in read_bundle(bundle_dir).members:
         read_verified(bundle_dir, member.file, member.sha256, member.size)
-    _refuse_special_files(bundle_dir)
     config = model_signing.signing.Config().set_hashing_config(_all_files(model_signing))
     _read_key(key)
     try:
@@ -56,9 +58,12 @@ def sign_bundle(bundle_dir: Path, key: Path, password: str | None = None) -> Pat
         )
     except Exception as error:  # cryptography raises a class per kind of file
         raise InvalidConfig(f"{key}: cannot sign with it: {error}; {_A_KEY}") from error
-    with tempfile.TemporaryDirectory() as aside:
-        written = Path(aside) / SIGNATURE_FILE
-        config.sign(bundle_dir, written)
+    with _aside() as directory:
+        written = directory / SIGNATURE_FILE
+        try:
+            config.sign(bundle_dir, written)
+        except ValueError as error:  # a link, a FIFO
+            raise InvalidSignature(f"{bundle_dir}: cannot be signed: {error}") from error
         write_atomically(bundle_dir / SIGNATURE_FILE, written.read_bytes())
     return bundle_dir / SIGNATURE_FILE
 
@@ -92,10 +97,9 @@ def verify_bundle(bundle_dir: Path, key: Path) -> str:
         )
     except Exception as error:  # cryptography raises a class per kind of file
         raise InvalidConfig(f"{key}: cannot verify with it: {error}; {_A_KEY}") from error
-    _refuse_special_files(bundle_dir)
-    with tempfile.TemporaryDirectory() as aside:
+    with _aside() as directory:
         # A copy: what is verified and what is read below are the same bytes.
-        copy = Path(aside) / SIGNATURE_FILE
+        copy = directory / SIGNATURE_FILE
         copy.write_bytes(signature)
         try:
             config.verify(bundle_dir, copy)
@@ -105,6 +109,20 @@ def verify_bundle(bundle_dir: Path, key: Path) -> str:
                 f"again if the change is meant, or give the key that signed it instead of {key}"
             ) from error
     return _signed_manifest(bundle_dir, signature)
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[Path]:
+    """A private directory, in memory where there is such a place: a container may have no other."""
+    is_usable = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
+    try:
+        directory = tempfile.TemporaryDirectory(dir=SHARED_MEMORY if is_usable else None)
+    except OSError as error:
+        raise InvalidConfig(
+            f"signatures need a directory for a moment: {error}; make /dev/shm or TMPDIR writable"
+        ) from error
+    with directory as name:
+        yield Path(name)
 
 
 def _reason(error: Exception) -> str:
@@ -150,16 +168,6 @@ def _read_signature(bundle_dir: Path) -> bytes:
         ) from error
     except InvalidManifest as error:
         raise InvalidSignature(str(error)) from error
-
-
-def _refuse_special_files(bundle_dir: Path) -> None:
-    """What the library would follow, wait for or pass over."""
-    for path in bundle_dir.rglob("*"):
-        mode = path.lstat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise InvalidSignature(
-                f"{path} is neither a file nor a directory; a signed bundle holds nothing else"
-            )
 
 
 def _signed_manifest(bundle_dir: Path, signature: bytes) -> str:

@@ -223,6 +223,15 @@ def test_a_damaged_bundle_is_not_signed(bundle_dir: Path, keys: tuple[Path, Path
     assert not (bundle_dir / SIGNATURE_FILE).exists()
 
 
+@pytest.mark.parametrize("change", [link_added, linked_directory_added, fifo_instead])
+def test_a_bundle_with_what_is_no_file_is_not_signed(
+    signed: Path, keys: tuple[Path, Path], change: Callable[[Path], None]
+) -> None:
+    change(signed)
+    with pytest.raises(InvalidSignature, match="cannot be signed"):
+        sign_bundle(signed, keys[0])
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no key", b"x" * 100_000])
 def test_what_is_no_key_is_refused_with_how_to_make_one(
     signed: Path, tmp_path: Path, content: bytes | None
@@ -255,6 +264,16 @@ def test_an_encrypted_key_takes_its_password_from_the_environment(
     assert main(["sign", str(bundle_dir), "--key", str(private)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(bundle_dir / SIGNATURE_FILE)
     verify_bundle(bundle_dir, public)
+
+
+def test_a_signature_is_verified_where_nothing_can_be_written(
+    signed: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    verify_bundle(signed, keys[1])
+    monkeypatch.setattr("contracts.signatures.SHARED_MEMORY", Path("/nowhere"))
+    with pytest.raises(InvalidConfig, match="make /dev/shm or TMPDIR writable"):
+        verify_bundle(signed, keys[1])
 
 
 def test_without_the_package_the_extra_is_named(
