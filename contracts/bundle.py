@@ -14,10 +14,12 @@ from contracts.prediction_sets import SetQuantile
 from contracts.records import (
     ClassNames,
     Figures,
+    FileSize,
     NonNegative,
     Record,
     RelativeFile,
     Sha256,
+    Temperature,
     ValFigures,
     read_manifest,
     write_manifest,
@@ -35,7 +37,9 @@ class Member(Record):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     file: RelativeFile
     sha256: Sha256
-    weight: Annotated[float, Field(gt=0, le=1)]
+    size: FileSize = None  # bytes
+    # Below a millionth a member says nothing, and the sum of the first few cannot be divided by.
+    weight: Annotated[float, Field(ge=1e-6, le=1)]
     run: Annotated[int, Field(ge=0)] = 0  # which of the pooled runs, as they were given
     cycle: Annotated[int, Field(ge=0)]
     step: Annotated[int, Field(ge=1)]
@@ -91,8 +95,8 @@ class BundleManifest(Record):
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]  # from the content, see export.bundle
     classes: ClassNames
     image: ImageContract
-    members: Annotated[tuple[Member, ...], Field(min_length=1)]
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=1_000)]
+    temperature: Temperature = 1.0
     selection: SelectionRecord
     val: ValFigures  # as it answers, on the whole validation split, half of which chose it
     calibration: CalibrationRecord | None = None

@@ -12,14 +12,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from contracts.figures import Floats, mean_probabilities
 from contracts.prediction_sets import SetQuantile
-from contracts.records import Fraction, NonNegative, Record, ValFigures
+from contracts.records import Fraction, NonNegative, Record, Temperature, ValFigures
 
 LeaveRule = Literal["threshold", "interval"]
-Temperature = Annotated[float, Field(gt=0)]
 
 
 class CascadePoint(Record):
@@ -44,7 +43,17 @@ class CascadeRecord(Record):
     temperatures: tuple[Temperature, ...]  # of the average after 1, 2, ..., M - 1 members
     max_accuracy_drop: Fraction  # the tolerance that holds where none is asked for
     max_nll_rise: NonNegative
-    points: Annotated[tuple[CascadePoint, ...], Field(min_length=1)]
+    points: Annotated[tuple[CascadePoint, ...], Field(min_length=1, max_length=1_000)]
+
+    @model_validator(mode="after")
+    def _an_interval_needs_two(self) -> "CascadeRecord":
+        if self.rule == "interval" and any(
+            point.thresholds[:1] != (None,) for point in self.points
+        ):
+            raise ValueError(
+                "the rule `interval` cannot let anybody leave after one member, which has no spread"
+            )
+        return self
 
     def point(self, max_accuracy_drop: float | None = None) -> CascadePoint:
         """The cheapest point within the tolerance; the dearest, which asks the most, if none is."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from contracts.errors import SnapensembleError, WriteFailed, message_of
 from contracts.stopping import Stopped
+from contracts.text import printable_lines
 
 EXTRAS = (
     "install snapensemble[train] to train, export and evaluate, snapensemble[serving] to serve "
@@ -56,7 +57,7 @@ def _say_nothing_more() -> None:
 
 def _say(name: str, error: BaseException) -> None:
     with contextlib.suppress(OSError):  # the terminal may have gone
-        print(f"{name}: {message_of(error)}", file=sys.stderr)
+        print(printable_lines(f"{name}: {message_of(error)}"), file=sys.stderr)
 
 
 def open_standard_streams() -> None:

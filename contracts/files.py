@@ -4,13 +4,18 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from contracts.errors import InvalidManifest, WriteFailed
 
 TEMPORARY = ".tmp"
+# Of a file whose manifest does not say how large it is: above the largest ONNX file (2 GiB) and
+# the arrays of a long run.
+MAX_FILE_BYTES = 4 * 2**30
 
 
 def sha256_of(data: bytes) -> str:
@@ -73,22 +78,54 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def read_verified(directory: Path, file: str, sha256: str) -> bytes:
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """All bytes of a regular file, of which there are not too many; see `open_regular`."""
+    with open_regular(path, max_bytes) as file:
+        return file.read(os.fstat(file.fileno()).st_size)  # and not what is appended meanwhile
+
+
+@contextlib.contextmanager
+def open_regular(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
+    """Open a regular file that is not too large.
+
+    A directory from a stranger may hold a FIFO, which would wait for a writer, a device, or more
+    bytes than fit the memory: none of them is opened or read.
+
+    Raises:
+        InvalidManifest: it is another kind of file, or larger; nothing was read.
+        OSError: it is absent or cannot be read.
+    """
+    # Asked before it is opened, which starts some devices, and after, since it may be another then.
+    _refuse_special(path, path.stat(), max_bytes)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        _refuse_special(path, os.fstat(descriptor), max_bytes)
+        yield file
+
+
+def read_verified(directory: Path, file: str, sha256: str, size: int | None = None) -> bytes:
     """The bytes of `directory/file`, which hash to `sha256`.
 
     Hash and content come from one read, so that nobody can swap the file in between.
 
+    Args:
+        directory: of the manifest.
+        file: a name inside it.
+        sha256: of the bytes.
+        size: how many there are; manifests of earlier versions do not say.
+
     Raises:
-        InvalidManifest: the file is absent, outside `directory`, or has other bytes.
+        InvalidManifest: the file is absent, outside `directory`, no regular file, too large, or
+            has other bytes.
     """
     path = directory / file
     try:
         if not path.resolve().is_relative_to(directory.resolve()):
             raise InvalidManifest(f"{path} leads outside {directory}; refused")
-        data = path.read_bytes()
-    except OSError as error:
+        data = read_regular(path, MAX_FILE_BYTES if size is None else size)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
         raise InvalidManifest(
-            f"{path}: {error.strerror or error}; the manifest lists this file, "
+            f"{path}: {getattr(error, 'strerror', None) or error}; the manifest lists this file, "
             "so the directory is not whole"
         ) from error
     found = sha256_of(data)
@@ -98,6 +135,26 @@ def read_verified(directory: Path, file: str, sha256: str) -> bytes:
             "the file was changed or damaged after it was written"
         )
     return data
+
+
+def _refuse_special(path: Path, status: os.stat_result, max_bytes: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidManifest(f"{path} is no regular file but {_kind(status.st_mode)}; refused")
+    if status.st_size > max_bytes:
+        raise InvalidManifest(
+            f"{path} has {status.st_size:,} bytes, expected at most {max_bytes:,}; refused unread"
+        )
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFIFO: "a FIFO",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
 
 
 def _explain(error: OSError, path: Path, size: int) -> str:

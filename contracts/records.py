@@ -7,13 +7,20 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from contracts.errors import InvalidManifest
-from contracts.files import sha256_of, write_atomically
+from contracts.files import MAX_FILE_BYTES, read_regular, sha256_of, write_atomically
+
+# The classes of the largest public data set take 1 MB. Parsed, a byte can become hundreds where
+# each is a list of its own, so brackets are counted first.
+MAX_MANIFEST_BYTES = 8 * 2**20
+MAX_MANIFEST_BRACKETS = 100_000
+MAX_CLASSES = 100_000
+MAX_CLASS_NAME = 1_000  # characters
 
 
 def _inside(file: str) -> str:
     """Refuse a name that could lead out of the manifest's directory."""
     parts = PurePosixPath(file).parts
-    if not file or "\\" in file or "\0" in file or ":" in file:
+    if not file or "\\" in file or ":" in file or not file.isprintable():
         raise ValueError(f"{file!r} is not a plain relative path")
     if file.startswith("/") or ".." in parts or str(PurePosixPath(file)) != file or file == ".":
         raise ValueError(f"{file!r} is not a plain path inside the directory")
@@ -28,9 +35,16 @@ def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 RelativeFile = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FileSize = Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)] | None  # None: not said, as of old
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-ClassNames = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_distinct)]
+# Outside of it an average becomes a tie or a certainty, and further out no number at all.
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
+ClassNames = Annotated[
+    tuple[Annotated[str, Field(max_length=MAX_CLASS_NAME)], ...],
+    Field(min_length=2, max_length=MAX_CLASSES),
+    AfterValidator(_distinct),
+]
 
 
 class Record(BaseModel):
@@ -44,6 +58,7 @@ class FileRef(Record):
 
     file: RelativeFile
     sha256: Sha256
+    size: FileSize = None  # bytes
 
 
 class ValFigures(Record):
@@ -76,11 +91,11 @@ def read_manifest(
         expected_sha256: of the file, where only one is right.
 
     Raises:
-        InvalidManifest: absent, not the one expected, not JSON, of a later version, or not as
-            `kind` says.
+        InvalidManifest: absent, no regular file, too large, not the one expected, not JSON, of a
+            later version, or not as `kind` says.
     """
     try:
-        data = path.read_bytes()  # hashed and parsed are the same bytes
+        data = read_regular(path, MAX_MANIFEST_BYTES)  # hashed and parsed are the same bytes
         text = data.decode()
     except FileNotFoundError:
         raise InvalidManifest(
@@ -92,6 +107,10 @@ def read_manifest(
         raise InvalidManifest(
             f"{path}: sha256 is {found}, expected {expected_sha256}; this is another bundle, or a "
             "changed one: put the expected one here or, if this one is meant, expect its sha256"
+        )
+    if (brackets := text.count("[") + text.count("{")) > MAX_MANIFEST_BRACKETS:
+        raise InvalidManifest(
+            f"{path}: {brackets:,} opening brackets, expected at most {MAX_MANIFEST_BRACKETS:,}"
         )
     try:
         content = json.loads(text)

@@ -9,6 +9,7 @@ from contracts.pixels import ImageContract
 from contracts.records import (
     ClassNames,
     FileRef,
+    FileSize,
     Fraction,
     NonNegative,
     Record,
@@ -96,6 +97,7 @@ class Snapshot(Record):
     learning_rate: NonNegative  # of the last update; with sgdr the lowest of the cycle
     file: RelativeFile
     sha256: Sha256
+    size: FileSize = None  # bytes
     val: ValFigures
     val_logits: FileRef  # float32 [val images, classes], .npy
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from contracts.errors import InvalidConfig
+from contracts.onnx_files import check_onnx
 
 # Official builds send usage events to their maker unless this is set before the first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -33,6 +34,8 @@ def session_options() -> onnxruntime.SessionOptions:
     # A pattern is remembered for every batch size that is ever seen, and never forgotten.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
+    # Else bytes in ONNX Runtime's own format would be taken too, by a parser that checks less.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 
 
@@ -44,7 +47,11 @@ def open_session(
     Args:
         onnx_file: the bytes.
         providers: what runs its nodes, the first that can; the processor does what is left.
+
+    Raises:
+        RefusedOnnx: it asks for more than its own bytes; ONNX Runtime has not seen it.
     """
+    check_onnx(onnx_file)
     return onnxruntime.InferenceSession(
         onnx_file, session_options(), providers=[PROVIDERS[name] for name in providers]
     )

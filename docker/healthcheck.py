@@ -13,8 +13,9 @@ SECONDS = 2.0
 
 def main() -> int:
     """Ask `/health/ready`."""
-    host = os.environ.get("SNAPENSEMBLE_HOST", "127.0.0.1")
-    port = int(os.environ.get("SNAPENSEMBLE_PORT", "8000"))
+    # An empty variable is one that is not set, as for the server.
+    host = os.environ.get("SNAPENSEMBLE_HOST") or "127.0.0.1"
+    port = int(os.environ.get("SNAPENSEMBLE_PORT") or "8000")
     address = ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104
     try:
         with socket.create_connection(address, timeout=SECONDS) as connection:

@@ -1,14 +1,18 @@
 # Serves the bundle at /bundle; holds no torch. From the repository's root: make image
 FROM python:3.11-slim-bookworm AS packages
 WORKDIR /src
+# `--build-arg EXTRAS="serving signing"` for SNAPENSEMBLE_VERIFY_KEY.
+ARG EXTRAS=serving
 COPY pyproject.toml constraints.txt docker/requirements.py docker/slim.py ./
 # Byte code is compiled here, since nothing can be written later. ONNX Runtime lists three packages
 # that only its tools import: docs/decisions/0018-what-the-image-holds.md.
 RUN python -m venv --without-pip /venv && \
-    python requirements.py serving >requirements.txt && \
+    python requirements.py $EXTRAS >requirements.txt && \
     pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt \
         --requirement requirements.txt && \
-    pip --python /venv/bin/python uninstall --yes flatbuffers packaging protobuf && \
+    case " $EXTRAS " in *" signing "*) unused=flatbuffers ;; \
+        *) unused="flatbuffers packaging protobuf" ;; esac && \
+    pip --python /venv/bin/python uninstall --yes $unused && \
     python slim.py /venv
 
 FROM packages AS code
@@ -26,7 +30,7 @@ RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --target /app
 
 # What is in it, as CycloneDX, and under which licences. Only `--target inventory` builds this.
 FROM code AS inventory-maker
-COPY docker/supply-chain.txt ./
+COPY docker/supply-chain.txt docker/debian.py ./
 RUN python -m venv /tools && \
     PYTHONPATH= /tools/bin/pip install --no-cache-dir --constraint supply-chain.txt \
         cyclonedx-bom pip-licenses && \
@@ -34,6 +38,7 @@ RUN python -m venv /tools && \
     PYTHONPATH= /tools/bin/cyclonedx-py environment --pyproject pyproject.toml \
         --mc-type application --output-reproducible --output-format JSON \
         --output-file /inventory/sbom.cdx.json /venv/bin/python && \
+    python debian.py /inventory/sbom.cdx.json && \
     PYTHONPATH= /tools/bin/pip-licenses --python /venv/bin/python --from=mixed --with-urls \
         --format=markdown --output-file /inventory/licences.md
 

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from contracts.bundle import BundleManifest
 from contracts.cascade import CascadeRecord
 from contracts.records import ValFigures
+from contracts.text import printable_lines
 from export.config import DEFAULTS, ExportConfig, Quantize
 from export.gate import Int8Limits, describe_int8
 from export.select import DEFAULT_MEMBERS, METRICS, RULES, Members
@@ -167,4 +168,4 @@ def frontier(cascade: CascadeRecord, members: int, full: ValFigures) -> list[str
 
 
 def _say(text: str) -> None:
-    print(f"snapensemble export: {text}", file=sys.stderr)
+    print(printable_lines(f"snapensemble export: {text}"), file=sys.stderr)

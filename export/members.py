@@ -87,6 +87,7 @@ def _write(exported: Exported, directory: Path) -> Member:
         name=name,
         file=file,
         sha256=write_atomically(directory / file, exported.onnx_file),
+        size=len(exported.onnx_file),
         weight=exported.weight,
         run=exported.candidate.run_number,
         cycle=snapshot.cycle,

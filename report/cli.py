@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from contracts.bundle import BUNDLE_FILE
+from contracts.text import printable_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"page": str(page), **numbers}, indent=2, allow_nan=False))
     else:
-        print("\n".join([*lines, str(page)]))
+        print(printable_lines("\n".join([*lines, str(page)])))
     return 0
 
 

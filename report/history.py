@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Never
 
 from contracts.errors import InvalidManifest
+from contracts.files import MAX_FILE_BYTES, open_regular
 from contracts.run import METRICS_FILE
 
 
@@ -74,7 +75,7 @@ def read_history(run_dir: Path) -> History:
     path = run_dir / METRICS_FILE
     history = History()
     try:
-        with path.open("rb") as file:
+        with open_regular(path, MAX_FILE_BYTES) as file:
             for number, line in _whole_lines(file, path):
                 try:
                     history.add(line)

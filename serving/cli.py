@@ -1,6 +1,7 @@
 """`snapensemble serve`: a bundle directory -> a server on a port."""
 
 import argparse
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -9,6 +10,7 @@ from pydantic_core import ErrorDetails
 from contracts.bundle import BundleManifest
 from contracts.errors import InvalidConfig
 from serving.allocator import give_large_blocks_back
+from serving.environment import check_environment
 from serving.logs import configure_logging
 from serving.ports import Ports, bind_ports, listening
 from serving.quiet import silence_decoders
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; 0 after an orderly end."""
     flags = vars(args)
     bundle_dir: Path = flags.pop("bundle_dir")
-    settings = build_settings(flags)
+    settings = expecting_what_is_signed(bundle_dir, build_settings(flags))
     prepare_process(settings)
     if settings.workers > 1:
         from serving.workers import serve_with_workers
@@ -66,6 +68,28 @@ def run(args: argparse.Namespace) -> int:
         metrics=Metrics(),
     )
     return 0
+
+
+def expecting_what_is_signed(bundle_dir: Path, settings: Settings) -> Settings:
+    """The settings, with the hash of the bundle that the key has signed, if there is a key.
+
+    Workers expect the same, and those that are started later: none of them reads a key.
+
+    Raises:
+        InvalidSignature: the bundle is not signed, not by this key, or changed.
+        InvalidConfig: the key cannot be used, or another bundle is expected.
+    """
+    if settings.verify_key is None:
+        return settings
+    from contracts.signatures import verify_bundle
+
+    signed = verify_bundle(bundle_dir, settings.verify_key)
+    if settings.expect_bundle not in (None, signed):
+        raise InvalidConfig(
+            f"--expect-bundle: the bundle that is signed has the sha256 {signed}, expected "
+            f"{settings.expect_bundle}"
+        )
+    return settings.model_copy(update={"expect_bundle": signed})
 
 
 def prepare_process(settings: Settings) -> None:
@@ -93,12 +117,18 @@ def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Port
     )
 
 
-def build_settings(flags: dict[str, object]) -> Settings:
+def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Settings:
     """Flags over variables over defaults.
 
+    Args:
+        flags: values by names of settings.
+        for_server: whether a port is to be opened with them, so that variables must be right.
+
     Raises:
-        InvalidConfig: a value is out of bounds; names the setting.
+        InvalidConfig: a value is out of bounds, or a variable no setting; names it.
     """
+    if for_server:
+        check_environment(os.environ, Settings.model_fields, flags)
     try:
         return Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:

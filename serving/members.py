@@ -48,10 +48,10 @@ def load_member(
 
     Raises:
         InvalidConfig: a provider cannot be used on this machine.
-        InvalidManifest: absent, changed, not an ONNX file, or with another input or output than
-            the bundle says.
+        InvalidManifest: absent, changed, not an ONNX file, one that asks for more than its own
+            bytes, or with another input or output than the bundle says.
     """
-    data = read_verified(bundle_dir, member.file, member.sha256)
+    data = read_verified(bundle_dir, member.file, member.sha256, member.size)
     try:
         session = open_session(data, providers)
     except Exception as error:  # ONNX Runtime raises a class per kind of failure

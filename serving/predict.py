@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from contracts.errors import InvalidConfig, InvalidData, InvalidImage
+from contracts.text import printable, printable_json
 from serving.stages import Mode
 
 
@@ -64,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
         token = os.environ.get("SNAPENSEMBLE_TOKEN")
         answer = predict_with_url(args.url, args.images, pictures, token=token, **asked)
     if args.json:
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        print(printable_json(json.dumps(answer, indent=2, ensure_ascii=False)))
     else:
         for file, one in zip(args.images, answer["predictions"], strict=True):
-            print(describe(file, one))
+            print(printable(describe(file, one)))
     return 0
 
 
@@ -204,4 +205,4 @@ def _parse(url: str, body: bytes) -> dict[str, Any]:
 
 
 def _detail(answer: dict[str, Any]) -> str:
-    return str(answer.get("detail", "no reason given"))
+    return printable(str(answer.get("detail", "no reason given")))

@@ -112,8 +112,7 @@ def make_server(
     service: Service = app.state.service
     config = uvicorn_config(
         app,
-        # Above the idle time of the usual proxies, so that they close first.
-        timeout_keep_alive=75,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
         http=partial(
             GuardedProtocol,

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from contracts.pixels import MAX_PIXELS
 from contracts.sessions import PROVIDERS, Provider
 from serving.engine import Limits
+from serving.environment import PREFIX
 from serving.logs import LogFormat
 from serving.stages import Mode
 
@@ -22,13 +23,21 @@ Positive = Annotated[int, Field(ge=1)]
 class Settings(BaseSettings):
     """Frozen once built; `docs/settings.md` lists what each one means."""
 
-    model_config = SettingsConfigDict(env_prefix="SNAPENSEMBLE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,  # what a compose file makes of a variable that is not there
+        frozen=True,
+        extra="forbid",
+    )
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
     name: str | None = Field(None, description="model name to answer with, instead of the bundle's")
     expect_bundle: str | None = Field(
         None, description="SHA-256 of the bundle's ensemble.json; another one is refused at start"
+    )
+    verify_key: Path | None = Field(
+        None, description="public key, PEM; a bundle that it has not signed is refused at start"
     )
     mode: Mode = Field(
         "full", description="full or cascade: how to answer requests that do not say"
@@ -64,6 +73,9 @@ class Settings(BaseSettings):
     max_images_per_request: Positive = Field(64, description="images in one request")
     body_timeout_s: float = Field(
         30, gt=0, allow_inf_nan=False, description="time for a body to arrive, seconds"
+    )
+    keep_alive_s: Positive = Field(
+        75, description="time that an idle connection stays open, seconds"
     )
     drain_seconds: float = Field(
         0,

@@ -166,7 +166,7 @@ def prepared(config: BenchConfig) -> Iterator[Subject]:
         InvalidConfig: nothing that answers is at the URL.
         ServerFailed: the server did not start.
     """
-    settings = build_settings({"port": 0})
+    settings = build_settings({"port": 0}, for_server=False)
     with ExitStack() as stack:
         engine = stack.enter_context(
             load_engine(

@@ -17,6 +17,8 @@ COMMANDS = {
     "export": ("export.cli", "turn the best snapshots into a bundle of ONNX members"),
     "evaluate": ("snapensemble.evaluate", "measure a bundle on a data set, as it is served"),
     "report": ("report.cli", "draw a run or a bundle on one page"),
+    "bom": ("snapensemble.bom", "list what is in a bundle, as a CycloneDX ML-BOM"),
+    "sign": ("snapensemble.sign", "sign a bundle, so that a server serves yours and no other"),
     "serve": ("serving.cli", "answer images over HTTP"),
     "predict": ("serving.predict", "classify image files with a bundle or a server"),
     "bench": ("snapensemble.bench", "measure how fast a bundle answers, here and over HTTP"),

@@ -14,6 +14,7 @@ from contracts.bundle import BundleManifest
 from contracts.errors import InvalidConfig
 from contracts.figures import Floats, Labels, summary
 from contracts.prediction_sets import SetQuantile, covered_and_sizes
+from contracts.text import printable_lines
 from serving.engine import load_engine
 from serving.stages import Mode
 from serving.summary import averaged
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         mode=args.mode,
         max_accuracy_drop=args.max_accuracy_drop,
     )
-    print(json.dumps(figures, indent=2) if args.json else table(figures))
+    print(json.dumps(figures, indent=2) if args.json else printable_lines(table(figures)))
     return 0
 
 

@@ -1,12 +1,14 @@
 """`snapensemble serve` as a child process: for the demo, the tests and the benchmarks."""
 
 import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from contracts.errors import SnapensembleError
+from serving.environment import CLIENT_TOKEN
 
 
 class ServerFailed(SnapensembleError):
@@ -28,6 +30,8 @@ def server_process(bundle_dir: Path, *flags: str) -> Iterator[tuple[subprocess.P
         command,
         stdout=subprocess.PIPE,
         text=True,
+        # The token is what clients send; a server that has none else would refuse to start.
+        env={name: value for name, value in os.environ.items() if name != CLIENT_TOKEN},
         process_group=0,  # Ctrl-C must reach it once, through the end of this block
     )
     assert process.stdout is not None

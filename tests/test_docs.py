@@ -15,7 +15,12 @@ from snapensemble.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 HTTP_API = (ROOT / "docs" / "http-api.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -26,8 +26,11 @@ FLAGS = {
     },
     "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
     "report": {"--out", "--json"},
+    "bom": {"--out"},
+    "sign": {"--key"},
     "serve": {
-        "--host", "--port", "--name", "--expect-bundle", "--mode", "--max-accuracy-drop",
+        "--host", "--port", "--name", "--expect-bundle", "--verify-key", "--keep-alive-s",
+        "--mode", "--max-accuracy-drop",
         "--threads", "--workers", "--providers", "--max-batch-size", "--max-queue",
         "--max-connections", "--max-wait-ms", "--max-body-bytes", "--max-bytes-in-flight",
         "--max-image-pixels", "--max-images-per-request", "--body-timeout-s", "--drain-seconds",

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from contracts.errors import InvalidManifest
-from contracts.files import write_atomically
+from contracts.files import read_regular, write_atomically
 
 CHECKPOINT_FILE = "checkpoint.pt"
+MAX_CHECKPOINT_BYTES = 32 * 2**30  # a network, its optimizer, and room
 
 
 @dataclass
@@ -74,7 +75,7 @@ def load_checkpoint(run_dir: Path, state: State) -> None:
         return
     file = run_dir / CHECKPOINT_FILE
     try:
-        data = file.read_bytes()
+        data = read_regular(file, MAX_CHECKPOINT_BYTES)
     except OSError as error:
         raise InvalidManifest(f"{file}: cannot read: {error.strerror or error}") from error
     try:

@@ -89,7 +89,8 @@ def run_config(run_dir: Path) -> TrainConfig:
     run = read_run(run_dir)
     if run.config is None:
         raise InvalidManifest(f"{run_dir} keeps no settings: an earlier version made it")
-    text = read_verified(run_dir, run.config.file, run.config.sha256).decode()
+    config = run.config
+    text = read_verified(run_dir, config.file, config.sha256, config.size).decode()
     return TrainConfig(**parsed(text, run_dir / CONFIG_FILE), out=run_dir)
 
 

@@ -4,11 +4,13 @@ import contextlib
 import functools
 import sys
 
+from contracts.text import printable_lines
+
 
 def say(message: str) -> None:
     """Write a line, or several."""
     with contextlib.suppress(OSError):  # nobody may be there to read it
-        sys.stderr.write(f"{message}\n")
+        sys.stderr.write(f"{printable_lines(message)}\n")
 
 
 @functools.cache

@@ -26,11 +26,11 @@ def load_model(run_dir: Path, run: RunManifest, snapshot: Snapshot) -> Classifie
         InvalidManifest: the file is absent, has another hash, or does not fit the architecture.
         InvalidConfig: the run used an architecture that this version does not know.
     """
-    data = read_verified(run_dir, snapshot.file, snapshot.sha256)
+    data = read_verified(run_dir, snapshot.file, snapshot.sha256, snapshot.size)
     model = build_model(run.training.model, len(run.classes), run.image)
     try:
         model.load_state_dict(safetensors.torch.load(data))
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # KeyError: a type
         raise InvalidManifest(
             f"{run_dir / snapshot.file} does not fit {run.training.model}: {error}"
         ) from error

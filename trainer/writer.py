@@ -125,8 +125,9 @@ class RunWriter:
         for name in FOLDERS:  # empty ones are lost where directories are copied file by file
             (self.directory / name).mkdir(exist_ok=True)
         for snapshot in self.manifest.snapshots:
-            read_verified(self.directory, snapshot.file, snapshot.sha256)
-            read_verified(self.directory, snapshot.val_logits.file, snapshot.val_logits.sha256)
+            logits = snapshot.val_logits
+            read_verified(self.directory, snapshot.file, snapshot.sha256, snapshot.size)
+            read_verified(self.directory, logits.file, logits.sha256, logits.size)
 
     @contextmanager
     def _noting_what_is_left(self) -> Iterator[None]:
@@ -165,12 +166,14 @@ class RunWriter:
             return
         name = f"cycle-{cycle.index:02d}"
         file = f"snapshots/{name}.safetensors"
+        weights = snapshot_bytes(model)
         snapshot = Snapshot(
             cycle=cycle.index,
             step=cycle.end,
             learning_rate=rate,
             file=file,
-            sha256=write_atomically(self.directory / file, snapshot_bytes(model)),
+            sha256=write_atomically(self.directory / file, weights),
+            size=len(weights),
             val=val,
             val_logits=_write_array(self.directory, f"val-logits/{name}.npy", logits_NK),
         )
@@ -192,7 +195,7 @@ def _first_manifest(
     directory: Path, config: TrainConfig, description: RunDescription, dataset: Dataset
 ) -> RunManifest:
     """A manifest without snapshots; the files that all of them share are written first."""
-    settings = write_atomically(directory / CONFIG_FILE, to_toml(config).encode())
+    settings = to_toml(config).encode()
     calibration_NCHW = calibration_images(dataset, config.seed)
     return RunManifest(
         snapensemble=version("snapensemble"),
@@ -201,7 +204,7 @@ def _first_manifest(
         data=description.data,
         schedule=description.schedule,
         training=description.training,
-        config=FileRef(file=CONFIG_FILE, sha256=settings),
+        config=_write(directory, CONFIG_FILE, settings),
         val_labels=_write_array(directory, VAL_LABELS, dataset.val.labels_N),
         calibration_images=_write_array(directory, CALIBRATION, calibration_NCHW),
     )
@@ -210,4 +213,8 @@ def _first_manifest(
 def _write_array(directory: Path, file: str, array: NDArray[np.generic]) -> FileRef:
     buffer = io.BytesIO()
     np.save(buffer, array)
-    return FileRef(file=file, sha256=write_atomically(directory / file, buffer.getvalue()))
+    return _write(directory, file, buffer.getvalue())
+
+
+def _write(directory: Path, file: str, data: bytes) -> FileRef:
+    return FileRef(file=file, sha256=write_atomically(directory / file, data), size=len(data))

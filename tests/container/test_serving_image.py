@@ -70,11 +70,22 @@ def test_the_inventory_lists_what_is_in_it(image: str, clone: Path) -> None:
     bill = json.loads((clone / "dist" / "sbom.cdx.json").read_text())
     assert bill["bomFormat"] == "CycloneDX"
     assert bill["metadata"]["component"]["name"] == "snapensemble"
-    listed = {part["name"]: part["version"] for part in bill["components"]}
+    ours = [part for part in bill["components"] if part.get("purl", "").startswith("pkg:pypi/")]
+    listed = {part["name"]: part["version"] for part in ours}
     assert listed == {name: v for name, v in installed.items() if name != "snapensemble"}
-    assert all(part.get("licenses") for part in bill["components"])
+    assert all(part.get("licenses") for part in ours)
     licences = (clone / "dist" / "licences.md").read_text()
     assert all(f"| {name} " in licences for name in listed)
+
+
+def test_the_inventory_lists_what_is_from_debian(image: str, clone: Path) -> None:
+    shown = engine(
+        "run", "--rm", "--entrypoint=dpkg-query", image, "--show",
+        "--showformat=${Package} ${Version}\\n",
+    )  # fmt: skip
+    bill = json.loads((clone / "dist" / "sbom.cdx.json").read_text())
+    listed = [part for part in bill["components"] if part.get("purl", "").startswith("pkg:deb/")]
+    assert {f"{part['name']} {part['version']}" for part in listed} == set(shown.splitlines())
 
 
 def test_it_serves_hardened_and_becomes_healthy(server: Container) -> None:

@@ -52,7 +52,21 @@ def test_another_format_is_refused(bundle_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     "file",
-    ["../x", "members/../../x", "/etc/passwd", "", ".", "a\\..\\b", "C:x", "a//b", "./a", "a\0b"],
+    [
+        "../x",
+        "members/../../x",
+        "/etc/passwd",
+        "",
+        ".",
+        "a\\..\\b",
+        "C:x",
+        "a//b",
+        "./a",
+        "a\0b",
+        "a\x1b[2J",
+        "a\u202eb",
+        "a\n",
+    ],
 )
 def test_a_path_that_could_lead_outside_is_refused(bundle_dir: Path, file: str) -> None:
     change(bundle_dir, "members", 0, "file", to=file)

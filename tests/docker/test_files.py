@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serving.environment import OTHERS
 from serving.metrics import Metrics
 from serving.settings import Settings
 
@@ -50,7 +51,7 @@ def test_an_image_needs_no_syntax_from_elsewhere(dockerfile: Path) -> None:
 @pytest.mark.parametrize("file", DEPLOYING, ids=lambda file: file.name)
 def test_every_setting_that_is_named_exists(file: Path) -> None:
     known = {f"SNAPENSEMBLE_{name.upper()}" for name in Settings.model_fields}
-    known.add("SNAPENSEMBLE_CACHE")
+    known |= set(OTHERS)
     assert set(re.findall(r"SNAPENSEMBLE_[A-Z_]+", file.read_text())) <= known
 
 

@@ -130,5 +130,5 @@ def test_the_order_of_providers_reaches_the_sessions(
             asked.append(providers)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    open_session(b"", Settings(providers="tensorrt, cuda,cpu").limits().providers)
+    open_session(linear_member(0), Settings(providers="tensorrt, cuda,cpu").limits().providers)
     assert asked == [["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]]

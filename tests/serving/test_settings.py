@@ -1,3 +1,4 @@
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ from contracts.errors import InvalidConfig
 from serving.cli import build_settings
 from serving.ports import Ports, bind_port, listening
 from serving.settings import Settings
+from snapensemble.server_process import server_process
+from tests.serving.test_server import connect
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
@@ -69,6 +72,16 @@ def test_a_taken_port_is_said_so() -> None:
 def test_an_address_of_another_machine_is_refused() -> None:
     with pytest.raises(InvalidConfig, match="cannot listen on 192.0.2.1:0"):
         bind_port("192.0.2.1", 0)
+
+
+def test_an_idle_connection_stays_open_as_long_as_is_set(bundle_dir: Path) -> None:
+    with (
+        server_process(bundle_dir, "--port", "0", "--keep-alive-s", "1") as (_, url),
+        closing(connect(url)) as connection,
+    ):
+        connection.request("GET", "/health/live")
+        connection.getresponse().read()
+        assert connection.sock.recv(1) == b""  # closed by the server, long before the usual 75 s
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""What an ONNX file may hold: a graph of standard operators and its weights, no more. Pure.
+
+ONNX Runtime follows what a file says: weights can lie in another file, by a path; a node can name
+a file that a device's compiler wrote; functions can double at each of a hundred levels; and what
+is no ONNX but its own format is read by another parser. No member needs any of it. So a file is
+walked through before ONNX Runtime sees it, by the wire format of protocol buffers alone: serving
+installs no package for ONNX, and a reader of its own cannot be told by the file what to do.
+
+Field numbers are those of `onnx.proto`: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
+
+from collections.abc import Iterator
+
+from contracts.errors import SnapensembleError
+
+MAX_DEPTH = 32  # of messages inside each other; a graph inside a node inside a graph takes three
+MAX_FIELDS = 1_000_000  # a large network has tens of thousands
+STANDARD_DOMAINS = (b"", b"ai.onnx")
+
+
+class RefusedOnnx(SnapensembleError):
+    """A file that is no ONNX file, or that asks for more than a member needs."""
+
+
+# Which fields of a message are messages that hold weights or operators.
+_MESSAGES: dict[str, dict[int, str]] = {
+    "ModelProto": {7: "GraphProto"},
+    "GraphProto": {1: "NodeProto", 5: "TensorProto", 15: "SparseTensorProto"},
+    "NodeProto": {5: "AttributeProto"},
+    "AttributeProto": {
+        5: "TensorProto",
+        6: "GraphProto",
+        10: "TensorProto",
+        11: "GraphProto",
+        22: "SparseTensorProto",
+        23: "SparseTensorProto",
+    },
+    "TensorProto": {},
+    "SparseTensorProto": {1: "TensorProto", 2: "TensorProto"},
+}
+_REFUSED = {
+    ("ModelProto", 20): "a training algorithm",
+    ("ModelProto", 25): "functions of its own",
+    ("TensorProto", 13): "weights in another file",  # external_data
+}
+_DATA_LOCATION = ("TensorProto", 14)
+_DOMAIN = ("NodeProto", 7)
+_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
+
+
+def check_onnx(data: bytes) -> None:
+    """Refuse a file with anything but one graph of standard operators that holds its own weights.
+
+    Args:
+        data: the bytes.
+
+    Raises:
+        RefusedOnnx: says what was found.
+    """
+    fields = graphs = 0
+    waiting = [("ModelProto", memoryview(data), 1)]
+    while waiting:
+        message, part, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise RefusedOnnx(f"it has messages inside each other beyond {MAX_DEPTH} levels")
+        for number, value in _fields(part):
+            fields += 1
+            if fields > MAX_FIELDS:
+                raise RefusedOnnx(f"it has more than {MAX_FIELDS:,} fields")
+            _refuse(message, number, value)
+            inner = _MESSAGES[message].get(number)
+            # A message in a field that cannot hold one is passed over, by ONNX Runtime too.
+            if inner is not None and isinstance(value, memoryview):
+                waiting.append((inner, value, depth + 1))
+                graphs += message == "ModelProto"
+    if graphs != 1:
+        raise RefusedOnnx(f"no ONNX file: expected one graph, found {graphs}")
+
+
+def _refuse(message: str, number: int, value: int | memoryview) -> None:
+    field = (message, number)
+    if field in _REFUSED:
+        raise RefusedOnnx(f"it has {_REFUSED[field]}; a member must be whole by itself")
+    if field == _DATA_LOCATION and value != 0:
+        raise RefusedOnnx("it has weights in another file; a member must be whole by itself")
+    if field == _DOMAIN and isinstance(value, memoryview):
+        domain = bytes(value[:40])
+        if domain not in STANDARD_DOMAINS:
+            raise RefusedOnnx(
+                f"it has an operator of {domain!r}; expected those of the ONNX standard only"
+            )
+
+
+def _fields(part: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of each field of a message; values of fixed size are not read."""
+    place, end = 0, len(part)
+    while place < end:
+        key, place = _varint(part, place)
+        number, kind = key >> 3, key & 7
+        if not 1 <= number < 1 << 29:
+            raise RefusedOnnx(f"no ONNX file: a field of number {number}")
+        value: int | memoryview = -1
+        if kind == _VARINT:
+            value, place = _varint(part, place)
+        elif kind == _BYTES:
+            size, place = _varint(part, place)
+            value = part[place : place + size]
+            place += size
+        elif kind in (_FIXED_32, _FIXED_64):
+            place += 4 if kind == _FIXED_32 else 8
+        else:  # groups, which no version of ONNX has had
+            raise RefusedOnnx(f"no ONNX file: a field of wire type {kind}")
+        if place > end:
+            raise RefusedOnnx("no ONNX file, or not a whole one: a field goes beyond the end")
+        yield number, value
+
+
+def _varint(part: memoryview, place: int) -> tuple[int, int]:
+    """A number of up to ten bytes and the place after it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(part):
+            break
+        byte = part[place]
+        place += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, place
+    raise RefusedOnnx("no ONNX file, or not a whole one: a number does not end")
