@@ -32,3 +32,7 @@ class InvalidImage(SnapensembleError):
 
 class ImageTooLarge(InvalidImage):
     """A picture with more pixels than allowed; refused from its header, before decoding."""
+
+
+class ImageTooCostly(InvalidImage):
+    """A picture that would take far more time or memory than its pixels are worth."""
