@@ -25,13 +25,13 @@ class Tag(NamedTuple):
 
     number: int
     type: int
-    count: int
+    values: int
     at: int
 
     @property
     def end(self) -> int:
         """Behind the last of them."""
-        return self.at + self.count * SIZES.get(self.type, 1)
+        return self.at + self.values * SIZES.get(self.type, 1)
 
 
 class Directory:
@@ -92,12 +92,12 @@ class Directory:
         tag = self.tags.get(number)
         if tag is None or tag.type not in _CODES:
             return iter(())
-        form = f"{self._order}{tag.count}{_CODES[tag.type]}"
+        form = f"{self._order}{tag.values}{_CODES[tag.type]}"
         return iter(struct.unpack_from(form, self._data, tag.at))
 
     def count(self, number: int) -> int:
         """How many values a tag has."""
-        return self.tags[number].count if number in self.tags else 0
+        return self.tags[number].values if number in self.tags else 0
 
 
 def refuse_costly_exif(exif: bytes, limits: PictureLimits) -> None:

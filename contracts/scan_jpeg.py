@@ -18,14 +18,14 @@ _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and RST0 to RST7 have no l
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _ARITHMETIC = frozenset(range(0xC9, 0xD0))
+ARITHMETIC_FRAME = re.compile(rb"\xff[\xc9-\xcb\xcd-\xcf]")
 _LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
-_SOI, _EOI, _SOS, _DQT, _DRI, _APP1, _APP2 = 0xD8, 0xD9, 0xDA, 0xDB, 0xDD, 0xE1, 0xE2
+_SOI, _EOI, _SOS, _DQT, _APP1, _APP2 = 0xD8, 0xD9, 0xDA, 0xDB, 0xE1, 0xE2
 _MAX_TABLE_BYTES, _MAX_EXIF_BYTES, _MAX_RESOURCES = 16_384, 1 << 20, 10_000
 
 # Nanoseconds, as measured, rounded up.
 _PER_SEGMENT, _PER_BYTE = 5_000, 12
 _PER_BLOCK_AND_SCAN, _WITH_RESTARTS, _WITH_ARITHMETIC = 15, 60, 1_500
-LARGEST_PER_BLOCK_AND_SCAN = _WITH_RESTARTS  # libtiff hands no arithmetic coding on
 _PER_BLOCK, _PER_PIXEL = 90, 4
 
 
@@ -48,13 +48,9 @@ def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Sc
     blocks, all_blocks = _blocks(head)
     scans = _scans(data, head.first_scan, limits)
     passes = sum(blocks.get(component, 0) for scan in scans for component in scan)
-    rate = _PER_BLOCK_AND_SCAN
-    if head.frame in _ARITHMETIC:
-        rate = _WITH_ARITHMETIC
-    elif head.frame in _LOSSLESS:
+    rate = pass_rate(data, arithmetic=head.frame in _ARITHMETIC)
+    if head.frame in _LOSSLESS:
         rate = 64 * _PER_BLOCK_AND_SCAN
-    elif data.find(b"\xff\xdd", 0, len(data)) >= 0:
-        rate = _WITH_RESTARTS
     reduced = _reduction(width, height, target)
     decoded = math.ceil(width / reduced) * math.ceil(height / reduced)
     out_s = (all_blocks * _PER_BLOCK / min(reduced, 4) + decoded * len(blocks) * _PER_PIXEL) * NS
@@ -74,6 +70,13 @@ def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Sc
     )
 
 
+def pass_rate(data: bytes, *, arithmetic: bool) -> int:
+    """Nanoseconds that a scan takes for a block of 8 x 8 samples, beside its bytes."""
+    if arithmetic:  # goes on without end where its bytes do
+        return _WITH_ARITHMETIC
+    return _PER_BLOCK_AND_SCAN if data.find(b"\xff\xdd") < 0 else _WITH_RESTARTS
+
+
 class _Head:
     """The segments before the first scan, as libjpeg and Pillow read them."""
 
@@ -81,7 +84,7 @@ class _Head:
         self.segments = self.width = self.height = self.frame = 0
         self.components: list[tuple[int, int, int]] = []  # number, horizontal and vertical factor
         junk = tables = exif_bytes = 0
-        exif = []
+        exif: list[bytes] = []
         mpf = b""
         at = 2
         while True:

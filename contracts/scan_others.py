@@ -16,10 +16,9 @@ _FLATTEN = 13
 
 def scan_webp(data: bytes, limits: PictureLimits) -> Scan:
     """A WebP, from the chunks of its container; raises what `scan_png` raises."""
-    if len(data) < 30:
+    if len(data) < 25:
         raise InvalidImage("the WebP is cut off in its header")
     width, height = _webp_size(data[12:16], data, 20)
-    lossless = False
     chunks, at, end = 0, 12, len(data)
     while at + 8 <= end:
         kind = data[at : at + 4]
@@ -29,8 +28,7 @@ def scan_webp(data: bytes, limits: PictureLimits) -> Scan:
             chunks, limits.max_parts, f"more than {limits.max_parts:,} chunks", "save one frame"
         )
         if kind in (b"VP8 ", b"VP8L"):
-            lossless |= kind == b"VP8L"
-            if at + 18 <= end:
+            if at + (13 if kind == b"VP8L" else 18) <= end:
                 own = _webp_size(kind, data, at + 8)
                 width, height = max(width, own[0]), max(height, own[1])
         elif kind == b"EXIF":

@@ -6,7 +6,7 @@ import struct
 from contracts.errors import ImageTooCostly, InvalidImage
 from contracts.picture_limits import NS, PictureLimits, Scan
 from contracts.scan_directory import Directory
-from contracts.scan_jpeg import LARGEST_PER_BLOCK_AND_SCAN
+from contracts.scan_jpeg import ARITHMETIC_FRAME, pass_rate
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"MM*\0", b"II\0*")  # as Pillow accepts them
 _WIDTH, _LENGTH, _BITS, _CODEC, _COLOUR = 256, 257, 258, 259, 262
@@ -14,14 +14,13 @@ _OFFSETS, _SAMPLES, _ROWS, _COUNTS, _PLANES = 273, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 _EXTRA = 338
 # Directories that Pillow reads when the pixels are there; the last lies in the first.
-_EXIF, _INNER = 34665, (34665, 34853, 40965)
+_INNER = (34665, 34853, 40965)
 _RAW, _OLD_JPEG, _JPEG, _LZMA, _ZSTD = 1, 6, 7, 34925, 50000
-_DEFLATE = (8, 32946)
 
 # Nanoseconds for a raw byte and for an encoded one, as measured, rounded up.
 _CODECS = {
-    1: (1, 1), 32771: (2, 1), 5: (6, 15), 8: (4, 110), 32946: (4, 110), 32773: (2, 4),
-    2: (100, 30), 3: (100, 30), 4: (100, 30), 6: (20, 15), 7: (20, 15), 50000: (4, 60),
+    1: (1, 1), 32771: (2, 1), 5: (3, 5), 8: (4, 110), 32946: (4, 110), 32773: (2, 4),
+    2: (100, 30), 3: (100, 30), 4: (100, 30), 6: (5, 12), 7: (5, 12), 50000: (4, 60),
     50001: (12, 12),
 }  # fmt: skip
 _OTHER_CODEC = (25, 30)
@@ -49,10 +48,11 @@ def scan_tiff(data: bytes, limits: PictureLimits) -> Scan:
     pieces, area = _pieces(tags, width, height, planes, limits)
     per_raw, per_encoded = _CODECS.get(codec, _OTHER_CODEC)
     raw = area * pieces * -(-samples // planes) * bits / 8
-    encoded = _encoded(data, tags, codec, pieces, limits)
-    passes = 0.0
+    encoded = _encoded(data, tags, codec, pieces)
+    passes_s = 0.0
     if codec in (_OLD_JPEG, _JPEG):
-        passes = _jpeg_passes(data, tags, area * samples / 64, limits)
+        rate = pass_rate(data, arithmetic=ARITHMETIC_FRAME.search(data) is not None)
+        passes_s = _jpeg_passes(data, tags, area * samples / 64, limits) * rate * NS
     pixels = width * height
     return Scan(
         format="TIFF",
@@ -61,7 +61,8 @@ def scan_tiff(data: bytes, limits: PictureLimits) -> Scan:
         pixel_bytes=_pixel_bytes(samples, bits),
         decoded=pixels,
         seconds=(pieces * _PER_STRIP + len(tags.tags) * _PER_TAG + pixels * _PER_PIXEL) * NS
-        + (raw * per_raw + encoded * per_encoded + passes * LARGEST_PER_BLOCK_AND_SCAN) * NS,
+        + (raw * per_raw + encoded * per_encoded) * NS
+        + passes_s,
         # A strip or tile whole, twice for planes and colours that are converted.
         memory=int(area * max(4, samples * bits / 8)) * (1 if codec == _RAW else 2)
         + (_ZSTD_WINDOW if codec == _ZSTD else 0)
@@ -124,9 +125,7 @@ def _pieces(
     return pieces, area
 
 
-def _encoded(
-    data: bytes, tags: Directory, codec: int, pieces: int, limits: PictureLimits
-) -> int:
+def _encoded(data: bytes, tags: Directory, codec: int, pieces: int) -> int:
     """Bytes that the codec reads; strips that lie on one another are read again and again."""
     if codec == _RAW:
         return len(data)
@@ -139,7 +138,6 @@ def _encoded(
             f"the TIFF's strips or tiles are {total:,} bytes in a file of {len(data):,}: they lie "
             "on one another; save it again"
         )
-    del limits
     return total
 
 
@@ -153,7 +151,9 @@ def _jpeg_passes(data: bytes, tags: Directory, blocks: float, limits: PictureLim
     passes = 0.0
     for offset, size in zip(offsets, sizes, strict=True):
         scans = data.count(b"\xff\xda", offset, offset + size)
-        limits.refuse_more(scans, limits.max_scans, f"{scans:,} scans in one strip", "save it again")
+        limits.refuse_more(
+            scans, limits.max_scans, f"{scans:,} scans in one strip", "save it again"
+        )
         passes += max(1, scans) * blocks
     return passes
 

@@ -6,6 +6,7 @@ Shapes: M members, d members asked, N images, C channels, H height, W width, K c
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ from contracts.cascade import CascadePoint
 from contracts.cpu import cpu_budget
 from contracts.errors import InvalidManifest
 from contracts.figures import Floats
-from contracts.pixels import MAX_PIXELS
+from contracts.pixels import MAX_PIXELS, SERVER_LIMITS
 from contracts.prediction_sets import SetQuantile
 from contracts.sessions import Provider, check_providers
+from serving.costly import LANE_PATIENCE_S, HoldMemory
 from serving.errors import InvalidParameter, Overloaded, Stopping
 from serving.health import MemberHealth
 from serving.lanes import Lanes
@@ -146,6 +148,7 @@ def load_engine(
     limits: Limits = Limits(),  # frozen
     on_batch: Callable[[BatchReport], None] = lambda _: None,
     on_decode: Callable[[float], None] = lambda _: None,
+    hold_memory: HoldMemory = lambda _: nullcontext(),
     max_accuracy_drop: float | None = None,
     expected_sha256: str | None = None,
 ) -> Engine:
@@ -156,6 +159,7 @@ def load_engine(
         limits: how to use the machine.
         on_batch: see `Lanes`.
         on_decode: likewise.
+        hold_memory: likewise.
         max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
         expected_sha256: of the bundle's manifest, if only one is right.
 
@@ -175,6 +179,8 @@ def load_engine(
     warm_up(members, bundle, limits.max_batch_size)
     health = MemberHealth([member.name for member in members])
 
+    decode = partial(bundle.image.decode, limits=SERVER_LIMITS.with_pixels(limits.max_image_pixels))
+
     def finished(report: BatchReport) -> None:
         health.batch(report)
         on_batch(report)
@@ -185,7 +191,9 @@ def load_engine(
         max_batch_size=limits.max_batch_size,
         max_queue=limits.max_queue,
         max_wait_s=limits.max_wait_s,
-        decode=partial(bundle.image.decode, max_pixels=limits.max_image_pixels),
+        decode=partial(decode, patience_s=LANE_PATIENCE_S),
+        decode_costly=decode,
+        hold_memory=hold_memory,
         leaves=None if cascade is None else cascade.leaves,
         summarize=partial(summaries, bundle=bundle),
         on_decode=on_decode,

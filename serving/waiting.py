@@ -109,6 +109,14 @@ class Waiting:
         finally:
             times.decoded = time.monotonic()
 
+    def attempt(self, decode: Callable[[bytes], Image]) -> Exception | None:
+        """Decode, or say why not; defects, too, since the client must be answered."""
+        try:
+            self.decode(decode)
+        except Exception as error:
+            return error
+        return None
+
     def has_left(self) -> bool:
         """Whether the caller has cancelled; then those who wait for the future are told."""
         if not self.answer.cancelled():

@@ -1,0 +1,159 @@
+"""A loaded picture -> RGB or grey pixels that cover a frame, without a second picture of its size.
+
+A large one is taken in strips of upright rows, each made RGB or grey and reduced to the width of
+the frame; what is left is reduced to its height. Pillow's own resize does its two passes in the
+same order with the same rounding, so the pixels are the same as in one piece.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from contracts.errors import InvalidImage
+from contracts.picture_cost import STRIP_PIXELS
+
+_ROWS_PIXELS = STRIP_PIXELS // 4  # of a strip
+_MOST_REDUCED = 1 << 25  # bytes; rows outside the frame are left out only above
+_EXIF_ORIENTATION = 0x0112
+_WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FROM_BELOW = (Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
+_COLUMNS = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270)
+_COLUMNS_FROM_RIGHT = (Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
+
+
+def cover(picture: Image.Image, mode: str, *, height: int, width: int) -> NDArray[np.uint8]:
+    """Scale a loaded picture to cover height x width, cutting the overhang off evenly.
+
+    A picture that has the size already keeps its exact pixels.
+
+    Args:
+        picture: of any mode; its Exif orientation is applied.
+        mode: "RGB" or "L".
+        height: of the result.
+        width: of the result.
+
+    Returns:
+        pixels_HWC of "RGB", pixels_HW of "L"; uint8.
+
+    Raises:
+        InvalidImage: its pixels have no agreed range.
+    """
+    turn = _turn(picture)
+    strips = picture.width * picture.height > STRIP_PIXELS and (
+        turn is not None or picture.mode != mode or "transparency" in picture.info
+    )
+    if not strips:
+        upright = picture if turn is None else picture.transpose(turn)
+        flat = _to_mode(upright, mode)
+        if flat.size != (width, height):
+            box = _box(flat.size, height, width)
+            flat = flat.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        return np.asarray(flat, dtype=np.uint8)
+    size = picture.size if turn not in _COLUMNS + _COLUMNS_FROM_RIGHT else picture.size[::-1]
+    box = _box(size, height, width)
+    return np.asarray(_in_strips(picture, turn, mode, size, (width, height), box), dtype=np.uint8)
+
+
+def _box(size: tuple[int, int], height: int, width: int) -> tuple[float, float, float, float]:
+    """What of a picture is seen."""
+    scale = max(width / size[0], height / size[1])
+    span_x, span_y = width / scale, height / scale
+    left, top = max((size[0] - span_x) / 2, 0.0), max((size[1] - span_y) / 2, 0.0)
+    # Rounding must not carry the box over the edge.
+    return left, top, min(left + span_x, size[0]), min(top + span_y, size[1])
+
+
+def _in_strips(
+    picture: Image.Image,
+    turn: Image.Transpose | None,
+    mode: str,
+    size: tuple[int, int],
+    frame: tuple[int, int],
+    box: tuple[float, float, float, float],
+) -> Image.Image:
+    """What `resize` makes of the upright picture of this size."""
+    left, top, right, bottom = box
+    first, last = 0, size[1]
+    if frame[0] * size[1] * 4 > _MOST_REDUCED:
+        reach = max((bottom - top) / frame[1], 1.0) + 2
+        first, last = max(0, math.floor(top - reach)), min(size[1], math.ceil(bottom + reach))
+    reduced = Image.new(mode, (frame[0], last - first))
+    is_wide = size[0] == frame[0] and left == 0 and right == size[0]
+    for at, strip in _upright_strips(picture, turn, first, last):
+        flat = _to_mode(strip, mode)
+        if not is_wide:
+            flat = flat.resize(
+                (frame[0], flat.height), Image.Resampling.BILINEAR,
+                box=(left, 0, right, flat.height),
+            )  # fmt: skip
+        reduced.paste(flat, (0, at - first))
+    # Pillow keeps the edges of a box as float32, and so must the distance to the first row.
+    top, bottom = float(np.float32(top)) - first, float(np.float32(bottom)) - first
+    if reduced.size == frame and top == 0 and bottom == frame[1]:
+        return reduced
+    return reduced.resize(frame, Image.Resampling.BILINEAR, box=(0, top, frame[0], bottom))
+
+
+def _upright_strips(
+    picture: Image.Image, turn: Image.Transpose | None, first: int, last: int
+) -> Iterator[tuple[int, Image.Image]]:
+    """Strips of the upright picture's rows from `first` to `last`, and the first row of each."""
+    by_columns = turn in _COLUMNS + _COLUMNS_FROM_RIGHT
+    from_end = turn in _FROM_BELOW + _COLUMNS_FROM_RIGHT
+    length, across = picture.size if by_columns else picture.size[::-1]
+    step = max(1, _ROWS_PIXELS // across)
+    for at in range(first, last, step):
+        end = min(at + step, last)
+        near, far = (length - end, length - at) if from_end else (at, end)
+        part = (near, 0, far, across) if by_columns else (0, near, across, far)
+        strip = picture.crop(part)
+        yield at, strip if turn is None else strip.transpose(turn)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    try:
+        orientation = picture.getexif().get(_EXIF_ORIENTATION)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged Exif block says nothing about the pixels
+        return None
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+
+
+def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        # convert("L") would clip at 255 instead of scaling.
+        wide = np.asarray(picture.convert("I"), dtype=np.int32)
+        picture = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise InvalidImage(
+            f"{'float' if picture.mode == 'F' else 'wide integer'} pixels have no agreed range; "
+            "expected 8 or unsigned 16 bits per channel"
+        )
+    if picture.mode == "La":  # Pillow has no other way from it
+        picture = picture.convert("LA")
+    if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
+        picture = _on_white(picture.convert("RGBA"))
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """RGB as `Image.alpha_composite` with white makes it, but others may run meanwhile."""
+    opaque = picture.convert("RGB")
+    if picture.getchannel("A").getextrema() == (255, 255):
+        return opaque
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(opaque, (0, 0), picture)
+    return white
