@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 from contracts.cpu import stand_back
 from contracts.errors import TakesTime
@@ -29,7 +29,6 @@ from serving.waiting import Answer, Image, Picture, Waiting, no_decoder
 
 log = logging.getLogger("snapensemble")
 Task = Callable[[Clock], None]
-T = TypeVar("T")
 
 
 class Lanes:
@@ -180,21 +179,19 @@ class Lanes:
                     clock.lap()  # idle: nobody pays
 
     def _decode_picture(self, turn: Turn, waiting: Waiting, clock: Clock) -> None:
-        stage = turn.stage
         has_left = waiting.has_left()
         failure = None if has_left else waiting.attempt(self._decode)
         with self._changed:
-            if is_costly := isinstance(failure, TakesTime):
-                failure = self._costly.hand_over(stage, waiting, failure)
-                is_costly = failure is None
+            if handed_over := isinstance(failure, TakesTime):
+                failure = self._costly.hand_over(turn.stage, waiting, failure)
             # Images are counted as begun by their micro-batch; those that end here began here.
-            stage.load.measured(clock.lap() / self.threads, int(failure is not None))
-            turn.used(max(waiting.times.decode_s, stage.load.image_s))
-            if not is_costly:
-                stage.decoded(waiting, is_over=has_left or failure is not None)
+            turn.stage.load.measured(clock.lap() / self.threads, int(failure is not None))
+            turn.used(max(waiting.times.decode_s, turn.stage.load.image_s))
+            if not handed_over or failure is not None:
+                turn.stage.decoded(waiting, is_over=has_left or failure is not None)
         if failure is not None:
             waiting.resolve(failure_of(failure))
-        if not (has_left or is_costly):
+        if not (has_left or handed_over):
             self._tell(self._on_decode, waiting.times.decode_s)
 
     def _decoded_costly(
@@ -246,7 +243,7 @@ class Lanes:
             waiting.resolve(answer)
         self._tell(self._on_batch, report)
 
-    def _tell(self, listener: Callable[[T], None], what: T) -> None:
+    def _tell(self, listener: Callable[[Any], None], what: object) -> None:
         try:
             listener(what)
         except Exception:  # whoever counts must not end a lane

@@ -14,9 +14,9 @@ FLAGS = {
         "--lr-max-decay", "--warmup-epochs", "--lr-steps", "--lr-factor", "--patience",
         "--lr-start", "--hyper-lr", "--hyper-rule", "--batch-size", "--momentum",
         "--weight-decay", "--label-smoothing", "--image-size", "--crop-padding", "--flip",
-        "--no-flip", "--cutout", "--random-resized-crop", "--max-bad-images", "--max-image-cost", "--val-fraction",
-        "--split-seed", "--seed", "--device", "--threads", "--precision", "--compile",
-        "--no-compile", "--checkpoint-minutes", "--tensorboard", "--no-tensorboard",
+        "--no-flip", "--cutout", "--random-resized-crop", "--max-bad-images",
+        "--max-image-cost", "--val-fraction", "--split-seed", "--seed", "--device", "--threads",
+        "--precision", "--compile", "--no-compile", "--checkpoint-minutes", "--tensorboard", "--no-tensorboard",
     },
     "export": {
         "--out", "--members", "--select", "--metric", "--quantize", "--cascade", "--no-cascade",

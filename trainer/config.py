@@ -93,7 +93,8 @@ class TrainConfig:
         _at_least(0, warmup_epochs=self.warmup_epochs, patience=self.patience, cutout=self.cutout)
         _at_least(0, max_bad_images=self.max_bad_images)
         _at_least(1, max_image_cost=self.max_image_cost)
-        _at_most(10_000, max_image_cost=self.max_image_cost)
+        if self.max_image_cost > 10_000:
+            raise InvalidConfig(f"max_image_cost is at most 10000, got {self.max_image_cost}")
         _at_least(0, checkpoint_minutes=self.checkpoint_minutes, weight_decay=self.weight_decay)
         _at_most(MAX_SIDE, image_size=self.image_size, cutout=self.cutout)
         _at_most(MAX_CYCLES, cycles=self.cycles, epochs=self.epochs, t_mult=self.t_mult)
