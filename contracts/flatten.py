@@ -135,7 +135,7 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
 def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
     if picture.mode.startswith("I;16"):
         # convert("L") would clip at 255 instead of scaling.
-        wide = np.asarray(picture.convert("I"), dtype=np.int32)
+        wide = np.asarray(_converted(picture, "I"), dtype=np.int32)
         picture = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
     elif picture.mode in ("I", "F"):
         raise InvalidImage(
@@ -143,10 +143,10 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
             "expected 8 or unsigned 16 bits per channel"
         )
     if picture.mode == "La":  # Pillow has no other way from it
-        picture = picture.convert("LA")
+        picture = _converted(picture, "LA")
     if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
-        picture = _on_white(picture.convert("RGBA"))
-    return picture if picture.mode == mode else picture.convert(mode)
+        picture = _on_white(_converted(picture, "RGBA"))
+    return picture if picture.mode == mode else _converted(picture, mode)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
@@ -157,3 +157,10 @@ def _on_white(picture: Image.Image) -> Image.Image:
     white = Image.new("RGB", picture.size, "white")
     white.paste(opaque, (0, 0), picture)
     return white
+
+
+def _converted(picture: Image.Image, mode: str) -> Image.Image:
+    try:
+        return picture.convert(mode)
+    except (ValueError, TypeError) as error:  # no way there, or a transparency that is none
+        raise InvalidImage(f"pixels of mode {picture.mode} cannot be shown: {error}") from error

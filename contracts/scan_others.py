@@ -144,6 +144,6 @@ def scan_bmp(data: bytes, limits: PictureLimits) -> Scan:
         decoded=pixels,
         seconds=seconds,
         memory=memory,
-        flatten_s=pixels * (_FLATTEN if bits == 32 else 1) * NS,
+        flatten_s=pixels * (_FLATTEN if bits == 32 and compression == 3 else 1) * NS,
         why=f"{pixels / 1e6:.1f} megapixels",
     )

@@ -83,10 +83,10 @@ def scan_png(data: bytes, limits: PictureLimits) -> Scan:
         pixel_bytes=_pixel_bytes(depth, colour),
         decoded=pixels,
         seconds=(chunks * _PER_CHUNK + deflated * _PER_BYTE + raw * per_raw) * NS
-        + (texts * _PER_TEXT + bool(profiles) * _PER_RAW_PROFILE + pixels) * NS,
+        + (texts * _PER_TEXT + bool(profiles) * _PER_RAW_PROFILE + 3 * pixels) * NS,
         doubt_s=len(data) * (_PER_BYTE_OF_TABLES - _PER_BYTE) * NS,
         memory=(texts << 20) + 2 * (raw // height) + (1 << 18),
-        flatten_s=pixels * (13 if transparent else 1) * NS,
+        flatten_s=pixels * (13 if transparent else 8 if depth == 16 else 1) * NS,
         why=f"{raw / 1e6:.0f} MB of pixels",
     )
 

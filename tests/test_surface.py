@@ -16,7 +16,8 @@ FLAGS = {
         "--weight-decay", "--label-smoothing", "--image-size", "--crop-padding", "--flip",
         "--no-flip", "--cutout", "--random-resized-crop", "--max-bad-images",
         "--max-image-cost", "--val-fraction", "--split-seed", "--seed", "--device", "--threads",
-        "--precision", "--compile", "--no-compile", "--checkpoint-minutes", "--tensorboard", "--no-tensorboard",
+        "--precision", "--compile", "--no-compile", "--checkpoint-minutes", "--tensorboard",
+        "--no-tensorboard",
     },
     "export": {
         "--out", "--members", "--select", "--metric", "--quantize", "--cascade", "--no-cascade",
