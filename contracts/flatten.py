@@ -1,11 +1,9 @@
 """A loaded picture -> RGB or grey pixels that cover a frame, without a second picture of its size.
 
-A large one is taken in strips of upright rows, each made RGB or grey and reduced to the width of
-the frame; what is left is reduced to its height. Pillow's own resize does its two passes in the
-same order with the same rounding, so the pixels are the same as in one piece.
+A large one is taken in strips of upright rows, each made RGB or grey; their bands are
+gathered, a byte a pixel, and reduced one by one. Nothing holds the interpreter for long.
 """
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -16,7 +14,6 @@ from contracts.errors import InvalidImage
 from contracts.picture_cost import STRIP_PIXELS
 
 _ROWS_PIXELS = STRIP_PIXELS // 4  # of a strip
-_MOST_REDUCED = 1 << 25  # bytes; rows outside the frame are left out only above
 _EXIF_ORIENTATION = 0x0112
 _WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
 _UPRIGHT = {
@@ -56,66 +53,53 @@ def cover(picture: Image.Image, mode: str, *, height: int, width: int) -> NDArra
     )
     if not strips:
         upright = picture if turn is None else picture.transpose(turn)
-        flat = _to_mode(upright, mode)
-        if flat.size != (width, height):
-            box = _box(flat.size, height, width)
-            flat = flat.resize((width, height), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(flat, dtype=np.uint8)
+        return np.asarray(_fitted(_to_mode(upright, mode), height, width), dtype=np.uint8)
     size = picture.size if turn not in _COLUMNS + _COLUMNS_FROM_RIGHT else picture.size[::-1]
-    box = _box(size, height, width)
-    return np.asarray(_in_strips(picture, turn, mode, size, (width, height), box), dtype=np.uint8)
+    bands = [
+        np.asarray(_fitted(band, height, width), dtype=np.uint8)
+        for band in _in_strips(picture, turn, mode, size)
+    ]
+    return bands[0] if mode == "L" else np.stack(bands, axis=-1)
 
 
-def _box(size: tuple[int, int], height: int, width: int) -> tuple[float, float, float, float]:
-    """What of a picture is seen."""
-    scale = max(width / size[0], height / size[1])
+def _fitted(flat: Image.Image, height: int, width: int) -> Image.Image:
+    if flat.size == (width, height):
+        return flat
+    scale = max(width / flat.width, height / flat.height)
     span_x, span_y = width / scale, height / scale
-    left, top = max((size[0] - span_x) / 2, 0.0), max((size[1] - span_y) / 2, 0.0)
+    left, top = max((flat.width - span_x) / 2, 0.0), max((flat.height - span_y) / 2, 0.0)
     # Rounding must not carry the box over the edge.
-    return left, top, min(left + span_x, size[0]), min(top + span_y, size[1])
+    box = (left, top, min(left + span_x, flat.width), min(top + span_y, flat.height))
+    return flat.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
 def _in_strips(
-    picture: Image.Image,
-    turn: Image.Transpose | None,
-    mode: str,
-    size: tuple[int, int],
-    frame: tuple[int, int],
-    box: tuple[float, float, float, float],
-) -> Image.Image:
-    """What `resize` makes of the upright picture of this size."""
-    left, top, right, bottom = box
-    first, last = 0, size[1]
-    if frame[0] * size[1] * 4 > _MOST_REDUCED:
-        reach = max((bottom - top) / frame[1], 1.0) + 2
-        first, last = max(0, math.floor(top - reach)), min(size[1], math.ceil(bottom + reach))
-    reduced = Image.new(mode, (frame[0], last - first))
-    is_wide = size[0] == frame[0] and left == 0 and right == size[0]
-    for at, strip in _upright_strips(picture, turn, first, last):
-        flat = _to_mode(strip, mode)
-        if not is_wide:
-            flat = flat.resize(
-                (frame[0], flat.height), Image.Resampling.BILINEAR,
-                box=(left, 0, right, flat.height),
-            )  # fmt: skip
-        reduced.paste(flat, (0, at - first))
-    # Pillow keeps the edges of a box as float32, and so must the distance to the first row.
-    top, bottom = float(np.float32(top)) - first, float(np.float32(bottom)) - first
-    if reduced.size == frame and top == 0 and bottom == frame[1]:
-        return reduced
-    return reduced.resize(frame, Image.Resampling.BILINEAR, box=(0, top, frame[0], bottom))
+    picture: Image.Image, turn: Image.Transpose | None, mode: str, size: tuple[int, int]
+) -> Iterator[Image.Image]:
+    """The bands of the upright picture of this size, in the mode."""
+    bands = range(len(mode))
+    # Where nothing is computed, one band at a time costs less memory and hardly more time.
+    is_mode = picture.mode == mode and "transparency" not in picture.info
+    for together in [[band] for band in bands] if is_mode else [list(bands)]:
+        planes = [Image.new("L", size) for _ in together]
+        for at, strip in _upright_strips(picture, turn, size[1]):
+            flat = _to_mode(strip, mode)
+            for band, plane in zip(together, planes, strict=True):
+                plane.paste(flat.getchannel(band), (0, at))
+        while planes:
+            yield planes.pop(0)
 
 
 def _upright_strips(
-    picture: Image.Image, turn: Image.Transpose | None, first: int, last: int
+    picture: Image.Image, turn: Image.Transpose | None, rows: int
 ) -> Iterator[tuple[int, Image.Image]]:
-    """Strips of the upright picture's rows from `first` to `last`, and the first row of each."""
+    """Strips of the upright picture's rows, and the first row of each."""
     by_columns = turn in _COLUMNS + _COLUMNS_FROM_RIGHT
     from_end = turn in _FROM_BELOW + _COLUMNS_FROM_RIGHT
     length, across = picture.size if by_columns else picture.size[::-1]
     step = max(1, _ROWS_PIXELS // across)
-    for at in range(first, last, step):
-        end = min(at + step, last)
+    for at in range(0, rows, step):
+        end = min(at + step, rows)
         near, far = (length - end, length - at) if from_end else (at, end)
         part = (near, 0, far, across) if by_columns else (0, near, across, far)
         strip = picture.crop(part)

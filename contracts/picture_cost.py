@@ -84,9 +84,10 @@ def _scan(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Scan:
 
 
 def _memory(scan: Scan, target_width: int) -> int:
-    """Bytes at once: pixels with a pointer per row, the decoder's, strips, and what is reduced."""
-    pixels = scan.decoded * scan.pixel_bytes
-    rows = max(scan.width, scan.height) * 32
+    """Bytes at once: pixels and planes, pointers to rows, the decoder's, strips, reduced rows."""
+    rows = max(scan.width, scan.height) * 48
     strip = min(scan.decoded, STRIP_PIXELS) * 24
     reduced = min(scan.decoded, max(scan.width, scan.height) * target_width) * 4
-    return pixels + rows + strip + reduced + scan.memory
+    # What the decoder needs is gone when the planes are made.
+    planes = max(scan.memory, scan.decoded * scan.planes)
+    return scan.decoded * scan.pixel_bytes + planes + rows + strip + reduced

@@ -70,5 +70,6 @@ class Scan:
     seconds: float  # processor time until the pixels are there, at most
     doubt_s: float = 0.0  # more, if the compressed data is made to be slow; the clock cuts it off
     memory: int = 0  # bytes that the decoder needs beside the pixels
+    planes: int = 1  # bytes a pixel for what RGB or grey is made in
     flatten_s: float = 0.0  # processor time to make RGB or grey of the pixels, at most
     why: str = ""  # where most of the time goes, in words

@@ -65,6 +65,7 @@ def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Sc
         + (len(data) * _PER_BYTE + passes * rate) * NS
         + out_s,
         memory=all_blocks * 128 if whole else width * 64 * len(blocks),
+        planes=3 if len(blocks) == 4 else 1,
         flatten_s=decoded * 6 * NS if len(blocks) == 4 else 0.0,
         why=f"{len(scans)} scans of {width * height / 1e6:.1f} megapixels",
     )

@@ -46,6 +46,7 @@ def scan_webp(data: bytes, limits: PictureLimits) -> Scan:
         decoded=pixels,
         seconds=(pixels * _WEBP_PER_PIXEL + end * _WEBP_PER_BYTE + chunks * _WEBP_PER_CHUNK) * NS,
         memory=pixels * 4 * _WEBP_CANVASES,
+        planes=1 if data[12:16] == b"VP8 " else 3,
         flatten_s=0.0 if data[12:16] == b"VP8 " else pixels * _FLATTEN * NS,
         why=f"{width * height / 1e6:.1f} megapixels",
     )
@@ -103,6 +104,7 @@ def scan_gif(data: bytes, limits: PictureLimits) -> Scan:
         seconds=(pixels * _GIF_PER_PIXEL + len(data) * _GIF_PER_BYTE + blocks * _GIF_PER_BLOCK)
         * NS,
         memory=1 << 17,
+        planes=3,
         flatten_s=pixels * (_FLATTEN if transparent else 1) * NS,
         why=f"{pixels / 1e6:.1f} megapixels",
     )
@@ -144,6 +146,7 @@ def scan_bmp(data: bytes, limits: PictureLimits) -> Scan:
         decoded=pixels,
         seconds=seconds,
         memory=memory,
+        planes=1 if bits in (16, 24) else 3,
         flatten_s=pixels * (_FLATTEN if bits == 32 and compression == 3 else 1) * NS,
         why=f"{pixels / 1e6:.1f} megapixels",
     )

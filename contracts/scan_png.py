@@ -86,6 +86,7 @@ def scan_png(data: bytes, limits: PictureLimits) -> Scan:
         + (texts * _PER_TEXT + bool(profiles) * _PER_RAW_PROFILE + 3 * pixels) * NS,
         doubt_s=len(data) * (_PER_BYTE_OF_TABLES - _PER_BYTE) * NS,
         memory=(texts << 20) + 2 * (raw // height) + (1 << 18),
+        planes=3 if transparent or colour == 3 or depth == 16 else 1,
         flatten_s=pixels * (13 if transparent else 8 if depth == 16 else 1) * NS,
         why=f"{raw / 1e6:.0f} MB of pixels",
     )

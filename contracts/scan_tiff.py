@@ -67,6 +67,7 @@ def scan_tiff(data: bytes, limits: PictureLimits) -> Scan:
         memory=int(area * max(4, samples * bits / 8)) * (1 if codec == _RAW else 2)
         + (_ZSTD_WINDOW if codec == _ZSTD else 0)
         + (1 << 20),
+        planes=1 if samples == 3 else 3,
         flatten_s=pixels * (13 if tags.count(_EXTRA) or samples in (2, 4) else 3) * NS,
         why=f"{raw / 1e6:.0f} MB of pixels in {pieces:,} strips or tiles",
     )

@@ -67,13 +67,12 @@ def in_one_piece(picture: Image.Image, mode: str, *, height: int, width: int) ->
     same_size=st.booleans(),
     orientation=st.integers(1, 8),
     strip=st.integers(1, 400),
-    leaves_out_rows=st.booleans(),
     seed=st.integers(0, 9),
 )
 @settings(max_examples=400, deadline=None)
 def test_strips_give_the_pixels_of_one_piece(
     mode: str, to_mode: str, size: tuple[int, int], to_size: tuple[int, int], same_size: bool,
-    orientation: int, strip: int, leaves_out_rows: bool, seed: int,
+    orientation: int, strip: int, seed: int,
 ) -> None:  # fmt: skip
     picture = noise(mode, *size, seed)
     picture.getexif()[0x0112] = orientation
@@ -81,8 +80,6 @@ def test_strips_give_the_pixels_of_one_piece(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contracts.flatten, "STRIP_PIXELS", 0)
         patch.setattr(contracts.flatten, "_ROWS_PIXELS", strip)
-        if leaves_out_rows:
-            patch.setattr(contracts.flatten, "_MOST_REDUCED", 0)
         found = cover(picture, to_mode, height=height, width=width)
     expected = in_one_piece(picture, to_mode, height=height, width=width)
     np.testing.assert_array_equal(found, expected)
