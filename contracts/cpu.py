@@ -58,8 +58,8 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def stand_back() -> None:
+def stand_back(by: int = 5) -> None:
     """Let other threads of this process go first, where niceness is one of threads: on Linux."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + 5)
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + by)

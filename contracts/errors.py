@@ -32,3 +32,16 @@ class InvalidImage(SnapensembleError):
 
 class ImageTooLarge(InvalidImage):
     """A picture with more pixels than allowed; refused from its header, before decoding."""
+
+
+class ImageTooCostly(InvalidImage):
+    """A picture that would take far more time or memory than its pixels are worth."""
+
+
+class TakesTime(SnapensembleError):
+    """A picture within all limits that takes more time than the caller has; decode it elsewhere."""
+
+    def __init__(self, seconds: float, memory: int) -> None:
+        super().__init__(f"the image takes about {seconds:.1f} s to decode")
+        self.seconds = seconds
+        self.memory = memory

@@ -34,6 +34,7 @@ class DataRecord(Record):
     split_seed: Count
     val_fraction: NonNegative
     max_bad_images: Count = 0  # of a folder, left out if they cannot be read
+    max_image_cost: Annotated[float, Field(ge=1)] = 6.25  # in times what a server accepts
     train_images: Positive
     val_images: Positive
     test_images: Count

@@ -19,11 +19,13 @@ from contracts.cascade import CascadePoint
 from contracts.cpu import cpu_budget
 from contracts.errors import InvalidManifest
 from contracts.figures import Floats
-from contracts.pixels import MAX_PIXELS
+from contracts.pixels import MAX_PIXELS, SERVER_LIMITS
 from contracts.prediction_sets import SetQuantile
 from contracts.sessions import Provider, check_providers
+from serving.costly import LANE_PATIENCE_BYTES, LANE_PATIENCE_S, MEMORY_PATIENCE_S
 from serving.errors import InvalidParameter, Overloaded, Stopping
 from serving.health import MemberHealth
+from serving.inference.memory import MemoryBudget
 from serving.lanes import Lanes
 from serving.members import MemberSession, load_member
 from serving.micro_batch import BatchReport
@@ -41,6 +43,8 @@ class Limits:
     max_queue: int = 1024
     max_wait_s: float = math.inf
     max_image_pixels: int = MAX_PIXELS
+    max_held_bytes: int = 2 * SERVER_LIMITS.max_memory  # by all requests
+    max_picture_bytes: int = SERVER_LIMITS.max_memory  # of those, to decode one picture
     providers: tuple[Provider, ...] = ("cpu",)
 
 
@@ -54,6 +58,7 @@ class Engine:
         point: where the cascade stands; None if the bundle carries none.
         health: told of each micro-batch by the lanes.
         providers: by member, what runs it, as ONNX Runtime names it.
+        memory: counts what requests hold, and pictures that the lanes have decoded elsewhere.
     """
 
     def __init__(
@@ -64,12 +69,14 @@ class Engine:
         point: CascadePoint | None = None,
         health: MemberHealth | None = None,
         providers: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        memory: MemoryBudget | None = None,
     ) -> None:
         self.bundle = bundle
         self.lanes = lanes
         self.point = point
         self.health = health or MemberHealth([member.name for member in bundle.members])
         self.providers = providers
+        self.memory = memory or MemoryBudget(limits.max_held_bytes)
         self._trial: Answer | None = None
         self._chunk = min(256, limits.max_queue)
 
@@ -175,6 +182,14 @@ def load_engine(
     warm_up(members, bundle, limits.max_batch_size)
     health = MemberHealth([member.name for member in members])
 
+    memory = MemoryBudget(limits.max_held_bytes)
+    decode = partial(
+        bundle.image.decode,
+        limits=SERVER_LIMITS.with_pixels(limits.max_image_pixels).within_memory(
+            limits.max_picture_bytes
+        ),
+    )
+
     def finished(report: BatchReport) -> None:
         health.batch(report)
         on_batch(report)
@@ -185,7 +200,9 @@ def load_engine(
         max_batch_size=limits.max_batch_size,
         max_queue=limits.max_queue,
         max_wait_s=limits.max_wait_s,
-        decode=partial(bundle.image.decode, max_pixels=limits.max_image_pixels),
+        decode=partial(decode, patience_s=LANE_PATIENCE_S, patience_bytes=LANE_PATIENCE_BYTES),
+        decode_costly=decode,
+        hold_memory=partial(memory.held_when_free, within_s=MEMORY_PATIENCE_S),
         leaves=None if cascade is None else cascade.leaves,
         summarize=partial(summaries, bundle=bundle),
         on_decode=on_decode,
@@ -193,7 +210,7 @@ def load_engine(
     )
     point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
     providers = {member.name: member.providers for member in members}
-    return Engine(bundle, lanes, limits, point, health, providers)
+    return Engine(bundle, lanes, limits, point, health, providers, memory)
 
 
 def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:

@@ -12,23 +12,23 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any
 
 from contracts.cpu import stand_back
-from contracts.errors import SnapensembleError
+from contracts.errors import TakesTime
 from serving.clock import Clock
-from serving.errors import InferenceFailed
+from serving.costly import CostlyPictures, HoldMemory, failure_of
 from serving.lobby import Lobby
 from serving.micro_batch import BatchReport, LeaveCall, MemberCall, MicroBatch, SummarizeCall
-from serving.stages import Mode, Stage, cascade_stages, full_stage, next_stage
+from serving.stages import Mode, Stage, next_stage, stages_of
 from serving.summary import no_summaries
 from serving.turns import Turn
 from serving.waiting import Answer, Image, Picture, Waiting, no_decoder
 
 log = logging.getLogger("snapensemble")
 Task = Callable[[Clock], None]
-T = TypeVar("T")
 
 
 class Lanes:
@@ -44,7 +44,9 @@ class Lanes:
         max_queue: images that wait at most.
         max_wait_s: predicted wait above which images are refused.
         split_above_s: predicted wait above which a micro-batch takes half of what waits.
-        decode: makes images of encoded pictures; called from any lane, also at the same time.
+        decode: makes images of pictures, on any lane; raises TakesTime if one would keep it long.
+        decode_costly: makes images of those, on a thread of its own; as `decode` unless given.
+        hold_memory: around each call of `decode_costly`, with the bytes that it takes at most.
         leaves: the rule of the cascade; without it there is full mode only.
         summarize: what members say of answered images -> the `summary` of each `Answer`.
         on_decode: called on a lane after each picture, with seconds; must be quick.
@@ -61,6 +63,8 @@ class Lanes:
         max_wait_s: float = math.inf,
         split_above_s: float = 0.02,
         decode: Callable[[bytes], Image] = no_decoder,
+        decode_costly: Callable[[bytes], Image] | None = None,
+        hold_memory: HoldMemory = lambda _: nullcontext(),
         leaves: LeaveCall | None = None,
         summarize: SummarizeCall = no_summaries,
         on_decode: Callable[[float], None] = lambda _: None,
@@ -75,13 +79,9 @@ class Lanes:
         self._on_decode = on_decode
         self._on_batch = on_batch
         self._changed = threading.Condition()
-        full = full_stage(len(members))
-        cascade = [] if leaves is None else cascade_stages(len(members), leaves)
-        self._stages = [full, *cascade]
-        entries: dict[Mode, Stage] = {"full": full}
-        if cascade:
-            entries["cascade"] = cascade[0]
+        self._stages, entries = stages_of(len(members), leaves)
         self._lobby = Lobby(entries, max_queue=max_queue, max_wait_s=max_wait_s)
+        self._costly = CostlyPictures(decode_costly or decode, hold_memory, self._decoded_costly)
         self._tasks: deque[Task] = deque()
         self._threads = [
             threading.Thread(target=self._lane, name=f"lane-{i}", daemon=True)
@@ -91,6 +91,7 @@ class Lanes:
     def __enter__(self) -> "Lanes":
         for thread in self._threads:
             thread.start()
+        self._costly.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -99,6 +100,7 @@ class Lanes:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        self._costly.close()
 
     @property
     def queued(self) -> int:
@@ -170,36 +172,41 @@ class Lanes:
                 stage = next_stage(self._stages)
                 if stage is not None:
                     self._form_batch(stage)
-                elif self._lobby.closed:
+                elif self._lobby.closed and not self._costly.pending:
                     return None
                 else:
                     self._changed.wait()
                     clock.lap()  # idle: nobody pays
 
     def _decode_picture(self, turn: Turn, waiting: Waiting, clock: Clock) -> None:
-        stage = turn.stage
-        failure: Exception | None = None
-        has_left = False
-        try:
-            has_left = not waiting.decode(self._decode)
-        except SnapensembleError as error:  # about the picture
-            failure = error
-        except Exception as error:  # a defect, but the client must be answered
-            failure = InferenceFailed.caused_by(error, "a picture could not be decoded")
-        is_over = has_left or failure is not None
+        failure = waiting.attempt(self._decode)
+        has_left = waiting.has_left()
         with self._changed:
+            if handed_over := isinstance(failure, TakesTime) and not has_left:
+                failure = self._costly.hand_over(turn.stage, waiting, failure)
             # Images are counted as begun by their micro-batch; those that end here began here.
-            stage.load.measured(clock.lap() / self.threads, int(failure is not None))
-            turn.used(max(waiting.times.decode_s, stage.load.image_s))
-            if is_over:
-                stage.load.unanswered -= 1
-            else:
-                # No lane is woken: this one is free as soon as it has the lock back.
-                stage.waiting.append(waiting)
+            turn.stage.load.measured(clock.lap() / self.threads, int(failure is not None))
+            turn.used(max(waiting.times.decode_s, turn.stage.load.image_s))
+            if not handed_over or failure is not None:
+                turn.stage.decoded(waiting, is_over=has_left or failure is not None)
+        if failure is not None:
+            waiting.resolve(failure_of(failure))
+        if not (has_left or handed_over):
+            self._tell(self._on_decode, waiting.times.decode_s)
+
+    def _decoded_costly(
+        self, stage: Stage, waiting: Waiting, cost: TakesTime, failure: Exception | None
+    ) -> None:
+        has_left = waiting.has_left()
+        with self._changed:
+            self._costly.forget(cost)
+            stage.decoded(waiting, is_over=has_left or failure is not None)
+            self._changed.notify_all()  # also those that wait for the end
+        if has_left:
+            return
         if failure is not None:
             waiting.resolve(failure)
-        if not has_left:
-            self._tell(self._on_decode, waiting.times.decode_s)
+        self._tell(self._on_decode, waiting.times.decode_s)
 
     def _run_member(self, stage: Stage, batch: MicroBatch, member: int, clock: Clock) -> None:
         if batch.run(member, self._members[member], clock):
@@ -213,9 +220,7 @@ class Lanes:
         if stage.load.wait_s > self._split_above_s:
             shares = max(2, shares)
         size = min(self._max_batch_size, math.ceil(len(stage.waiting) / shares))
-        taken = [stage.waiting.popleft() for _ in range(size)]
-        present = [waiting for waiting in taken if not waiting.has_left()]
-        stage.load.unanswered -= len(taken) - len(present)
+        present = stage.take(size)
         if not present:
             return
         batch = MicroBatch(present, stage.members, is_last=stage.following is None)
@@ -238,7 +243,7 @@ class Lanes:
             waiting.resolve(answer)
         self._tell(self._on_batch, report)
 
-    def _tell(self, listener: Callable[[T], None], what: T) -> None:
+    def _tell(self, listener: Callable[[Any], None], what: object) -> None:
         try:
             listener(what)
         except Exception:  # whoever counts must not end a lane

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from contracts.errors import ImageTooLarge, InvalidImage
+from contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
 from serving import errors
 from serving.metrics import CONTENT_TYPE
 from serving.openapi_problems import problem_responses, unrouted_responses
@@ -27,6 +27,7 @@ PREDICT_ERRORS = (
     errors.TooManyImages,
     ImageTooLarge,
     errors.UnsupportedMediaType,
+    ImageTooCostly,
     InvalidImage,
     errors.InvalidParameter,
     errors.InferenceFailed,

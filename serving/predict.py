@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from pydantic import ValidationError
 
-from contracts.errors import InvalidConfig, InvalidData, InvalidImage
+from contracts.errors import ImageTooCostly, InvalidConfig, InvalidData, InvalidImage
+from contracts.pixels import SERVER_LIMITS
 from contracts.text import printable, printable_json
 from serving.stages import Mode
 
@@ -51,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="name the classes that hold the right one so often",
     )
+    parser.add_argument(
+        "--max-image-cost",
+        type=float,
+        default=1.0,
+        metavar="TIMES",
+        help="with --bundle: what decoding a picture may cost, in times what a server accepts (1)",
+    )
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
 
 
@@ -60,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
     query = {"top": args.top, "mode": args.mode, "coverage": args.coverage}
     asked = {name: value for name, value in query.items() if value is not None}
     if args.bundle is not None:
-        answer = predict_with_bundle(args.bundle, args.images, pictures, **asked)
+        answer = predict_with_bundle(
+            args.bundle, args.images, pictures, max_image_cost=args.max_image_cost, **asked
+        )
     else:
         token = os.environ.get("SNAPENSEMBLE_TOKEN")
         answer = predict_with_url(args.url, args.images, pictures, token=token, **asked)
@@ -73,7 +83,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def predict_with_bundle(
-    bundle_dir: Path, files: list[Path], pictures: list[bytes], **query: Any
+    bundle_dir: Path,
+    files: list[Path],
+    pictures: list[bytes],
+    *,
+    max_image_cost: float = 1.0,
+    **query: Any,
 ) -> dict[str, Any]:
     """Answer in this process.
 
@@ -81,6 +96,7 @@ def predict_with_bundle(
         bundle_dir: made by `snapensemble export`.
         files: names of the pictures, for messages.
         pictures: their bytes.
+        max_image_cost: what decoding one may cost, in times what a server accepts.
         query: as of POST /predict.
 
     Raises:
@@ -99,6 +115,9 @@ def predict_with_bundle(
     except ValidationError as error:
         problems = (f"--{e['loc'][0]}: {e['msg']}, got {e['input']}" for e in error.errors())
         raise InvalidConfig("; ".join(problems)) from error
+    if not 1 <= max_image_cost <= 10_000:
+        raise InvalidConfig(f"--max-image-cost is between 1 and 10000, got {max_image_cost:g}")
+    limits = SERVER_LIMITS.times(max_image_cost)
     mode = options.mode or "full"
     with load_engine(bundle_dir) as engine:
         engine.check_mode(mode)
@@ -106,7 +125,9 @@ def predict_with_bundle(
         images = []
         for file, picture in zip(files, pictures, strict=True):
             try:
-                images.append(engine.bundle.image.decode(picture))
+                images.append(engine.bundle.image.decode(picture, limits=limits))
+            except ImageTooCostly as error:
+                raise InvalidData(f"{file}: {error}; or give --max-image-cost") from error
             except InvalidImage as error:
                 raise InvalidData(f"{file}: {error}") from error
         predictions = [

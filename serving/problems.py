@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contracts.errors import ImageTooLarge, InvalidImage
+from contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
 from serving.errors import (
     BadImageInRequest,
     BodyTimeout,
@@ -41,6 +41,7 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     TooManyImages: (413, "too_many_images", "Too many images in one request"),
     ImageTooLarge: (413, "image_too_large", "The image has too many pixels"),
     UnsupportedMediaType: (415, "unsupported_media_type", "The media type carries no images"),
+    ImageTooCostly: (422, "image_too_costly", "The image is too costly to decode"),
     InvalidImage: (422, "invalid_image", "The image cannot be read"),
     InvalidParameter: (422, "invalid_parameter", "A query parameter is not right"),
     InferenceFailed: (500, "inference_failed", "The ensemble could not answer"),

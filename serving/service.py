@@ -16,7 +16,6 @@ from serving.errors import MemberFailing, Stopping
 from serving.health import TOO_MANY
 from serving.http.bridge import Bridge
 from serving.inference.admission import Admission
-from serving.inference.memory import MemoryBudget
 from serving.life import Life
 from serving.metrics import Metrics
 from serving.schemas import PredictOptions
@@ -59,7 +58,7 @@ class Service:
         self.admission = Admission(
             engine.lanes,
             max_images=settings.max_queue,
-            memory=MemoryBudget(settings.max_bytes_in_flight),
+            memory=engine.memory,
         )
         self.bridge = Bridge(engine)
         self.name = settings.name or engine.bundle.name

@@ -65,7 +65,8 @@ class Settings(BaseSettings):
     )
     max_body_bytes: Positive = Field(16 * MIB, description="size of one request's body, bytes")
     max_bytes_in_flight: Positive = Field(
-        256 * MIB, description="bodies held in memory together, bytes"
+        320 * MIB,
+        description="bodies, what they are parsed into and pictures while decoded, together, bytes",
     )
     max_image_pixels: Positive = Field(
         MAX_PIXELS, description="width x height of one image, by its header"
@@ -108,6 +109,11 @@ class Settings(BaseSettings):
                 f"max_images_per_request {self.max_images_per_request} exceeds max_queue "
                 f"{self.max_queue}, so such a request could never be accepted"
             )
+        if self.max_body_bytes >= self.max_bytes_in_flight:
+            raise ValueError(
+                f"max_body_bytes {self.max_body_bytes} leaves nothing of max_bytes_in_flight "
+                f"{self.max_bytes_in_flight} to decode a picture in"
+            )
         return self
 
     @field_validator("expect_bundle")
@@ -149,6 +155,8 @@ class Settings(BaseSettings):
             max_queue=self.max_queue,
             max_wait_s=self.max_wait_ms / 1000,
             max_image_pixels=self.max_image_pixels,
+            max_held_bytes=self.max_bytes_in_flight,
+            max_picture_bytes=self.max_bytes_in_flight - self.max_body_bytes,
             providers=cast("tuple[Provider, ...]", split_at_commas(self.providers)),
         )
 

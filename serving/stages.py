@@ -55,6 +55,23 @@ class Stage:
     following: "Stage | None" = None  # where the others go
     waiting: deque[Waiting] = field(default_factory=deque)
 
+    def decoded(self, waiting: Waiting, *, is_over: bool) -> None:
+        """Let an image wait for its first member, unless it has failed or its caller has left.
+
+        No lane is woken: the one that has decoded it is free as soon as it has the lock back.
+        """
+        if is_over:
+            self.load.unanswered -= 1
+        else:
+            self.waiting.append(waiting)
+
+    def take(self, count: int) -> list[Waiting]:
+        """So many images out of the queue, without those whose callers have left."""
+        taken = [self.waiting.popleft() for _ in range(count)]
+        present = [waiting for waiting in taken if not waiting.has_left()]
+        self.load.unanswered -= len(taken) - len(present)
+        return present
+
 
 def full_stage(members: int) -> Stage:
     """The one stage of full mode."""
@@ -68,6 +85,15 @@ def cascade_stages(members: int, leaves: LeaveCall) -> list[Stage]:
     for stage, following in pairwise(stages):
         stage.leaves, stage.following = leaves, following
     return stages
+
+
+def stages_of(members: int, leaves: LeaveCall | None) -> tuple[list[Stage], dict[Mode, Stage]]:
+    """All stages, and the one in which images of each mode wait for their first member."""
+    full = full_stage(members)
+    if leaves is None:
+        return [full], {"full": full}
+    cascade = cascade_stages(members, leaves)
+    return [full, *cascade], {"full": full, "cascade": cascade[0]}
 
 
 def next_stage(stages: Iterable[Stage]) -> Stage | None:

@@ -100,22 +100,29 @@ class Waiting:
         """When what happened to it."""
         return self.answer.times
 
-    def decode(self, decode: Callable[[bytes], Image]) -> bool:
-        """Make an image of an encoded picture; false if its client has left.
+    def decode(self, decode: Callable[[bytes], Image]) -> None:
+        """Make an image of an encoded picture, unless its client has left.
 
         Raises what `decode` raises.
         """
         assert isinstance(self.picture, Encoded)
-        times = self.times
         with self.picture.taken() as data:
-            if data is None or self.has_left():
-                return False
+            if data is None or self.answer.cancelled():
+                return
+            times = self.times
             times.decoding = time.monotonic()
             try:
                 self.picture = decode(data)
             finally:
                 times.decoded = time.monotonic()
-        return True
+
+    def attempt(self, decode: Callable[[bytes], Image]) -> Exception | None:
+        """Decode, or say why not; defects, too, since the client must be answered."""
+        try:
+            self.decode(decode)
+        except Exception as error:
+            return error
+        return None
 
     def has_left(self) -> bool:
         """Whether the caller has cancelled; then those who wait for the future are told."""

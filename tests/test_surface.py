@@ -14,9 +14,10 @@ FLAGS = {
         "--lr-max-decay", "--warmup-epochs", "--lr-steps", "--lr-factor", "--patience",
         "--lr-start", "--hyper-lr", "--hyper-rule", "--batch-size", "--momentum",
         "--weight-decay", "--label-smoothing", "--image-size", "--crop-padding", "--flip",
-        "--no-flip", "--cutout", "--random-resized-crop", "--max-bad-images", "--val-fraction",
-        "--split-seed", "--seed", "--device", "--threads", "--precision", "--compile",
-        "--no-compile", "--checkpoint-minutes", "--tensorboard", "--no-tensorboard",
+        "--no-flip", "--cutout", "--random-resized-crop", "--max-bad-images",
+        "--max-image-cost", "--val-fraction", "--split-seed", "--seed", "--device", "--threads",
+        "--precision", "--compile", "--no-compile", "--checkpoint-minutes", "--tensorboard",
+        "--no-tensorboard",
     },
     "export": {
         "--out", "--members", "--select", "--metric", "--quantize", "--cascade", "--no-cascade",
@@ -38,7 +39,9 @@ FLAGS = {
         "--access-log", "--no-access-log", "--log-format", "--tokens-file", "--metrics-port",
         "--cors-origins",
     },
-    "predict": {"--bundle", "--url", "--top", "--mode", "--coverage", "--json"},
+    "predict": {
+        "--bundle", "--url", "--top", "--mode", "--coverage", "--max-image-cost", "--json",
+    },
     "bench": {
         "--concurrency", "--rate", "--mode", "--seconds", "--images", "--images-per-request",
         "--url", "--json",

@@ -37,6 +37,7 @@ FLAGS: dict[str, str] = {
     "cutout": "side in pixels of a square that is removed from each image",
     "random_resized_crop": "show random parts of at least this share of the area, not shifts",
     "max_bad_images": "unreadable files of a folder that are left out; more end the run",
+    "max_image_cost": "what decoding a picture may cost, in times what a server accepts (6.25)",
     "val_fraction": "share of each class that validates",
     "split_seed": "which images validate; the same for runs that are compared",
     "seed": "weights, order and augmentation",

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from contracts.errors import InvalidConfig
 from contracts.pixels import MAX_SIDE
 from contracts.run import ScheduleName
+from trainer.decoding import MAX_IMAGE_COST
 from trainer.schedule import Sgdr, cycles_in, first_cycles
 from trainer.schedules import Constant, Hypergradient, HyperRule, Plan, Plateau, Schedule, StepDecay
 
@@ -74,6 +75,7 @@ class TrainConfig:
     cutout: int = 0
     random_resized_crop: float | None = None
     max_bad_images: int = 0
+    max_image_cost: float = MAX_IMAGE_COST
     val_fraction: float = 0.1
     split_seed: int = 0
     seed: int = 0
@@ -90,6 +92,9 @@ class TrainConfig:
         _at_least(0, split_seed=self.split_seed, seed=self.seed, crop_padding=self.crop_padding)
         _at_least(0, warmup_epochs=self.warmup_epochs, patience=self.patience, cutout=self.cutout)
         _at_least(0, max_bad_images=self.max_bad_images)
+        _at_least(1, max_image_cost=self.max_image_cost)
+        if self.max_image_cost > 10_000:
+            raise InvalidConfig(f"max_image_cost is at most 10000, got {self.max_image_cost}")
         _at_least(0, checkpoint_minutes=self.checkpoint_minutes, weight_decay=self.weight_decay)
         _at_most(MAX_SIDE, image_size=self.image_size, cutout=self.cutout)
         _at_most(MAX_CYCLES, cycles=self.cycles, epochs=self.epochs, t_mult=self.t_mult)

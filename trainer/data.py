@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from contracts.errors import InvalidConfig, InvalidData
 from contracts.pixels import MAX_SIDE
 from trainer import cifar, idx, readers
+from trainer.decoding import MAX_IMAGE_COST
 from trainer.folder import image_folder
 from trainer.readers import RawData, Split
 
@@ -83,6 +84,7 @@ def load_dataset(
     image_size: int | None = None,
     channels: int = 3,
     max_bad_images: int = 0,
+    max_image_cost: float = MAX_IMAGE_COST,
 ) -> Dataset:
     """Read a data set and split it.
 
@@ -97,12 +99,13 @@ def load_dataset(
         channels: 1 or 3; image folders only.
         max_bad_images: so many pictures that cannot be read are named and left out; image folders
             only.
+        max_image_cost: what decoding one may cost, in times what a server accepts; likewise.
 
     Raises:
         InvalidConfig: the SPEC is not one, or `image_size` does not apply.
         InvalidData: absent, damaged, or too few images.
     """
-    raw = _read(spec, image_size, channels, max_bad_images)
+    raw = _read(spec, image_size, channels, max_bad_images, max_image_cost)
     _refuse_unusable(raw)
     brings_test = raw.train is not None
     if raw.train is None:
@@ -169,7 +172,9 @@ def _digest(image_CHW: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image_CHW).data, digest_size=16).digest()
 
 
-def _read(spec: str, image_size: int | None, channels: int, max_bad_images: int) -> RawData:
+def _read(
+    spec: str, image_size: int | None, channels: int, max_bad_images: int, max_image_cost: float
+) -> RawData:
     if not is_folder(spec):
         if image_size is not None:
             raise InvalidConfig(f"--image-size applies to image folders, not to {spec}")
@@ -182,7 +187,13 @@ def _read(spec: str, image_size: int | None, channels: int, max_bad_images: int)
         raise InvalidData(f"{spec!r} is a file; expected {SPECS}")
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
     _refuse_size(size, size)  # before hours of decoding
-    return image_folder(folder, size=size, channels=channels, max_bad_images=max_bad_images)
+    return image_folder(
+        folder,
+        size=size,
+        channels=channels,
+        max_bad_images=max_bad_images,
+        max_image_cost=max_image_cost,
+    )
 
 
 def _refuse_unusable(raw: RawData) -> None:

@@ -4,7 +4,7 @@ Shapes: C channels, H height, W width.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from contracts.cpu import cpu_budget
 from contracts.errors import InvalidImage
-from contracts.pixels import decode_image
+from contracts.picture_cost import picture_cost
+from contracts.pixels import SERVER_LIMITS, decode_image
 
-# One's own files: larger than what a stranger may send to a server.
-MAX_TRAINING_PIXELS = 250_000_000
+# One's own files may cost more than what a stranger sends to a server: so many times as much.
+MAX_IMAGE_COST = 6.25
 _MOST_WAITING, _MOST_WAITING_BYTES = 1024, 1 << 26
 
 
@@ -30,9 +31,23 @@ class Unreadable:
 
 
 def decode_files(
-    files: Sequence[Path], *, size: int, channels: int
+    files: Sequence[Path],
+    *,
+    size: int,
+    channels: int,
+    max_image_cost: float = MAX_IMAGE_COST,
+    on_costly: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[NDArray[np.uint8] | Unreadable]:
-    """Each file's image_CHW, or why there is none, in the order of the files."""
+    """Each file's image_CHW, or why there is none, in the order of the files.
+
+    Args:
+        files: the pictures.
+        size: height and width of the images, pixels.
+        channels: 1 or 3.
+        max_image_cost: what a picture may cost, as a multiple of what a server accepts.
+        on_costly: called, from several threads, for each picture that a server would refuse.
+    """
+    limits = SERVER_LIMITS.times(max_image_cost)
 
     def decode(file: Path) -> NDArray[np.uint8] | Unreadable:
         try:
@@ -40,15 +55,20 @@ def decode_files(
         except OSError as error:
             return Unreadable(error.strerror or str(error), lasting=False)
         try:
-            return decode_image(
+            image_CHW = decode_image(
                 data,
                 channels=channels,
                 height=size,
                 width=size,
-                max_pixels=MAX_TRAINING_PIXELS,
+                limits=limits,
             )
         except InvalidImage as error:
             return Unreadable(str(error), lasting=True)
+        try:
+            picture_cost(data, SERVER_LIMITS, width=size, height=size)
+        except InvalidImage:
+            on_costly(file)
+        return image_CHW
 
     # In portions: results wait in memory until the slowest before them is there.
     portion = max(1, min(_MOST_WAITING, _MOST_WAITING_BYTES // (channels * size * size)))

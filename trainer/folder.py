@@ -1,12 +1,15 @@
 """A folder of pictures, one folder per class -> arrays of uint8 images [N, C, H, W] and labels."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from contracts.errors import InvalidData
 from contracts.pixels import SUFFIXES
+from trainer.decoding import MAX_IMAGE_COST
 from trainer.folder_cache import Pictures, decoded
 from trainer.notices import say
 from trainer.readers import RawData, Split
@@ -20,9 +23,17 @@ class _Part:
 
     split: Split
     bad: list[str]
+    costly: int
 
 
-def image_folder(directory: Path, *, size: int, channels: int, max_bad_images: int = 0) -> RawData:
+def image_folder(
+    directory: Path,
+    *,
+    size: int,
+    channels: int,
+    max_bad_images: int = 0,
+    max_image_cost: float = MAX_IMAGE_COST,
+) -> RawData:
     """train/CLASS/* with optional val/ and test/, or CLASS/* alone.
 
     Each file is decoded as the server decodes it, once: see `folder_cache`. Files whose names do
@@ -33,6 +44,7 @@ def image_folder(directory: Path, *, size: int, channels: int, max_bad_images: i
         size: height and width of the images, pixels.
         channels: 1 or 3.
         max_bad_images: so many pictures that cannot be read are named and left out.
+        max_image_cost: what decoding one may cost, as a multiple of what a server accepts.
 
     Raises:
         InvalidData: fewer than two classes, no images, or more unreadable ones than allowed.
@@ -49,9 +61,19 @@ def image_folder(directory: Path, *, size: int, channels: int, max_bad_images: i
     if has_parts:
         names = ("train", "val", "test")
         roots = {name: directory / name for name in names if (directory / name).is_dir()}
-    parts = {name: _read_part(root, classes, size, channels) for name, root in roots.items()}
+    parts = {
+        name: _read_part(
+            root,
+            classes,
+            partial(Pictures, size=size, channels=channels, max_image_cost=max_image_cost),
+        )
+        for name, root in roots.items()
+    }
     bad = [line for part in parts.values() for line in part.bad]
     _refuse_bad(bad, max_bad_images)
+    if costly := sum(part.costly for part in parts.values()):
+        total = sum(len(part.split) for part in parts.values())
+        say(f"a server with its default limits would refuse {costly:,} of these {total:,} pictures")
     for name, part in parts.items():
         if not len(part.split):
             raise InvalidData(f"{roots[name]}: none of its {len(part.bad)} images can be read")
@@ -67,7 +89,9 @@ def image_folder(directory: Path, *, size: int, channels: int, max_bad_images: i
     )
 
 
-def _read_part(root: Path, classes: tuple[str, ...], size: int, channels: int) -> _Part:
+def _read_part(
+    root: Path, classes: tuple[str, ...], pictures: Callable[[Path, Sequence[Path]], Pictures]
+) -> _Part:
     unknown = sorted(
         d.name for d in root.iterdir() if d.is_dir() and _visible(d) and d.name not in classes
     )
@@ -82,11 +106,12 @@ def _read_part(root: Path, classes: tuple[str, ...], size: int, channels: int) -
     if not files:
         raise InvalidData(f"{root} holds no images; expected CLASS/* with {', '.join(SUFFIXES)}")
     paths, labels = zip(*files, strict=True)
-    images = decoded(Pictures(root, paths, size, channels))
+    images = decoded(pictures(root, paths))
     good = [label for index, label in enumerate(labels) if index not in images.bad]
     return _Part(
         Split(images.images_NCHW, np.array(good, dtype=np.int64)),
         [f"{paths[index]}: {reason}" for index, reason in images.bad.items()],
+        images.costly,
     )
 
 

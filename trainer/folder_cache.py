@@ -27,12 +27,27 @@ import PIL
 from numpy.typing import NDArray
 from PIL import features
 
-from contracts import pixels
+from contracts import (
+    flatten,
+    picture_cost,
+    picture_limits,
+    pixels,
+    scan_directory,
+    scan_jpeg,
+    scan_others,
+    scan_png,
+    scan_tiff,
+    unpack,
+)
 from contracts.errors import InvalidData, InvalidManifest, WriteFailed
 from contracts.records import Record, read_manifest, write_manifest
-from trainer.decoding import MAX_TRAINING_PIXELS, Unreadable, decode_files
+from trainer.decoding import Unreadable, decode_files
 from trainer.mapped import CACHE_VARIABLE, cache_directory, open_rows, write_rows
 from trainer.notices import say_once
+
+# Whose source decides about a pixel, or whether there is one.
+_MADE_BY = (pixels, flatten, unpack, picture_cost, picture_limits,
+            scan_directory, scan_jpeg, scan_others, scan_png, scan_tiff)  # fmt: skip
 
 
 class CacheIndex(Record):
@@ -42,6 +57,7 @@ class CacheIndex(Record):
     format_version: Literal[1] = 1
     images_mtime_ns: int  # of images.npy: nobody has written to it since
     bad: tuple[tuple[int, str], ...]  # (index of the file, reason)
+    costly: int  # pictures that a server would refuse
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,7 @@ class Decoded:
 
     images_NCHW: NDArray[np.uint8]
     bad: dict[int, str]  # index of the file -> reason
+    costly: int = 0  # pictures that a server would refuse
 
 
 @dataclass(frozen=True)
@@ -60,6 +77,7 @@ class Pictures:
     files: Sequence[Path]
     size: int  # height and width, pixels
     channels: int
+    max_image_cost: float  # a multiple of what a server accepts
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -71,9 +89,15 @@ class Pictures:
         """Of all images."""
         return len(self.files) * self.channels * self.size * self.size
 
-    def decode(self) -> Iterator[NDArray[np.uint8] | Unreadable]:
-        """Each image, or why there is none."""
-        return decode_files(self.files, size=self.size, channels=self.channels)
+    def decode(self, costly: list[Path]) -> Iterator[NDArray[np.uint8] | Unreadable]:
+        """Each image, or why there is none; those that a server would refuse are noted."""
+        return decode_files(
+            self.files,
+            size=self.size,
+            channels=self.channels,
+            max_image_cost=self.max_image_cost,
+            on_costly=costly.append,
+        )
 
 
 def decoded(pictures: Pictures) -> Decoded:
@@ -96,10 +120,10 @@ def decoded(pictures: Pictures) -> Decoded:
 def cache_key(pictures: Pictures) -> str:
     """64 hexadecimal digits that change with the files, the size, and how pixels are made."""
     decoder = [
-        hashlib.sha256(inspect.getsource(pixels).encode()).hexdigest(),
+        *(hashlib.sha256(inspect.getsource(made_by).encode()).hexdigest() for made_by in _MADE_BY),
         PIL.__version__,
         *(features.version(name) for name in ("libjpeg_turbo", "webp", "libtiff")),
-        MAX_TRAINING_PIXELS,
+        pictures.max_image_cost,
     ]
     digest = hashlib.sha256()
     for part in (decoder, str(pictures.root.resolve()), pictures.shape):
@@ -135,7 +159,7 @@ def _opened(entry: Path, pictures: Pictures) -> Decoded | None:
     whole = images_NCHW.shape == shape and images_NCHW.dtype == np.uint8
     if not whole or mtime_ns != index.images_mtime_ns:
         return None
-    return Decoded(images_NCHW, bad)
+    return Decoded(images_NCHW, bad, index.costly)
 
 
 def _made(entry: Path, pictures: Pictures) -> Decoded:
@@ -150,12 +174,15 @@ def _made(entry: Path, pictures: Pictures) -> Decoded:
     temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".new-"))
     try:
         bad: dict[int, Unreadable] = {}
+        costly: list[Path] = []
         images = temporary / "images.npy"
-        good = _without_bad(pictures, bad)
+        good = _without_bad(pictures, bad, costly)
         if write_rows(images, good, len(pictures.files), pictures.shape) == 0:
             return Decoded(_empty(pictures, 0), _reasons(bad))
         index = CacheIndex(
-            images_mtime_ns=images.stat().st_mtime_ns, bad=tuple(_reasons(bad).items())
+            images_mtime_ns=images.stat().st_mtime_ns,
+            bad=tuple(_reasons(bad).items()),
+            costly=len(costly),
         )
         write_manifest(temporary / "index.json", index)
         made = _opened(temporary, pictures)
@@ -186,21 +213,24 @@ def _in_memory(pictures: Pictures) -> Decoded:
             f"or set {CACHE_VARIABLE} to a directory with free space"
         )
     bad: dict[int, Unreadable] = {}
+    costly: list[Path] = []
     images_NCHW = _empty(pictures, len(pictures.files))
     count = 0
-    for image_CHW in _without_bad(pictures, bad):
+    for image_CHW in _without_bad(pictures, bad, costly):
         images_NCHW[count] = image_CHW
         count += 1
-    return Decoded(images_NCHW[:count], _reasons(bad))
+    return Decoded(images_NCHW[:count], _reasons(bad), len(costly))
 
 
 def _empty(pictures: Pictures, count: int) -> NDArray[np.uint8]:
     return np.empty((count, *pictures.shape), dtype=np.uint8)
 
 
-def _without_bad(pictures: Pictures, bad: dict[int, Unreadable]) -> Iterator[NDArray[np.uint8]]:
-    """The images; files without one are noted in `bad`."""
-    for index, image_CHW in enumerate(pictures.decode()):
+def _without_bad(
+    pictures: Pictures, bad: dict[int, Unreadable], costly: list[Path]
+) -> Iterator[NDArray[np.uint8]]:
+    """The images; files without one are noted in `bad`, those too costly to serve in `costly`."""
+    for index, image_CHW in enumerate(pictures.decode(costly)):
         if isinstance(image_CHW, Unreadable):
             bad[index] = image_CHW
         else:

@@ -30,6 +30,7 @@ def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
         split_seed=config.split_seed,
         val_fraction=config.val_fraction,
         max_bad_images=config.max_bad_images,
+        max_image_cost=config.max_image_cost,
         train_images=len(dataset.train),
         val_images=len(dataset.val),
         test_images=0 if dataset.test is None else len(dataset.test),

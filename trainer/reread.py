@@ -39,6 +39,7 @@ def reread(
             image_size=image.height if is_folder(spec) else None,
             channels=image.channels,
             max_bad_images=trained_on.max_bad_images,
+            max_image_cost=trained_on.max_image_cost,
         )
     except InvalidData as error:
         if spec == trained_on.spec:

@@ -87,6 +87,7 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
                 split_seed=config.split_seed,
                 image_size=config.image_size,
                 max_bad_images=config.max_bad_images,
+                max_image_cost=config.max_image_cost,
             )
         if world.leads and (repeated := repeated_images(dataset.train, dataset.val)):
             say(

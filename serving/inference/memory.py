@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+from contracts.errors import TakesTime
 from serving.errors import Overloaded
 
 
@@ -76,27 +77,37 @@ class Encoded:
     Either a lane takes them, or the request that brought them drops them; only one of the two.
     """
 
-    __slots__ = ("_box", "_memory", "size")
+    __slots__ = ("_box", "_is_wanted", "_memory", "size")
 
     def __init__(self, data: bytes, memory: MemoryBudget | None = None) -> None:
         """Take over bytes that count already, in `memory` if it is given."""
         self.size = len(data)
         self._box = [data]
+        self._is_wanted = True
         self._memory = memory
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[bytes | None]:
-        """The bytes, for as long as the body runs; None if they were dropped before."""
+        """The bytes, for as long as the body runs; None if they were dropped before.
+
+        A body that raises TakesTime leaves them to whoever takes them next.
+        """
         data = self._pop()
         try:
             yield data
+        except TakesTime:
+            if data is not None:
+                self._put_back(data)
+                data = None
+            raise
         finally:
             if data is not None:
                 del data
                 self._let_go()
 
     def drop(self) -> None:
-        """Nobody wants them any more; without effect if they have been taken."""
+        """Nobody wants them any more; if they have been taken, they are free when that is over."""
+        self._is_wanted = False  # before the look into the box: see `_put_back`
         if self._pop() is not None:
             self._let_go()
 
@@ -105,6 +116,11 @@ class Encoded:
             return self._box.pop()  # one step for the interpreter: only one thread gets them
         except IndexError:
             return None
+
+    def _put_back(self, data: bytes) -> None:
+        self._box.append(data)
+        if not self._is_wanted:  # dropped meanwhile, perhaps before they were there
+            self.drop()
 
     def _let_go(self) -> None:
         if self._memory is not None:

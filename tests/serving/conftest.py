@@ -16,7 +16,7 @@ from tests.fakes import client
 
 LIMITS = Settings(
     max_body_bytes=100_000,
-    max_bytes_in_flight=250_000,
+    max_bytes_in_flight=40_000_000,
     max_image_pixels=1_000_000,
     max_images_per_request=4,
     body_timeout_s=0.5,

@@ -230,10 +230,10 @@ async def test_a_sender_that_is_too_slow_is_told_so(http: httpx.AsyncClient) -> 
 
 
 async def test_all_bodies_together_are_limited(http: httpx.AsyncClient, app: FastAPI) -> None:
-    app.state.service.admission.memory.hold(250_000 - 10)
+    app.state.service.admission.memory.hold(LIMITS.max_bytes_in_flight - 10)
     reply = await http.post("/predict", content=PNG, headers=HEADERS)
     is_problem(reply, 503, "overloaded")
-    app.state.service.admission.memory.let_go(250_000 - 10)
+    app.state.service.admission.memory.let_go(LIMITS.max_bytes_in_flight - 10)
 
 
 async def test_overload_says_when_to_come_back(
