@@ -73,9 +73,16 @@ def parse_array(data: bytes, dtype: type[Number]) -> NDArray[Number]:
     found, columns_first, dimensions = (part.decode() for part in header.groups())
     expected = np.dtype(dtype)
     if found != expected.str:
-        raise ValueError(f"holds {found}, expected {expected.str}")
+        raise ValueError(f"holds {_name(found)}, expected {expected}")
     shape = tuple(int(size) for size in dimensions.replace(",", " ").split())
     if len(shape) > MAX_DIMENSIONS or math.prod(shape) * expected.itemsize != len(data) - end:
         raise ValueError(f"its header says shape {shape}, and {len(data) - end:,} bytes follow")
     order: Literal["F", "C"] = "F" if columns_first == "True" else "C"
     return np.frombuffer(data, expected, offset=end).reshape(shape, order=order).copy()
+
+
+def _name(description: str) -> str:
+    try:
+        return str(np.dtype(description))
+    except TypeError:
+        return description

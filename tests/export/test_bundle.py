@@ -13,6 +13,7 @@ from contracts.bundle import BUNDLE_FILE, read_bundle
 from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
 from contracts.figures import mean_probabilities, nll, softmax
 from contracts.files import read_verified, sha256_of, write_atomically
+from contracts.records import FileRef
 from contracts.run import read_run
 from export.bundle import build_bundle, default_name
 from export.config import ExportConfig
@@ -152,9 +153,9 @@ def test_validation_logits_of_another_shape_or_type_are_refused(
     run_dir = tmp_path / "run"
     shutil.copytree(digits_run, run_dir)
     np.save(run_dir / "other.npy", other)
-    sha256 = sha256_of((run_dir / "other.npy").read_bytes())
+    data = (run_dir / "other.npy").read_bytes()
     run = read_run(run_dir)
-    reference = run.val_labels.model_copy(update={"file": "other.npy", "sha256": sha256})
+    reference = FileRef(file="other.npy", sha256=sha256_of(data), size=len(data))
     swapped = run.snapshots[0].model_copy(update={"val_logits": reference})
     with pytest.raises(InvalidManifest, match=message):
         read_validation(run_dir, run.model_copy(update={"snapshots": (swapped,)}))

@@ -357,8 +357,12 @@ def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
 def test_a_damaged_snapshot_is_said_before_training_goes_on(tmp_path: Path) -> None:
     killed(lambda: train(short(tmp_path / "run")), 120)
     file = tmp_path / "run" / "snapshots" / "cycle-00.safetensors"
-    file.write_bytes(file.read_bytes() + b"x")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(InvalidManifest, match=r"cycle-00\.safetensors: sha256 is"):
+        resume(tmp_path / "run")
+    file.write_bytes(whole + b"x")
+    with pytest.raises(InvalidManifest, match=r"cycle-00\.safetensors has .* refused unread"):
         resume(tmp_path / "run")
 
 
