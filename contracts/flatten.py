@@ -15,6 +15,8 @@ from contracts.picture_cost import STRIP_PIXELS
 
 _ROWS_PIXELS = STRIP_PIXELS // 4  # of a strip
 _EXIF_ORIENTATION = 0x0112
+_SAYS_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP"}
 _WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,6 +109,8 @@ def _upright_strips(
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
+    if picture.format in _ONLY_IN_INFO and not (_SAYS_ORIENTATION & picture.info.keys()):
+        return None  # as Pillow would find out more slowly
     try:
         orientation = picture.getexif().get(_EXIF_ORIENTATION)
     except MemoryError:

@@ -1,7 +1,7 @@
 """What decoding a picture can cost, from its bytes alone: asked before any decoder sees them."""
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from contracts.errors import ImageTooCostly, InvalidImage
 from contracts.picture_limits import NS, Format, PictureLimits, Scan
@@ -16,8 +16,7 @@ STRIP_PIXELS = 1 << 20
 _RESIZE, _TURN = 4, 2  # nanoseconds a pixel
 
 
-@dataclass(frozen=True, slots=True)
-class PictureCost:
+class PictureCost(NamedTuple):
     """A bound on what decoding takes.
 
     Args:

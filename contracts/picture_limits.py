@@ -1,7 +1,7 @@
 """What a picture may cost, and what a scan of its bytes has found."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from contracts.errors import ImageTooCostly, ImageTooLarge
 
@@ -54,16 +54,18 @@ class PictureLimits:
             )
 
     def refuse_more(self, found: int, most: int, what: str, instead: str) -> None:
-        """Raise ImageTooCostly if there are more than `most` of something."""
+        """Raise ImageTooCostly if there are more than `most` of something; `{}` is how many."""
         if found > most:
-            raise ImageTooCostly(f"the image has {what}, at most {most:,} are accepted; {instead}")
+            found_words = what.format(f"{found:,}")
+            raise ImageTooCostly(
+                f"the image has {found_words}, at most {most:,} are accepted; {instead}"
+            )
 
     def _items(self) -> list[tuple[str, float]]:
         return [(name, getattr(self, name)) for name in self.__slots__]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scan:
+class Scan(NamedTuple):
     """What the bytes of a picture prove about decoding it, before a decoder has seen them."""
 
     format: Format

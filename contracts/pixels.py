@@ -15,7 +15,7 @@ from contracts.flatten import cover
 from contracts.picture_cost import picture_cost
 from contracts.picture_limits import PictureLimits
 from contracts.records import Record
-from contracts.unpack import open_picture
+from contracts.unpack import load_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SERVER_LIMITS = PictureLimits()
@@ -114,8 +114,8 @@ def decode_image(
     # JPEG can decode at 1/2, 1/4 or 1/8; twice the target keeps the quality.
     side = 2 * max(width, height)
     mode = "L" if channels == 1 else "RGB"
-    with open_picture(data, cost, limits, side=side, patience_s=patience_s) as picture:
-        pixels = cover(picture, mode, height=height, width=width)
+    picture = load_picture(data, cost, limits, side=side, patience_s=patience_s)
+    pixels = cover(picture, mode, height=height, width=width)
     if pixels.ndim == 2:
         return np.array(pixels[None])
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

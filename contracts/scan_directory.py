@@ -59,9 +59,7 @@ class Directory:
             raise InvalidImage("the directory of tags does not lie in the file")
         (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
         count = min(count, (len(data) - at - start) // entry)
-        limits.refuse_more(
-            count, limits.max_segments, f"{count:,} tags", "save it again without metadata"
-        )
+        limits.refuse_more(count, limits.max_segments, "{} tags", "save it again without metadata")
         length = numbers = 0
         for place in range(at + start, at + start + count * entry, entry):
             number, kind, values = struct.unpack_from(

@@ -48,7 +48,8 @@ def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Sc
     blocks, all_blocks = _blocks(head)
     scans = _scans(data, head.first_scan, limits)
     passes = sum(blocks.get(component, 0) for scan in scans for component in scan)
-    rate = pass_rate(data, arithmetic=head.frame in _ARITHMETIC)
+    part = data if len(scans) > 1 else data[: head.first_scan]  # restarts are set before a scan
+    rate = pass_rate(part, arithmetic=head.frame in _ARITHMETIC)
     if head.frame in _LOSSLESS:
         rate = 64 * _PER_BLOCK_AND_SCAN
     reduced = _reduction(width, height, target)
@@ -92,16 +93,12 @@ class _Head:
             marker = _MARKER.search(data, at)
             if marker is None:
                 raise InvalidImage("the JPEG ends before its pixels begin")
-            junk += marker.end() - at - 2
-            limits.refuse_more(
-                junk, limits.max_parts, f"{junk:,} bytes between its segments", SAVE_ANEW
-            )
+            end = marker.end()
+            junk += end - at - 2
             self.segments += 1
-            limits.refuse_more(
-                self.segments, limits.max_segments, f"more than {limits.max_segments:,} segments",
-                SAVE_ANEW,
-            )  # fmt: skip
-            kind, at = data[marker.end() - 1], marker.end()
+            if junk > limits.max_parts or self.segments > limits.max_segments:
+                self._refuse(junk, limits)
+            kind, at = data[end - 1], end
             if kind in _ALONE:
                 continue
             if kind in (_SOI, _EOI):
@@ -116,14 +113,12 @@ class _Head:
             elif kind == _DQT:
                 tables += length
                 limits.refuse_more(
-                    tables, _MAX_TABLE_BYTES, f"{tables:,} bytes of quantization tables", SAVE_ANEW
+                    tables, _MAX_TABLE_BYTES, "{} bytes of quantization tables", SAVE_ANEW
                 )
             elif kind == _APP1 and data.startswith(b"Exif\0\0", at + 2):
                 exif.append(data[at + 8 if exif else at + 2 : at + length])
                 exif_bytes += length
-                limits.refuse_more(
-                    exif_bytes, _MAX_EXIF_BYTES, f"{exif_bytes:,} bytes of Exif", SAVE_ANEW
-                )
+                limits.refuse_more(exif_bytes, _MAX_EXIF_BYTES, "{} bytes of Exif", SAVE_ANEW)
             elif kind == _APP2 and data.startswith(b"MPF\0", at + 2):
                 mpf = data[at + 6 : at + length]
             at += length
@@ -131,11 +126,13 @@ class _Head:
             raise InvalidImage("the JPEG has no frame header before its pixels")
         self.first_scan = marker.end() - 2
         resources = data.count(b"8BIM", 0, self.first_scan)
-        limits.refuse_more(
-            resources, _MAX_RESOURCES, f"{resources:,} Photoshop resources", SAVE_ANEW
-        )
+        limits.refuse_more(resources, _MAX_RESOURCES, "{} Photoshop resources", SAVE_ANEW)
         refuse_costly_exif(b"".join(exif), limits)
         refuse_costly_exif(mpf, limits)
+
+    def _refuse(self, junk: int, limits: PictureLimits) -> None:
+        limits.refuse_more(junk, limits.max_parts, "{} bytes between its segments", SAVE_ANEW)
+        limits.refuse_more(self.segments, limits.max_segments, "{} segments and more", SAVE_ANEW)
 
     def _read_frame(self, kind: int, data: bytes, at: int, length: int) -> None:
         if self.width:

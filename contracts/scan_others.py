@@ -24,9 +24,7 @@ def scan_webp(data: bytes, limits: PictureLimits) -> Scan:
         kind = data[at : at + 4]
         (length,) = struct.unpack_from("<I", data, at + 4)
         chunks += 1
-        limits.refuse_more(
-            chunks, limits.max_parts, f"more than {limits.max_parts:,} chunks", "save one frame"
-        )
+        limits.refuse_more(chunks, limits.max_parts, "{} chunks and more", "save one frame")
         if kind in (b"VP8 ", b"VP8L"):
             if at + (13 if kind == b"VP8L" else 18) <= end:
                 own = _webp_size(kind, data, at + 8)
@@ -86,7 +84,7 @@ def scan_gif(data: bytes, limits: PictureLimits) -> Scan:
         if blocks > limits.max_parts:
             limits.refuse_more(
                 blocks, limits.max_parts,
-                f"more than {limits.max_parts:,} blocks before its first frame",
+                "{} blocks and more before its first frame",
                 "save it again without comments",
             )  # fmt: skip
     if at + 10 > len(data) or data[at] != 0x2C:

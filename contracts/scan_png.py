@@ -49,7 +49,7 @@ def scan_png(data: bytes, limits: PictureLimits) -> Scan:
         chunks += 1
         if chunks > limits.max_parts:
             limits.refuse_more(
-                chunks, limits.max_parts, f"more than {limits.max_parts:,} chunks",
+                chunks, limits.max_parts, "{} chunks and more",
                 "save it again without metadata, with its pixels in larger chunks",
             )  # fmt: skip
         if kind == b"IEND":
@@ -68,7 +68,7 @@ def scan_png(data: bytes, limits: PictureLimits) -> Scan:
                     refuse_costly_exif(data[at + 13 : at + 8 + length], limits)
         at += 12 + length
     limits.refuse_more(
-        texts, limits.max_texts, f"{texts:,} compressed texts and profiles",
+        texts, limits.max_texts, "{} compressed texts and profiles",
         "save it again without metadata",
     )  # fmt: skip
     pixels = width * height

@@ -83,7 +83,7 @@ def _directory(data: bytes, limits: PictureLimits) -> Directory:
     tags = Directory(data, at, order, limits, big=big)
     waiting = [inner for number in _INNER for inner in tags.integers(number)]
     for depth in range(2):
-        limits.refuse_more(len(waiting), 8, f"{len(waiting):,} inner directories", "save it again")
+        limits.refuse_more(len(waiting), 8, "{} inner directories", "save it again")
         found = [
             Directory(data, inner, order, limits, big=big)
             for inner in waiting
@@ -112,9 +112,7 @@ def _pieces(
     needed *= planes
     # Pillow decodes all that are listed, and libtiff all that are needed.
     pieces = max(needed, listed)
-    limits.refuse_more(
-        pieces, 2 * limits.max_parts, f"{pieces:,} strips or tiles", "save it with fewer"
-    )
+    limits.refuse_more(pieces, 2 * limits.max_parts, "{} strips or tiles", "save it with fewer")
     # A little more than the picture: tiles reach over its edges.
     if pieces * area > 4 * max(width * height * planes, 1 << 16) and (
         pieces * area > limits.max_pixels
@@ -152,9 +150,7 @@ def _jpeg_passes(data: bytes, tags: Directory, blocks: float, limits: PictureLim
     passes = 0.0
     for offset, size in zip(offsets, sizes, strict=True):
         scans = data.count(b"\xff\xda", offset, offset + size)
-        limits.refuse_more(
-            scans, limits.max_scans, f"{scans:,} scans in one strip", "save it again"
-        )
+        limits.refuse_more(scans, limits.max_scans, "{} scans in one strip", "save it again")
         passes += max(1, scans) * blocks
     return passes
 

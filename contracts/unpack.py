@@ -2,18 +2,32 @@
 
 import io
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from contracts.errors import ImageTooCostly, InvalidImage, TakesTime
 from contracts.picture_cost import PictureCost
-from contracts.picture_limits import PictureLimits
+from contracts.picture_limits import Format, PictureLimits
 
 # Pillow's own limit only warns up to twice its value. Every picture here has been scanned.
 Image.MAX_IMAGE_PIXELS = None
 
+# No other than the one whose format was scanned may look at the bytes.
+_OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
+    "JPEG": jpeg_factory,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "TIFF": TiffImageFile,
+}
 _NO_MEMORY = "out of memory error"  # Pillow's words where a decoder gets none
 
 
@@ -32,21 +46,20 @@ class TimedBytes(io.BytesIO):
     def __init__(self, data: bytes, seconds: float, too_late: Exception) -> None:
         super().__init__(data)
         self._end = time.thread_time() + seconds
-        self._too_late = too_late
+        self.too_late = too_late
         self.is_cut_off = False
 
     def read(self, size: int | None = -1, /) -> bytes:
         """The next bytes, or the error."""
         if time.thread_time() > self._end:
             self.is_cut_off = True
-            raise self._too_late
+            raise self.too_late
         return super().read(size)
 
 
-@contextmanager
-def open_picture(
+def load_picture(
     data: bytes, cost: PictureCost, limits: PictureLimits, *, side: int, patience_s: float
-) -> Iterator[Image.Image]:
+) -> Image.Image:
     """A picture with its pixels.
 
     Args:
@@ -62,42 +75,40 @@ def open_picture(
         TakesTime: longer than `patience_s`.
         MemoryError: there is no memory.
     """
-    too_late: Exception
-    if patience_s < limits.max_seconds:
-        too_late = TakesTime(limits.max_seconds, cost.memory)
-    else:
-        too_late = ImageTooCostly(
-            f"decoding the {cost.format} took more than {limits.max_seconds:.1f} s of processor "
-            "time: its data is made to be slow; save it again"
-        )
-    file = TimedBytes(data, min(patience_s, limits.max_seconds), too_late)
-    with _reading(file, too_late, cost):
-        picture = Image.open(file, formats=(cost.format,))
-    with picture:
-        with _reading(file, too_late, cost):
-            # An Exif orientation of a TIFF swaps what Pillow says, not what it decodes.
-            if {*picture.size} != {cost.width, cost.height}:
-                raise InvalidImage(
-                    f"the image has two sizes: {cost.width} x {cost.height} and "
-                    f"{picture.width} x {picture.height}"
-                )
-            picture.draft(None, (side, side))
-            picture.load()
-        yield picture
-
-
-@contextmanager
-def _reading(file: TimedBytes, too_late: Exception, cost: PictureCost) -> Iterator[None]:
-    """Say in the words of the product what Pillow raises; nothing else runs in here."""
+    within_s = min(patience_s, limits.max_seconds)
+    file = io.BytesIO(data)
+    if cost.seconds + cost.doubt_s > within_s:
+        file = TimedBytes(data, within_s, _too_late(cost, limits, patience_s))
     try:
-        yield
+        return _loaded(file, cost, side)
     except (InvalidImage, MemoryError):
         raise
-    except Exception as error:  # its decoders raise a dozen types on damaged files
-        if file.is_cut_off:
-            raise too_late from None
+    except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
+        if isinstance(file, TimedBytes) and file.is_cut_off:
+            raise file.too_late from None
         if _NO_MEMORY in str(error):
             raise MemoryError(str(error)) from error
-        if isinstance(error, UnidentifiedImageError):
-            raise InvalidImage(f"the {cost.format} cannot be decoded: it is damaged") from None
         raise InvalidImage(f"the image cannot be decoded: {error}") from error
+
+
+def _loaded(file: io.BytesIO, cost: PictureCost, side: int) -> Image.Image:
+    """Nothing but calls of Pillow: what they raise is said to be the picture's fault."""
+    picture = _OPENERS[cost.format](file)
+    size = picture.size
+    # An Exif orientation of a TIFF swaps what Pillow says, not what it decodes.
+    if size != (cost.width, cost.height) and size != (cost.height, cost.width):
+        raise InvalidImage(
+            f"the image has two sizes: {cost.width} x {cost.height} and {size[0]} x {size[1]}"
+        )
+    picture.draft(None, (side, side))
+    picture.load()
+    return picture
+
+
+def _too_late(cost: PictureCost, limits: PictureLimits, patience_s: float) -> Exception:
+    if patience_s < limits.max_seconds:
+        return TakesTime(limits.max_seconds, cost.memory)
+    return ImageTooCostly(
+        f"decoding the {cost.format} took more than {limits.max_seconds:.1f} s of processor time: "
+        "its data is made to be slow; save it again"
+    )

@@ -26,7 +26,8 @@ HEAD_TIMEOUT_S = 30.0
 REST_TIMEOUT_S = 10.0  # for the rest of a body that nobody wanted
 WRITE_TIMEOUT_S = 30.0  # for a client to take what was written
 CLOSE_TIMEOUT_S = 5.0
-LAST_REQUEST_S = 0.1  # for a request that is on its way when the server stops
+# For a request that is on its way when the server stops, and for the rest of one that has begun.
+LAST_REQUEST_S, LAST_HEAD_S = 0.1, 1.0
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -118,6 +119,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_last = True
         if self._is_answering():
             self.cycle.keep_alive = False
+        elif self._in_message and not self._head.is_complete:
+            self._read_within(LAST_HEAD_S)
         else:
             self.loop.call_later(LAST_REQUEST_S, self._close_if_idle)
 

@@ -19,10 +19,6 @@ from tests.serving.test_decoding_lanes import GatedDecoder, lanes
 from tests.serving.test_lanes import expected, image
 
 
-def impatient(seconds: float = 0.5) -> "Decode":
-    return Decode(seconds)
-
-
 class Decode:
     """A lane's decoder, which hands slow pictures on."""
 
@@ -54,9 +50,7 @@ class Patient(GatedDecoder):
 
 @contextmanager
 def running(patient: Patient, *, seconds: float = 0.5, **options: object) -> Iterator[Lanes]:
-    with lanes(
-        GatedMember(), decode=impatient(seconds), decode_costly=patient, **options
-    ) as started:
+    with lanes(GatedMember(), decode=Decode(seconds), decode_costly=patient, **options) as started:
         try:
             yield started
         finally:

@@ -414,7 +414,7 @@ async def test_a_picture_of_many_scans_is_refused(http: httpx.AsyncClient) -> No
     data = encoded(picture(0, width=64, height=64), "JPEG", progressive=True)
     scan = data.index(b"\xff\xda")
     costly = data[:scan] + data[scan : scan + 14] * 101 + data[scan:]
-    detail = is_problem(await http.post("/predict", content=costly), 422, "invalid_image")
+    detail = is_problem(await http.post("/predict", content=costly), 422, "image_too_costly")
     assert "scans, at most 100" in detail
 
 

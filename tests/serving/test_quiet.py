@@ -54,7 +54,6 @@ def test_damaged_tiffs_print_nothing_in_a_server() -> None:
 def test_damaged_tiffs_would_print() -> None:
     said = said_while_decoding("as it is")
     assert "JPEGLib: " in said and "UserWarning" in said
-    assert "More samples per pixel" in said
 
 
 def test_clients_cannot_write_to_the_log_of_a_server(

@@ -21,6 +21,7 @@ from contracts.figures import mean_probabilities
 from contracts.stopping import SIGNALS
 from serving.predict import predict_with_bundle, predict_with_url
 from snapensemble.server_process import ServerFailed, server_process
+from tests.attacks.pictures import bmp
 from tests.contracts.test_pixels import png_claiming
 from tests.factories import encoded, make_bundle, picture
 from tests.serving.test_http import exact_MK
@@ -276,6 +277,10 @@ def test_predict_prints_a_line_per_file_or_json(
         (["{png}", "--bundle", "/no/bundle"], "made by `snapensemble export`"),
         (["{png}", "--bundle", "{bundle}", "--top", "-1"], "--top: Input should be greater"),
         (["{png}", "--url", "{url}", "--top", "-1"], "answered 422: top:"),
+        (["{rle}", "--bundle", "{bundle}"], "run-length encoded"),
+        (["{rle}", "--bundle", "{bundle}"], "or give --max-image-cost"),
+        (["{rle}", "--bundle", "{bundle}", "--max-image-cost", "0"], "is between 1 and 10000"),
+        (["{rle}", "--url", "{url}"], "answered 422: the BMP is run-length encoded"),
     ],
 )
 def test_predict_explains_what_is_wrong(
@@ -283,11 +288,13 @@ def test_predict_explains_what_is_wrong(
 ) -> None:
     (tmp_path / "text").write_text("hello")
     (tmp_path / "png").write_bytes(encoded(picture(3)))
+    (tmp_path / "rle").write_bytes(bmp(3_000, 3_000, 1, 8, b"\0\1"))
     names = {
         "bundle": server[1],
         "url": server[0],
         "text": tmp_path / "text",
         "png": tmp_path / "png",
+        "rle": tmp_path / "rle",
     }
     found = run("predict", *(argument.format(**names) for argument in arguments))
     assert found.returncode == 2, found.stderr

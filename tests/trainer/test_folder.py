@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from contracts.errors import InvalidData
-from contracts.pixels import decode_image
+from contracts.pixels import SERVER_LIMITS, decode_image
 from tests.factories import encoded, picture
 from tests.trainer.folders import load, make_folder, rows
 from trainer.folder import image_folder
@@ -213,3 +214,20 @@ def test_grey_pictures_have_three_equal_channels_or_one(tmp_path: Path) -> None:
         data = encoded(Image.fromarray(grey))
         image_CHW = read_one(tmp_path / str(channels), "a.png", data, channels)
         np.testing.assert_array_equal(image_CHW, np.broadcast_to(grey, (channels, 16, 16)))
+
+
+def test_pictures_that_a_server_would_refuse_are_counted_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = replace(SERVER_LIMITS, max_pixels=500)
+    monkeypatch.setattr("trainer.decoding.SERVER_LIMITS", small)
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for number, side in enumerate((20, 30)):
+            Image.new("L", (side, side), 9).save(tmp_path / label / f"{number}.png")
+    assert len(image_folder(tmp_path, size=8, channels=1).everything or ()) == 4
+    assert "a server with its default limits would refuse 2 of these 4 pictures" in (
+        "".join(capsys.readouterr())
+    )
+    with pytest.raises(InvalidData, match="megapixels"):
+        image_folder(tmp_path, size=8, channels=1, max_image_cost=1)
