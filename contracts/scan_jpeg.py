@@ -24,8 +24,9 @@ _SOI, _EOI, _SOS, _DQT, _APP1, _APP2 = 0xD8, 0xD9, 0xDA, 0xDB, 0xE1, 0xE2
 _MAX_TABLE_BYTES, _MAX_EXIF_BYTES, _MAX_RESOURCES = 16_384, 1 << 20, 10_000
 
 # Nanoseconds, as measured, rounded up.
-_PER_SEGMENT, _PER_BYTE = 5_000, 12
-_PER_BLOCK_AND_SCAN, _WITH_RESTARTS, _WITH_ARITHMETIC = 15, 60, 1_500
+_PER_SEGMENT, _PER_BYTE, _PER_PROGRESSIVE_BYTE = 5_000, 12, 32
+_PER_BLOCK_AND_SCAN, _WITH_RESTARTS, _WITH_ARITHMETIC = 45, 60, 1_500
+_LOSSLESS_RATE = 1_000
 _PER_BLOCK, _PER_PIXEL = 90, 4
 
 
@@ -51,7 +52,8 @@ def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Sc
     part = data if len(scans) > 1 else data[: head.first_scan]  # restarts are set before a scan
     rate = pass_rate(part, arithmetic=head.frame in _ARITHMETIC)
     if head.frame in _LOSSLESS:
-        rate = 64 * _PER_BLOCK_AND_SCAN
+        rate = _LOSSLESS_RATE
+    per_byte = _PER_PROGRESSIVE_BYTE if head.frame in _PROGRESSIVE else _PER_BYTE
     reduced = _reduction(width, height, target)
     decoded = math.ceil(width / reduced) * math.ceil(height / reduced)
     out_s = (all_blocks * _PER_BLOCK / min(reduced, 4) + decoded * len(blocks) * _PER_PIXEL) * NS
@@ -63,7 +65,7 @@ def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Sc
         pixel_bytes=1 if len(blocks) == 1 else 4,
         decoded=decoded,
         seconds=head.segments * _PER_SEGMENT * NS
-        + (len(data) * _PER_BYTE + passes * rate) * NS
+        + (len(data) * per_byte + passes * rate) * NS
         + out_s,
         memory=all_blocks * 128 if whole else width * 64 * len(blocks),
         planes=3 if len(blocks) == 4 else 1,

@@ -6,7 +6,7 @@ from contracts.errors import ImageTooCostly, InvalidImage
 from contracts.picture_limits import NS, PictureLimits, Scan
 from contracts.scan_directory import refuse_costly_exif
 
-_WEBP_PER_PIXEL, _WEBP_PER_BYTE, _WEBP_PER_CHUNK = 22, 12, 200
+_WEBP_PER_PIXEL, _WEBP_PER_BYTE, _WEBP_PER_CHUNK = 22, 36, 200
 _WEBP_CANVASES = 3  # of 4 bytes a pixel, beside Pillow's own: two of the animation, and a copy
 _GIF_PER_PIXEL, _GIF_PER_BYTE, _GIF_PER_BLOCK = 6, 8, 1_000
 _BMP_PER_PIXEL, _BMP_PER_RUN_PIXEL, _BMP_PER_RUN_BYTE = 4, 150, 400

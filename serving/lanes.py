@@ -148,10 +148,6 @@ class Lanes:
         """
         self._lobby.refuse_overload(count, within_s)
 
-    def predicted_wait_s(self) -> float:
-        """Seconds until an image that comes now would be answered, from the measured rates."""
-        return self._lobby.predicted_wait_s
-
     def _lane(self) -> None:
         stand_back()  # for the thread that answers clients, also those that are refused
         clock = Clock()
@@ -179,13 +175,16 @@ class Lanes:
                     clock.lap()  # idle: nobody pays
 
     def _decode_picture(self, turn: Turn, waiting: Waiting, clock: Clock) -> None:
-        failure = waiting.attempt(self._decode)
-        has_left = waiting.has_left()
+        failure = turn.refusal or waiting.attempt(self._decode)
+        if has_left := waiting.has_left():
+            failure = None
         with self._changed:
-            if handed_over := isinstance(failure, TakesTime) and not has_left:
+            if handed_over := isinstance(failure, TakesTime):
+                turn.decoded(failure.seconds)
                 failure = self._costly.hand_over(turn.stage, waiting, failure)
             # Images are counted as begun by their micro-batch; those that end here began here.
             turn.stage.load.measured(clock.lap() / self.threads, int(failure is not None))
+            turn.decoded(waiting.times.processor_s)
             turn.used(max(waiting.times.decode_s, turn.stage.load.image_s))
             if not handed_over or failure is not None:
                 turn.stage.decoded(waiting, is_over=has_left or failure is not None)

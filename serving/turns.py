@@ -9,10 +9,12 @@ import itertools
 from collections import deque
 from collections.abc import Iterable
 
+from contracts.errors import ImageTooCostly
 from serving.stages import Stage
 from serving.waiting import Waiting
 
 PATIENCE = 4.0
+MOST_DECODING_S = 1.0  # processor time of one request
 
 
 class Turn:
@@ -27,6 +29,22 @@ class Turn:
         self.stage = stage
         self.pictures = deque(pictures)
         self.since = self.pictures[0].times.accepted
+        self._decoding_s = 0.0
+
+    @property
+    def refusal(self) -> ImageTooCostly | None:
+        """Why the pictures that are left are not decoded, if they are not."""
+        if self._decoding_s <= MOST_DECODING_S:
+            return None
+        return ImageTooCostly(
+            f"the pictures before it in the request took {self._decoding_s:.1f} s of processor "
+            f"time to decode, at most {MOST_DECODING_S:.0f} s are spent on one request; send fewer "
+            "in each"
+        )
+
+    def decoded(self, seconds: float) -> None:
+        """A picture has taken so much processor time, or will."""
+        self._decoding_s += seconds
 
     def used(self, seconds: float) -> None:
         """Stand back as if the request had come `PATIENCE` times later than what it has had.

@@ -49,6 +49,7 @@ class Times:
     decoded: float | None = None
     begun: float | None = None  # with its first member
     ended: float | None = None
+    processor_s: float = 0.0  # that decoding took
 
     @property
     def decode_s(self) -> float:
@@ -110,11 +111,12 @@ class Waiting:
             if data is None or self.answer.cancelled():
                 return
             times = self.times
-            times.decoding = time.monotonic()
+            times.decoding, began = time.monotonic(), time.thread_time()
             try:
                 self.picture = decode(data)
             finally:
                 times.decoded = time.monotonic()
+                times.processor_s += time.thread_time() - began
 
     def attempt(self, decode: Callable[[bytes], Image]) -> Exception | None:
         """Decode, or say why not; defects, too, since the client must be answered."""

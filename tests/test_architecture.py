@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("contracts", "trainer", "export", "report", "serving", "snapensemble")
-SOURCES = [file for room in ROOMS for file in sorted((ROOT / room).glob("*.py"))]
+SOURCES = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: f"{f.parent.name}/{f.name}")

@@ -1,5 +1,6 @@
 """One request and its answer: counted, logged, traced and given its headers in this one place."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Collection
@@ -7,11 +8,12 @@ from contextlib import ExitStack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.errors import Stopping
 from serving.http.scope import is_crowded, refused_status
 from serving.life import Life
 from serving.logs import id_of_request, log_access, request_id
 from serving.metrics import Metrics
-from serving.problems import internal_problem
+from serving.problems import internal_problem, serving_problem
 from serving.traces import Traces
 
 NO_ANSWER = 499  # it was never begun: the client has left, or the server had to stop
@@ -65,6 +67,11 @@ class Exchanges:
         with Exchange(self, scope, send) as exchange:
             try:
                 await self._app(scope, receive, exchange.send)
+            except asyncio.CancelledError:
+                if exchange.status or not self.life.stopping:
+                    raise
+                late = Stopping("the server had to end before the request was answered")
+                await serving_problem(late, self.metrics)(scope, receive, exchange.send)
             except Exception:  # a defect: logged here, and the client learns no more than that
                 log.exception("unexpected error in %s %s", scope["method"], exchange.route)
                 if not exchange.status:

@@ -291,13 +291,13 @@ def test_images_between_stages_count_as_unanswered_but_not_as_queued() -> None:
         hard = lanes.submit([image(2), image(5)], "cascade")
         assert fakes[2].entered.acquire(timeout=30)
         assert lanes.queued == 0 and unanswered(lanes) == 2
-        before = lanes.predicted_wait_s()
+        before = lanes._lobby.predicted_wait_s
         assert before > 0
         waiting = lanes.submit([image(0), image(3)], "cascade")  # the queue has room for two
-        assert lanes.queued == 2 and lanes.predicted_wait_s() == pytest.approx(2 * before)
+        assert lanes.queued == 2 and lanes._lobby.predicted_wait_s == pytest.approx(2 * before)
         fakes[2].gate.set()
         wait([*hard, *waiting], 30)
-        assert lanes.queued == lanes.predicted_wait_s() == 0
+        assert lanes.queued == lanes._lobby.predicted_wait_s == 0
 
 
 def test_the_wait_is_predicted_from_what_each_mode_costs() -> None:
@@ -308,7 +308,7 @@ def test_the_wait_is_predicted_from_what_each_mode_costs() -> None:
     assert second.load is first.load
     lanes.submit([image(0)] * 2, "full")
     lanes.submit([image(0)] * 3, "cascade")
-    assert lanes.predicted_wait_s() == pytest.approx(2 * 5.0 + 3 * 1.0)
+    assert lanes._lobby.predicted_wait_s == pytest.approx(2 * 5.0 + 3 * 1.0)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 20])

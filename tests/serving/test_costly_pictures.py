@@ -68,7 +68,7 @@ def test_cheap_pictures_are_answered_while_costly_ones_are_decoded(threads: int)
         patient.gate.set()
         np.testing.assert_allclose(slow[0].result(30), expected(7))
         np.testing.assert_allclose(slow[1].result(30), expected(8))
-        assert started.queued == started.predicted_wait_s() == 0
+        assert started.queued == started._lobby.predicted_wait_s == 0
 
 
 def test_more_costly_pictures_than_can_be_decoded_in_time_are_refused() -> None:
@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_costly_picture_or_with_the_server_is_told_apart() 
         assert isinstance(hungry.exception(30), Overloaded)
         assert isinstance(defect.exception(30), InferenceFailed)
         np.testing.assert_allclose(good.result(30), expected(4))
-        assert started.predicted_wait_s() == 0
+        assert started._lobby.predicted_wait_s == 0
 
 
 def test_no_memory_for_a_cheap_picture_is_overload_and_no_defect() -> None:
@@ -128,7 +128,7 @@ def test_a_costly_picture_whose_client_left_is_not_decoded() -> None:
         assert first.cancel() and left.cancel()
         patient.gate.set()
         np.testing.assert_allclose(stays.result(30), expected(3))
-        assert started.predicted_wait_s() == 0
+        assert started._lobby.predicted_wait_s == 0
     assert patient.order == [b"slow1", b"slow3"]
 
 
@@ -184,4 +184,4 @@ def test_every_picture_is_answered_once_whatever_the_mixture(
             if not has_left:
                 value = 7 if picture == b"slow7" else 3
                 np.testing.assert_allclose(answer.result(30), expected(value))
-    assert started.queued == started.predicted_wait_s() == 0
+    assert started.queued == started._lobby.predicted_wait_s == 0

@@ -76,7 +76,7 @@ def test_every_encoded_picture_gets_its_own_answer(
         for group in futures:
             for value, future in enumerate(group):
                 np.testing.assert_allclose(future.result(30), expected(value, 2))
-        assert running.queued == running.predicted_wait_s() == 0
+        assert running.queued == running._lobby.predicted_wait_s == 0
 
 
 def test_a_damaged_picture_fails_alone() -> None:
@@ -143,7 +143,7 @@ def test_a_picture_whose_client_left_is_not_decoded() -> None:
         assert left.cancel()
         member.gate.set()
         np.testing.assert_allclose(stays.result(30), expected(2))
-        assert running.predicted_wait_s() == 0
+        assert running._lobby.predicted_wait_s == 0
     assert decode.order == [b"\x02"]
 
 
@@ -163,7 +163,7 @@ def test_what_damaged_pictures_cost_is_known_too() -> None:
         wait(running.submit([b"bad"] * 3), 30)
         decode.gate.clear()
         running.submit([b"bad"])
-        assert running.predicted_wait_s() > 0
+        assert running._lobby.predicted_wait_s > 0
     assert len(told) == 4 and min(told) > 0
 
 

@@ -22,6 +22,7 @@ from serving.settings import Settings
 from tests.contracts.test_pixels import png_claiming
 from tests.factories import CLASSES, CONTRACT, encoded, linear_logits, make_bundle, picture
 from tests.fakes import GatedMember, LeavingClient, client, fail_members
+from tests.serving.conftest import LIMITS
 
 PNG = encoded(picture(1))
 HEADERS = {"content-type": "image/png"}

@@ -239,7 +239,7 @@ def test_a_wait_that_would_be_too_long_is_refused_with_the_time_to_come_back() -
         running.submit([image(0)])
         assert member.entered.acquire(timeout=30)
         running.submit([image(v) for v in range(3)])
-        assert running.predicted_wait_s() == pytest.approx(1.6)
+        assert running._lobby.predicted_wait_s == pytest.approx(1.6)
         with pytest.raises(Overloaded, match=r"would be 1\.6 s, at most 1\.0 s") as caught:
             running.submit([image(9)])
         assert caught.value.retry_after_s == pytest.approx(0.6)
@@ -250,10 +250,10 @@ def test_the_rate_is_measured() -> None:
     member = GatedMember()
     with lanes(member) as running:
         wait(running.submit([image(v) for v in range(10)]), 30)
-        assert running.predicted_wait_s() == 0
+        assert running._lobby.predicted_wait_s == 0
         member.gate.clear()
         running.submit([image(0)])
-        assert 0 < running.predicted_wait_s() < 30
+        assert 0 < running._lobby.predicted_wait_s < 30
 
 
 def test_leaving_answers_everything_that_was_accepted_and_refuses_the_rest() -> None:

@@ -101,6 +101,23 @@ async def test_a_request_that_is_cancelled_is_counted_and_its_id_forgotten() -> 
     assert counted(metrics) == {("/predict", "499"): 1}
 
 
+async def test_a_request_that_is_cut_off_because_the_server_ends_is_told_so() -> None:
+    metrics, life, begun = Metrics(), Life(), asyncio.Event()
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await receive()
+
+    task = asyncio.create_task(ask(waits, metrics, life))
+    await begun.wait()
+    life.stop(15)
+    task.cancel()
+    start, body = await task
+    assert start["status"] == 503 and b'"stopping"' in body["body"]
+    assert dict(start["headers"])[b"connection"] == b"close"
+    assert counted(metrics) == {("/predict", "503"): 1}
+
+
 async def test_unknown_paths_share_a_name() -> None:
     metrics = Metrics()
     for path in ("/a", "/b"):
