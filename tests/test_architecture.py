@@ -12,7 +12,7 @@ SOURCES = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py")
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: f"{f.parent.name}/{f.name}")
 def test_a_file_holds_one_idea(file: Path) -> None:
-    assert len(file.read_text().splitlines()) <= 250
+    assert len(file.read_text().splitlines()) <= 400
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda f: f"{f.parent.name}/{f.name}")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.errors import InvalidImage, TakesTime
+from contracts.errors import ImageTooCostly, InvalidImage, TakesTime
 from serving.errors import InferenceFailed, Overloaded
 from serving.lanes import Lanes
 from serving.waiting import Image
@@ -76,7 +76,7 @@ def test_more_costly_pictures_than_can_be_decoded_in_time_are_refused() -> None:
     with running(patient, seconds=0.9) as started:
         first = started.submit([b"slow1"])
         assert patient.entered.acquire(timeout=30)
-        more = started.submit([b"slow2", b"slow3", b"slow4"])
+        more = [started.submit([picture])[0] for picture in (b"slow2", b"slow3", b"slow4")]
         refused = more[1].exception(30)
         assert isinstance(refused, Overloaded) and refused.retry_after_s == pytest.approx(1.8)
         assert isinstance(more[2].exception(30), Overloaded)
@@ -123,13 +123,26 @@ def test_every_costly_picture_is_answered_on_leaving() -> None:
 def test_a_costly_picture_whose_client_left_is_not_decoded() -> None:
     patient = Patient(is_open=False)
     with running(patient) as started:
-        first, left, stays = started.submit([b"slow1", b"slow2", b"slow3"])
+        first, left, stays = (
+            started.submit([picture])[0] for picture in (b"slow1", b"slow2", b"slow3")
+        )
         assert patient.entered.acquire(timeout=30)
         assert first.cancel() and left.cancel()
         patient.gate.set()
         np.testing.assert_allclose(stays.result(30), expected(3))
         assert started._lobby.predicted_wait_s == 0
     assert patient.order == [b"slow1", b"slow3"]
+
+
+def test_no_request_gets_more_decoding_than_one_may_have() -> None:
+    with running(Patient(), seconds=0.6) as started:
+        first, second, third, cheap = started.submit([b"slow1", b"slow2", b"slow3", b"\x04"])
+        np.testing.assert_allclose(first.result(30), expected(1))
+        np.testing.assert_allclose(second.result(30), expected(2))
+        for refused in (third, cheap):
+            assert isinstance(refused.exception(30), ImageTooCostly)
+        assert "took 1.2 s of processor time" in str(third.exception())
+        np.testing.assert_allclose(started.submit([b"\x04"])[0].result(30), expected(4))
 
 
 def test_memory_is_held_while_a_costly_picture_is_decoded() -> None:
