@@ -19,6 +19,7 @@ from benchmarks.bundles import add_arguments, bundle_of, pictures_of
 from benchmarks.machine import save, spread
 from serving.app import Application, create_app
 from serving.engine import load_engine
+from serving.http.scope import mark_whole
 from serving.metrics import Metrics
 from serving.settings import Settings
 from tests.fakes import prediction_scope
@@ -79,7 +80,9 @@ async def measure(
 async def ask(app: Application, picture: bytes) -> None:
     """One request, as an ASGI server hands it over."""
     messages = [{"type": "http.request", "body": picture, "more_body": False}]
-    await app(prediction_scope(HEADERS), partial(receive, messages), send)
+    scope = prediction_scope(HEADERS)
+    mark_whole(scope)
+    await app(scope, partial(receive, messages), send)
 
 
 async def receive(messages: list[dict[str, Any]]) -> dict[str, Any]:

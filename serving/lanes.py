@@ -78,7 +78,8 @@ class Lanes:
         self._summarize = summarize
         self._on_decode = on_decode
         self._on_batch = on_batch
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._stages, entries = stages_of(len(members), leaves)
         self._lobby = Lobby(entries, max_queue=max_queue, max_wait_s=max_wait_s)
         self._costly = CostlyPictures(decode_costly or decode, hold_memory, self._decoded_costly)
@@ -95,7 +96,7 @@ class Lanes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self._changed:
+        with self._lock:
             self._lobby.closed = True
             self._changed.notify_all()
         for thread in self._threads:
@@ -128,7 +129,7 @@ class Lanes:
             Overloaded: the queue is full, or the wait would be too long.
             Stopping: the lanes are being closed.
         """
-        with self._changed:
+        with self._lock:
             answers = self._lobby.accept(pictures, mode)
         if wake:
             self.wake(len(pictures))
@@ -136,7 +137,7 @@ class Lanes:
 
     def wake(self, count: int) -> None:
         """Wake idle lanes for so many pictures."""
-        with self._changed:
+        with self._lock:
             self._changed.notify(count)
 
     def refuse_overload(self, count: int, within_s: float = math.inf) -> None:
@@ -159,7 +160,7 @@ class Lanes:
 
         A lane may end while another one runs images that will go on: that one takes them up.
         """
-        with self._changed:
+        with self._lock:
             while True:
                 if self._tasks:
                     return self._tasks.popleft()
@@ -178,7 +179,7 @@ class Lanes:
         failure = turn.refusal or waiting.attempt(self._decode)
         if has_left := waiting.has_left():
             failure = None
-        with self._changed:
+        with self._lock:
             if handed_over := isinstance(failure, TakesTime):
                 turn.decoded(failure.seconds)
                 failure = self._costly.hand_over(turn.stage, waiting, failure)
@@ -197,7 +198,7 @@ class Lanes:
         self, stage: Stage, waiting: Waiting, cost: TakesTime, failure: Exception | None
     ) -> None:
         has_left = waiting.has_left()
-        with self._changed:
+        with self._lock:
             self._costly.forget(cost)
             stage.decoded(waiting, is_over=has_left or failure is not None)
             self._changed.notify_all()  # also those that wait for the end
@@ -231,7 +232,7 @@ class Lanes:
     def _finish(self, stage: Stage, batch: MicroBatch) -> None:
         outcome = batch.outcome(stage.leaves, self._summarize)
         report = batch.report(outcome, self.queued)
-        with self._changed:
+        with self._lock:
             self._lobby.answered(stage, [waiting for waiting, _ in outcome.answers])
             if not outcome.failed:  # failures say nothing of the rate
                 stage.load.measured(batch.lane_s / self.threads, len(report.waits_s))

@@ -26,6 +26,7 @@ class Lobby:
 
     def __init__(self, entries: Mapping[Mode, Stage], *, max_queue: int, max_wait_s: float) -> None:
         self._entries = entries
+        self._stages = list(entries.values())
         self._max_queue = max_queue
         self._max_wait_s = max_wait_s
         self.closed = False
@@ -35,7 +36,7 @@ class Lobby:
     @property
     def decoded(self) -> int:
         """Images that wait for their first member."""
-        return sum([len(stage.waiting) for stage in self._entries.values()])
+        return sum([len(stage.waiting) for stage in self._stages])
 
     @property
     def queued(self) -> int:
@@ -45,7 +46,7 @@ class Lobby:
     @property
     def predicted_wait_s(self) -> float:
         """Seconds until an image that comes now would be answered, from the measured rates."""
-        return sum([stage.load.wait_s for stage in self._entries.values()])
+        return sum([stage.load.unanswered * stage.load.image_s for stage in self._stages])
 
     def refuse_overload(self, count: int, within_s: float = math.inf) -> float:
         """Predict how long so many pictures would wait, seconds.

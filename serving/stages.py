@@ -21,6 +21,7 @@ class Load:
     """The unanswered images of a mode, and what one has cost lately."""
 
     unanswered: int = 0
+    image_s: float = 0.0  # that an image takes of all lanes together; 0 before anything is measured
     _seconds: float = 0.0
     _begun: float = 0.0
 
@@ -33,16 +34,12 @@ class Load:
         kept = 0.9 if begun else 1.0
         self._seconds = kept * self._seconds + seconds
         self._begun = kept * self._begun + begun
+        self.image_s = self._seconds / self._begun if self._begun else 0.0
 
     @property
     def wait_s(self) -> float:
         """Seconds until the unanswered images are answered; 0 before anything is measured."""
         return self.unanswered * self.image_s
-
-    @property
-    def image_s(self) -> float:
-        """Seconds that an image takes of all lanes together; 0 before anything is measured."""
-        return self._seconds / self._begun if self._begun else 0.0
 
 
 @dataclass(slots=True)

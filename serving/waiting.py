@@ -136,6 +136,8 @@ class Waiting:
 
     def resolve(self, outcome: Floats | Exception) -> None:
         """Answer, unless the caller has left."""
+        if isinstance(self.picture, Encoded):  # nobody will decode it
+            self.picture.drop()
         self.times.ended = time.monotonic()
         if self.answer.set_running_or_notify_cancel():
             if isinstance(outcome, Exception):

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from serving.errors import (
     BodyTimeout,
@@ -21,12 +21,14 @@ from serving.errors import (
 )
 from serving.http.form import WholeForm, refuse_odd_charset
 from serving.http.json_images import GROWTH, pictures_of_json, too_many
+from serving.http.scope import is_whole
 from serving.inference.admission import Holding
 from serving.settings import Settings
 
 OCTETS = "application/octet-stream"
 FORM = "multipart/form-data"
 JSON = "application/json"
+HEADERS = (b"content-type", b"content-length", b"content-encoding", b"expect")
 LARGE = 2**18  # bytes of JSON that are not parsed between two answers
 DRAIN_BYTES = 64 * 2**20
 DRAIN_S = 2.0
@@ -40,20 +42,24 @@ class Body:
     """The body of one request, which has not been read.
 
     Args:
-        headers: of the request, names in lower case.
-        receive: gives the pieces, as of ASGI.
+        scope: of the request.
+        receive: gives the pieces.
         held: counts them.
         settings: limits.
     """
 
     def __init__(
         self,
-        headers: Iterable[tuple[bytes, bytes]],
+        scope: Scope,
         receive: Receive,
         held: Holding,
         settings: Settings,
     ) -> None:
-        self._headers = {name: value.decode("latin-1") for name, value in reversed([*headers])}
+        self._headers: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            if name in HEADERS and name not in self._headers:
+                self._headers[name] = value.decode("latin-1")
+        self._is_whole = is_whole(scope)
         self._receive = receive
         self._held = held
         self._settings = settings
@@ -77,7 +83,8 @@ class Body:
         media_type = essence(self._headers.get(b"content-type", ""))
         try:
             self._refuse_announced(media_type)
-            async with asyncio.timeout_at(min(latest, deadline)):
+            # What has come whole takes no time; a timer would.
+            async with asyncio.timeout_at(None if self._is_whole else min(latest, deadline)):
                 if media_type == FORM:
                     return await self._form()
                 body = await self._whole()

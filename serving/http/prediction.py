@@ -52,7 +52,7 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
     with service.admission.request(within_s) as held:
         asked = service.asked(options)
         deadline = asyncio.get_running_loop().time() + within_s
-        body = Body(scope["headers"], receive, held, service.settings)
+        body = Body(scope, receive, held, service.settings)
         started = time.monotonic()
         try:
             pictures = await body.pictures(deadline)
@@ -98,14 +98,16 @@ async def classify(
         left -= 1
         if is_over.done():
             return
-        if not answer.cancelled() and answer.exception() is not None:
-            is_over.set_exception(_failure_of(answers, answer))
-        elif left == 0:
+        if left == 0:
             is_over.set_result(None)
+        elif not answer.cancelled() and answer.exception() is not None:
+            is_over.set_exception(_failure_of(answers, answer))
 
     answers = held.submit(pictures, mode, service.bridge.submit, answered)
     try:
         await _over_or_left(is_over, receive, deadline)
+        if left == 0:
+            held.all_answered()
         return [_said_of(one, index, count) for index, one in enumerate(answers)]
     finally:
         if service.traces is not None:

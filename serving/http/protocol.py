@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.errors import Overloaded
 from serving.http import head
 from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY, Refusal, Refused
-from serving.http.scope import mark_crowded, mark_refused
+from serving.http.scope import mark_crowded, mark_refused, mark_whole
 from serving.http.timekeeper import Timekeeper
 from serving.inference.memory import MemoryBudget
 
@@ -174,6 +174,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self.cycle.response_complete:
             self._read_within(self.timeout_keep_alive)
+        mark_whole(self.cycle.scope)  # type: ignore[arg-type]
         super().on_message_complete()
 
     # What the application has done.

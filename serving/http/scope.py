@@ -6,6 +6,7 @@ from serving.errors import Overloaded
 
 _CROWDED = "snapensemble.crowded"
 _REFUSED = "snapensemble.refused"
+_WHOLE = "snapensemble.whole"
 
 
 def mark_crowded(scope: Scope) -> None:
@@ -26,6 +27,16 @@ def refuse_crowd(scope: Scope) -> None:
     """Raise Overloaded if it did."""
     if is_crowded(scope):
         raise Overloaded("too many connections are open; use fewer, or try again later", 1.0)
+
+
+def mark_whole(scope: Scope) -> None:
+    """All of the body has come: nobody has to look at the clock while it is read."""
+    scope["state"][_WHOLE] = True
+
+
+def is_whole(scope: Scope) -> bool:
+    """Whether it has."""
+    return _WHOLE in scope.get("state", ())
 
 
 def mark_refused(scope: Scope, status: int) -> None:

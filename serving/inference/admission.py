@@ -112,6 +112,10 @@ class Holding:
             self._admission.memory.let_go(size)
             self._bytes -= size
 
+    def all_answered(self) -> None:
+        """Every picture has been decoded and answered: there is nothing to cancel or to free."""
+        self._answers = self._pictures = ()
+
     def submit(
         self,
         pictures: list[bytes],

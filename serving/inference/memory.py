@@ -23,7 +23,9 @@ class MemoryBudget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
-        self._freed = threading.Condition()
+        self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
+        self._waiting = 0
 
     def hold(self, size: int) -> None:
         """Count so many bytes.
@@ -31,7 +33,7 @@ class MemoryBudget:
         Raises:
             Overloaded: together it would be too much; nothing is counted.
         """
-        with self._freed:
+        with self._lock:
             if self.held + size > self.limit:
                 raise Overloaded(
                     f"requests hold {self.held:,} bytes and {size:,} more were to come, at most "
@@ -42,9 +44,10 @@ class MemoryBudget:
 
     def let_go(self, size: int) -> None:
         """So many bytes are free."""
-        with self._freed:
+        with self._lock:
             self.held -= size
-            self._freed.notify_all()
+            if self._waiting:
+                self._freed.notify_all()
 
     @contextlib.contextmanager
     def held_when_free(self, size: int, within_s: float) -> Iterator[None]:
@@ -54,7 +57,7 @@ class MemoryBudget:
             Overloaded: they have not within that time, or it is more than there can ever be.
         """
         end = time.monotonic() + within_s
-        with self._freed:
+        with self._lock:
             while self.held + size > self.limit:
                 left_s = end - time.monotonic()
                 if size > self.limit or left_s <= 0:
@@ -63,7 +66,9 @@ class MemoryBudget:
                         f"held, at most {self.limit:,} are at the same time; try again later",
                         1.0,
                     )
+                self._waiting += 1
                 self._freed.wait(left_s)
+                self._waiting -= 1
             self.held += size
         try:
             yield
