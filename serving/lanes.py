@@ -176,16 +176,14 @@ class Lanes:
                     clock.lap()  # idle: nobody pays
 
     def _decode_picture(self, turn: Turn, waiting: Waiting, clock: Clock) -> None:
-        failure = turn.refusal or waiting.attempt(self._decode)
+        failure = turn.attempt(waiting, self._decode)
         if has_left := waiting.has_left():
             failure = None
         with self._lock:
             if handed_over := isinstance(failure, TakesTime):
-                turn.decoded(failure.seconds)
                 failure = self._costly.hand_over(turn.stage, waiting, failure)
             # Images are counted as begun by their micro-batch; those that end here began here.
             turn.stage.load.measured(clock.lap() / self.threads, int(failure is not None))
-            turn.decoded(waiting.times.processor_s)
             turn.used(max(waiting.times.decode_s, turn.stage.load.image_s))
             if not handed_over or failure is not None:
                 turn.stage.decoded(waiting, is_over=has_left or failure is not None)

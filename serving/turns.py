@@ -6,12 +6,13 @@ others go ahead.
 
 import heapq
 import itertools
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from contracts.errors import ImageTooCostly
+from contracts.errors import ImageTooCostly, TakesTime
 from serving.stages import Stage
-from serving.waiting import Waiting
+from serving.waiting import Image, Waiting
 
 PATIENCE = 4.0
 MOST_DECODING_S = 1.0  # processor time of one request
@@ -30,21 +31,24 @@ class Turn:
         self.pictures = deque(pictures)
         self.since = self.pictures[0].times.accepted
         self._decoding_s = 0.0
+        self._is_alone = len(self.pictures) == 1
 
-    @property
-    def refusal(self) -> ImageTooCostly | None:
-        """Why the pictures that are left are not decoded, if they are not."""
-        if self._decoding_s <= MOST_DECODING_S:
-            return None
-        return ImageTooCostly(
-            f"the pictures before it in the request took {self._decoding_s:.1f} s of processor "
-            f"time to decode, at most {MOST_DECODING_S:.0f} s are spent on one request; send fewer "
-            "in each"
-        )
-
-    def decoded(self, seconds: float) -> None:
-        """A picture has taken so much processor time, or will."""
-        self._decoding_s += seconds
+    def attempt(self, waiting: Waiting, decode: Callable[[bytes], Image]) -> Exception | None:
+        """Decode one of its pictures, or say why not: see `Waiting.attempt`."""
+        if self._is_alone:  # what one picture may take is bounded already
+            return waiting.attempt(decode)
+        if self._decoding_s > MOST_DECODING_S:
+            return ImageTooCostly(
+                f"the pictures before it in the request took {self._decoding_s:.1f} s of processor "
+                f"time to decode, at most {MOST_DECODING_S:.0f} s are spent on one request; send "
+                "fewer in each"
+            )
+        began = time.thread_time()
+        failure = waiting.attempt(decode)
+        self._decoding_s += time.thread_time() - began
+        if isinstance(failure, TakesTime):  # and will take that
+            self._decoding_s += failure.seconds
+        return failure
 
     def used(self, seconds: float) -> None:
         """Stand back as if the request had come `PATIENCE` times later than what it has had.

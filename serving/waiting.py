@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.errors import TakesTime
 from contracts.figures import Floats
 from serving.errors import DeadlineExceeded
 from serving.inference.memory import Encoded
@@ -49,7 +50,6 @@ class Times:
     decoded: float | None = None
     begun: float | None = None  # with its first member
     ended: float | None = None
-    processor_s: float = 0.0  # that decoding took
 
     @property
     def decode_s(self) -> float:
@@ -101,29 +101,32 @@ class Waiting:
         """When what happened to it."""
         return self.answer.times
 
-    def decode(self, decode: Callable[[bytes], Image]) -> None:
-        """Make an image of an encoded picture, unless its client has left.
-
-        Raises what `decode` raises.
-        """
-        assert isinstance(self.picture, Encoded)
-        with self.picture.taken() as data:
-            if data is None or self.answer.cancelled():
-                return
-            times = self.times
-            times.decoding, began = time.monotonic(), time.thread_time()
-            try:
-                self.picture = decode(data)
-            finally:
-                times.decoded = time.monotonic()
-                times.processor_s += time.thread_time() - began
-
     def attempt(self, decode: Callable[[bytes], Image]) -> Exception | None:
-        """Decode, or say why not; defects, too, since the client must be answered."""
+        """Make an image of an encoded picture, unless its client has left, or say why not.
+
+        Defects are told, too, since the client must be answered. A picture that takes more time
+        than `decode` gives it stays encoded.
+        """
+        encoded, times = self.picture, self.times
+        assert isinstance(encoded, Encoded)
+        data = encoded.take()
+        if data is None:
+            return None
+        if self.answer.cancelled():
+            encoded.done()
+            return None
+        times.decoding = time.monotonic()
         try:
-            self.decode(decode)
-        except Exception as error:
+            self.picture = decode(data)
+        except TakesTime as error:
+            encoded.put_back(data)
             return error
+        except Exception as error:
+            encoded.done()
+            return error
+        finally:
+            times.decoded = time.monotonic()
+        encoded.done()
         return None
 
     def has_left(self) -> bool:

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-from contracts.errors import TakesTime
 from serving.errors import Overloaded
 
 
@@ -91,42 +90,26 @@ class Encoded:
         self._is_wanted = True
         self._memory = memory
 
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[bytes | None]:
-        """The bytes, for as long as the body runs; None if they were dropped before.
-
-        A body that raises TakesTime leaves them to whoever takes them next.
-        """
-        data = self._pop()
-        try:
-            yield data
-        except TakesTime:
-            if data is not None:
-                self._put_back(data)
-                data = None
-            raise
-        finally:
-            if data is not None:
-                del data
-                self._let_go()
-
-    def drop(self) -> None:
-        """Nobody wants them any more; if they have been taken, they are free when that is over."""
-        self._is_wanted = False  # before the look into the box: see `_put_back`
-        if self._pop() is not None:
-            self._let_go()
-
-    def _pop(self) -> bytes | None:
+    def take(self) -> bytes | None:
+        """The bytes, for who then calls `done` or `put_back`; None if they were dropped before."""
         try:
             return self._box.pop()  # one step for the interpreter: only one thread gets them
         except IndexError:
             return None
 
-    def _put_back(self, data: bytes) -> None:
+    def done(self) -> None:
+        """Who has taken them needs them no more."""
+        if self._memory is not None:
+            self._memory.let_go(self.size)
+
+    def put_back(self, data: bytes) -> None:
+        """Who has taken them leaves them to the next."""
         self._box.append(data)
         if not self._is_wanted:  # dropped meanwhile, perhaps before they were there
             self.drop()
 
-    def _let_go(self) -> None:
-        if self._memory is not None:
-            self._memory.let_go(self.size)
+    def drop(self) -> None:
+        """Nobody wants them any more; if they have been taken, they are free when that is over."""
+        self._is_wanted = False  # before the look into the box: see `put_back`
+        if self.take() is not None:
+            self.done()

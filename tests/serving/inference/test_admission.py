@@ -75,10 +75,9 @@ def test_bytes_that_a_lane_has_taken_count_until_it_is_done() -> None:
     with one.request() as held:
         held.hold(10)
         held.submit([b"a" * 10], "full", queue.submit, nothing)
-        taken = queue.taken[0].taken()
-        assert taken.__enter__() == b"a" * 10
+        assert queue.taken[0].take() == b"a" * 10
     assert holds(one) == (10, 0, 0)
-    taken.__exit__(None, None, None)
+    queue.taken[0].done()
     assert holds(one) == (0, 0, 0)
 
 

@@ -75,9 +75,10 @@ def test_bytes_count_until_whoever_has_taken_them_is_done() -> None:
     memory = MemoryBudget(100)
     memory.hold(3)
     picture = Encoded(b"abc", memory)
-    with picture.taken() as data:
-        picture.drop()  # its client has left meanwhile
-        assert data == b"abc" and memory.held == 3
+    assert picture.take() == b"abc"
+    picture.drop()  # its client has left meanwhile
+    assert memory.held == 3
+    picture.done()
     assert memory.held == 0
 
 
@@ -87,10 +88,25 @@ def test_bytes_that_are_dropped_are_free_at_once_and_nobody_gets_them() -> None:
     picture = Encoded(b"abc", memory)
     picture.drop()
     assert memory.held == 0
-    with picture.taken() as data:
-        assert data is None
+    assert picture.take() is None
     picture.drop()
     assert memory.held == 0
+
+
+@pytest.mark.parametrize("leaves_meanwhile", [False, True])
+def test_bytes_that_are_put_back_are_there_for_the_next_unless_they_were_dropped(
+    leaves_meanwhile: bool,
+) -> None:
+    memory = MemoryBudget(100)
+    memory.hold(3)
+    picture = Encoded(b"abc", memory)
+    data = picture.take()
+    assert data is not None
+    if leaves_meanwhile:
+        picture.drop()
+    picture.put_back(data)
+    assert memory.held == (0 if leaves_meanwhile else 3)
+    assert picture.take() == (None if leaves_meanwhile else b"abc")
 
 
 def test_of_two_who_want_the_bytes_only_one_frees_them() -> None:
@@ -102,8 +118,12 @@ def test_of_two_who_want_the_bytes_only_one_frees_them() -> None:
     def take() -> None:
         start.wait(30)
         for picture in pictures:
-            with picture.taken():
-                pass
+            data = picture.take()
+            if data == b"":
+                picture.put_back(data)
+                data = picture.take()
+            if data is not None:
+                picture.done()
 
     def drop() -> None:
         start.wait(30)
