@@ -1,7 +1,7 @@
 """What a picture may cost, and what a scan of its bytes has found."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, NamedTuple
+from typing import Literal, NamedTuple
 
 from contracts.errors import ImageTooCostly, ImageTooLarge
 

@@ -49,11 +49,11 @@ FROM python:3.11-slim-bookworm
 COPY --from=packages /venv /venv
 COPY --from=code /app /app
 COPY docker/healthcheck.py /app/
-# The last two are what 512 MiB and one processor bear: docs/container.md.
+# The last one is what 512 MiB and one processor bear: docs/container.md.
 ENV PATH=/app/bin:/venv/bin:$PATH PYTHONPATH=/app PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1 SNAPENSEMBLE_HOST=0.0.0.0 SNAPENSEMBLE_DRAIN_SECONDS=5 \
     SNAPENSEMBLE_LOG_FORMAT=json \
-    SNAPENSEMBLE_MAX_BYTES_IN_FLIGHT=17825792 SNAPENSEMBLE_MAX_IMAGE_PIXELS=12200000
+    SNAPENSEMBLE_MAX_BYTES_IN_FLIGHT=201326592
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM

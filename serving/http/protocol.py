@@ -19,6 +19,7 @@ from serving.http import head
 from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY, Refusal, Refused
 from serving.http.scope import mark_crowded, mark_refused, mark_whole
 from serving.http.timekeeper import Timekeeper
+from serving.http.transport import GatheringTransport
 from serving.inference.memory import MemoryBudget
 
 MAX_WAITING_BYTES = 64 * 1024  # of requests that came behind one that is not answered yet
@@ -71,7 +72,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected and must say something soon."""
-        super().connection_made(transport)
+        super().connection_made(GatheringTransport(transport, self.loop))
         self._is_crowded = len(self.connections) > self._max_connections
         self._timekeeper.add(self)
         self._read_within(HEAD_TIMEOUT_S)
@@ -185,7 +186,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        if self._in_message:
+        if self._in_message and self.expect_100_continue:
+            self.transport.close()  # the body may never come, and the next request not be one
+        elif self._in_message:
             self._read_within(REST_TIMEOUT_S)
         else:
             self._read_within(self.timeout_keep_alive)
@@ -205,7 +208,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._wait(data)
                 return
             size = self._body_left if self._head.is_complete else self._head.size_of_rest(data)
-            piece = data if size is None else data[:size]
+            piece = data[:size] if size else data
             data = data[len(piece) :]
             self._feed(piece)
 

@@ -134,11 +134,7 @@ class Server(RuleBasedStateMachine):
             self._end()
 
     def _end(self) -> None:
-        def lose_all() -> None:
-            for protocol in list(self._wire.state.connections):
-                protocol.transport.lose()  # type: ignore[union-attr]
-
-        self._run(lose_all)
+        self._run(self._wire.lose_all)
         self._runner.run(self._wire.give_back())
         assert not self._wire.state.connections
         good = self._run(self._wire.connect)

@@ -53,8 +53,7 @@ async def wire(running: Engine) -> AsyncIterator[Wire]:
     """Afterwards nothing is held, and a good request is answered."""
     wire = Wire(create_app(LIMITS, running))
     yield wire
-    for protocol in list(wire.state.connections):
-        protocol.transport.lose()  # type: ignore[union-attr]
+    wire.lose_all()
     await wire.give_back()
     good = wire.connect()
     good.send(post())
@@ -345,6 +344,14 @@ async def test_no_state_of_a_connection_lasts(
     assert not end.transport.is_closing()
     pass_time(end, seconds + 1)
     assert end.transport.is_closing()
+
+
+async def test_a_body_that_was_announced_and_not_wanted_is_not_waited_for(wire: Wire) -> None:
+    """Who asks first and is refused may send its next request and not the body."""
+    end = wire.connect()
+    end.send(post(PNG, b"expect: 100-continue", path=b"/health/live")[: -len(PNG)])
+    await wire.settle()
+    assert end.statuses == [405] and end.transport.is_closing()
 
 
 async def test_line_ends_between_requests_do_not_prolong_a_connection(wire: Wire) -> None:

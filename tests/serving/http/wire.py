@@ -71,6 +71,7 @@ class Wire:
         self.app = app
         self.state = ServerState()
         self.timekeeper = Timekeeper()
+        self._ends: list[End] = []
         self._config: uvicorn.Config = uvicorn_config(app, timeout_keep_alive=75)
         self._config.load()
         self._new = partial(
@@ -89,7 +90,14 @@ class Wire:
         transport = Transport()
         transport.protocol = self._new(_loop=asyncio.get_running_loop())
         transport.protocol.connection_made(transport)
-        return End(transport, transport.protocol)
+        self._ends.append(End(transport, transport.protocol))
+        return self._ends[-1]
+
+    def lose_all(self) -> None:
+        """All connections break."""
+        for end in self._ends:
+            end.leave()
+        self._ends.clear()
 
     async def settle(self) -> None:
         """Until no request is under way."""

@@ -1,0 +1,50 @@
+import asyncio
+from typing import Any
+
+from serving.http.transport import GatheringTransport
+
+
+class Sent(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[Any] = []
+
+    def write(self, data: Any) -> None:
+        self.said.append(bytes(data))
+
+    def close(self) -> None:
+        self.said.append("closed")
+
+    def abort(self) -> None:
+        self.said.append("aborted")
+
+
+async def test_what_is_written_in_one_turn_is_sent_together_and_in_order() -> None:
+    sent = Sent()
+    transport = GatheringTransport(sent, asyncio.get_running_loop())
+    transport.write(b"head ")
+    transport.write(b"body")
+    assert sent.said == []
+    await asyncio.sleep(0)
+    transport.write(b"next")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sent.said == [b"head body", b"next"]
+
+
+async def test_what_is_written_is_sent_before_it_closes_and_once() -> None:
+    sent = Sent()
+    transport = GatheringTransport(sent, asyncio.get_running_loop())
+    transport.write(b"last")
+    transport.close()
+    await asyncio.sleep(0)
+    assert sent.said == [b"last", "closed"]
+
+
+async def test_nothing_is_sent_after_an_abort() -> None:
+    sent = Sent()
+    transport = GatheringTransport(sent, asyncio.get_running_loop())
+    transport.write(b"lost")
+    transport.abort()
+    await asyncio.sleep(0)
+    assert sent.said == ["aborted"]
