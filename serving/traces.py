@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
+from serving.http.scope import noted
 from serving.logs import request_id
 from serving.waiting import Answer
 
@@ -120,8 +121,8 @@ class Traces:
             try:
                 yield answered
             finally:
-                noted = scope.get("state", {}).get("noted", {})
-                span.set_attributes({f"snapensemble.{key}": value for key, value in noted.items()})
+                said = noted(scope).items()
+                span.set_attributes({f"snapensemble.{key}": value for key, value in said})
                 if answered.status:
                     span.set_attribute("http.response.status_code", answered.status)
                 if answered.status >= 500 or not answered.status:
@@ -154,26 +155,3 @@ class RequestSpan:
     """What is known of a request when it is over."""
 
     status = 0
-
-
-class Traced:
-    """Middleware that puts every request into a span."""
-
-    def __init__(self, app: ASGIApp, traces: Traces, routes: Collection[str]) -> None:
-        self._app = app
-        self._traces = traces
-        self._routes = routes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        with self._traces.request(scope, self._routes) as span:
-
-            async def noting(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    span.status = message["status"]
-                await send(message)
-
-            await self._app(scope, receive, noting)

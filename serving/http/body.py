@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException
@@ -79,25 +79,32 @@ class Body:
             DeadlineExceeded: the body has not arrived by then.
             ClientDisconnect: the sender left.
         """
-        latest = asyncio.get_running_loop().time() + self._settings.body_timeout_s
         media_type = essence(self._headers.get(b"content-type", ""))
+        read = self._form if media_type == FORM else self._whole
         try:
             self._refuse_announced(media_type)
             # What has come whole takes no time; a timer would.
-            async with asyncio.timeout_at(None if self._is_whole else min(latest, deadline)):
-                if media_type == FORM:
-                    return await self._form()
-                body = await self._whole()
+            arrived = await (read() if self._is_whole else self._in_time(read, deadline))
+        except (BodyTooLarge, TooManyImages, UnsupportedMediaType):
+            await self._drain()
+            raise
+        if isinstance(arrived, list):
+            return arrived
+        return await self._parsed(arrived) if media_type == JSON else [arrived]
+
+    async def _in_time(
+        self, read: Callable[[], Awaitable[bytes | list[bytes]]], deadline: float
+    ) -> bytes | list[bytes]:
+        latest = asyncio.get_running_loop().time() + self._settings.body_timeout_s
+        try:
+            async with asyncio.timeout_at(min(latest, deadline)):
+                return await read()
         except TimeoutError:
             if deadline < latest:
                 raise DeadlineExceeded("the deadline passed while the body arrived") from None
             raise BodyTimeout(
                 f"the body did not arrive within {self._settings.body_timeout_s:g} s"
             ) from None
-        except (BodyTooLarge, TooManyImages, UnsupportedMediaType):
-            await self._drain()
-            raise
-        return await self._parsed(body) if media_type == JSON else [body]
 
     async def _whole(self) -> bytes:
         body, more = await self._chunk()

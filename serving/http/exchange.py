@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.errors import Stopping
-from serving.http.scope import is_crowded, refused_status
+from serving.http.scope import is_crowded, noted, refused_status
 from serving.life import Life
 from serving.logs import id_of_request, log_access, request_id
 from serving.metrics import Metrics
@@ -115,7 +115,7 @@ class Exchange:
                 route=self.route,
                 status=status,
                 milliseconds=round(seconds * 1000, 3),
-                **self._scope.get("state", {}).get("noted", {}),
+                **noted(self._scope),
             )
         if self._all.traces is not None:
             self._span.status = self.status

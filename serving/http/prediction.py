@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from contracts.errors import InvalidImage
 from serving.errors import BadImageInRequest, ServingError
 from serving.http.body import Body
-from serving.http.scope import refuse_crowd
+from serving.http.scope import note, refuse_crowd
 from serving.inference.admission import Holding
 from serving.problems import serving_problem
 from serving.query import options_of
@@ -51,17 +51,18 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
     within_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1000
     with service.admission.request(within_s) as held:
         asked = service.asked(options)
-        deadline = asyncio.get_running_loop().time() + within_s
+        deadline = within_s  # by the event loop's clock
+        if deadline < math.inf:
+            deadline += asyncio.get_running_loop().time()
         body = Body(scope, receive, held, service.settings)
         started = time.monotonic()
         try:
             pictures = await body.pictures(deadline)
         finally:
             service.received(started)
-        noted = scope.setdefault("state", {}).setdefault("noted", {})  # for the access log
-        noted["images"] = len(pictures)
+        note(scope, images=len(pictures))
         said_N = await classify(service, held, pictures, asked.mode, receive, deadline)
-        noted["members_used"] = sum(len(said.probs_dK) for said in said_N)
+        note(scope, members_used=sum([len(said.probs_dK) for said in said_N]))
         return service.answer(asked, said_N)
 
 

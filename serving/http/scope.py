@@ -6,6 +6,7 @@ from serving.errors import Overloaded
 
 _CROWDED = "snapensemble.crowded"
 _REFUSED = "snapensemble.refused"
+_NOTED = "snapensemble.noted"
 _WHOLE = "snapensemble.whole"
 
 
@@ -37,6 +38,17 @@ def mark_whole(scope: Scope) -> None:
 def is_whole(scope: Scope) -> bool:
     """Whether it has."""
     return _WHOLE in scope.get("state", ())
+
+
+def note(scope: Scope, **values: int) -> None:
+    """Say something about the request, for the access log and the trace."""
+    scope.setdefault("state", {}).setdefault(_NOTED, {}).update(values)
+
+
+def noted(scope: Scope) -> dict[str, int]:
+    """What was said."""
+    found: dict[str, int] = scope.get("state", {}).get(_NOTED, {})
+    return found
 
 
 def mark_refused(scope: Scope, status: int) -> None:
