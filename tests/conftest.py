@@ -13,6 +13,9 @@ from tests.factories import make_bundle
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+# As a shell starts a program: under `nohup`, for one, it would be ignored, here and in children.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 # They need a container engine and minutes: `make test-container` names them.
 collect_ignore = (
     [] if any("tests/container" in argument for argument in sys.argv[1:]) else ["container"]
