@@ -137,7 +137,7 @@ class Service:
         bundle = self.engine.bundle
         predictions = [prediction(said, bundle, asked.options, asked.quantile) for said in said_N]
         self._count(asked.mode, predictions)
-        return to_json(response(predictions, bundle, self.name))
+        return to_json(response(predictions, bundle, self.name), inf_nan_mode="null")
 
     def received(self, started: float) -> None:
         """Measure the stage of a request in which its body came; well or not, it is over."""
