@@ -55,7 +55,9 @@ class GatheringTransport(asyncio.Transport):
         return self._transport.get_extra_info(name, default)
 
     def _flush(self) -> None:
-        if self._gathered:
-            data = b"".join(self._gathered)
-            self._gathered.clear()
+        if not self._gathered:
+            return
+        data = b"".join(self._gathered)
+        self._gathered.clear()
+        if not self._transport.is_closing():  # the client may have left in the same turn
             self._transport.write(data)

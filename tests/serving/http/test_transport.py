@@ -9,7 +9,11 @@ class Sent(asyncio.Transport):
         super().__init__()
         self.said: list[Any] = []
 
+    def is_closing(self) -> bool:
+        return bool(self.said) and self.said[-1] in ("closed", "aborted")
+
     def write(self, data: Any) -> None:
+        assert not self.is_closing()
         self.said.append(bytes(data))
 
     def close(self) -> None:
@@ -39,6 +43,15 @@ async def test_what_is_written_is_sent_before_it_closes_and_once() -> None:
     transport.close()
     await asyncio.sleep(0)
     assert sent.said == [b"last", "closed"]
+
+
+async def test_nothing_is_sent_to_a_client_that_has_left_meanwhile() -> None:
+    sent = Sent()
+    transport = GatheringTransport(sent, asyncio.get_running_loop())
+    transport.write(b"lost")
+    sent.close()
+    await asyncio.sleep(0)
+    assert sent.said == ["closed"]
 
 
 async def test_nothing_is_sent_after_an_abort() -> None:
