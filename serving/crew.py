@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import time
 from asyncio.subprocess import Process
@@ -238,5 +239,9 @@ class Crew:
     def _tell(self, process: Process) -> None:
         if process.returncode is not None:
             return
-        process.send_signal(self._signals[0] if len(self._signals) == 1 else signal.SIGKILL)
-        process.send_signal(signal.SIGCONT)  # one that is stopped, too, may end in order
+        first = self._signals[0] if len(self._signals) == 1 else signal.SIGKILL
+        # Not by `send_signal`, which looks after the process and may so take its exit code away
+        # from who waits for it. SIGCONT: one that is stopped, too, may end in order.
+        for signum in (first, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signum)
