@@ -46,7 +46,7 @@ class Lobby:
     @property
     def predicted_wait_s(self) -> float:
         """Seconds until an image that comes now would be answered, from the measured rates."""
-        return sum([stage.load.unanswered * stage.load.image_s for stage in self._stages])
+        return sum([stage.load.wait_s for stage in self._stages])
 
     def refuse_overload(self, count: int, within_s: float = math.inf) -> float:
         """Predict how long so many pictures would wait, seconds.
