@@ -50,3 +50,4 @@ async def test_one_that_is_lost_while_it_looks_is_no_trouble() -> None:
     async with asyncio.timeout(30):
         for connection in leaving:
             await connection.is_done.wait()
+    assert [len(connection.looks) for connection in leaving] == [1, 1, 1]
