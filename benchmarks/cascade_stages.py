@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from unittest import mock
 
 import numpy as np
 import uvloop
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 import serving.lanes
 from benchmarks.machine import save
-from benchmarks.random_cascade import IMAGES, fitted, random_images, random_members
+from benchmarks.random_cascade import IMAGES, fitted, member_calls, random_images
 from contracts.cpu import cpu_budget
+from contracts.figures import Floats
 from serving.lanes import Lanes
 from serving.stages import Mode, Stage, next_stage
 from snapensemble.bench_figures import Row, Usage, row
@@ -40,7 +42,8 @@ def waited_s(stage: Stage, images: int) -> float:
     """How long the first so many of a stage have waited together."""
     now = time.monotonic()
     return sum(
-        now - waiting.since for waiting, _ in zip(stage.waiting, range(images), strict=False)
+        now - waiting.times.accepted
+        for waiting, _ in zip(stage.waiting, range(images), strict=False)
     )
 
 
@@ -88,14 +91,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.5, help="of one turn (2.5)")
     parser.add_argument("--name", default="cascade-stages", help="of the result files")
     args = parser.parse_args()
-    members, images_NCHW = random_members(), random_images()
+    members, images_NCHW = member_calls(), random_images()
     leaves = fitted(members, images_NCHW).leaves
     found: dict[str, dict[int, list[Row]]] = {name: {c: [] for c in CLIENTS} for name in RULES}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for _ in range(args.rounds):
             for clients in CLIENTS:
                 for name, (mode, rule) in RULES.items():
-                    serving.lanes.next_stage = rule  # type: ignore[assignment]
                     lanes = Lanes(
                         members,
                         threads=cpu_budget(),
@@ -105,7 +107,8 @@ def main() -> None:
                     )
                     turn = ask(lanes, images_NCHW, mode, clients, args.seconds)
                     cpu_s = time.process_time()
-                    samples = runner.run(turn)
+                    with mock.patch.object(serving.lanes, "next_stage", rule):
+                        samples = runner.run(turn)
                     usage = Usage(cpu_seconds=time.process_time() - cpu_s)
                     found[name][clients].append(row(name, samples, usage, concurrency=clients))
     figures = {
@@ -122,7 +125,8 @@ async def ask(
 
     async def one(number: int) -> Answer:
         (future,) = lanes.submit([images_NCHW[number % IMAGES]], mode)
-        return Answer(members_used=len(await asyncio.wrap_future(future)))
+        probs_dK: Floats = await asyncio.wrap_future(future)
+        return Answer(members_used=len(probs_dK))
 
     with lanes:
         return await closed_loop(one, concurrency=clients, seconds=seconds)

@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.containers.behind_nginx import CLIENTS, DRAIN_SECONDS, soak
+from benchmarks.containers.engine import ENGINE, engine, served
+from benchmarks.containers.load import clients
+from benchmarks.hostile import costliest
 from benchmarks.machine import save, spread
-from tests.container.behind_nginx import CLIENTS, DRAIN_SECONDS, soak
-from tests.container.bundles import resnet20_bundle
-from tests.container.engine import ENGINE, engine, served
-from tests.container.load import clients
-from tests.container.pictures import SMALL, costliest
+from benchmarks.random_members import PICTURES, random_bundle
 
 BASE = "python:3.11-slim-bookworm"
 COSTLY = 20  # answers
-IMAGE = "snapensemble-serving-bench"
+TAG = "snapensemble-serving-bench"
 
 
 def main() -> None:
@@ -38,13 +38,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of load each time (10)")
     parser.add_argument("--soak-seconds", type=float, default=60, help="behind nginx (60)")
     args = parser.parse_args()
-    subprocess.run(["make", "image"], env=os.environ | {"IMAGE": IMAGE}, check=True)  # noqa: S607
+    subprocess.run(["make", "image"], env=os.environ | {"IMAGE": TAG}, check=True)  # noqa: S607
     with tempfile.TemporaryDirectory() as work:
         Path(work).chmod(0o755)
-        bundle_dir = resnet20_bundle(Path(work) / "bundle")
+        bundle_dir = random_bundle(Path(work) / "bundle")
         runs = [one_container(bundle_dir, args.seconds) for _ in range(args.repetitions)]
-        found = soak(IMAGE, bundle_dir, Path(work), seconds=args.soak_seconds)
-    size, base = (int(engine("image", "inspect", "-f", "{{.Size}}", i)) for i in (IMAGE, BASE))
+        found = soak(TAG, bundle_dir, Path(work), PICTURES, seconds=args.soak_seconds)
+    size, base = (int(engine("image", "inspect", "-f", "{{.Size}}", i)) for i in (TAG, BASE))
     latencies = found.outcome.seconds
     behind_nginx = {
         "seconds": found.seconds,
@@ -68,10 +68,10 @@ def main() -> None:
 
 def one_container(bundle_dir: Path, seconds: float) -> dict[str, float]:
     """The figures of a container from its start to its end."""
-    with served(IMAGE, bundle_dir) as container:
+    with served(TAG, bundle_dir) as container:
         at_rest = container.resident_mib()
         started = time.monotonic()
-        with clients(container.url, SMALL, number=32) as outcome:
+        with clients(container.url, PICTURES, number=32) as outcome:
             time.sleep(seconds)
             under_load = container.resident_mib()
         seconds = time.monotonic() - started

@@ -17,6 +17,7 @@ from functools import cache
 from PIL import Image
 
 PATIENCE_S = 5.0
+MOST_BYTES = 16 * 2**20  # that a server takes for a body
 LIVE = b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -56,6 +57,17 @@ def run_length_bitmap(side: int) -> bytes:
     head = struct.pack("<2sIHHI", b"BM", 68, 0, 0, 62)
     info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, 6, 0, 0, 2, 0)
     return head + info + bytes(8) + b"\0\0\0\0\0\1"
+
+
+def costliest() -> list[bytes]:
+    """As much time, memory and bytes as the server's settings take, turned, and seen through."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pictures = []
+    for mode, size in (("RGBA", (4600, 4300)), ("LA", (4600, 4300)), ("L", (6300, 6300))):
+        data = encoded(mode, size, "PNG", compress_level=1, exif=turned)
+        pictures += [data, data + bytes(MOST_BYTES - len(data))]
+    return [*pictures, encoded("RGB", (6300, 6300), "PNG", compress_level=1, exif=turned)]
 
 
 PICTURES: dict[str, Callable[[], bytes]] = {

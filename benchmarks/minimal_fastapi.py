@@ -6,9 +6,9 @@ No decoding, no members, no limits, no metrics: what the framework alone costs. 
 once the port is open.
 """
 
+import argparse
 import json
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from fastapi import FastAPI, Request
 
 def main() -> None:
     """Serve on a free port until the end of the process."""
-    answer = json.loads(Path(sys.argv[1]).read_text())
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("answer", type=Path, help="a file with the JSON to answer")
+    answer: dict[str, Any] = json.loads(parser.parse_args().answer.read_text())
     app = FastAPI()
 
     @app.post("/predict")
     async def predict(request: Request) -> dict[str, Any]:
         await request.body()
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)

@@ -82,7 +82,7 @@ def compare(before: Decode, data: bytes, rounds: int) -> dict[str, Any]:
     def scan(data: bytes, **_: int) -> None:
         picture_cost(data, SERVER_LIMITS, width=TARGET, height=TARGET)
 
-    ways = {"before": before, "now": decode_image, "scan": scan}
+    ways: dict[str, Decode] = {"before": before, "now": decode_image, "scan": scan}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, decode in ways.items():

@@ -5,6 +5,7 @@
 Its own process, so that no load generator slows it down.
 """
 
+import argparse
 import http.client
 import json
 import subprocess
@@ -22,9 +23,16 @@ PERIOD_S = 0.02
 
 def main() -> None:
     """Poll."""
-    host, port, _ = split_url(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("url", help="of the server")
+    host, port, _ = split_url(parser.parse_args().url)
     done = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), done.set()), daemon=True).start()
+
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        done.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
     statuses: dict[str, int] = {}
     slowest_s = 0.0
     connection = http.client.HTTPConnection(host, port, timeout=30)
@@ -48,8 +56,9 @@ def probed(url: str) -> Iterator[dict[str, Any]]:
     """Poll a server meanwhile; what was seen is in the dictionary on leaving."""
     found: dict[str, Any] = {}
     command = [sys.executable, "-m", "benchmarks.probe", url]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         yield found
         found.update(json.loads(process.communicate()[0]))
 

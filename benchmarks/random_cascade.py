@@ -4,30 +4,30 @@ Shapes: M members, N images, C channels, H height, W width, K classes, d members
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from benchmarks.random_members import MEMBERS, random_members
 from contracts.cascade import Cascade, first_weights, margin
 from contracts.figures import mean_probabilities, softmax
-from contracts.pixels import ImageContract
 from contracts.sessions import open_session
-from export.convert import to_onnx
 from serving.micro_batch import MemberCall
-from trainer.models import build_model
 
-MEMBERS, IMAGES, GOING_ON = 5, 1000, 0.3
+IMAGES, GOING_ON = 1000, 0.3
 
 
-def random_members() -> list[MemberCall]:
-    """ResNet-20 for 3x32x32 and 10 classes, each with weights of its own seed."""
-    image = ImageContract(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
-    sessions = []
-    for seed in range(MEMBERS):
-        torch.manual_seed(seed)
-        sessions.append(open_session(to_onnx(build_model("resnet20", 10, image), image)))
-    return [lambda x, s=s: s.run(["logits"], {"images": x})[0] for s in sessions]
+def member_calls() -> list[MemberCall]:
+    """What asks each of the random members."""
+    return [partial(logits_of, open_session(file)) for file in random_members()]
+
+
+def logits_of(session: Any, images_BCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """logits_BK of one member."""
+    logits_BK: NDArray[np.float32] = session.run(["logits"], {"images": images_BCHW})[0]
+    return logits_BK
 
 
 def random_images() -> NDArray[np.uint8]:

@@ -9,8 +9,11 @@ Processor time per request, answered, and refused for overload.
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -22,7 +25,6 @@ from serving.engine import load_engine
 from serving.http.scope import mark_whole
 from serving.metrics import Metrics
 from serving.settings import Settings
-from tests.fakes import prediction_scope
 
 UNDER_WAY = 32
 REQUESTS = 3200  # per repetition
@@ -37,19 +39,18 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=7, help="after one that warms up (7)")
     args = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {name: [] for name in ACCEPTED_S}
-    metrics = Metrics()
     with (
         bundle_of(args) as bundle_dir,
-        load_engine(
-            bundle_dir, Settings().limits(), on_batch=metrics.batch, on_decode=metrics.decoded
-        ) as engine,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ExitStack() as stack,
     ):
-        app = create_app(Settings(), engine, metrics)
+        apps = {
+            name: stack.enter_context(application(bundle_dir, max_wait_s))
+            for name, max_wait_s in ACCEPTED_S.items()
+        }
         pictures = pictures_of(args, bundle_dir).encoded
         for turn in range(args.repetitions + 1):
-            for name, max_wait_s in ACCEPTED_S.items():
-                engine.lanes._lobby._max_wait_s = max_wait_s
+            for name, app in apps.items():
                 used = runner.run(measure(partial(ask, app), pictures))
                 if turn:  # the first warms up
                     found[name].append(used)
@@ -58,6 +59,16 @@ def main() -> None:
         columns = (spread([turn[key] for turn in turns], ".0f") for key in ("thread", "process"))
         table.append((name, *columns))
     save(args.name, {"requests": REQUESTS, "turns": found}, table)
+
+
+@contextmanager
+def application(bundle_dir: Path, max_wait_s: float) -> Iterator[Application]:
+    """A server without a port, with an engine of its own."""
+    metrics, limits = Metrics(), replace(Settings().limits(), max_wait_s=max_wait_s)
+    with load_engine(
+        bundle_dir, limits, on_batch=metrics.batch, on_decode=metrics.decoded
+    ) as engine:
+        yield create_app(Settings(), engine, metrics)
 
 
 async def measure(
@@ -80,7 +91,12 @@ async def measure(
 async def ask(app: Application, picture: bytes) -> None:
     """One request, as an ASGI server hands it over."""
     messages = [{"type": "http.request", "body": picture, "more_body": False}]
-    scope = prediction_scope(HEADERS)
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http", "path": "/predict", "raw_path": b"/predict", "query_string": b"",
+        "root_path": "", "headers": HEADERS, "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2), "state": {},
+    }  # fmt: skip
     mark_whole(scope)
     await app(scope, partial(receive, messages), send)
 

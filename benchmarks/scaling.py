@@ -20,13 +20,13 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.bundles import add_arguments, bundle_of, pictures_of
+from benchmarks.containers.behind_nginx import free_ports
+from benchmarks.containers.engine import engine, served
+from benchmarks.containers.nginx import nginx
 from benchmarks.machine import save, spread
 from benchmarks.wrk import find_wrk, run_wrk, write_script
 from snapensemble.processes import cpu_seconds
 from snapensemble.server_process import server_process
-from tests.container.behind_nginx import free_ports
-from tests.container.engine import engine, served
-from tests.container.nginx import nginx
 
 CONNECTIONS = 32
 MILLION = 1_000_000

@@ -91,7 +91,8 @@ def shrunk(images_NCHW: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
     """The mean of each square of `by` x `by` pixels."""
     N, C, H, W = images_NCHW.shape
     tiles = images_NCHW.reshape(N, C, H // by, by, W // by, by)
-    return np.rint(tiles.mean(axis=(3, 5))).astype(np.uint8)
+    shrunk_NCHW: NDArray[np.uint8] = np.rint(tiles.mean(axis=(3, 5))).astype(np.uint8)
+    return shrunk_NCHW
 
 
 def one_run(

@@ -114,7 +114,8 @@ def in_process_rate(engine: Engine, pictures: Sequence[bytes], seconds: float) -
 
 def in_process_lone(engine: Engine, pictures: Sequence[bytes], seconds: float) -> float:
     """Milliseconds to decode one picture and ask all members, nothing else going on; median."""
-    end, took_ms = time.monotonic() + seconds, []
+    end = time.monotonic() + seconds
+    took_ms: list[float] = []
     while (started := time.monotonic()) < end:
         engine.submit([pictures[len(took_ms) % len(pictures)]])[0].result()
         took_ms.append((time.monotonic() - started) * 1000)

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.machine import save
 from contracts.pixels import ImageContract
-from contracts.sessions import onnxruntime, session_options
+from contracts.sessions import session_options
 
 CASES = ("as served", "buckets", "same", "no arena")
 LARGEST, BATCHES, MEMBERS, LANES = 32, 500, 5, 2
@@ -49,7 +49,7 @@ def main() -> None:
         for _ in range(args.repetitions):  # interleaved, so that a busy machine hurts all alike
             for case in CASES:
                 measured[case].append(in_own_process(case, directory))
-    rows = [("case", "MiB when warm", "after half", "after all", "images/s")]
+    rows: list[tuple[str, ...]] = [("case", "MiB when warm", "after half", "after all", "images/s")]
     for case, runs in measured.items():
         columns = zip(*runs, strict=True)
         rows.append((case, *map(median_and_range, columns)))
@@ -64,15 +64,10 @@ def median_and_range(values: tuple[float, ...]) -> str:
 
 def write_members(directory: Path) -> None:
     """The ONNX files, by the exporter that makes bundles."""
-    import torch
+    from benchmarks.random_members import random_members  # a case needs no torch
 
-    from export.convert import to_onnx
-    from trainer.models import build_model
-
-    for seed in range(MEMBERS):
-        torch.manual_seed(seed)
-        model = build_model("resnet20", classes=10, image=IMAGE)
-        (directory / f"{seed}.onnx").write_bytes(to_onnx(model, IMAGE))
+    for number, file in enumerate(random_members()):
+        (directory / f"{number}.onnx").write_bytes(file)
 
 
 def in_own_process(case: str, directory: str) -> list[float]:
@@ -84,6 +79,8 @@ def in_own_process(case: str, directory: str) -> list[float]:
 
 def one_case(case: str, directory: Path) -> tuple[float, ...]:
     """MiB when warm, after half and all of the batches, images per second."""
+    import onnxruntime  # after contracts.sessions, which keeps it from sending usage events
+
     options = session_options()
     if case == "same":
         info = onnxruntime.OrtMemoryInfo(
@@ -103,21 +100,21 @@ def one_case(case: str, directory: Path) -> tuple[float, ...]:
     buckets = [2**power for power in range(LARGEST.bit_length())]
     rng = np.random.default_rng(0)
 
-    def ask(session: Any, size: int) -> None:
+    def ask_all(size: int) -> None:
         if case == "buckets":
             size = next(bucket for bucket in buckets if bucket >= size)
-        session.run(["logits"], {"images": np.zeros((size, *IMAGE.shape), np.uint8)})
+        for session in sessions:
+            session.run(["logits"], {"images": np.zeros((size, *IMAGE.shape), np.uint8)})
 
     for size in sorted(buckets if case == "buckets" else [1, LARGEST], reverse=True):
-        for session in sessions:
-            ask(session, size)
+        ask_all(size)
     warm = resident_mib()
     sizes = rng.integers(1, LARGEST + 1, BATCHES).tolist()
     started = time.perf_counter()
     with ThreadPoolExecutor(LANES) as lanes:
         held = []
         for half in (sizes[: BATCHES // 2], sizes[BATCHES // 2 :]):
-            list(lanes.map(lambda size: [ask(session, size) for session in sessions], half))
+            list(lanes.map(ask_all, half))
             held.append(resident_mib())
     return warm, *held, sum(sizes) / (time.perf_counter() - started)
 

@@ -40,16 +40,14 @@ def main() -> None:
         work(*args.work)
         return
     figures = []
+    rows: list[tuple[str, ...]] = [("socket", "connections", "share, median", "least", "most")]
     for mode in MODES:
         with two_workers(mode) as port:
             for name, share in QUESTIONS.items():
                 shares = [asyncio.run(share(port)) for _ in range(args.repetitions)]
                 figures.append({"socket": mode, "connections": name, "shares": shares})
-    rows = [("socket", "connections", "share, median", "least", "most")]
-    for one in figures:
-        shares = one["shares"]
-        values = statistics.median(shares), min(shares), max(shares)
-        rows.append((one["socket"], one["connections"], *(f"{value:.2f}" for value in values)))
+                values = statistics.median(shares), min(shares), max(shares)
+                rows.append((mode, name, *(f"{value:.2f}" for value in values)))
     save("shared-port", {"repetitions": args.repetitions, "figures": figures}, rows)
 
 

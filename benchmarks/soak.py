@@ -37,7 +37,7 @@ GROUPS = 120  # requests that differ
 PERIOD_S = 5.0
 LEAVES_EVERY = 50  # one in so many clients leaves
 PATIENCE_S = 0.004  # of those that leave
-CAPACITY_S = 15.0  # to measure it
+CAPACITY_S = 15.0  # to measure it, at most
 
 
 def main() -> None:
@@ -63,8 +63,9 @@ def measure(bundle_dir: Path, args: argparse.Namespace) -> dict[str, Any]:
     ):
         client = HttpClient(url)
         ask = Predictions(client, groups)
-        measured = runner.run(closed_loop(ask, concurrency=8, seconds=CAPACITY_S))
-        rate = args.share * len(measured) / CAPACITY_S
+        calm_s = min(CAPACITY_S, args.minutes * 60)
+        measured = runner.run(closed_loop(ask, concurrency=8, seconds=calm_s))
+        rate = args.share * len(measured) / calm_s
         hostile = Hostile(client.host, client.port, args.hostile)
         mixed = hostile.among(leaving(ask))
         samples, memory = runner.run(load(mixed, rate, args.minutes * 60, process.pid))

@@ -168,7 +168,7 @@ def compared_accuracy(
         for seed in range(args.seeds):
             found["Snapensemble"].append(our_accuracy(args, dataset, part, Path(work), seed))
             found["TorchEnsemble"].append(peer_accuracy(args, dataset, part, seed))
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, values in found.items():
         each = ", ".join(f"{value:.2%}" for value in values)
         rows.append((name, f"{np.mean(values):.2%}", each, ""))

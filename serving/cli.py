@@ -7,17 +7,11 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from contracts.bundle import BundleManifest
 from contracts.errors import InvalidConfig
-from serving.allocator import give_large_blocks_back
 from serving.environment import check_environment
-from serving.logs import configure_logging
-from serving.ports import Ports, bind_ports, listening
-from serving.quiet import silence_decoders
-from serving.settings import Settings
-from serving.tokens import read_tokens
-
-SECRETS = ("tokens",)  # no flags: everybody on the machine can read a command line
+from serving.ports import bind_ports, listening
+from serving.process.startup import greeting, prepare_process
+from serving.settings import SECRETS, Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,31 +84,6 @@ def expecting_what_is_signed(bundle_dir: Path, settings: Settings) -> Settings:
             f"{settings.expect_bundle}"
         )
     return settings.model_copy(update={"expect_bundle": signed})
-
-
-def prepare_process(settings: Settings) -> None:
-    """What comes before members are loaded, in this process and in each worker.
-
-    Raises:
-        InvalidConfig: the tokens cannot be read or are not right.
-    """
-    read_tokens(settings)
-    configure_logging(settings.log_format)
-    silence_decoders()
-    give_large_blocks_back()
-
-
-def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Ports) -> str:
-    """What is served where, a line per port; scripts wait for it."""
-    workers = f", workers: {settings.workers}" if settings.workers > 1 else ""
-    url, *others = ports.urls
-    return "\n".join(
-        [
-            f"Serving {settings.name or bundle.name} {bundle.version} "
-            f"(members: {len(bundle.members)}, lanes: {lanes}{workers}) on {url}",
-            *(f"Metrics on {other}/metrics" for other in others),
-        ]
-    )
 
 
 def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Settings:

@@ -17,6 +17,7 @@ from serving.stages import Mode
 MIB = 2**20
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+SECRETS = ("tokens",)  # no flags: everybody on the machine can read a command line
 Positive = Annotated[int, Field(ge=1)]
 
 

@@ -22,14 +22,13 @@ from pydantic_core import from_json
 
 from contracts.commands import exit_code
 from contracts.stopping import raise_on_signals
-from serving.cli import prepare_process
 from serving.engine import Engine, load_engine
 from serving.life import Life
 from serving.metrics import Metrics
 from serving.metrics_port import serve_metrics
 from serving.ports import Ports, listening, shut
 from serving.process.metrics_files import count_as
-from serving.process.startup import say_ready
+from serving.process.startup import prepare_process, say_ready
 from serving.process.watchdog import ended_in_time
 from serving.server import make_server
 from serving.settings import Settings

@@ -18,14 +18,13 @@ from pathlib import Path
 from contracts.bundle import BUNDLE_FILE, BundleManifest, read_bundle
 from contracts.cpu import cpu_budget, shares
 from contracts.files import sha256_of
-from serving.cli import SECRETS, greeting
 from serving.crew import Crew, Worker, WorkerFailed
 from serving.life import Life
 from serving.ports import Ports, bind_ports, shut
 from serving.process.metrics_files import MetricsFiles, metrics_files
-from serving.process.startup import hearing_ready, standard_error
+from serving.process.startup import greeting, hearing_ready, standard_error
 from serving.process.watchdog import ended_in_time
-from serving.settings import Settings
+from serving.settings import SECRETS, Settings
 
 PATIENCE_S = 0.6  # with workers, which end themselves a little earlier
 log = logging.getLogger("snapensemble")

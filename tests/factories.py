@@ -82,7 +82,8 @@ def linear_member(seed: int, *, batch: str | int = "batch", output: str = "logit
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def cascade_record(

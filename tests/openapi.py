@@ -47,11 +47,13 @@ def declared_answer(document: Json, method: str, path: str, status: int) -> Json
     operation = document["paths"].get(path, {}).get(method.lower())
     if operation is None and status in (404, 405):
         name = {404: "not_found", 405: "method_not_allowed"}[status]
-        return document["components"]["responses"][name]
+        answers: dict[str, Json] = document["components"]["responses"]
+        return answers[name]
     if operation is None:  # the guard, and the protocol, do not look at the path
         operation = document["paths"]["/model"]["get"]
-    assert str(status) in operation["responses"], f"{method} {path} does not declare {status}"
-    return operation["responses"][str(status)]
+    declared: dict[str, Json] = operation["responses"]
+    assert str(status) in declared, f"{method} {path} does not declare {status}"
+    return declared[str(status)]
 
 
 def validate(document: Json, schema: Json, value: Any) -> None:
@@ -63,12 +65,12 @@ def validate(document: Json, schema: Json, value: Any) -> None:
 
 def resolve(document: Json, node: Json) -> Json:
     """What a reference leads to."""
-    if "$ref" in node:
-        found: Any = document
-        for name in node["$ref"].removeprefix("#/").split("/"):
-            found = found[name]
-        return found
-    return node
+    if "$ref" not in node:
+        return node
+    found = document
+    for name in node["$ref"].removeprefix("#/").split("/"):
+        found = found[name]
+    return found
 
 
 def close_objects(document: Json) -> Json:

@@ -14,9 +14,12 @@ def import_timm() -> ModuleType:
         import timm
     except RuntimeError as error:
         assert "torchvision::" in str(error)
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        # torch says nothing of the types of its libraries.
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        for name in ("nms", "qnms"):
+            library.define(  # type: ignore[no-untyped-call]
+                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            )
         LIBRARIES.append(library)
         for name in [n for n in sys.modules if n.partition(".")[0] in ("timm", "torchvision")]:
             del sys.modules[name]

@@ -1,4 +1,4 @@
-"""What a worker and its parent tell each other when it starts.
+"""What comes before a process serves, and what a worker and its parent tell each other then.
 
 The worker has a pipe of its own for one line, a structured message: whatever else writes to
 standard output, it is not taken for one.
@@ -14,7 +14,40 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from contracts.bundle import BundleManifest
+from serving.allocator import give_large_blocks_back
+from serving.logs import configure_logging
+from serving.ports import Ports
+from serving.quiet import silence_decoders
+from serving.settings import Settings
+from serving.tokens import read_tokens
+
 log = logging.getLogger("snapensemble")
+
+
+def prepare_process(settings: Settings) -> None:
+    """What comes before members are loaded, in this process and in each worker.
+
+    Raises:
+        InvalidConfig: the tokens cannot be read or are not right.
+    """
+    read_tokens(settings)
+    configure_logging(settings.log_format)
+    silence_decoders()
+    give_large_blocks_back()
+
+
+def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Ports) -> str:
+    """What is served where, a line per port; scripts wait for it."""
+    workers = f", workers: {settings.workers}" if settings.workers > 1 else ""
+    url, *others = ports.urls
+    return "\n".join(
+        [
+            f"Serving {settings.name or bundle.name} {bundle.version} "
+            f"(members: {len(bundle.members)}, lanes: {lanes}{workers}) on {url}",
+            *(f"Metrics on {other}/metrics" for other in others),
+        ]
+    )
 
 
 class Ready(BaseModel):

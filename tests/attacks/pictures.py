@@ -103,13 +103,15 @@ def tables_of_codes(size: int) -> bytes:
         value <<= length - previous
         codes[symbol], previous = (value, length), length
         value += 1
-    put(0, 1), put(2, 2), put(0, 5), put(29, 5), put(15, 4)
+    for number, count in ((0, 1), (2, 2), (0, 5), (29, 5), (15, 4)):
+        put(number, count)
     for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15):
         put(lengths[symbol], 3)
     for length in range(1, 10):  # literals 0 to 8, and the end of the block
         code(*codes[length])
     for zeros in (138, 109):
-        code(*codes[18]), put(zeros - 11, 7)
+        code(*codes[18])
+        put(zeros - 11, 7)
     code(*codes[9])
     for length in [*range(1, 15), 15, 15]:
         code(*codes[length])

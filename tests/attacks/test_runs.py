@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from contracts.arrays import parse_array, read_array
 from contracts.errors import InvalidData, InvalidManifest
 from contracts.files import sha256_of
 from contracts.records import FileRef
-from contracts.run import read_run
+from contracts.run import Snapshot, read_run
 from report.history import read_history
 from tests.attacks.test_bundles import most_bytes
 from trainer.checkpoint import load_checkpoint
@@ -46,8 +47,10 @@ def header(descr: str = "'|u1'", shape: str = "(4,)", order: str = "False") -> s
 @pytest.mark.parametrize("shape", [(), (0,), (5,), (2, 3), (2, 1, 3, 4)])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_what_numpy_writes_is_read(dtype: type, shape: tuple[int, ...], order: Any) -> None:
-    array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype, order=order)
-    found = parse_array(npy(array), dtype)
+    array: NDArray[Any] = (
+        np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(dtype, order=order)
+    )
+    found: NDArray[Any] = parse_array(npy(array), dtype)
     assert found.dtype == dtype and found.flags.writeable
     np.testing.assert_array_equal(found, array)
 
@@ -192,8 +195,8 @@ def test_a_snapshot_with_a_hostile_header_is_refused(
 def test_a_run_says_how_large_its_files_are(digits_run: Path) -> None:
     run = read_run(digits_run)
     assert run.config is not None
-    files = [run.config, run.val_labels, run.calibration_images, *run.snapshots]
-    for each in (*files, *(snapshot.val_logits for snapshot in run.snapshots)):
+    files: list[FileRef | Snapshot] = [run.config, run.val_labels, run.calibration_images]
+    for each in (*files, *run.snapshots, *(snapshot.val_logits for snapshot in run.snapshots)):
         assert each.size == (digits_run / each.file).stat().st_size
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.bundles import resnet20_bundle
-from tests.container.engine import Container, engine, served
+from benchmarks.containers.engine import Container, engine, served
+from benchmarks.random_members import random_bundle
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "snapensemble-serving-test"
@@ -36,7 +36,7 @@ def bundle5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("five")
     for part in (directory, *directory.parents[:2]):
         part.chmod(0o755)
-    return resnet20_bundle(directory / "bundle")
+    return random_bundle(directory / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.behind_nginx import soak
-from tests.container.nginx import INSTALLED
+from benchmarks.containers.behind_nginx import soak
+from benchmarks.containers.nginx import INSTALLED
+from benchmarks.random_members import PICTURES
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 
@@ -15,6 +16,6 @@ SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 def test_a_server_that_comes_and_goes_costs_no_request(
     image: str, bundle5: Path, tmp_path: Path
 ) -> None:
-    found = soak(image, bundle5, tmp_path, seconds=SECONDS)
+    found = soak(image, bundle5, tmp_path, PICTURES, seconds=SECONDS)
     assert found.outcome.lost == {}
     assert found.restarts >= 3 and found.outcome.answered > 1000

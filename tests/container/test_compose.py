@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.container.behind_nginx import free_ports
-from tests.container.engine import ENGINE
+from benchmarks.containers.behind_nginx import free_ports
+from benchmarks.containers.engine import ENGINE
 from tests.factories import encoded, picture
 
 Compose = Callable[..., str]
@@ -50,7 +50,7 @@ def compose(clone: Path, wheels: str) -> Iterator[tuple[Compose, str]]:
     environment = os.environ | {"PORT": str(port), "PIP_FIND_LINKS": wheels}
 
     def run(*arguments: str) -> str:
-        command = [ENGINE, "compose", "--project-name", project, "--file", file, *arguments]
+        command = [ENGINE, "compose", "--project-name", project, "--file", str(file), *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import httpx
 
-from tests.container.engine import Container, served
-from tests.container.load import clients
-from tests.container.pictures import SMALL, costliest
+from benchmarks.containers.engine import Container, served
+from benchmarks.containers.load import clients
+from benchmarks.hostile import costliest
+from benchmarks.random_members import PICTURES
 from tests.factories import encoded, picture
 
 PROBE_PERIOD_S = 1.0
@@ -25,7 +26,7 @@ def test_stopping_under_load_loses_no_request(image: str, bundle5: Path) -> None
     with served(image, bundle5, "--env=SNAPENSEMBLE_DRAIN_SECONDS=6") as container:
         not_ready = threading.Event()
         probe = threading.Thread(target=wait_until_not_ready, args=(container.url, not_ready))
-        with clients(container.url, SMALL, number=16, stop=not_ready) as outcome:
+        with clients(container.url, PICTURES, number=16, stop=not_ready) as outcome:
             probe.start()
             while outcome.answered < 100:  # the load is on
                 time.sleep(0.01)
@@ -35,7 +36,7 @@ def test_stopping_under_load_loses_no_request(image: str, bundle5: Path) -> None
 
 
 def test_512_mib_are_enough_for_five_resnets_under_load(server: Container) -> None:
-    pictures = [*SMALL, encoded(picture(9, width=800, height=600))]
+    pictures = [*PICTURES, encoded(picture(9, width=800, height=600))]
     with clients(server.url, pictures, number=32) as outcome:
         while outcome.counts.total() < 1500:
             assert server.inspect("{{.State.Running}}") == "true"
@@ -54,4 +55,4 @@ def test_512_mib_are_enough_for_the_costliest_pictures_that_are_allowed(server: 
 def assert_alive(server: Container) -> None:
     assert server.inspect("{{.State.Running}} {{.State.OOMKilled}}") == "true false"
     assert server.inspect("{{.RestartCount}}") == "0"
-    assert httpx.post(f"{server.url}/predict", content=SMALL[0]).status_code == 200
+    assert httpx.post(f"{server.url}/predict", content=PICTURES[0]).status_code == 200

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.container.behind_nginx import free_ports
-from tests.container.engine import Container
-from tests.container.load import clients
-from tests.container.pictures import SMALL
+from benchmarks.containers.behind_nginx import free_ports
+from benchmarks.containers.engine import Container
+from benchmarks.containers.load import clients
+from benchmarks.random_members import PICTURES
 from tests.docker.test_files import DOCKER, RULE
 
 NOT_INSTALLED = shutil.which("prometheus") is None
@@ -64,7 +64,7 @@ def test_the_autoscalers_query_gives_the_wait_of_a_loaded_server(
     for name, value in {"GroupBy": "instance", "LabelMatchers": 'job="snapensemble"'}.items():
         query = query.replace(f"<<.{name}>>", value)
     target = urlsplit(server.url).netloc
-    with prometheus(tmp_path, target) as http, clients(server.url, SMALL, number=32):
+    with prometheus(tmp_path, target) as http, clients(server.url, PICTURES, number=32):
         deadline = time.monotonic() + 60
         while not (wait := value_of(http, query)):
             assert time.monotonic() < deadline, "no value within a minute"

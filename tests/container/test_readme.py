@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.engine import engine
+from benchmarks.containers.engine import engine
 from tests.factories import encoded, picture
 
 

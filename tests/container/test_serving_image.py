@@ -7,9 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from contracts.bundle import BUNDLE_FILE
-from contracts.files import sha256_of
-from tests.container.engine import (
+from benchmarks.containers.engine import (
     ENGINE,
     HARDENED,
     Container,
@@ -17,6 +15,8 @@ from tests.container.engine import (
     served,
     wait_until_healthy,
 )
+from contracts.bundle import BUNDLE_FILE
+from contracts.files import sha256_of
 from tests.factories import encoded, picture
 
 BASE = "python:3.11-slim-bookworm"

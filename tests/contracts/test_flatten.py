@@ -40,7 +40,7 @@ def noise(mode: str, width: int, height: int, seed: int) -> Image.Image:
 
 def in_one_piece(picture: Image.Image, mode: str, *, height: int, width: int) -> np.ndarray:
     """The straightforward way, with a copy of the picture for every step."""
-    turn = ORIENTATIONS.get(picture.getexif().get(0x0112))
+    turn = ORIENTATIONS.get(picture.getexif().get(0x0112, 1))
     upright = picture if turn is None else picture.transpose(turn)
     if upright.mode == "I;16":
         wide = np.asarray(upright.convert("I"), dtype=np.int32)

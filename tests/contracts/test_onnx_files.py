@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,7 +38,7 @@ def with_node(node: NodeProto) -> ModelProto:
     return model
 
 
-def constant(**attributes: object) -> NodeProto:
+def constant(**attributes: Any) -> NodeProto:
     """A node whose attributes hold what is given."""
     node = helper.make_node("Constant", [], ["c"])
     node.attribute.append(AttributeProto(name="value", **attributes))

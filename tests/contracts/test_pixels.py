@@ -1,5 +1,6 @@
 import struct
 import zlib
+from random import Random
 
 import numpy as np
 import pytest
@@ -223,7 +224,7 @@ def test_a_truncated_picture_is_refused_or_decoded_but_never_anything_else(kind:
 @settings(max_examples=150)
 def test_damaged_bytes_are_refused_or_decoded_but_never_anything_else(
     kind: str,
-    random: "st.randoms",  # type: ignore[valid-type]
+    random: Random,
 ) -> None:
     data = bytearray(encoded(picture(width=20, height=20), kind))
     for _ in range(random.randint(1, 8)):

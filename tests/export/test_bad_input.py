@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import contracts.files
 from contracts.bundle import BUNDLE_FILE
 from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
 from contracts.files import sha256_of
@@ -118,7 +117,7 @@ def test_a_full_disk_at_any_file_leaves_the_old_bundle_as_it_was(
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
-    monkeypatch.setattr(contracts.files.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(WriteFailed, match="the disk is full"):
         build_bundle(digits_run, target, QUICK, force=True)
     assert written == full_at

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ SELECTION, CALIBRATION = answers(0), answers(1)
 TEMPERATURE = fit_temperature(mean_probabilities(SELECTION.probs_MNK), SELECTION.labels_N)
 
 
-def fitted(**limits: float) -> CascadeRecord | None:
+def fitted(**limits: Any) -> CascadeRecord | None:
     limits = {"max_accuracy_drop": 0.001, "max_nll_rise": 0.01, **limits}
     return fit_cascade(SELECTION, CALIBRATION, WEIGHTS, TEMPERATURE, **limits)
 

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -45,11 +47,10 @@ def test_no_more_threads_than_processors(
     monkeypatch: pytest.MonkeyPatch, asked: int | None, budget: int, used: int
 ) -> None:
     started: list[int] = []
-    real = export.logits.ThreadPoolExecutor
 
-    def pool(workers: int) -> object:
+    def pool(workers: int) -> ThreadPoolExecutor:
         started.append(workers)
-        return real(workers)
+        return ThreadPoolExecutor(workers)
 
     monkeypatch.setattr(export.logits, "cpu_budget", lambda: budget)
     monkeypatch.setattr(export.logits, "ThreadPoolExecutor", pool)

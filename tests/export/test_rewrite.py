@@ -1,5 +1,7 @@
 """Rewritten graphs compute what they computed before."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -41,14 +43,16 @@ def answer(model: onnx.ModelProto) -> np.ndarray:
     onnx.checker.check_model(model, full_check=True)
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:]]
     x = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
-    return np.asarray(ReferenceEvaluator(model).run(None, {"x": x})[0])
+    outputs = ReferenceEvaluator(model).run(None, {"x": x})
+    assert isinstance(outputs, list)
+    return np.asarray(outputs[0])
 
 
 def kinds(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
 
-def norm(source: str, out: str, **attributes: object) -> onnx.NodeProto:
+def norm(source: str, out: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node("BatchNormalization", [source, *NORM], [out], out, **attributes)
 
 

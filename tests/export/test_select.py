@@ -128,13 +128,13 @@ def test_auto_is_the_fewest_members_within_one_standard_error_of_the_lowest(
 
     def losses_N(bag: tuple[int, ...]) -> Floats:
         right_N = probs_SNK[list(bag)].mean(axis=0)[np.arange(len(labels_N)), labels_N]
-        return -np.log(right_N)
+        return np.asarray(-np.log(right_N))
 
     lowest = min(path, key=lambda bag: losses_N(bag).mean())
 
     def within(bag: tuple[int, ...]) -> bool:
         excess_N = losses_N(bag) - losses_N(lowest)
-        return excess_N.mean() <= excess_N.std(ddof=1) / np.sqrt(len(excess_N))
+        return bool(excess_N.mean() <= excess_N.std(ddof=1) / np.sqrt(len(excess_N)))
 
     fewest = min(len(set(bag)) for bag in path if within(bag))
     chosen = select(probs_SNK, labels_N, members="auto", rule=rule)
@@ -188,6 +188,8 @@ def test_a_single_snapshot_is_the_only_member(rule: Rule, members: Members) -> N
     ],
 )
 def test_a_wrong_number_is_refused(count: int, members: Members, rule: Rule, message: str) -> None:
-    probs_SNK, labels_N = snapshots(5, count=count) if count else (np.empty((0, 1, K)), np.zeros(1))
+    probs_SNK, labels_N = (
+        snapshots(5, count=count) if count else (np.empty((0, 1, K)), np.zeros(1, np.int64))
+    )
     with pytest.raises(InvalidConfig, match=message):
         select(probs_SNK, labels_N, members=members, rule=rule)

@@ -1,5 +1,7 @@
 """The first convolution on raw pixels computes what it computes on normalised ones."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +12,7 @@ from export.stem import convolve_pixels
 
 
 def network(
-    channels: int = 3, *, bias: bool = True, kinds: str = "Cast Sub Mul Conv", **attributes: object
+    channels: int = 3, *, bias: bool = True, kinds: str = "Cast Sub Mul Conv", **attributes: Any
 ) -> onnx.ModelProto:
     """uint8 images, normalised as `trainer.models.Classifier` does it, then one convolution."""
     rng = np.random.default_rng(0)
@@ -22,9 +24,10 @@ def network(
         "bias": rng.normal(size=5),
     }
     constants = {"Sub": ["mean"], "Mul": ["scale"], "Conv": ["weight", "bias"][: 1 + bias]}
+    settings: dict[str, dict[str, Any]] = {"Cast": {"to": TensorProto.FLOAT}, "Conv": attributes}
     nodes, name = [], "images"
     for kind in kinds.split():
-        extra = {"Cast": {"to": TensorProto.FLOAT}, "Conv": attributes}.get(kind, {})
+        extra = settings.get(kind, {})
         out = "y" if kind == "Conv" else kind
         nodes.append(helper.make_node(kind, [name, *constants.get(kind, [])], [out], kind, **extra))
         name = out
@@ -43,7 +46,9 @@ def answer(model: onnx.ModelProto) -> np.ndarray:
     channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     images = np.random.default_rng(1).integers(0, 256, (3, channels, 6, 7), dtype=np.uint8)
     images[0], images[1] = 0, 255
-    return np.asarray(ReferenceEvaluator(model).run(None, {"images": images})[0])
+    outputs = ReferenceEvaluator(model).run(None, {"images": images})
+    assert isinstance(outputs, list)
+    return np.asarray(outputs[0])
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -56,9 +61,7 @@ def answer(model: onnx.ModelProto) -> np.ndarray:
         {"bias": False},
     ],
 )
-def test_nothing_changes_not_even_at_the_border(
-    channels: int, attributes: dict[str, object]
-) -> None:
+def test_nothing_changes_not_even_at_the_border(channels: int, attributes: dict[str, Any]) -> None:
     model = network(channels, **attributes)
     before = answer(model)
     assert convolve_pixels(model.graph)

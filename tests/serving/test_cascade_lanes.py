@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from serving.errors import InferenceFailed
 from serving.lanes import Lanes
 from serving.micro_batch import BatchReport, MemberCall
 from serving.stages import Load, Mode
+from serving.waiting import Answer
 from tests.fakes import GatedMember
 from tests.serving.test_lanes import expected, image
 
@@ -92,7 +94,7 @@ def test_answers_and_depths_are_those_of_the_reference_whatever_the_batches(
     with Lanes(
         fakes, threads=threads, max_batch_size=max_batch_size, max_queue=99, leaves=chosen.leaves
     ) as lanes:
-        futures = []
+        futures: list[Answer] = []
         for count in requests:
             start = len(futures)
             futures += lanes.submit(list(images_BCHW[start : start + count]), "cascade")
@@ -163,12 +165,16 @@ def test_images_that_go_on_from_two_batches_run_together() -> None:
 def test_an_image_that_goes_on_does_not_wait_for_those_that_came_later(later: Mode) -> None:
     fakes = members(closed=0)
     order: list[str] = []
+
+    def note(name: str, _: object) -> None:
+        order.append(name)
+
     with cascade(*fakes, threads=1, max_batch_size=1) as lanes:
         (hard,) = lanes.submit([image(2)], "cascade")
         assert fakes[0].entered.acquire(timeout=30)
         others = lanes.submit([image(0), image(3)], later)
         for name, future in (("hard", hard), *(("later", other) for other in others)):
-            future.add_done_callback(lambda _, name=name: order.append(name))
+            future.add_done_callback(partial(note, name))
         fakes[0].gate.set()
     assert order == ["hard", "later", "later"]
 

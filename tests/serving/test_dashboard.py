@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.metrics import MetricWrapperBase
 
 from serving.metrics import Metrics
 
@@ -19,8 +20,9 @@ SERIES = {
     for suffix in SUFFIXES[family.type]
 }
 LABELS = {
-    f"{metric._name}": {*metric._labelnames, "le", "job"}
+    metric._name: {*metric._labelnames, "le", "job"}
     for metric in Metrics().registry._collector_to_names
+    if isinstance(metric, MetricWrapperBase)
 }
 
 

@@ -312,11 +312,13 @@ async def test_overload_is_refused_before_anything_is_decoded(
     is_problem(reply, 503, "overloaded")
 
 
-async def test_overload_is_refused_before_the_body_is_read(app: FastAPI, engine: Engine) -> None:
+async def test_overload_is_refused_before_the_body_is_read(
+    app: FastAPI, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any) -> None:
         raise Overloaded("50 images wait, at most 50 may", 2.3)
 
-    engine.lanes.refuse_overload = refuse  # type: ignore[method-assign]
+    monkeypatch.setattr(engine.lanes, "refuse_overload", refuse)
 
     async def body() -> AsyncIterator[bytes]:
         raise AssertionError("the body was asked for")

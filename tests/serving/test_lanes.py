@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from contracts.figures import softmax
 from serving.errors import InferenceFailed, Overloaded, Stopping
 from serving.lanes import Lanes
-from serving.micro_batch import BatchReport
+from serving.micro_batch import BatchReport, MemberCall
 from tests.fakes import GatedMember
 
 
@@ -196,7 +196,7 @@ def test_a_result_that_is_no_number_fails_its_image_only() -> None:
 
 def test_answers_that_do_not_fit_fail_their_batch_and_the_lane_goes_on() -> None:
     good = GatedMember()
-    answers_M = [lambda images: good(images)[:1], good]
+    answers_M: list[MemberCall] = [lambda images: good(images)[:1], good]
 
     def first(images_BCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         return answers_M[0](images_BCHW)

@@ -20,7 +20,7 @@ DECODE = """
 import base64, sys
 from contracts.errors import InvalidImage
 from contracts.pixels import decode_image
-from serving.cli import prepare_process
+from serving.process.startup import prepare_process
 from serving.settings import Settings
 if sys.argv[1] == "as a server":
     prepare_process(Settings())

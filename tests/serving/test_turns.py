@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.inference.memory import Encoded
 from serving.stages import full_stage
 from serving.turns import PATIENCE, Turn, Turns
 from serving.waiting import Answer, Waiting
@@ -19,7 +20,7 @@ def request(name: str, *, at: float, pictures: int = 1) -> Turn:
     for _ in range(pictures):
         answer = Answer()
         answer.times.accepted = at
-        waiting.append(Waiting(name.encode(), answer))
+        waiting.append(Waiting(Encoded(name.encode()), answer))
     return Turn(STAGE, waiting)
 
 
@@ -29,7 +30,8 @@ def names(turns: Turns, *, seconds_each: float = 0.0) -> list[str]:
     while turns:
         turn, waiting = turns.take()
         turn.used(seconds_each)
-        order.append(waiting.picture.decode())  # type: ignore[union-attr]
+        assert isinstance(waiting.picture, Encoded)
+        order.append((waiting.picture.take() or b"").decode())
     return order
 
 

@@ -168,7 +168,8 @@ def read_one(root: Path, name: str, data: bytes, channels: int = 3) -> NDArray[n
         (root / label / name).write_bytes(data)
     split = image_folder(root, size=16, channels=channels).everything
     assert split is not None
-    return split.images_NCHW[0].astype(np.int64)
+    image_CHW: NDArray[np.uint8] = split.images_NCHW[0]
+    return image_CHW.astype(np.int64)
 
 
 def test_a_picture_turned_by_its_exif_data_stands_upright(tmp_path: Path) -> None:

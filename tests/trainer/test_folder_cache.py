@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 
 from contracts import pixels
@@ -131,7 +133,7 @@ def test_size_channels_decoder_and_place_have_entries_of_their_own(
     load(folder, image_size=9)
     load(folder, image_size=8, channels=1)
     assert len(list(cache.iterdir())) == 3
-    monkeypatch.setattr(folder_cache.PIL, "__version__", "0")
+    monkeypatch.setattr(PIL, "__version__", "0")
     load(folder, image_size=8)
     assert len(list(cache.iterdir())) == 4
     folder.rename(folder.with_name("moved"))
@@ -220,8 +222,8 @@ def test_a_disk_that_fills_up_is_no_error_and_leaves_nothing(
 def test_without_space_nothing_is_begun_and_more_than_memory_is_refused(
     cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, decoded_files: list[int]
 ) -> None:
-    monkeypatch.setattr(folder_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=9999))
-    monkeypatch.setattr(folder_cache.os, "sysconf", lambda _: 100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=9999))
+    monkeypatch.setattr(os, "sysconf", lambda _: 100)
     with pytest.raises(InvalidData, match="need .* GB of memory.*SNAPENSEMBLE_CACHE"):
         load(folder)
     assert decoded_files == []

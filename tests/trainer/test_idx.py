@@ -17,7 +17,9 @@ def idx(array: NDArray[np.uint8]) -> bytes:
     return struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape) + array.tobytes()
 
 
-def write_mnist(directory: Path, mark: str = "-", packed: bool = False) -> dict[str, NDArray]:
+def write_mnist(
+    directory: Path, mark: str = "-", packed: bool = False
+) -> dict[str, NDArray[np.uint8]]:
     rng = np.random.default_rng(0)
     arrays = {}
     for part, count in (("train", 40), ("t10k", 20)):

@@ -3,7 +3,15 @@ import torch
 
 from contracts.errors import InvalidConfig
 from contracts.pixels import ImageContract
-from trainer.models import MODELS, build_model, parameter_count, set_whitening
+from trainer.models import (
+    MODELS,
+    PooledClassifier,
+    build_model,
+    parameter_count,
+    set_whitening,
+)
+from trainer.resnets import BasicBlock
+from trainer.whitening import PatchWhitening
 
 
 def contract(side: int, channels: int = 3) -> ImageContract:
@@ -67,15 +75,17 @@ def test_steps_in_place_change_no_bit_of_a_residual_network() -> None:
     model = build_model("resnet20", 10, CIFAR).train()
     images_BCHW = torch.randint(0, 256, (16, *CIFAR.shape), dtype=torch.uint8)
 
-    def plain(block: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    def plain(block: BasicBlock, x: torch.Tensor) -> torch.Tensor:
         y = torch.relu(block.bn1(block.conv1(x)))
         return torch.relu(block.bn2(block.conv2(y)) + block.shortcut(x))
 
     def gradients(logits_BK: torch.Tensor) -> list[torch.Tensor]:
         return list(torch.autograd.grad(logits_BK.square().sum(), list(model.parameters())))
 
+    assert isinstance(model, PooledClassifier)
     x = torch.relu(model.features[:2](model.normalised(images_BCHW)))
     for block in model.features[3:]:
+        assert isinstance(block, BasicBlock)
         x = plain(block, x)
     expected_BK = model.head(x.mean(dim=(2, 3)))
     found_BK = model(images_BCHW)
@@ -86,7 +96,8 @@ def test_steps_in_place_change_no_bit_of_a_residual_network() -> None:
 
 def test_normalisation_is_part_of_the_network() -> None:
     model = build_model("small", 2, CIFAR).eval()
-    seen = []
+    seen: list[torch.Tensor] = []
+    assert isinstance(model, PooledClassifier)
     model.features.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8))
     assert torch.allclose(seen[0][0, 0], torch.tensor((1 - 0.4) / 0.25))
@@ -129,12 +140,19 @@ def smooth_images(N: int, side: int, channels: int) -> torch.Tensor:
     return ((large + noise) / 1.5 * 255).to(torch.uint8)
 
 
+def whitening_of(model: torch.nn.Module) -> PatchWhitening:
+    assert isinstance(model, PooledClassifier)
+    first = model.features[0]
+    assert isinstance(first, PatchWhitening)
+    return first
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_whitened_patches_have_variance_1_and_do_not_depend_on_each_other(channels: int) -> None:
     image, images_NCHW = contract(16, channels), smooth_images(500, 16, channels)
     model = build_model("tiny+whiten", 10, image)
     set_whitening(model, images_NCHW)
-    whitening, D = model.features[0], 4 * channels
+    whitening, D = whitening_of(model), 4 * channels
     out = whitening(model.normalised(images_NCHW))
     assert out.shape == (500, 2 * D, 15, 15)
     assert torch.equal(out[:, :D], -out[:, D:])
@@ -148,21 +166,21 @@ def test_whitened_patches_have_variance_1_and_do_not_depend_on_each_other(channe
 def test_whitening_is_not_trained_and_comes_back_with_the_weights() -> None:
     model = build_model("tiny+whiten", 10, CIFAR).train()
     set_whitening(model, smooth_images(50, 32, 3))
-    before = model.features[0].weight.clone()
+    before = whitening_of(model).weight.clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     model(smooth_images(8, 32, 3)).square().sum().backward()
     optimizer.step()
-    assert torch.equal(model.features[0].weight, before)
+    assert torch.equal(whitening_of(model).weight, before)
     again = build_model("tiny+whiten", 10, CIFAR)
     again.load_state_dict(model.state_dict())
-    assert torch.equal(again.features[0].weight, before)
+    assert torch.equal(whitening_of(again).weight, before)
     assert parameter_count(model) == sum(p.numel() for p in model.parameters()) - before.numel()
 
 
 def test_whitening_constant_images_stays_finite() -> None:
     model = build_model("tiny+whiten", 10, CIFAR)
     set_whitening(model, torch.full((10, 3, 32, 32), 7, dtype=torch.uint8))
-    assert torch.isfinite(model.features[0].weight).all()
+    assert torch.isfinite(whitening_of(model).weight).all()
 
 
 def test_setting_the_whitening_of_a_network_without_changes_nothing() -> None:

@@ -1,19 +1,21 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import backward
 
 from trainer.optimizers import HypergradientSgd
 from trainer.schedules import Hypergradient
 
 
-def rule(**values: object) -> Hypergradient:
-    return Hypergradient(**{"eta_start": 0.1, "eta_max": 1.0, "beta": 0.01, **values})  # type: ignore[arg-type]
+def rule(**values: Any) -> Hypergradient:
+    return Hypergradient(**{"eta_start": 0.1, "eta_max": 1.0, "beta": 0.01, **values})
 
 
 def quadratic_descent(
-    hypergradient: Hypergradient, updates: int, **settings: float
+    hypergradient: Hypergradient, updates: int, **settings: Any
 ) -> tuple[list[float], list[float]]:
     """Positions and rates on f(x) = x^2 / 2 from x = 4, where the gradient is x itself."""
     x = torch.tensor([4.0], requires_grad=True)
@@ -21,7 +23,7 @@ def quadratic_descent(
     positions, rates = [], []
     for _ in range(updates):
         optimizer.zero_grad()
-        (x.square() / 2).sum().backward()
+        backward((x.square() / 2).sum())
         optimizer.step()
         positions.append(x.item())
         rates.append(optimizer.param_groups[0]["lr"])
@@ -98,14 +100,14 @@ def test_beta_zero_is_sgd_to_the_bit(momentum: float) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
     twin = copy.deepcopy(net)
-    settings = {"momentum": momentum, "weight_decay": 0.01, "fused": True}
-    ours = HypergradientSgd(net.parameters(), rule(beta=0.0), **settings)  # type: ignore[arg-type]
-    plain = torch.optim.SGD(twin.parameters(), lr=0.1, nesterov=momentum > 0, **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"momentum": momentum, "weight_decay": 0.01, "fused": True}
+    ours = HypergradientSgd(net.parameters(), rule(beta=0.0), **settings)
+    plain = torch.optim.SGD(twin.parameters(), lr=0.1, nesterov=momentum > 0, **settings)
     for _ in range(20):
         images, labels = torch.randn(8, 1, 8, 8), torch.randint(0, 3, (8,))
         for model, optimizer in ((net, ours), (twin, plain)):
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
+            backward(nn.functional.cross_entropy(model(images), labels))
             optimizer.step()
     pairs: zip[tuple[Tensor, Tensor]] = zip(net.parameters(), twin.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -118,7 +120,7 @@ def test_the_state_survives_saving_and_loading() -> None:
     def descend(optimizer: HypergradientSgd, at: Tensor, updates: int) -> None:
         for _ in range(updates):
             optimizer.zero_grad()
-            (at.square() / 2).sum().backward()
+            backward((at.square() / 2).sum())
             optimizer.step()
 
     descend(first, x, 2)

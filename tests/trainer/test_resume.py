@@ -19,6 +19,8 @@ from contracts.run import read_run
 from contracts.stopping import SIGNALS, Stopped
 from trainer.checkpoint import CHECKPOINT_FILE
 from trainer.config import TrainConfig
+from trainer.data import load_dataset
+from trainer.evaluate import predict_logits
 from trainer.layers import Trunk
 from trainer.lock import locked
 from trainer.models import MODELS, Network
@@ -227,7 +229,7 @@ def test_a_signal_while_validating_loses_no_step(
 ) -> None:
     import trainer.run
 
-    real, calls = trainer.run.predict_logits, []
+    real, calls = predict_logits, []
 
     def interrupted(*args: Any) -> Any:
         calls.append(args)
@@ -316,7 +318,7 @@ def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     killed(lambda: train(short(tmp_path / "run")), 60)
     import trainer.run
 
-    real = trainer.run.load_dataset
+    real = load_dataset
 
     def changed(*args: Any, **kwargs: Any) -> Any:
         dataset = real(*args, **kwargs)
@@ -378,7 +380,8 @@ def test_empty_folders_that_were_lost_are_made_again(
 
 def test_images_that_have_moved_are_found_in_their_new_place(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    images = {"x_train": rng.integers(0, 256, (90, 8, 8), np.uint8), "y_train": np.arange(90) % 2}
+    images: dict[str, Any] = {"x_train": rng.integers(0, 256, (90, 8, 8), np.uint8)}
+    images["y_train"] = np.arange(90) % 2
     np.savez(tmp_path / "old.npz", classes=["a", "b"], **images)
     settings = {"data": f"npz:{tmp_path / 'old.npz'}", "batch_size": 8}
     killed(lambda: train(short(tmp_path / "run", **settings)), 60)

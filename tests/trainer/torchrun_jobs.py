@@ -28,6 +28,7 @@ def arithmetic() -> int:
         norm = nn.BatchNorm2d(2)
         norm(torch.full((4, 2, 3, 3), float(world.rank)))  # momentum 0.1: 0.1 in process 1
         world.average_batch_norm(norm)
+        assert norm.running_mean is not None
         assert torch.allclose(norm.running_mean, torch.full((2,), 0.05))
         assert world.largest(world.rank * 15) == 15
         world.refuse_other_steps(7)

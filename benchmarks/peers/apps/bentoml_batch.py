@@ -21,7 +21,7 @@ class Ensemble:
     def __init__(self) -> None:
         self.members = Members()
 
-    @bentoml.api(
+    @bentoml.api(  # type: ignore[untyped-decorator] # not installed here
         route="/predict", batchable=True, max_batch_size=MAX_BATCH_SIZE, max_latency_ms=10_000
     )
     def predict(self, images: list[Picture]) -> list[dict[str, Any]]:  # noqa: D102

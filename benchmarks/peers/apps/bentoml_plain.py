@@ -41,7 +41,7 @@ class Ensemble:
     def __init__(self) -> None:
         self.members = Members()
 
-    @bentoml.api(route="/predict")
+    @bentoml.api(route="/predict")  # type: ignore[untyped-decorator] # not installed here
     def predict(self, image: Picture, /) -> dict[str, Any]:  # noqa: D102
         return self.members.classify(bytes_of(image))
 

@@ -18,8 +18,10 @@ from contracts.figures import Floats
 Picture = Annotated[bytes, Body(media_type="application/octet-stream")]
 
 
-class Api(litserve.LitAPI):
+class Api(litserve.LitAPI):  # type: ignore[misc] # not installed here
     """One picture after the other."""
+
+    members: Members
 
     def setup(self, device: str) -> None:  # noqa: ARG002 # LitServe's signature
         """Load the members in a worker."""

@@ -14,7 +14,7 @@ from benchmarks.peers.apps.members import MAX_BATCH_SIZE, Members
 from benchmarks.peers.apps.mlserver_plain import serve
 
 
-class Ensemble(MLModel):
+class Ensemble(MLModel):  # type: ignore[misc] # not installed here
     """Pictures together."""
 
     async def load(self) -> bool:

@@ -40,7 +40,7 @@ def serve(implementation: str, **model: Any) -> None:
     os.execv(sys.executable, [sys.executable, "-c", code, "start", str(folder)])  # noqa: S606
 
 
-class Ensemble(MLModel):
+class Ensemble(MLModel):  # type: ignore[misc] # not installed here
     """One picture after the other in each worker."""
 
     async def load(self) -> bool:
@@ -48,7 +48,7 @@ class Ensemble(MLModel):
         self.members = Members()
         return True
 
-    @custom_handler(rest_path="/predict")
+    @custom_handler(rest_path="/predict")  # type: ignore[untyped-decorator] # not installed here
     async def classify(self, picture: Picture) -> dict[str, Any]:
         """The answer to the picture that is the body."""
         return self.members.classify(picture)

@@ -24,7 +24,7 @@ def main() -> None:
     """Serve until a signal comes."""
     members = Members()
 
-    @batch
+    @batch  # type: ignore[untyped-decorator] # not installed here
     def predict(picture: "np.ndarray") -> dict[str, "np.ndarray"]:
         images = [members.decode(one) for one in picture[:, 0]]
         return {"probabilities": members.ask(np.stack(images)).astype(np.float64)}

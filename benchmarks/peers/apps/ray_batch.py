@@ -22,7 +22,9 @@ class Ensemble:
     def __init__(self) -> None:
         self.members = Members()
 
-    @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=0.001)
+    @serve.batch(  # type: ignore[untyped-decorator] # not installed here
+        max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=0.001
+    )
     async def ask(self, pictures: list[bytes]) -> list[dict[str, Any]]:
         """The answers to some pictures."""
         images = [self.members.decode(picture) for picture in pictures]

@@ -13,7 +13,7 @@ INSTALLED = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin"
 
 @contextmanager
 def nginx(directory: Path, port: int, servers: Sequence[int]) -> Iterator[str]:
-    """nginx before the servers; gives its URL."""
+    """Nginx before the servers; gives its URL."""
     assert INSTALLED is not None
     text = CONFIGURATION.read_text()
     for shipped, used in zip((8000, 8001, 8002), (port, *servers), strict=True):
@@ -23,7 +23,7 @@ def nginx(directory: Path, port: int, servers: Sequence[int]) -> Iterator[str]:
     configuration.write_text(text)
     log, pid = directory / "error.log", directory / "nginx.pid"
     # It goes into the background when its ports are open.
-    command = [
+    command: list[str | Path] = [
         INSTALLED, "-e", log, "-c", configuration, "-g", f"pid {pid}; error_log {log} warn;"
     ]  # fmt: skip
     subprocess.run(command, check=True, timeout=30)

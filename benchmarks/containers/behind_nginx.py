@@ -2,15 +2,15 @@
 
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.container.engine import Container, engine, served, wait_until_serving
-from tests.container.load import Outcome, clients
-from tests.container.nginx import nginx
-from tests.container.pictures import SMALL
+from benchmarks.containers.engine import Container, engine, served, wait_until_serving
+from benchmarks.containers.load import Outcome, clients
+from benchmarks.containers.nginx import nginx
 
 CLIENTS = 8
 DRAIN_SECONDS = 2
@@ -25,7 +25,9 @@ class Soak:
     seconds: float
 
 
-def soak(image: str, bundle_dir: Path, directory: Path, *, seconds: float) -> Soak:
+def soak(
+    image: str, bundle_dir: Path, directory: Path, bodies: Sequence[bytes], *, seconds: float
+) -> Soak:
     """Ask through nginx for so long while the first container comes and goes."""
     port, *servers = free_ports(3)
     flag = f"--env=SNAPENSEMBLE_DRAIN_SECONDS={DRAIN_SECONDS}"
@@ -35,7 +37,7 @@ def soak(image: str, bundle_dir: Path, directory: Path, *, seconds: float) -> So
         )
         url = stack.enter_context(nginx(directory, port, servers))
         started, restarts = time.monotonic(), 0
-        with clients(url, SMALL, number=CLIENTS) as outcome:
+        with clients(url, bodies, number=CLIENTS) as outcome:
             while time.monotonic() < started + seconds:
                 restart(first)
                 restarts += 1

@@ -1,0 +1,184 @@
+"""Every benchmark starts, and those that can be small are run."""
+
+import ast
+import importlib
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import benchmarks
+from benchmarks import machine
+from benchmarks.peers.venvs import REQUIREMENTS
+from benchmarks.snapshots import save_parts
+from tests.factories import CLASSES, encoded, picture
+from trainer.readers import Split
+
+FOLDER = Path(benchmarks.__file__).parent
+ROOT = FOLDER.parent
+APPS = "benchmarks.peers.apps."  # programs for the Python of a peer's own environment
+
+
+def is_program(file: Path) -> bool:
+    """Whether `python -m` does something with a module."""
+    return any(
+        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+        for node in ast.parse(file.read_text()).body
+    )
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
+
+
+MODULES = {module_of(file): file for file in sorted(FOLDER.rglob("*.py"))}
+PROGRAMS = [name for name, file in MODULES.items() if is_program(file) and APPS not in name]
+
+
+@pytest.fixture(autouse=True)
+def _left_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Results go to a folder of the test, and programs are found by those that they start."""
+    monkeypatch.setattr(machine, "RESULTS", tmp_path / "results")
+    monkeypatch.chdir(ROOT)
+
+
+def start(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> object:
+    """`python -m NAME ARGUMENTS` in this process; the exit code."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    monkeypatch.delitem(sys.modules, name, raising=False)  # or runpy warns
+    try:
+        runpy.run_module(name, run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def test_there_are_benchmarks() -> None:
+    assert len(PROGRAMS) > 20 and len(MODULES) > len(PROGRAMS)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_benchmark_says_what_it_takes(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert start(monkeypatch, name, "--help") == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in PROGRAMS])
+def test_what_benchmarks_share_can_be_imported(name: str) -> None:
+    """Of a peer, as far as its own packages are here: what it does with them mypy sees alone."""
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        assert name.startswith(APPS) and error.name is not None
+        package = error.name.partition(".")[0]
+        pins = "\n".join(file.read_text() for file in REQUIREMENTS.glob("*.txt"))
+        assert f"{package}==" in pins, f"{name} imports {package}, which no peer's environment has"
+
+
+# The smallest settings; `wrk` and container engines are not everywhere, so what needs them is not
+# among these.
+SMALLEST: dict[str, tuple[str, ...]] = {
+    "cascade_stages": ("--rounds", "1", "--seconds", "0.02"),
+    "cascade_variants": ("RUN",),
+    "forecast": (),
+    "last_connections": ("BUNDLE", "--image", "PICTURE", "--rounds", "1"),
+    "leaving_clients": ("BUNDLE", "--clients", "20", "--seconds", "0.1"),
+    "odd_images": ("BUNDLE", "--files", "PICTURES"),
+    "overload": ("BUNDLE", "--seconds", "0.2"),
+    "picture_cost": ("--before", "ROOT", "--rounds", "1"),
+    "pipeline": ("--run", "RUN", "--images", "10"),
+    "price_of_one": ("RUN", "--rounds", "1", "--seconds", "0.05"),
+    "request_cost": ("BUNDLE", "--repetitions", "1"),
+    "schedules": (
+        "--data", "DATA", "--seeds", "1", "--schedules", "sgdr", "--cycles", "2",
+        "--cycle-epochs", "1", "--members", "1", "--processes", "1", "--work", "WORK",
+    ),
+    "selection": ("RUN",),
+    "session_memory": ("--repetitions", "1"),
+    "shared_port": ("--repetitions", "1"),
+    "soak": ("BUNDLE", "--minutes", "0.005"),
+    "training_memory": ("--data", "DATA", "--model", "small", "--batch-size", "8"),
+    "training_speed": (
+        "--data", "DATA", "--model", "small", "--batch-size", "8", "--threads", "1", "--steps", "2",
+        "--rounds", "1", "--workers", "0", "--no-torchensemble",
+    ),
+}  # fmt: skip
+
+
+FIXTURES = {
+    "RUN": "digits_run",
+    "BUNDLE": "bundle_dir",
+    "PICTURES": "pictures",
+    "PICTURE": "picture_file",
+    "DATA": "data",
+    "ROOT": "root",
+    "WORK": "tmp_path",
+}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with one picture."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "noise.png").write_bytes(encoded(picture()))
+    return folder
+
+
+@pytest.fixture
+def picture_file(pictures: Path) -> Path:
+    return pictures / "noise.png"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """Noise of three classes."""
+    rng = np.random.default_rng(0)
+    file = tmp_path / "data.npz"
+    save_parts(
+        file,
+        CLASSES,
+        **{
+            name: Split(
+                rng.integers(0, 256, (count, 3, 8, 8), np.uint8), np.arange(count) % len(CLASSES)
+            )
+            for name, count in (("train", 48), ("val", 12), ("test", 12))
+        },
+    )
+    return f"npz:{file}"
+
+
+@pytest.fixture
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture
+def _threads_as_before() -> Iterator[None]:
+    """Benchmarks of training choose for the whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.usefixtures("_threads_as_before")
+def test_a_benchmark_runs(
+    name: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = [
+        request.getfixturevalue(FIXTURES[word]) if word in FIXTURES else word
+        for word in SMALLEST[name]
+    ]
+    (program,) = (program for program in PROGRAMS if program.endswith(f".{name}"))
+    assert start(monkeypatch, program, *arguments) == 0
+    assert capsys.readouterr().out
