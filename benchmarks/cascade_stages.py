@@ -2,7 +2,7 @@
 
     python -m benchmarks.cascade_stages [--rounds 3] [--seconds 2.5]
 
-Five ResNet-20 with random weights, images of random contrast, and a margin rule under which 30 %
+ResNet-20 with random weights, images of random contrast, and a margin rule under which 30 %
 of the images go on at each depth. Closed loops in process, the rules in turns.
 
 Shapes: N images, C channels, H height, W width.
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 import serving.lanes
 from benchmarks.machine import save
-from benchmarks.random_cascade import IMAGES, fitted, member_calls, random_images
+from benchmarks.random_cascade import fitted, member_calls, random_images
+from benchmarks.random_members import MEMBERS
 from contracts.cpu import cpu_budget
 from contracts.figures import Floats
 from serving.lanes import Lanes
@@ -89,9 +90,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="turns of each rule (3)")
     parser.add_argument("--seconds", type=float, default=2.5, help="of one turn (2.5)")
+    parser.add_argument("--members", type=int, default=MEMBERS, help=f"of the cascade ({MEMBERS})")
+    parser.add_argument("--images", type=int, default=1000, help="that are sent in turn (1000)")
     parser.add_argument("--name", default="cascade-stages", help="of the result files")
     args = parser.parse_args()
-    members, images_NCHW = member_calls(), random_images()
+    members, images_NCHW = member_calls(args.members), random_images(args.images)
     leaves = fitted(members, images_NCHW).leaves
     found: dict[str, dict[int, list[Row]]] = {name: {c: [] for c in CLIENTS} for name in RULES}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -124,7 +127,7 @@ async def ask(
     """Samples of a closed loop."""
 
     async def one(number: int) -> Answer:
-        (future,) = lanes.submit([images_NCHW[number % IMAGES]], mode)
+        (future,) = lanes.submit([images_NCHW[number % len(images_NCHW)]], mode)
         probs_dK: Floats = await asyncio.wrap_future(future)
         return Answer(members_used=len(probs_dK))
 

@@ -143,7 +143,7 @@ def variant(
         parts["calibration"],
         weights_M,
         temperature,
-        rules=("threshold",) if rule == "per depth" else (rule,),  # type: ignore[arg-type]
+        rules=("threshold",) if rule == "per depth" else (rule,),  # type: ignore[arg-type] # of RULES
         **LIMITS,
     )
     if record is None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import save, spread
 from contracts.bundle import read_bundle
 from export.bundle import build_bundle
-from export.config import ExportConfig
+from export.config import ExportConfig, Quantize
 from serving.engine import Engine, Limits, load_engine
 from snapensemble.evaluate import bundle_data, evaluate
 
@@ -67,9 +67,9 @@ def main() -> None:
 def export(run_dir: Path, work: Path, data: str | None) -> dict[str, Any]:
     """The bundles, and what their manifests say of cascade and int8."""
     common: dict[str, Any] = {"data": data, "report": False}
-    every = {"fp32": "none", "int8": "int8"}
+    every: dict[str, Quantize] = {"fp32": "none", "int8": "int8"}
     for name, quantize in every.items():
-        config = ExportConfig(select="all", quantize=quantize, **common)  # type: ignore[arg-type]
+        config = ExportConfig(select="all", quantize=quantize, **common)
         build_bundle(run_dir, work / name, config)
     build_bundle(run_dir, work / "one", ExportConfig(select="best", members=1, **common))
     manifests = {name: read_bundle(work / name) for name in every}

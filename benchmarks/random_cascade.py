@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.random_members import MEMBERS, random_members
+from benchmarks.random_members import random_members
 from contracts.cascade import Cascade, first_weights, margin
 from contracts.figures import mean_probabilities, softmax
 from contracts.sessions import open_session
 from serving.micro_batch import MemberCall
 
-IMAGES, GOING_ON = 1000, 0.3
+GOING_ON = 0.3
 
 
-def member_calls() -> list[MemberCall]:
-    """What asks each of the random members."""
-    return [partial(logits_of, open_session(file)) for file in random_members()]
+def member_calls(count: int) -> list[MemberCall]:
+    """What asks each of some random members."""
+    return [partial(logits_of, open_session(file)) for file in random_members(count)]
 
 
 def logits_of(session: Any, images_BCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -30,28 +30,29 @@ def logits_of(session: Any, images_BCHW: NDArray[np.uint8]) -> NDArray[np.float3
     return logits_BK
 
 
-def random_images() -> NDArray[np.uint8]:
+def random_images(count: int) -> NDArray[np.uint8]:
     """images_NCHW: a colour each, and noise of an amplitude each, so that members differ."""
     rng = np.random.default_rng(0)
-    colour = rng.integers(0, 256, (IMAGES, 3, 1, 1))
-    share = rng.uniform(0, 1, (IMAGES, 1, 1, 1))
-    noise = rng.integers(0, 256, (IMAGES, 3, 32, 32))
+    colour = rng.integers(0, 256, (count, 3, 1, 1))
+    share = rng.uniform(0, 1, (count, 1, 1, 1))
+    noise = rng.integers(0, 256, (count, 3, 32, 32))
     return (colour * (1 - share) + share * noise).clip(0, 255).astype(np.uint8)
 
 
 def fitted(members: Sequence[MemberCall], images_NCHW: NDArray[np.uint8]) -> Cascade:
     """Thresholds under which `GOING_ON` of those that are inside go on at each depth."""
-    pieces = np.array_split(images_NCHW, IMAGES // 50)
+    M, N = len(members), len(images_NCHW)
+    pieces = np.array_split(images_NCHW, -(-N // 50))
     probs_MNK = np.stack([np.concatenate([softmax(m(p)) for p in pieces]) for m in members])
-    weights_M = [1 / MEMBERS] * MEMBERS
-    thresholds, inside_N = [], np.arange(IMAGES)
-    for d in range(1, MEMBERS):
+    weights_M = [1 / M] * M
+    thresholds, inside_N = [], np.arange(N)
+    for d in range(1, M):
         probs_NK = mean_probabilities(probs_MNK[:d, inside_N], first_weights(weights_M, d))
         thresholds.append(float(np.quantile(margin(probs_NK), GOING_ON)))
         inside_N = inside_N[margin(probs_NK) < thresholds[-1]]
     return Cascade(
         rule="threshold",
         thresholds=thresholds,
-        temperatures=[1.0] * (MEMBERS - 1),
+        temperatures=[1.0] * (M - 1),
         weights_M=weights_M,
     )

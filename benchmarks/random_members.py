@@ -26,10 +26,10 @@ PICTURES = noise(IMAGE).encoded
 NO_FIGURES = ValFigures(nll=0, accuracy=0)
 
 
-def random_members() -> list[bytes]:
+def random_members(count: int = MEMBERS) -> list[bytes]:
     """ONNX files, made by the exporter that makes bundles, each with weights of its own seed."""
     files = []
-    for seed in range(MEMBERS):
+    for seed in range(count):
         torch.manual_seed(seed)
         files.append(to_onnx(build_model("resnet20", CLASSES, IMAGE), IMAGE))
     return files

@@ -3,7 +3,7 @@
     python -m benchmarks.session_memory          # three repetitions
 
 Five ResNet-20 members with random weights, 3x32x32, are warmed up with 32 images and one, then
-asked by two lanes about 500 batches of random sizes up to 32. Each case has a process of its own:
+asked by two lanes about batches of random sizes up to 32. Each case has a process of its own:
 
     as served   the arena of each session, as `contracts.sessions` sets it up
     buckets     batches padded to 1, 2, 4, 8, 16 or 32 images, each size warmed, the largest first
@@ -30,7 +30,7 @@ from contracts.pixels import ImageContract
 from contracts.sessions import session_options
 
 CASES = ("as served", "buckets", "same", "no arena")
-LARGEST, BATCHES, MEMBERS, LANES = 32, 500, 5, 2
+LARGEST, MEMBERS, LANES = 32, 5, 2
 IMAGE = ImageContract(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)
 
 
@@ -38,22 +38,23 @@ def main() -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=3, help="how many (3)")
+    parser.add_argument("--batches", type=int, default=500, help="in each process (500)")
     parser.add_argument("--case", nargs=2, metavar=("CASE", "DIRECTORY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.case:
-        print(*one_case(args.case[0], Path(args.case[1])))
+        print(*one_case(args.case[0], Path(args.case[1]), args.batches))
         return
     with tempfile.TemporaryDirectory() as directory:
         write_members(Path(directory))
         measured: dict[str, list[list[float]]] = {case: [] for case in CASES}
         for _ in range(args.repetitions):  # interleaved, so that a busy machine hurts all alike
             for case in CASES:
-                measured[case].append(in_own_process(case, directory))
+                measured[case].append(in_own_process(case, directory, args.batches))
     rows: list[tuple[str, ...]] = [("case", "MiB when warm", "after half", "after all", "images/s")]
     for case, runs in measured.items():
         columns = zip(*runs, strict=True)
         rows.append((case, *map(median_and_range, columns)))
-    figures: dict[str, Any] = {"batches": BATCHES, "largest": LARGEST, "measured": measured}
+    figures: dict[str, Any] = {"batches": args.batches, "largest": LARGEST, "measured": measured}
     save("session-memory", figures, rows)
 
 
@@ -70,14 +71,15 @@ def write_members(directory: Path) -> None:
         (directory / f"{number}.onnx").write_bytes(file)
 
 
-def in_own_process(case: str, directory: str) -> list[float]:
+def in_own_process(case: str, directory: str, batches: int) -> list[float]:
     """The figures of a case."""
-    command = [sys.executable, "-m", "benchmarks.session_memory", "--case", case, directory]
+    command = [sys.executable, "-m", "benchmarks.session_memory", "--batches", str(batches)]
+    command += ["--case", case, directory]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [float(word) for word in done.stdout.split()]
 
 
-def one_case(case: str, directory: Path) -> tuple[float, ...]:
+def one_case(case: str, directory: Path, batches: int) -> tuple[float, ...]:
     """MiB when warm, after half and all of the batches, images per second."""
     import onnxruntime  # after contracts.sessions, which keeps it from sending usage events
 
@@ -109,11 +111,11 @@ def one_case(case: str, directory: Path) -> tuple[float, ...]:
     for size in sorted(buckets if case == "buckets" else [1, LARGEST], reverse=True):
         ask_all(size)
     warm = resident_mib()
-    sizes = rng.integers(1, LARGEST + 1, BATCHES).tolist()
+    sizes = rng.integers(1, LARGEST + 1, batches).tolist()
     started = time.perf_counter()
     with ThreadPoolExecutor(LANES) as lanes:
         held = []
-        for half in (sizes[: BATCHES // 2], sizes[BATCHES // 2 :]):
+        for half in (sizes[: batches // 2], sizes[batches // 2 :]):
             list(lanes.map(ask_all, half))
             held.append(resident_mib())
     return warm, *held, sum(sizes) / (time.perf_counter() - started)

@@ -96,7 +96,7 @@ def measured(args: argparse.Namespace) -> float:
             logits_BK = network(images_BCHW)
         loss = cross_entropy(logits_BK.float(), labels_B)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         optimizer.step()
         loss.item()
 

@@ -127,7 +127,7 @@ def ours(
     model: nn.Module, part: Split, image: Any, args: argparse.Namespace, compiled: bool = False
 ) -> Callable[[], object]:
     """One epoch as `train` runs it."""
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types lack it
     optimizer = torch.optim.SGD(
         model.parameters(), lr=LR, momentum=MOMENTUM, nesterov=True,
         weight_decay=WEIGHT_DECAY, fused=True,

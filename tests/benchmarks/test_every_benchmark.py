@@ -81,44 +81,30 @@ def test_what_benchmarks_share_can_be_imported(name: str) -> None:
         assert f"{package}==" in pins, f"{name} imports {package}, which no peer's environment has"
 
 
-# The smallest settings; `wrk` and container engines are not everywhere, so what needs them is not
-# among these.
+# The smallest settings of what is quick, and needs neither wrk nor a container engine.
 SMALLEST: dict[str, tuple[str, ...]] = {
-    "cascade_stages": ("--rounds", "1", "--seconds", "0.02"),
-    "cascade_variants": ("RUN",),
+    "cascade_stages": (
+        "--rounds", "1", "--seconds", "0.02", "--members", "2", "--images", "50",
+    ),
     "forecast": (),
     "last_connections": ("BUNDLE", "--image", "PICTURE", "--rounds", "1"),
     "leaving_clients": ("BUNDLE", "--clients", "20", "--seconds", "0.1"),
     "odd_images": ("BUNDLE", "--files", "PICTURES"),
     "overload": ("BUNDLE", "--seconds", "0.2"),
-    "picture_cost": ("--before", "ROOT", "--rounds", "1"),
-    "pipeline": ("--run", "RUN", "--images", "10"),
-    "price_of_one": ("RUN", "--rounds", "1", "--seconds", "0.05"),
     "request_cost": ("BUNDLE", "--repetitions", "1"),
-    "schedules": (
-        "--data", "DATA", "--seeds", "1", "--schedules", "sgdr", "--cycles", "2",
-        "--cycle-epochs", "1", "--members", "1", "--processes", "1", "--work", "WORK",
-    ),
     "selection": ("RUN",),
-    "session_memory": ("--repetitions", "1"),
-    "shared_port": ("--repetitions", "1"),
     "soak": ("BUNDLE", "--minutes", "0.005"),
-    "training_memory": ("--data", "DATA", "--model", "small", "--batch-size", "8"),
     "training_speed": (
         "--data", "DATA", "--model", "small", "--batch-size", "8", "--threads", "1", "--steps", "2",
         "--rounds", "1", "--workers", "0", "--no-torchensemble",
     ),
 }  # fmt: skip
-
-
 FIXTURES = {
     "RUN": "digits_run",
     "BUNDLE": "bundle_dir",
     "PICTURES": "pictures",
     "PICTURE": "picture_file",
     "DATA": "data",
-    "ROOT": "root",
-    "WORK": "tmp_path",
 }
 
 
@@ -152,11 +138,6 @@ def data(tmp_path: Path) -> str:
         },
     )
     return f"npz:{file}"
-
-
-@pytest.fixture
-def root() -> Path:
-    return ROOT
 
 
 @pytest.fixture

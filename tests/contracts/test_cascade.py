@@ -7,6 +7,7 @@ from contracts.cascade import (
     Cascade,
     CascadePoint,
     CascadeRecord,
+    LeaveRule,
     first_weights,
     margin,
     run_cascade,
@@ -22,9 +23,9 @@ def members(seed: int, images: int = 20, classes: int = 4) -> Floats:
     return softmax(rng.normal(size=(3, images, classes)) * 2 + rng.normal(size=(images, classes)))
 
 
-def cascade(*thresholds: float | None, rule: str = "threshold") -> Cascade:
+def cascade(*thresholds: float | None, rule: LeaveRule = "threshold") -> Cascade:
     return Cascade(
-        rule=rule,  # type: ignore[arg-type]
+        rule=rule,
         thresholds=thresholds,
         temperatures=(0.8, 0.9),
         weights_M=WEIGHTS,

@@ -5,14 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import ImageTooCostly, InvalidImage, TakesTime
-from contracts.picture_cost import FORMATS, picture_cost
+from contracts.picture_cost import FORMATS, PictureCost, picture_cost
 from contracts.picture_limits import PictureLimits
 from contracts.pixels import SERVER_LIMITS, decode_image
 from tests.attacks.pictures import chunk, jpeg_claiming, png, saved, striped, tables_of_codes
 from tests.factories import encoded, picture
 
 
-def cost(data: bytes, limits: PictureLimits = SERVER_LIMITS, side: int = 32):  # type: ignore[no-untyped-def]
+def cost(data: bytes, limits: PictureLimits = SERVER_LIMITS, side: int = 32) -> PictureCost:
     return picture_cost(data, limits, width=side, height=side)
 
 

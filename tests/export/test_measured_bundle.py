@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,13 +33,13 @@ def moved_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A short run on an .npz file, and where that file is now."""
     directory = tmp_path_factory.mktemp("moved")
     rng = np.random.default_rng(0)
-    parts: dict[str, np.ndarray] = {"classes": np.array(["dark", "light"])}
+    parts: dict[str, Any] = {"classes": np.array(["dark", "light"])}
     for part, count in (("train", 60), ("val", 20), ("test", 30)):
         labels_N = np.arange(count) % 2
         noise_NHW = rng.normal(0, 30, (count, 8, 8))
         images_NHW = np.clip(60 + 130 * labels_N[:, None, None] + noise_NHW, 0, 255)
         parts |= {f"x_{part}": images_NHW.astype(np.uint8), f"y_{part}": labels_N}
-    np.savez(directory / "before.npz", **parts)  # type: ignore[arg-type]
+    np.savez(directory / "before.npz", **parts)
     out = directory / "run"
     train(
         TrainConfig(

@@ -20,8 +20,10 @@ from trainer.run import train
 def second_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `digits_run`, of another seed and network."""
     out = tmp_path_factory.mktemp("second") / "run"
-    settings = {"cycles": 3, "cycle_epochs": 2, "threads": 1, "seed": 1, "model": "tiny"}
-    return train(TrainConfig(data="digits", out=out, **settings))  # type: ignore[arg-type]
+    config = TrainConfig(
+        data="digits", out=out, cycles=3, cycle_epochs=2, threads=1, seed=1, model="tiny"
+    )
+    return train(config)
 
 
 def changed(run_dir: Path, tmp_path: Path, **changes: object) -> Path:

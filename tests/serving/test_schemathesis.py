@@ -1,19 +1,21 @@
 """Requests that schemathesis makes of the OpenAPI document, to a real server."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-schemathesis = pytest.importorskip("schemathesis", reason="installed for development only")
+pytest.importorskip("schemathesis", reason="installed for development only")
 
-from hypothesis import settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from schemathesis import checks  # noqa: E402
+import schemathesis
+from hypothesis import settings
+from hypothesis import strategies as st
+from schemathesis import checks
 
-from serving.openapi import describe  # noqa: E402
-from serving.settings import Settings  # noqa: E402
-from snapensemble.server_process import server_process  # noqa: E402
-from tests.factories import encoded, make_cascade_bundle, picture  # noqa: E402
+from serving.openapi import describe
+from serving.settings import Settings
+from snapensemble.server_process import server_process
+from tests.factories import encoded, make_cascade_bundle, picture
 
 PICTURES = [encoded(picture(seed), kind) for seed, kind in enumerate(["PNG", "JPEG", "BMP", "GIF"])]
 MAY_FAIL = (503, 504)  # too much to do, and a deadline too near
@@ -39,7 +41,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @api.parametrize()
 @settings(max_examples=60)
-def test_answers_are_as_the_document_declares_them(case: schemathesis.Case, url: str) -> None:
+def test_answers_are_as_the_document_declares_them(case: schemathesis.Case[Any], url: str) -> None:
     response = case.call(base_url=url, timeout=30)
     assert response.status_code < 500 or response.status_code in MAY_FAIL
     case.validate_response(response, checks=CONFORMS)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -153,9 +155,9 @@ def test_the_draws_of_shifts_and_mirrorings_are_those_of_earlier_versions() -> N
 
 
 @pytest.mark.parametrize("bad", [{"cutout": -1}, {"crop_padding": -1}, {"min_area": 0.0}])
-def test_settings_that_cannot_work_are_refused(bad: dict[str, float]) -> None:
+def test_settings_that_cannot_work_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(InvalidConfig):
-        Augmentation(**bad)  # type: ignore[arg-type]
+        Augmentation(**bad)
 
 
 @given(side=st.integers(1, 12), y=st.floats(0, 1, exclude_max=True), x=st.floats(0, 0.999))

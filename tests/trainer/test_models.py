@@ -84,7 +84,7 @@ def test_steps_in_place_change_no_bit_of_a_residual_network() -> None:
 
     assert isinstance(model, PooledClassifier)
     x = torch.relu(model.features[:2](model.normalised(images_BCHW)))
-    for block in model.features[3:]:
+    for block in list(model.features)[3:]:
         assert isinstance(block, BasicBlock)
         x = plain(block, x)
     expected_BK = model.head(x.mean(dim=(2, 3)))

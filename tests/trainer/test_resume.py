@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -84,8 +86,8 @@ def killed(run: Callable[[], object], event: int) -> int:
 
             return counted
 
-        Path.replace = count(Path.replace, after=True)  # type: ignore[method-assign]
-        MetricsFile.step = count(MetricsFile.step, after=False)  # type: ignore[method-assign]
+        for owner, name, after in ((Path, "replace", True), (MetricsFile, "step", False)):
+            mock.patch.object(owner, name, count(getattr(owner, name), after=after)).start()
         code = 1
         try:
             run()
@@ -115,7 +117,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bits(
     first = 10  # before it the run has no manifest yet, and nothing is lost
     for event in random.Random(0).sample(range(first, events + 1), 12):
         run_dir = tmp_path / f"killed-{event}"
-        killed(lambda to=run_dir: train(short(to)), event)  # type: ignore[misc]
+        killed(partial(train, short(run_dir)), event)
         resume(run_dir)
         assert outcome(run_dir) == uninterrupted, f"killed at event {event} of {events}"
 
@@ -136,7 +138,7 @@ def test_a_start_that_was_killed_before_it_had_a_manifest_is_no_run_in_the_way(
 ) -> None:
     for event in range(1, 10):
         run_dir = tmp_path / str(event)
-        killed(lambda to=run_dir: train(short(to)), event)  # type: ignore[misc]
+        killed(partial(train, short(run_dir)), event)
         if not (run_dir / "run.json").exists():
             train(short(run_dir))
             assert outcome(run_dir) == uninterrupted

@@ -199,8 +199,16 @@ def test_validation_images_that_are_trained_on_are_warned_of(
         tmp_path / "data.npz", classes=["a", "b"], x_train=x_train, y_train=np.arange(60) % 2,
         x_val=x_val, y_val=np.arange(8) % 2,
     )  # fmt: skip
-    settings = {"cycles": 1, "cycle_epochs": 1, "threads": 1, "model": "tiny"}
-    train(TrainConfig(data=f"npz:{tmp_path / 'data.npz'}", out=tmp_path / "run", **settings))  # type: ignore[arg-type]
+    train(
+        TrainConfig(
+            data=f"npz:{tmp_path / 'data.npz'}",
+            out=tmp_path / "run",
+            cycles=1,
+            cycle_epochs=1,
+            threads=1,
+            model="tiny",
+        )
+    )
     assert "warning: 3 of 8 validation images are among the training" in capsys.readouterr().err
     train(short(tmp_path / "digits", cycles=1))
     assert "warning" not in capsys.readouterr().err

@@ -1,5 +1,6 @@
 from fractions import Fraction
 from math import cos, pi
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -116,6 +117,6 @@ def test_a_budget_that_ends_inside_a_cycle_is_refused_with_the_nearest(
         {"T_0": 1, "eta_max_decay": 1.1},
     ],
 )
-def test_a_schedule_that_cannot_be_is_refused(values: dict[str, float]) -> None:
+def test_a_schedule_that_cannot_be_is_refused(values: dict[str, Any]) -> None:
     with pytest.raises(InvalidConfig):
-        Sgdr(**values)  # type: ignore[arg-type]
+        Sgdr(**values)

@@ -83,7 +83,7 @@ def test_a_full_disk_is_an_error_with_a_name(
         TensorBoard(tmp_path, batch_size=1) as board,
     ):
         board._file.close()
-        board._file = Full()  # type: ignore[assignment]
+        monkeypatch.setattr(board, "_file", Full())
         board.epoch(Step(9, 0.5, 2.0), 0, 0, VAL, 1.0)
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def signal_in_step(number: int, signum: signal.Signals) -> None:
             os.kill(os.getpid(), signum)
         return real(self, value)
 
-    World.mean = mean  # type: ignore[method-assign]
+    mock.patch.object(World, "mean", mean).start()
 
 
 if __name__ == "__main__":

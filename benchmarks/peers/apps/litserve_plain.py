@@ -32,7 +32,8 @@ class Api(litserve.LitAPI):  # type: ignore[misc] # not installed here
         return self.members.decode(request)
 
     def predict(self, image_CHW: Image) -> Floats:  # noqa: D102
-        return self.members.ask(image_CHW[None])[0]
+        probs_K: Floats = self.members.ask(image_CHW[None])[0]
+        return probs_K
 
     def encode_response(self, probs_K: Floats) -> dict[str, Any]:  # noqa: D102
         return self.members.answer(probs_K)

@@ -15,7 +15,12 @@ from tests.fakes import prediction_scope
 
 
 async def receive() -> Message:
-    return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+    message: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    return await message
+
+
+async def never(message: Message) -> None:
+    raise AssertionError(message)
 
 
 async def ask(app: ASGIApp, metrics: Metrics, life: Life, scope: Scope | None = None) -> Any:
@@ -141,6 +146,6 @@ async def test_the_access_log_has_a_line_for_what_was_not_answered(
 ) -> None:
     caplog.set_level(logging.INFO, "snapensemble.access")
     exchanges = Exchanges(silent, (), Metrics(), Life(), access_log=True)
-    await exchanges(prediction_scope([]), receive, receive)  # type: ignore[arg-type]
+    await exchanges(prediction_scope([]), receive, never)
     (record,) = caplog.records
     assert record.__dict__["fields"]["status"] == 499
