@@ -8,7 +8,7 @@ import argparse
 import json
 from collections.abc import Callable, Container, Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -21,7 +21,6 @@ KINDS = {
     "number": "a number",
     "boolean": "true or false",
     "string": "a text",
-    "array": "a list of numbers",
 }
 BOUNDS = {
     "minimum": "at least",
@@ -74,11 +73,15 @@ def add_options(
 
 
 def help_text(field: FieldInfo) -> str:
-    """What an option means: what it belongs to, its description and its default."""
-    owners = ", ".join(extra(field).get("belongs_to", ()))
-    text = f"{owners}: {field.description}" if owners else str(field.description)
-    shown = shown_default(field)
+    """What an option means, and its default unless that is in the text."""
+    text, shown = meaning(field), shown_default(field)
     return f"{text} ({shown})" if shown and not text.endswith(")") else text
+
+
+def meaning(field: FieldInfo) -> str:
+    """What an option means, after what it belongs to."""
+    owners = ", ".join(extra(field).get("belongs_to", ()))
+    return f"{owners}: {field.description}" if owners else str(field.description)
 
 
 def shown_default(field: FieldInfo) -> str:
@@ -134,16 +137,15 @@ def read_options(
         if field is None:
             known = ", ".join(model.model_fields)
             raise InvalidConfig(f"{source}: unknown setting {name!r}; known: {known}")
-        adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
         try:
             # As JSON, for which a path is a text and a tuple a list. A date is none of JSON's.
-            values[name] = adapter.validate_json(
-                json.dumps(value, default=lambda _: {}), strict=True
-            )
+            values[name] = TypeAdapter[Any](
+                Annotated[field.annotation, field],  # type: ignore[arg-type]
+                config=ConfigDict(allow_inf_nan=False),
+            ).validate_json(json.dumps(value, default=lambda _: {}), strict=True)
         except ValidationError as error:
-            raise InvalidConfig(
-                f"{name} in {source}: expected {expected(model, name)}, got {value!r}"
-            ) from error
+            problem = _problem(model, name, error.errors()[0]["type"], f"{name} in {source}")
+            raise InvalidConfig(f"{problem}, got {value!r}") from error
     return values
 
 
@@ -165,16 +167,21 @@ def _explained(details: ErrorDetails, model: type[BaseModel], word: Callable[[st
     name = str(details["loc"][0])
     if details["type"] == "missing":
         return f"{word(name)} is required: {model.model_fields[name].description}"
-    text = f"{word(name)}: {cause or f'expected {expected(model, name)}'}"
-    if details["type"] == "finite_number":
-        text = text.replace("a number", "a finite number")
+    problem = _problem(model, name, details["type"], word(name), cause)
     is_secret = _takes(SecretStr, model.model_fields[name])
-    return text if is_secret else f"{text}, got {details['input']!r}"
+    return problem if is_secret else f"{problem}, got {details['input']!r}"
+
+
+def _problem(
+    model: type[BaseModel], name: str, kind: str, called: str, cause: Exception | None = None
+) -> str:
+    text = f"{called}: {cause or f'expected {expected(model, name)}'}"
+    return text.replace("a number", "a finite number") if kind == "finite_number" else text
 
 
 def expected(model: type[BaseModel], name: str) -> str:
     """What may be given for an option, in words."""
-    return " or ".join(map(_kind, _kinds(model, name)))
+    return ", or ".join(map(_kind, _kinds(model, name)))
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
@@ -182,7 +189,11 @@ def _kind(schema: Mapping[str, Any]) -> str:
         return str(schema["const"])
     if "enum" in schema:
         return f"one of {', '.join(schema['enum'])}"
+    if "items" in schema:
+        return f"a list, each {_kind(schema['items'])}"
     bounds = [f"{text} {schema[key]}" for key, text in BOUNDS.items() if key in schema]
+    if "minimum" in schema and "maximum" in schema:
+        bounds = [f"from {schema['minimum']} to {schema['maximum']}"]
     kind = "a path" if schema.get("format") == "path" else KINDS[schema["type"]]
     return f"{kind}, {' and '.join(bounds)}" if bounds else kind
 
@@ -206,6 +217,5 @@ def _properties(model: type[BaseModel]) -> dict[str, Any]:
 
 def _takes(kind: type, field: FieldInfo) -> bool:
     """Whether an option may be of this type, perhaps beside others."""
-    return kind in (field.annotation, getattr(field.annotation, "__origin__", None)) or (
-        kind in get_args(field.annotation)
-    )
+    kinds = (field.annotation, *get_args(field.annotation))
+    return kind in kinds or kind in [get_origin(each) for each in kinds]

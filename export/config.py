@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, field_validator
 
 from contracts.bundle import Rule
 from contracts.figures import Metric
@@ -12,7 +12,7 @@ from export.gate import Int8Limits
 from export.select import DEFAULT_MEMBERS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-X = {"metavar": "X"}
+X: dict[str, JsonValue] = {"metavar": "X"}
 
 
 class ExportConfig(Options):

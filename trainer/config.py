@@ -6,9 +6,9 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from contracts.errors import InvalidConfig, InvalidManifest, Misfit
 from contracts.files import read_verified
@@ -41,7 +41,7 @@ SYMBOLS = {
 }
 
 
-def of(*schedules: ScheduleName) -> dict[str, Any]:
+def of(*schedules: ScheduleName) -> dict[str, JsonValue]:
     """The schedules that a setting belongs to; with any other it is refused."""
     return {"belongs_to": list(schedules)}
 
@@ -73,7 +73,10 @@ class TrainConfig(Options):
         None, ge=1, le=MAX_CYCLES, description="number of cycles, one snapshot each (5)"
     )
     epochs: int | None = Field(
-        None, le=MAX_CYCLES, description="total epochs instead of --cycles; must end on a cycle"
+        None,
+        ge=1,
+        le=MAX_CYCLES,
+        description="total epochs instead of --cycles; must end on a cycle",
     )
     cycle_epochs: int = Field(10, ge=1, le=MAX_CYCLES, description="epochs in the first cycle")
     t_mult: int = Field(
@@ -106,7 +109,7 @@ class TrainConfig(Options):
         description="epochs of the first cycle in which the rate climbs",
         json_schema_extra=of("sgdr", "cosine"),
     )
-    lr_steps: tuple[float, ...] = Field(
+    lr_steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (0.5, 0.75),
         description="shares of the run after which the rate falls",
         json_schema_extra=of("step"),
@@ -207,8 +210,8 @@ class TrainConfig(Options):
     @field_validator("lr_steps")
     @classmethod
     def _steps_rise(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
-        if list(shares) != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
-            raise ValueError("expected rising shares of the run, between 0 and 1")
+        if list(shares) != sorted(set(shares)):
+            raise ValueError("expected shares that rise")
         return shares
 
     @model_validator(mode="after")
