@@ -53,7 +53,7 @@ def main() -> None:
         work = Path(directory)
         bundles = export(args.run, work, args.data)
         quality = {
-            name: evaluate(work / bundle, spec=args.data, mode=mode)["ensemble"]
+            name: evaluate(work / bundle, data=args.data, mode=mode)["ensemble"]
             for name, bundle, mode in WAYS
         }
         images_NCHW = bundle_data(read_bundle(work / "fp32"), args.data).images_NCHW

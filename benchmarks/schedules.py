@@ -29,8 +29,7 @@ from contracts.arrays import read_validation
 from contracts.errors import InvalidConfig
 from contracts.figures import nll, rank, softmax, summary
 from contracts.run import RUN_FILE, read_run
-from trainer.config import TrainConfig
-from trainer.config_file import run_config, to_toml
+from trainer.config import TrainConfig, run_config, to_toml
 from trainer.data import load_dataset, stratified
 from trainer.readers import Split
 from trainer.run import resume, train

@@ -1,5 +1,9 @@
 """The errors that a user can do something about: the command line prints them and exits with 2."""
 
+import re
+import string
+from collections.abc import Callable, Mapping
+
 
 class SnapensembleError(Exception):
     """Says what was found, what was expected and, if it helps, what to do."""
@@ -12,6 +16,30 @@ def message_of(error: BaseException) -> str:
 
 class InvalidConfig(SnapensembleError, ValueError):
     """A setting, or a combination of settings, that cannot work."""
+
+
+class Misfit(InvalidConfig):
+    """Settings that do not fit together, before it is known what the user calls them.
+
+    Args:
+        text: `{name}` in it stands for a setting's name, or for one of the values.
+        values: what was found.
+    """
+
+    def __init__(self, text: str, **values: object) -> None:
+        self._text, self._values = text, values
+        super().__init__(self.said(str))
+
+    def said(self, word: Callable[[str], str]) -> str:
+        """The message with the names that `word` gives to settings."""
+        names = {name for _, name, *_ in string.Formatter().parse(self._text) if name}
+        words = {name: word(name) for name in names - self._values.keys()}
+        return self._text.format(**words, **self._values)
+
+    def renamed(self, names: Mapping[str, str]) -> "Misfit":
+        """The same of settings that have other names elsewhere."""
+        text = re.sub(r"(?<={)\w+", lambda found: names.get(found[0], found[0]), self._text)
+        return Misfit(text, **self._values)
 
 
 class InvalidData(SnapensembleError):

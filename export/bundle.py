@@ -122,7 +122,9 @@ def _as_served(
     say(f"quantising {len(fp32)} members and asking them about {len(val):,} validation images")
     int8 = in_int8(fp32, images_NCHW, val.images_NCHW)
     weights_M = [member.weight for member in fp32]
-    return int8, judge_int8(_stacked(fp32), _stacked(int8), weights_M, pool.labels_N, config.int8)
+    return int8, judge_int8(
+        _stacked(fp32), _stacked(int8), weights_M, pool.labels_N, config.int8_limits
+    )
 
 
 def _stacked(members: Sequence[Exported]) -> Floats:

@@ -3,27 +3,15 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from contracts.bundle import BundleManifest
 from contracts.cascade import CascadeRecord
+from contracts.options import add_options, build
 from contracts.records import ValFigures
 from contracts.text import printable_lines
-from export.config import DEFAULTS, ExportConfig, Quantize
-from export.gate import Int8Limits, describe_int8
-from export.select import DEFAULT_MEMBERS, METRICS, RULES, Members
-
-CASCADE = {
-    "max_accuracy_drop": "accuracy that a cascade may lose against all members, fraction",
-    "max_nll_rise": "NLL that a cascade may gain against all members, relative",
-}
-INT8 = {
-    "max_accuracy_drop": ("--max-int8-accuracy-drop", "accuracy that int8 may lose, fraction"),
-    "max_nll_rise": ("--max-int8-nll-rise", "NLL that int8 may gain, relative"),
-    "min_agreement": (
-        "--min-int8-agreement", "images whose top class int8 must keep, fraction",
-    ),
-}  # fmt: skip
+from export.config import ExportConfig
+from export.gate import describe_int8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,79 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="made by snapensemble train; several of the same data are pooled",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="BUNDLE_DIR")
-    parser.add_argument(
-        "--members",
-        type=members,
-        metavar="M",
-        help=f"how many, or auto: the fewest within one standard error of the best "
-        f"({DEFAULT_MEMBERS} of best and last; greedy and exhaustive find their number)",
-    )
-    parser.add_argument(
-        "--select",
-        choices=RULES,
-        default=DEFAULTS.select,
-        help="the best by --metric, the last M, all, forward selection with weights, or the best "
-        "of all subsets (best)",
-    )
-    parser.add_argument(
-        "--metric",
-        choices=METRICS,
-        default=DEFAULTS.metric,
-        help="validation figure to choose by (nll)",
-    )
-    parser.add_argument(
-        "--quantize",
-        choices=get_args(Quantize),
-        default=DEFAULTS.quantize,
-        help="int8: smaller and faster members, if validation agrees (none)",
-    )
-    parser.add_argument(
-        "--cascade",
-        action=argparse.BooleanOptionalAction,
-        default=DEFAULTS.cascade,
-        help="fit when an image needs no further member (yes)",
-    )
-    limits = [
-        (f"--{setting.replace('_', '-')}", setting, text, getattr(DEFAULTS, setting))
-        for setting, text in CASCADE.items()
-    ]
-    limits += [
-        (flag, f"int8_{setting}", text, getattr(DEFAULTS.int8, setting))
-        for setting, (flag, text) in INT8.items()
-    ]
-    for flag, setting, text, default in limits:
-        parser.add_argument(
-            flag, dest=setting, type=float, metavar="X", default=default, help=f"{text} ({default})"
-        )
-    parser.add_argument(
-        "--data", metavar="SPEC", help="where the data set is now (where the run found it)"
-    )
-    parser.add_argument(
-        "--report",
-        action=argparse.BooleanOptionalAction,
-        default=DEFAULTS.report,
-        help="measure on the test split and write the bundle's report (yes)",
-    )
-    parser.add_argument("--name", help="the model's name for clients (the directory's name)")
+    add_options(parser, ExportConfig)
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
-
-
-def members(text: str) -> Members:
-    """`auto` or a number."""
-    if text == "auto":
-        return "auto"
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number or auto") from None
 
 
 def run(args: argparse.Namespace) -> int:
     """Export; the last line of stdout is the bundle directory."""
     flags: dict[str, Any] = vars(args)
     run_dirs, out, force = (flags.pop(name) for name in ("run_dirs", "out", "force"))
-    limits = {setting: flags.pop(f"int8_{setting}") for setting in INT8}
-    config = ExportConfig(**flags, int8=Int8Limits(**limits))
+    config = build(ExportConfig, flags)
 
     from export.bundle import build_bundle
 

@@ -1,53 +1,98 @@
-"""Everything that decides what an export makes of a run, validated."""
+"""ExportConfig: everything that decides what an export makes of a run."""
 
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, field_validator
 
 from contracts.bundle import Rule
-from contracts.errors import InvalidConfig
 from contracts.figures import Metric
+from contracts.options import Options
 from export.gate import Int8Limits
-from export.select import Members
+from export.select import DEFAULT_MEMBERS
 
-Quantize = Literal["none", "int8"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+X: dict[str, JsonValue] = {"metavar": "X"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportConfig:
-    """Fractions are in [0, 1]; rises are relative.
+class ExportConfig(Options):
+    """Fractions are in [0, 1]; rises are relative."""
 
-    Raises:
-        InvalidConfig: a value is out of bounds; names the flag.
-    """
+    members: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        None,
+        description="how many, or auto: the fewest within one standard error of the best "
+        f"({DEFAULT_MEMBERS} of best and last; greedy and exhaustive find their number)",
+        json_schema_extra={"metavar": "M"},
+    )
+    select: Rule = Field(
+        "best",
+        description="the best by --metric, the last M, all, forward selection with weights, or the "
+        "best of all subsets",
+    )
+    metric: Metric = Field("nll", description="validation figure to choose by")
+    quantize: Literal["none", "int8"] = Field(
+        "none", description="int8: smaller and faster members, if validation agrees"
+    )
+    cascade: bool = Field(True, description="fit when an image needs no further member")
+    max_accuracy_drop: float = Field(
+        0.001,
+        ge=0,
+        le=1,
+        description="accuracy that a cascade may lose against all members, fraction",
+        json_schema_extra=X,
+    )
+    max_nll_rise: float = Field(
+        0.01,
+        ge=0,
+        description="NLL that a cascade may gain against all members, relative",
+        json_schema_extra=X,
+    )
+    max_int8_accuracy_drop: float = Field(
+        0.005,
+        ge=0,
+        le=1,
+        description="accuracy that int8 may lose, fraction",
+        json_schema_extra=X,
+    )
+    max_int8_nll_rise: float = Field(
+        0.05, ge=0, description="NLL that int8 may gain, relative", json_schema_extra=X
+    )
+    min_int8_agreement: float = Field(
+        0.97,
+        ge=0,
+        le=1,
+        description="images whose top class int8 must keep, fraction",
+        json_schema_extra=X,
+    )
+    data: str | None = Field(
+        None,
+        description="where the data set is now (where the run found it)",
+        json_schema_extra={"metavar": "SPEC"},
+    )
+    report: bool = Field(
+        True, description="measure on the test split and write the bundle's report"
+    )
+    name: str | None = Field(
+        None, description="the model's name for clients (the directory's name)"
+    )
 
-    members: Members = None  # see export.select
-    select: Rule = "best"
-    metric: Metric = "nll"
-    name: str | None = None  # of the model, as clients see it; the directory's name if not given
-    data: str | None = None  # where the data set is now; where the run found it if not given
-    quantize: Quantize = "none"
-    int8: Int8Limits = field(default_factory=Int8Limits)
-    cascade: bool = True
-    max_accuracy_drop: float = 0.001  # of the cascade against the full ensemble
-    max_nll_rise: float = 0.01  # likewise
-    report: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if self.name is not None and not NAME.fullmatch(self.name):
-            raise InvalidConfig(
-                f"--name {self.name!r}: use letters, digits, '.', '_', '-', 64 at most"
+    @field_validator("name")
+    @classmethod
+    def _clients_can_use_the_name(cls, name: str | None) -> str | None:
+        if name is not None and not NAME.fullmatch(name):
+            raise ValueError(
+                "expected letters, digits, '.', '_', '-', 64 at most, a letter or digit first"
             )
-        if not 0 <= self.max_accuracy_drop <= 1:
-            raise InvalidConfig(
-                f"--max-accuracy-drop is a fraction from 0 to 1, got {self.max_accuracy_drop}"
-            )
-        if not 0 <= self.max_nll_rise < float("inf"):
-            raise InvalidConfig(
-                f"--max-nll-rise is a relative rise, such as 0.01, got {self.max_nll_rise}"
-            )
+        return name
+
+    @property
+    def int8_limits(self) -> Int8Limits:
+        """How much int8 may change."""
+        return Int8Limits(
+            max_accuracy_drop=self.max_int8_accuracy_drop,
+            max_nll_rise=self.max_int8_nll_rise,
+            min_agreement=self.min_int8_agreement,
+        )
 
 
 DEFAULTS = ExportConfig()

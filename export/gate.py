@@ -6,10 +6,8 @@ Shapes: M members, N validation images, K classes.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from contracts.bundle import QuantizationRecord
-from contracts.errors import InvalidConfig, SnapensembleError
+from contracts.errors import SnapensembleError
 from contracts.figures import Floats, Labels, mean_probabilities, nll, nll_rise
 
 
@@ -21,18 +19,9 @@ class QuantizationRefused(SnapensembleError):
 class Int8Limits:
     """How much int8 may change; docs/decisions/0011 has what it changes."""
 
-    max_accuracy_drop: float = 0.005  # fraction
-    max_nll_rise: float = 0.05  # relative
-    min_agreement: float = 0.97  # share of images
-
-    def __post_init__(self) -> None:
-        for flag, limit in (
-            ("--max-int8-accuracy-drop", self.max_accuracy_drop),
-            ("--max-int8-nll-rise", self.max_nll_rise),
-            ("--min-int8-agreement", self.min_agreement),
-        ):
-            if not (0 <= limit <= 1 or (flag == "--max-int8-nll-rise" and 1 < limit < np.inf)):
-                raise InvalidConfig(f"{flag} {limit}: a fraction is expected, such as 0.01")
+    max_accuracy_drop: float  # fraction
+    max_nll_rise: float  # relative
+    min_agreement: float  # share of images
 
 
 def judge_int8(

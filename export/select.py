@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -21,8 +21,6 @@ from contracts.figures import SMALLEST, Floats, Labels, Metric
 Members = int | Literal["auto"] | None
 Bag = tuple[int, ...]  # indices of snapshots, in the order they joined
 
-RULES: tuple[Rule, ...] = get_args(Rule)
-METRICS: tuple[Metric, ...] = get_args(Metric)
 DEFAULT_MEMBERS = 3  # of `best` and `last`
 MAX_EXHAUSTIVE = 10  # snapshots: 1,023 subsets
 GREEDY_STEPS = 50

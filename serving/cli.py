@@ -4,11 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-
 from contracts.errors import InvalidConfig
-from serving.environment import check_environment
+from contracts.options import add_options, build, flag
+from serving.environment import check_environment, variable
 from serving.ports import bind_ports, listening
 from serving.process.startup import greeting, prepare_process
 from serving.settings import SECRETS, Settings
@@ -19,20 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundle_dir", type=Path, metavar="BUNDLE_DIR", help="made by snapensemble export"
     )
-    for name, field in Settings.model_fields.items():
-        if name in SECRETS:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        shown = "" if field.default is None else f" ({field.default})"
-        text = f"{field.description}{shown}"
-        if field.annotation is bool:
-            parser.add_argument(
-                flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text
-            )
-        else:
-            parser.add_argument(
-                flag, default=argparse.SUPPRESS, help=text, metavar=name.rpartition("_")[2].upper()
-            )
+    add_options(parser, Settings, without=SECRETS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,20 +83,10 @@ def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Sett
     """
     if for_server:
         check_environment(os.environ, Settings.model_fields, flags)
-    try:
-        return Settings(**flags)  # type: ignore[arg-type]
-    except ValidationError as error:
-        problems = "; ".join(map(_explain, error.errors()))
-        raise InvalidConfig(problems) from error
+    found = {name.upper() for name in os.environ}
 
+    def word(name: str) -> str:
+        is_variable = name in SECRETS or (name not in flags and variable(name) in found)
+        return variable(name) if is_variable else flag(name)
 
-def _explain(error: ErrorDetails) -> str:
-    if not error["loc"]:  # two settings that do not fit together
-        return error["msg"]
-    name = str(error["loc"][0])
-    if name in SECRETS:
-        return f"SNAPENSEMBLE_{name.upper()}: {error['msg']}"
-    return (
-        f"--{name.replace('_', '-')} or SNAPENSEMBLE_{name.upper()}: {error['msg']}, "
-        f"got {error['input']!r}"
-    )
+    return build(Settings, flags, word)

@@ -27,6 +27,11 @@ _OF_KUBERNETES = re.compile(
 )
 
 
+def variable(setting: str) -> str:
+    """The variable that a setting is read from."""
+    return f"{PREFIX}{setting.upper()}"
+
+
 def check_environment(
     environment: Mapping[str, str], settings: Iterable[str], flags: Iterable[str]
 ) -> None:
@@ -42,7 +47,7 @@ def check_environment(
     """
     found = {name.upper(): value for name, value in environment.items()}
     found = {name: value for name, value in found.items() if name.startswith(PREFIX)}
-    known = {f"{PREFIX}{name.upper()}" for name in settings}
+    known = set(map(variable, settings))
     problems = [
         _explain(name, known)
         for name in sorted(found.keys() - known - set(OTHERS))
@@ -50,14 +55,14 @@ def check_environment(
     ]
     flags = set(flags)
     for setting, (what, happens) in GUARDS.items():
-        name = f"{PREFIX}{setting.upper()}"
+        name = variable(setting)
         if found.get(name) == "" and setting not in flags:
             problems.append(
                 f"{name}: there is no {what} in it; give one, or remove the variable if it is "
                 f"meant that {happens}"
             )
     is_guarded = flags & {"tokens_file"} or any(
-        found.get(f"{PREFIX}{setting}") for setting in ("TOKENS", "TOKENS_FILE")
+        found.get(variable(setting)) for setting in ("tokens", "tokens_file")
     )
     if found.get(CLIENT_TOKEN) and not is_guarded:
         problems.append(

@@ -10,15 +10,16 @@ import os
 import urllib.parse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field
 
 from contracts.errors import ImageTooCostly, InvalidConfig, InvalidData, InvalidImage
+from contracts.options import add_options, build
 from contracts.pixels import SERVER_LIMITS
 from contracts.text import printable, printable_json
-from serving.stages import Mode
+from serving.schemas import PredictOptions
 
 
 class ServerUrl(NamedTuple):
@@ -28,6 +29,18 @@ class ServerUrl(NamedTuple):
     host: str
     port: int | None  # None: the scheme's own
     prefix: str  # the path before ours
+
+
+class PredictConfig(PredictOptions):
+    """The query of POST /predict, and what the server decides there."""
+
+    max_image_cost: float = Field(
+        1.0,
+        ge=1,
+        le=10_000,
+        description="with --bundle: what decoding a picture may cost, in times what a server "
+        "accepts",
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,55 +53,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask a server, for example http://127.0.0.1:8000; if it wants a token, set "
         "SNAPENSEMBLE_TOKEN",
     )
-    parser.add_argument("--top", type=int, default=5, help="how many classes to name (5)")
-    parser.add_argument(
-        "--mode",
-        choices=get_args(Mode),
-        help="ask every member (full, or what the server does) or a few",
-    )
-    parser.add_argument(
-        "--coverage",
-        type=float,
-        metavar="P",
-        help="name the classes that hold the right one so often",
-    )
-    parser.add_argument(
-        "--max-image-cost",
-        type=float,
-        default=1.0,
-        metavar="TIMES",
-        help="with --bundle: what decoding a picture may cost, in times what a server accepts (1)",
-    )
+    add_options(parser, PredictConfig, without=("members", "probabilities", "deadline_ms"))
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line per image, or the whole answer as JSON."""
-    pictures = [_read(file) for file in args.images]
-    query = {"top": args.top, "mode": args.mode, "coverage": args.coverage}
-    asked = {name: value for name, value in query.items() if value is not None}
-    if args.bundle is not None:
-        answer = predict_with_bundle(
-            args.bundle, args.images, pictures, max_image_cost=args.max_image_cost, **asked
-        )
+    options = vars(args)
+    files, bundle_dir, url, as_json = map(options.pop, ("images", "bundle", "url", "json"))
+    config = build(PredictConfig, options)
+    pictures = [_read(file) for file in files]
+    if bundle_dir is not None:
+        answer = predict_with_bundle(bundle_dir, files, pictures, **options)
     else:
         token = os.environ.get("SNAPENSEMBLE_TOKEN")
-        answer = predict_with_url(args.url, args.images, pictures, token=token, **asked)
-    if args.json:
+        query = config.model_dump(include={"top", "mode", "coverage"}, exclude_none=True)
+        answer = predict_with_url(url, files, pictures, token=token, **query)
+    if as_json:
         print(printable_json(json.dumps(answer, indent=2, ensure_ascii=False)))
     else:
-        for file, one in zip(args.images, answer["predictions"], strict=True):
+        for file, one in zip(files, answer["predictions"], strict=True):
             print(printable(describe(file, one)))
     return 0
 
 
 def predict_with_bundle(
-    bundle_dir: Path,
-    files: list[Path],
-    pictures: list[bytes],
-    *,
-    max_image_cost: float = 1.0,
-    **query: Any,
+    bundle_dir: Path, files: list[Path], pictures: list[bytes], **options: Any
 ) -> dict[str, Any]:
     """Answer in this process.
 
@@ -96,32 +86,24 @@ def predict_with_bundle(
         bundle_dir: made by `snapensemble export`.
         files: names of the pictures, for messages.
         pictures: their bytes.
-        max_image_cost: what decoding one may cost, in times what a server accepts.
-        query: as of POST /predict.
+        options: those of PredictConfig.
 
     Raises:
-        InvalidConfig: a parameter is out of bounds.
+        InvalidConfig: an option is out of bounds.
         InvalidParameter: the bundle cannot grant it.
         InvalidData: a file is not a picture; names it.
         InvalidManifest: the bundle is damaged.
     """
     from serving.answers import prediction, response
     from serving.engine import load_engine
-    from serving.schemas import PredictOptions
     from serving.waiting import Said
 
-    try:
-        options = PredictOptions(**query)
-    except ValidationError as error:
-        problems = (f"--{e['loc'][0]}: {e['msg']}, got {e['input']}" for e in error.errors())
-        raise InvalidConfig("; ".join(problems)) from error
-    if not 1 <= max_image_cost <= 10_000:
-        raise InvalidConfig(f"--max-image-cost is between 1 and 10000, got {max_image_cost:g}")
-    limits = SERVER_LIMITS.times(max_image_cost)
-    mode = options.mode or "full"
+    config = build(PredictConfig, options)
+    limits = SERVER_LIMITS.times(config.max_image_cost)
+    mode = config.mode or "full"
     with load_engine(bundle_dir) as engine:
         engine.check_mode(mode)
-        quantile = engine.quantile(mode, options.coverage)
+        quantile = engine.quantile(mode, config.coverage)
         images = []
         for file, picture in zip(files, pictures, strict=True):
             try:
@@ -131,7 +113,7 @@ def predict_with_bundle(
             except InvalidImage as error:
                 raise InvalidData(f"{file}: {error}") from error
         predictions = [
-            prediction(Said(probs_dK), engine.bundle, options, quantile)
+            prediction(Said(probs_dK), engine.bundle, config, quantile)
             for probs_dK in engine.ask(np.stack(images), mode)
         ]
         return response(predictions, engine.bundle, engine.bundle.name)

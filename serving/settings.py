@@ -7,6 +7,7 @@ from typing import Annotated, cast
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from contracts.errors import Misfit
 from contracts.pixels import MAX_PIXELS
 from contracts.sessions import PROVIDERS, Provider
 from serving.engine import Limits
@@ -106,14 +107,18 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _a_request_fits_the_queue(self) -> "Settings":
         if self.max_images_per_request > self.max_queue:
-            raise ValueError(
-                f"max_images_per_request {self.max_images_per_request} exceeds max_queue "
-                f"{self.max_queue}, so such a request could never be accepted"
+            raise Misfit(
+                "{max_images_per_request} {images} exceeds {max_queue} {places}, so such a request "
+                "could never be accepted",
+                images=self.max_images_per_request,
+                places=self.max_queue,
             )
         if self.max_body_bytes >= self.max_bytes_in_flight:
-            raise ValueError(
-                f"max_body_bytes {self.max_body_bytes} leaves nothing of max_bytes_in_flight "
-                f"{self.max_bytes_in_flight} to decode a picture in"
+            raise Misfit(
+                "{max_body_bytes} {body} leaves nothing of {max_bytes_in_flight} {all_bytes} to "
+                "decode a picture in",
+                body=self.max_body_bytes,
+                all_bytes=self.max_bytes_in_flight,
             )
         return self
 

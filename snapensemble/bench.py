@@ -9,13 +9,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
 import uvloop
+from pydantic import Field
 
 from contracts.bundle import BundleManifest
 from contracts.cpu import cpu_budget
-from contracts.errors import InvalidConfig
+from contracts.options import Options, add_options, build
 from contracts.stopping import signals_deferred
 from serving.cli import build_settings
 from serving.engine import load_engine
@@ -31,30 +32,37 @@ CONCURRENCY = (1, 8, 32)
 WARM_UP_S = 1.0  # at most, before each row
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchConfig:
+class BenchConfig(Options):
     """What to measure."""
 
     bundle_dir: Path
-    concurrency: tuple[int, ...] = CONCURRENCY  # closed loops
-    rates: tuple[float, ...] = ()  # open loops, requests per second
-    mode: Mode = "full"
-    seconds: float = 10.0  # of each row
-    files: tuple[Path, ...] = ()  # pictures; noise if there are none
-    images_per_request: int = 1
-    url: str | None = None  # of a server that runs already
+    concurrency: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        None,
+        description="clients that ask again as soon as they are answered (1 8 32)",
+        json_schema_extra={"metavar": "N"},
+    )
+    rate: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="requests/s at random times; latency counts from when a request was due",
+        json_schema_extra={"metavar": "R"},
+    )
+    mode: Mode = Field("full", description="ask every member, or a few")
+    seconds: float = Field(10.0, gt=0, description="of each row")
+    images: tuple[Path, ...] = Field(
+        (), description="pictures to send (noise as PNG)", json_schema_extra={"metavar": "FILE"}
+    )
+    images_per_request: int = Field(
+        1, ge=1, description="pictures in one", json_schema_extra={"metavar": "N"}
+    )
+    url: str | None = Field(None, description="measure this server instead of starting one")
 
-    def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise InvalidConfig(f"--seconds must be above 0, got {self.seconds:g}")
-        if any(count < 1 for count in self.concurrency):
-            raise InvalidConfig(f"--concurrency must be at least 1, got {min(self.concurrency)}")
-        if any(not rate > 0 for rate in self.rates):
-            raise InvalidConfig(f"--rate must be above 0 requests/s, got {min(self.rates):g}")
-        if self.images_per_request < 1:
-            raise InvalidConfig(
-                f"--images-per-request must be at least 1, got {self.images_per_request}"
-            )
+    @property
+    def loads(self) -> list[tuple[int | None, float | None]]:
+        """Clients of each closed loop, then requests/s of each open one."""
+        clients = (
+            (() if self.rate else CONCURRENCY) if self.concurrency is None else self.concurrency
+        )
+        return [*((each, None) for each in clients), *((None, each) for each in self.rate)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,57 +78,26 @@ class Subject:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `snapensemble bench`."""
     parser.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR")
-    parser.add_argument(
-        "--concurrency",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="clients that ask again as soon as they are answered (1 8 32)",
-    )
-    parser.add_argument(
-        "--rate",
-        type=float,
-        nargs="+",
-        metavar="R",
-        help="requests/s at random times; latency counts from when a request was due",
-    )
-    parser.add_argument(
-        "--mode", choices=get_args(Mode), default="full", help="ask every member, or a few (full)"
-    )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each row (10)")
-    parser.add_argument(
-        "--images", type=Path, nargs="+", metavar="FILE", help="pictures to send (noise as PNG)"
-    )
-    parser.add_argument(
-        "--images-per-request", type=int, default=1, metavar="N", help="pictures in one (1)"
-    )
-    parser.add_argument("--url", help="measure this server instead of starting one")
+    add_options(parser, BenchConfig, without=("bundle_dir",))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print row by row; after Ctrl-C what was measured until then."""
-    config = BenchConfig(
-        bundle_dir=args.bundle_dir,
-        concurrency=tuple(args.concurrency or (() if args.rate else CONCURRENCY)),
-        rates=tuple(args.rate or ()),
-        mode=args.mode,
-        seconds=args.seconds,
-        files=tuple(args.images or ()),
-        images_per_request=args.images_per_request,
-        url=args.url,
-    )
+    options = vars(args)
+    as_json = options.pop("json")
+    config = build(BenchConfig, options)
     with prepared(config) as subject:
-        if not args.json:
+        if not as_json:
             print(f"{title(config, subject)}\n{HEAD}", flush=True)
         # A signal ends a row early and not the process, so that what was measured is printed.
         with signals_deferred() as deferred:
             rows = []
             for found in measure(config, subject, stop=lambda: bool(deferred.signum)):
                 rows.append(found)
-                if not args.json:
+                if not as_json:
                     print(line(found), flush=True)
-            if args.json:
+            if as_json:
                 report: dict[str, Any] = {
                     "rows": [row.as_json() for row in rows],
                     "warnings": warnings(rows),
@@ -177,7 +154,7 @@ def prepared(config: BenchConfig) -> Iterator[Subject]:
         )
         engine.check_mode(config.mode)
         image = engine.bundle.image
-        pictures = read_pictures(config.files, image) if config.files else noise(image)
+        pictures = read_pictures(config.images, image) if config.images else noise(image)
         encoded, decoded = pictures.groups(config.images_per_request)
         pid = None
         url = config.url
@@ -200,10 +177,8 @@ def prepared(config: BenchConfig) -> Iterator[Subject]:
 
 def measure(config: BenchConfig, subject: Subject, stop: Callable[[], bool]) -> Iterator[Row]:
     """A row per load and way, the ways in turns, so that each sees the same machine."""
-    loads: list[tuple[int | None, float | None]] = [(count, None) for count in config.concurrency]
-    loads += [(None, rate) for rate in config.rates]
     warm_up_s = min(WARM_UP_S, config.seconds / 5)
-    for concurrency, rate in loads:
+    for concurrency, rate in config.loads:
         for target in subject.targets:
             clients = concurrency or 1
             warm_up = closed_loop(target.ask, concurrency=clients, seconds=warm_up_s, stop=stop)

@@ -8,8 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from contracts.bundle import BUNDLE_FILE, read_bundle
 from contracts.errors import InvalidConfig
+from contracts.options import Options, add_options, build
 from contracts.run import RUN_FILE
 from contracts.stopping import Stopped
 from snapensemble.server_process import server_process
@@ -21,13 +24,21 @@ PORT = 8000
 MEMBERS = 4
 
 
+class DemoConfig(Options):
+    """Where the demo works."""
+
+    out: Path = Field(
+        Path("demo"), description="where run and bundle go", json_schema_extra={"metavar": "DIR"}
+    )
+    port: int | None = Field(
+        None, ge=0, le=65535, description=f"port to serve on ({PORT}, or a free one)"
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `snapensemble demo`."""
     parser.add_argument("--once", action="store_true", help="stop after the answers")
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo"), help="where run and bundle go (demo)"
-    )
-    parser.add_argument("--port", type=int, help=f"port to serve on ({PORT}, or a free one)")
+    add_options(parser, DemoConfig)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,9 +55,10 @@ def run(args: argparse.Namespace) -> int:
     from trainer.run import train
 
     started = time.monotonic()
-    if args.port is not None and not 0 <= args.port <= 65535:
-        raise InvalidConfig(f"--port must be from 0 to 65535, got {args.port}")
-    run_dir, bundle_dir, images_dir = (args.out / name for name in ("run", "bundle", "images"))
+    options = vars(args)
+    once = options.pop("once")
+    demo = build(DemoConfig, options)
+    run_dir, bundle_dir, images_dir = (demo.out / name for name in ("run", "bundle", "images"))
     remove_former(run_dir, RUN_FILE)
     remove_former(bundle_dir, BUNDLE_FILE)
 
@@ -59,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     print(table(evaluate(bundle_dir)))
     heading("4. Serve, and ask for images that were held out")
     files, labels = write_images(bundle_dir, images_dir)
-    port = args.port if args.port is not None else free_port(PORT)
+    port = free_port(PORT) if demo.port is None else demo.port
     with server_process(bundle_dir, "--port", str(port)) as (server, url):
         answer = predict_with_url(url, files, [file.read_bytes() for file in files], top=2)
         right = 0
@@ -75,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n{time.monotonic() - started:.0f} s. Ask it yourself:\n")
         print(f"  curl -H 'Content-Type: image/png' --data-binary @{files[0]} {url}/predict")
         print(f"  or open {url}/ in a browser\n", flush=True)
-        if args.once:
+        if once:
             return 0 if right >= 8 else 1
         print("Serving until Ctrl-C.", flush=True)
         try:

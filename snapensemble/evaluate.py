@@ -6,13 +6,14 @@ Shapes: M members, d members asked, N images, K classes.
 import argparse
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from contracts.bundle import BundleManifest
-from contracts.errors import InvalidConfig
 from contracts.figures import Floats, Labels, summary
+from contracts.options import Options, add_options, build
 from contracts.prediction_sets import SetQuantile, covered_and_sizes
 from contracts.text import printable_lines
 from serving.engine import load_engine
@@ -25,77 +26,71 @@ from trainer.reread import reread
 COLUMNS = ("accuracy", "nll", "ece", "brier")
 
 
+class EvaluateConfig(Options):
+    """What is measured."""
+
+    data: str | None = Field(
+        None,
+        description=f"{SPECS} (the one that the run was trained on)",
+        json_schema_extra={"metavar": "SPEC"},
+    )
+    split: Literal["test", "val", "train"] = Field("test", description="part of the data set")
+    limit: int | None = Field(
+        None,
+        ge=1,
+        description="N images, evenly spread over the split",
+        json_schema_extra={"metavar": "N"},
+    )
+    mode: Mode = Field("full", description="ask every member, or as many as an image needs")
+    max_accuracy_drop: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="accuracy that the cascade may cost, fraction (the bundle's choice)",
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `snapensemble evaluate`."""
     parser.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR")
-    parser.add_argument(
-        "--data", metavar="SPEC", help=f"{SPECS} (the one that the run was trained on)"
-    )
-    parser.add_argument("--split", choices=["test", "val", "train"], default="test")
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help="N images, evenly spread over the split"
-    )
-    parser.add_argument(
-        "--mode",
-        choices=get_args(Mode),
-        default="full",
-        help="ask every member, or as many as an image needs (full)",
-    )
-    parser.add_argument(
-        "--max-accuracy-drop",
-        type=float,
-        metavar="DROP",
-        help="accuracy that the cascade may cost, fraction; the bundle's choice if not given",
-    )
+    add_options(parser, EvaluateConfig)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print each member's figures and those of the averaged probabilities."""
-    figures = evaluate(
-        args.bundle_dir,
-        spec=args.data,
-        split=args.split,
-        limit=args.limit,
-        mode=args.mode,
-        max_accuracy_drop=args.max_accuracy_drop,
-    )
-    print(json.dumps(figures, indent=2) if args.json else printable_lines(table(figures)))
+    options = vars(args)
+    bundle_dir, as_json = options.pop("bundle_dir"), options.pop("json")
+    figures = evaluate(bundle_dir, **options)
+    print(json.dumps(figures, indent=2) if as_json else printable_lines(table(figures)))
     return 0
 
 
-def evaluate(
-    bundle_dir: Path,
-    *,
-    spec: str | None = None,
-    split: str = "test",
-    limit: int | None = None,
-    mode: Mode = "full",
-    max_accuracy_drop: float | None = None,
-) -> dict[str, Any]:
+def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
     """Measure what is served: same members, weights, temperature, and the same engine.
 
     Members are always asked about every image, so that their figures can be compared.
+
+    Args:
+        bundle_dir: made by `snapensemble export`.
+        options: those of EvaluateConfig.
 
     Returns:
         `ensemble`, the answers of `mode`, and `members` with the figures of
         `contracts.figures.summary`; `images` counts them. `prediction_sets` if the bundle has any.
 
     Raises:
+        InvalidConfig: an option is out of bounds.
         InvalidParameter: the bundle carries no cascade.
         InvalidData: the data set cannot be read, has no such split, or other classes or shapes.
         InvalidManifest: the bundle is damaged.
     """
-    if limit is not None and limit < 1:
-        raise InvalidConfig(f"--limit must be at least 1, got {limit}")
-    if max_accuracy_drop is not None and not 0 <= max_accuracy_drop <= 1:
-        raise InvalidConfig(
-            f"--max-accuracy-drop must be a fraction from 0 to 1, got {max_accuracy_drop}"
-        )
-    with load_engine(bundle_dir, max_accuracy_drop=max_accuracy_drop) as engine:
+    config = build(EvaluateConfig, options)
+    mode, split = config.mode, config.split
+    with load_engine(bundle_dir, max_accuracy_drop=config.max_accuracy_drop) as engine:
         engine.check_mode(mode)
         bundle = engine.bundle
-        part = sample(bundle_data(bundle, spec, split), limit)
+        part = sample(bundle_data(bundle, config.data, split), config.limit)
         images_NCHW, labels_N = part.images_NCHW, part.labels_N
         probs_MNK = engine.predict(images_NCHW)
         probs_NdK = (
@@ -114,7 +109,7 @@ def evaluate(
         "images": len(labels_N),
         "mode": mode,
         "split": split,
-        "data": spec or bundle.data.spec,
+        "data": config.data or bundle.data.spec,
         "model": {"name": bundle.name, "version": bundle.version},
     }
 

@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import Metric
+from pydantic import BaseModel
 
+from contracts.options import expected, extra, flag, meaning, shown_default
+from export.config import ExportConfig
+from serving.cli import SECRETS
+from serving.environment import variable
 from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY, Refusal
 from serving.metrics import Metrics
 from serving.problems import HTTP_CODES, PROBLEMS
 from serving.schemas import PredictOptions
+from serving.settings import Settings
 from snapensemble.cli import COMMANDS
+from trainer.config import SCHEDULES, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,6 +28,53 @@ PAGES = [
     ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+
+
+def option_row(model: type[BaseModel], name: str) -> str:
+    """How a table of options begins its line of one; more may follow."""
+    field = model.model_fields[name]
+    shown = "none" if name in SECRETS and model is Settings else f"`{flag(name)}`"
+    return f"| {shown} | {shown_default(field)} | {expected(model, name)} | {meaning(field)}"
+
+
+def rows(page: str, heading: str) -> list[str]:
+    """The lines of the first table after a heading, without its head."""
+    text = (ROOT / "docs" / page).read_text().partition(f"{heading}\n")[2]
+    table = re.search(r"^\|.*?\n(?!\|)", text, re.MULTILINE | re.DOTALL)
+    assert table is not None
+    return table[0].splitlines()[2:]
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "model"),
+    [
+        ("training.md", "## All flags", TrainConfig),
+        ("export.md", "## All flags", ExportConfig),
+        ("settings.md", "# Settings of the server", Settings),
+    ],
+)
+def test_the_table_of_options_is_what_the_model_says(
+    page: str, heading: str, model: type[BaseModel]
+) -> None:
+    found = rows(page, heading)
+    for row, name in zip(found, model.model_fields, strict=True):
+        variable_of = f"| `{variable(name)}` " if model is Settings else ""
+        assert row.startswith(variable_of + option_row(model, name))
+
+
+def test_the_table_of_schedules_has_the_settings_of_each() -> None:
+    found = {
+        row.split("|")[1].strip(" `"): row.split("|")[3]
+        for row in rows("training.md", "## Schedules")
+    }
+    assert {name: set(re.findall("`(.*?)`", text)) for name, text in found.items()} == {
+        schedule: {
+            flag(name)
+            for name, field in TrainConfig.model_fields.items()
+            if schedule in extra(field).get("belongs_to", ())
+        }
+        for schedule in SCHEDULES
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,133 +1,237 @@
-"""TrainConfig: every choice that a training run depends on, checked where it is built."""
+"""TrainConfig: every choice that a training run depends on, as flags and as TOML.
 
-from dataclasses import dataclass, fields
-from math import inf, isfinite
+`--config` reads such a file, and `config.toml` in a run directory is one.
+"""
+
+import json
+import tomllib
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from contracts.errors import InvalidConfig
+from pydantic import Field, JsonValue, field_validator, model_validator
+
+from contracts.errors import InvalidConfig, InvalidManifest, Misfit
+from contracts.files import read_verified
+from contracts.options import Options, build, extra, read_options
 from contracts.pixels import MAX_SIDE
-from contracts.run import ScheduleName
+from contracts.run import ScheduleName, read_run
+from trainer.data import SPECS, resolved
 from trainer.decoding import MAX_IMAGE_COST
 from trainer.schedule import Sgdr, cycles_in, first_cycles
 from trainer.schedules import Constant, Hypergradient, HyperRule, Plan, Plateau, Schedule, StepDecay
 
-Precision = Literal["fp32", "bf16"]
-MAX_SEED = 2**32
+CONFIG_FILE = "config.toml"
+MAX_SEED = 2**32 - 1
 MAX_CYCLES = 10_000
 MAX_THREADS = 1024
 LR_MAX, FINE_TUNING_LR_MAX = 0.1, 0.01
 HUB = "hub"  # `pretrained`: the published weights, not a file
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
-# Which schedules a setting belongs to; with any other it is refused.
-BELONGS = {
-    "t_mult": {"sgdr"},
-    "lr_max_decay": {"sgdr"},
-    "warmup_epochs": {"sgdr", "cosine"},
-    "lr_min": {"sgdr", "cosine", "plateau"},
-    "lr_factor": {"step", "plateau"},
-    "lr_steps": {"step"},
-    "patience": {"plateau"},
-    "lr_start": {"hypergradient"},
-    "hyper_lr": {"hypergradient"},
-    "hyper_rule": {"hypergradient"},
+# The settings that the schedules call by the symbols of their papers.
+SYMBOLS = {
+    "T_0": "cycle_epochs",
+    "T_mult": "t_mult",
+    "eta": "lr_max",
+    "eta_max": "lr_max",
+    "eta_max_decay": "lr_max_decay",
+    "eta_min": "lr_min",
+    "eta_start": "lr_start",
+    "warmup": "warmup_epochs",
+    "beta": "hyper_lr",
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """What `train` needs to know.
+def of(*schedules: ScheduleName) -> dict[str, JsonValue]:
+    """The schedules that a setting belongs to; with any other it is refused."""
+    return {"belongs_to": list(schedules)}
+
+
+class TrainConfig(Options):
+    """What `train` needs to know; None is a choice that depends on the images or on others.
 
     `cycle_epochs` is the first cycle's length; each later one is `t_mult` times longer. Schedules
-    other than SGDR use the same budget and take as many snapshots, equally spaced. None means:
-    `batch_size` 128, or less where an epoch would have fewer than 20 steps; `lr_max` 0.1, or 0.01
-    with pretrained weights; `flip` where the data set says that a mirror image keeps its class;
-    `crop_padding` an eighth of the image's height, and none for images below 16 pixels;
-    `hyper_lr` 0.001 for the additive rule, 0.02 for the multiplicative one.
+    other than SGDR use the same budget and take as many snapshots, equally spaced.
     """
 
-    data: str
-    out: Path
-    schedule: ScheduleName = "sgdr"
-    model: str | None = None
-    pretrained: str | None = None
-    cycles: int | None = None
-    epochs: int | None = None
-    cycle_epochs: int = 10
-    t_mult: int = 1
-    lr_max: float | None = None
-    lr_min: float = 0.0
-    lr_max_decay: float = 1.0
-    warmup_epochs: int = 0
-    lr_steps: tuple[float, ...] = (0.5, 0.75)
-    lr_factor: float = 0.1
-    patience: int = 5
-    lr_start: float = 0.001
-    hyper_lr: float | None = None
-    hyper_rule: HyperRule = "additive"
-    batch_size: int | None = None
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    image_size: int | None = None
-    crop_padding: int | None = None
-    flip: bool | None = None
-    cutout: int = 0
-    random_resized_crop: float | None = None
-    max_bad_images: int = 0
-    max_image_cost: float = MAX_IMAGE_COST
-    val_fraction: float = 0.1
-    split_seed: int = 0
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    precision: Precision = "fp32"
-    compile: bool = False
-    checkpoint_minutes: float = 2.0
-    tensorboard: bool = False
+    data: str = Field(description=SPECS, json_schema_extra={"metavar": "SPEC"})
+    out: Path = Field(
+        description="a new directory for the run", json_schema_extra={"metavar": "RUN_DIR"}
+    )
+    schedule: ScheduleName = Field(
+        "sgdr", description="sgdr, or what it is compared with at the same budget"
+    )
+    model: str | None = Field(
+        None,
+        description="network; docs/networks.md lists them (small up to 16 pixels, resnet20 above)",
+    )
+    pretrained: str | None = Field(
+        None,
+        description="timm networks: begin with published weights, or with those of a file",
+        json_schema_extra={"metavar": "FILE", "const": HUB},
+    )
+    cycles: int | None = Field(
+        None, ge=1, le=MAX_CYCLES, description="number of cycles, one snapshot each (5)"
+    )
+    epochs: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_CYCLES,
+        description="total epochs instead of --cycles; must end on a cycle",
+    )
+    cycle_epochs: int = Field(10, ge=1, le=MAX_CYCLES, description="epochs in the first cycle")
+    t_mult: int = Field(
+        1,
+        ge=1,
+        le=MAX_CYCLES,
+        description="each cycle is this many times longer than the one before",
+        json_schema_extra=of("sgdr"),
+    )
+    lr_max: float | None = Field(
+        None, gt=0, description="highest learning rate (0.1; 0.01 with --pretrained)"
+    )
+    lr_min: float = Field(
+        0.0,
+        ge=0,
+        description="rate that a cycle falls towards; the lowest of plateau",
+        json_schema_extra=of("sgdr", "cosine", "plateau"),
+    )
+    lr_max_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="each restart is at this multiple of the one before",
+        json_schema_extra=of("sgdr"),
+    )
+    warmup_epochs: int = Field(
+        0,
+        ge=0,
+        le=MAX_CYCLES,
+        description="epochs of the first cycle in which the rate climbs",
+        json_schema_extra=of("sgdr", "cosine"),
+    )
+    lr_steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.5, 0.75),
+        description="shares of the run after which the rate falls",
+        json_schema_extra=of("step"),
+    )
+    lr_factor: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="the rate is multiplied by this",
+        json_schema_extra=of("step", "plateau"),
+    )
+    patience: int = Field(
+        5,
+        ge=0,
+        description="epochs without a better validation NLL before the rate falls",
+        json_schema_extra=of("plateau"),
+    )
+    lr_start: float = Field(
+        0.001,
+        gt=0,
+        description="first rate; --lr-max is the highest it may reach",
+        json_schema_extra=of("hypergradient"),
+    )
+    hyper_lr: float | None = Field(
+        None,
+        ge=0,
+        description="beta, the rate's own rate (0.001; multiplicative: 0.02)",
+        json_schema_extra=of("hypergradient"),
+    )
+    hyper_rule: HyperRule = Field(
+        "additive", description="how the rate moves", json_schema_extra=of("hypergradient")
+    )
+    batch_size: int | None = Field(
+        None,
+        ge=2,
+        description="images per step, over all processes; batch normalisation needs two "
+        "(128, or less where an epoch would have fewer than 20 steps)",
+    )
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
+    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
+    )
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_SIDE,
+        description="height and width in pixels; image folders only (64)",
+    )
+    crop_padding: int | None = Field(
+        None,
+        ge=0,
+        description="random shift in pixels (an eighth of the image's height, none below 16)",
+    )
+    flip: bool | None = Field(
+        None, description="mirror half of the images (where a mirror image keeps its class)"
+    )
+    cutout: int = Field(
+        0,
+        ge=0,
+        le=MAX_SIDE,
+        description="side in pixels of a square that is removed from each image",
+    )
+    random_resized_crop: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="show random parts of at least this share of the area, not shifts",
+    )
+    max_bad_images: int = Field(
+        0, ge=0, description="unreadable files of a folder that are left out; more end the run"
+    )
+    max_image_cost: float = Field(
+        MAX_IMAGE_COST,
+        ge=1,
+        le=10_000,
+        description="what decoding a picture may cost, in times what a server accepts",
+    )
+    val_fraction: float = Field(0.1, gt=0, lt=1, description="share of each class that validates")
+    split_seed: int = Field(
+        0,
+        ge=0,
+        le=MAX_SEED,
+        description="which images validate; the same for runs that are compared",
+    )
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="weights, order and augmentation")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    threads: int | None = Field(
+        None, ge=1, le=MAX_THREADS, description="CPU threads (all that this process may use)"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, for GPUs")
+    compile: bool = Field(False, description="torch.compile: a slow first step, then faster ones")
+    checkpoint_minutes: float = Field(
+        2.0, ge=0, description="minutes between checkpoints, which --resume goes on from"
+    )
+    tensorboard: bool = Field(False, description="TensorBoard event files in RUN_DIR/tensorboard")
 
-    def __post_init__(self) -> None:
-        _at_least(1, cycle_epochs=self.cycle_epochs, t_mult=self.t_mult, batch_size=self.batch_size)
-        _at_least(1, image_size=self.image_size, threads=self.threads, cycles=self.cycles)
-        _at_least(0, split_seed=self.split_seed, seed=self.seed, crop_padding=self.crop_padding)
-        _at_least(0, warmup_epochs=self.warmup_epochs, patience=self.patience, cutout=self.cutout)
-        _at_least(0, max_bad_images=self.max_bad_images)
-        _at_least(1, max_image_cost=self.max_image_cost)
-        if self.max_image_cost > 10_000:
-            raise InvalidConfig(f"max_image_cost is at most 10000, got {self.max_image_cost}")
-        _at_least(0, checkpoint_minutes=self.checkpoint_minutes, weight_decay=self.weight_decay)
-        _at_most(MAX_SIDE, image_size=self.image_size, cutout=self.cutout)
-        _at_most(MAX_CYCLES, cycles=self.cycles, epochs=self.epochs, t_mult=self.t_mult)
-        _at_most(MAX_THREADS, threads=self.threads)
-        _at_most(MAX_CYCLES, cycle_epochs=self.cycle_epochs, warmup_epochs=self.warmup_epochs)
-        _one_of(SCHEDULES, schedule=self.schedule)
-        _one_of(get_args(HyperRule), hyper_rule=self.hyper_rule)
-        _one_of(get_args(Precision), precision=self.precision)
-        _below_one(momentum=self.momentum, label_smoothing=self.label_smoothing)
-        if self.batch_size == 1:
-            raise InvalidConfig("batch_size must be at least 2: batch normalisation needs two")
-        if max(self.seed, self.split_seed) >= MAX_SEED:
-            raise InvalidConfig(f"seeds must be below {MAX_SEED}")
-        if not 0 < self.val_fraction < 1:
-            raise InvalidConfig(f"val_fraction must be between 0 and 1, got {self.val_fraction}")
+    @field_validator("lr_steps")
+    @classmethod
+    def _steps_rise(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if list(shares) != sorted(set(shares)):
+            raise ValueError("expected shares that rise")
+        return shares
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> "TrainConfig":
         if self.cycles is not None and self.epochs is not None:
-            raise InvalidConfig("give either cycles or epochs, not both")
-        shares = list(self.lr_steps)
-        if shares != sorted(set(shares)) or not all(0 < share < 1 for share in shares):
-            raise InvalidConfig(
-                f"lr_steps are rising shares of the run, between 0 and 1; got {shares}"
-            )
-        if not 0 < self.lr_factor < 1:
-            raise InvalidConfig(f"lr_factor must be between 0 and 1, got {self.lr_factor}")
-        if self.random_resized_crop is not None and not 0 < self.random_resized_crop <= 1:
-            raise InvalidConfig(
-                "random_resized_crop is the smallest share of the image's area, above 0 and at "
-                f"most 1; got {self.random_resized_crop}"
-            )
+            raise Misfit("give either {cycles} or {epochs}, not both")
         if self.random_resized_crop is not None and self.crop_padding:
-            raise InvalidConfig("give either crop_padding or random_resized_crop, not both")
-        self._refuse_what_belongs_to_other_schedules()
-        self.plan(steps_per_epoch=1)  # checks the budget and the rates
+            raise Misfit("give either {crop_padding} or {random_resized_crop}, not both")
+        for name, field in type(self).model_fields.items():
+            owners = extra(field).get("belongs_to", SCHEDULES)
+            if self.schedule not in owners and getattr(self, name) != field.default:
+                raise Misfit(
+                    f"{{{name}}} belongs to the schedule {' or '.join(owners)}, "
+                    f"not to {self.schedule}; leave it out, or choose another {{schedule}}"
+                )
+        try:
+            self.plan(steps_per_epoch=1)
+        except Misfit as error:
+            raise error.renamed(SYMBOLS) from None
+        return self
 
     @property
     def cycle_count(self) -> int:
@@ -148,7 +252,10 @@ class TrainConfig:
         interval = self.cycle_epochs * steps_per_epoch
         cycles = tuple(first_cycles(self.cycle_count, interval, self.t_mult))
         if self.t_mult > 1 and cycles[-1].length > 2**53:
-            raise InvalidConfig(f"{len(cycles)} cycles with t_mult {self.t_mult} never end")
+            raise Misfit(
+                "{count} cycles with {T_mult} {times} never end",
+                count=len(cycles), times=self.t_mult,
+            )  # fmt: skip
         schedule = self._schedule(interval, cycles[-1].end, steps_per_epoch)
         if isinstance(schedule, Sgdr):
             schedule.refuse_low_restart(len(cycles) - 1)
@@ -156,8 +263,6 @@ class TrainConfig:
 
     def _schedule(self, interval: int, steps: int, steps_per_epoch: int) -> Schedule:
         eta = self.top_rate
-        if not (isfinite(eta) and eta > 0):
-            raise InvalidConfig(f"lr_max must be above 0, got {eta}")
         match self.schedule:
             case "sgdr" | "cosine":
                 return Sgdr(
@@ -186,35 +291,55 @@ class TrainConfig:
                     rule=self.hyper_rule,
                 )
 
-    def _refuse_what_belongs_to_other_schedules(self) -> None:
-        defaults = {field.name: field.default for field in fields(self)}
-        for name, schedules in BELONGS.items():
-            if getattr(self, name) != defaults[name] and self.schedule not in schedules:
-                raise InvalidConfig(
-                    f"{name} belongs to the schedule {' or '.join(sorted(schedules))}, "
-                    f"not to {self.schedule}"
-                )
+
+def to_toml(config: TrainConfig) -> str:
+    """The settings without the run directory; paths are made absolute."""
+    lines = []
+    for name, value in config:
+        if name != "out" and value is not None:
+            if name == "data":
+                value = resolved(value)
+            if name == "pretrained" and value != HUB:
+                value = str(Path(value).expanduser().resolve())
+            # JSON's strings, numbers, booleans and lists are TOML's, but for one character.
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            lines.append(f"{name} = {text}\n")
+    return "".join(lines)
 
 
-def _at_least(bound: int, **values: float | None) -> None:
-    for name, value in values.items():
-        if value is not None and not bound <= value < inf:
-            raise InvalidConfig(f"{name} must be at least {bound}, got {value}")
+def read_toml(file: Path) -> dict[str, Any]:
+    """Settings by name from a file.
+
+    Raises:
+        InvalidConfig: not TOML, an unknown name, or a value of the wrong kind or out of bounds.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"{file}: {error}") from error
+    return parsed(text, file)
 
 
-def _at_most(bound: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value > bound:
-            raise InvalidConfig(f"{name} must be at most {bound}, got {value}")
+def parsed(text: str, file: Path) -> dict[str, Any]:
+    """Settings by name from TOML; `file` is for the messages. Raises as `read_toml` does."""
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidConfig(f"{file}: {error}") from error
+    return read_options(TrainConfig, content, file)
 
 
-def _below_one(**values: float) -> None:
-    for name, value in values.items():
-        if not 0 <= value < 1:
-            raise InvalidConfig(f"{name} must be in [0, 1), got {value}")
+def run_config(run_dir: Path, **changes: Any) -> TrainConfig:
+    """The settings that a run was started with, but for changes.
 
-
-def _one_of(choices: tuple[str, ...], **values: str) -> None:
-    for name, value in values.items():
-        if value not in choices:
-            raise InvalidConfig(f"{name} must be one of {', '.join(choices)}; got {value!r}")
+    Raises:
+        InvalidManifest: the directory holds no run, or its settings were changed.
+        InvalidConfig: a change is out of bounds.
+    """
+    run = read_run(run_dir)
+    if run.config is None:
+        raise InvalidManifest(f"{run_dir} keeps no settings: an earlier version made it")
+    config = run.config
+    text = read_verified(run_dir, config.file, config.sha256, config.size).decode()
+    kept = parsed(text, run_dir / CONFIG_FILE)
+    return build(TrainConfig, {**kept, "out": run_dir, **changes})

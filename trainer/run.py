@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from contracts.figures import softmax, val_figures
 from contracts.run import read_run
 from contracts.stopping import Deferred, Stopped, signals_deferred
 from trainer.checkpoint import State, has_checkpoint, remove_checkpoint
-from trainer.config import TrainConfig
-from trainer.config_file import run_config
+from trainer.config import TrainConfig, run_config
 from trainer.data import load_dataset, repeated_images
 from trainer.distributed import joined, local_device, threads_here
 from trainer.evaluate import predict_logits
@@ -71,7 +69,7 @@ def resume(run_dir: Path, **changes: Any) -> Path:
     if read_run(run_dir).complete:
         remove_checkpoint(run_dir)  # if the run was killed just before it did
         return run_dir
-    return _train(replace(run_config(run_dir), **changes), resumed=True)
+    return _train(run_config(run_dir, **changes), resumed=True)
 
 
 def _train(config: TrainConfig, *, resumed: bool) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 
-from contracts.errors import InvalidConfig
+from contracts.errors import Misfit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,27 +25,37 @@ class Sgdr:
 
     def __post_init__(self) -> None:
         if self.T_0 < 1:
-            raise InvalidConfig(f"T_0 must be at least 1 step, got {self.T_0}")
+            raise Misfit("{T_0} must be at least 1 step, got {found}", found=self.T_0)
         if self.T_mult < 1:
-            raise InvalidConfig(f"T_mult must be at least 1, got {self.T_mult}")
+            raise Misfit("{T_mult} must be at least 1, got {found}", found=self.T_mult)
         if not (isfinite(self.eta_max) and 0 <= self.eta_min < self.eta_max):
-            raise InvalidConfig(
-                f"learning rates must satisfy 0 <= eta_min < eta_max, "
-                f"got eta_min {self.eta_min} and eta_max {self.eta_max}"
+            raise Misfit(
+                "{eta_min} must be at least 0 and below {eta_max}, got {low} and {high}",
+                low=self.eta_min,
+                high=self.eta_max,
             )
         if not 0 <= self.warmup < self.T_0:
-            raise InvalidConfig(
-                f"the warm-up must be shorter than the first cycle: got {self.warmup} of {self.T_0}"
+            raise Misfit(
+                "{warmup} must be shorter than the first cycle, got {found} of {length}",
+                found=self.warmup,
+                length=self.T_0,
             )
         if not 0 < self.eta_max_decay <= 1:
-            raise InvalidConfig(f"eta_max_decay must be in (0, 1], got {self.eta_max_decay}")
+            raise Misfit(
+                "{eta_max_decay} must be above 0 and at most 1, got {found}",
+                found=self.eta_max_decay,
+            )
 
     def refuse_low_restart(self, cycle: int) -> None:
-        """Raise InvalidConfig if the decay takes a restart below `eta_min` up to this cycle."""
-        if self.eta_max * self.eta_max_decay**cycle <= self.eta_min:
-            raise InvalidConfig(
-                f"the restart of cycle {cycle} would be at "
-                f"{self.eta_max * self.eta_max_decay**cycle:.4g}, not above eta_min {self.eta_min}"
+        """Raise Misfit if the decay takes a restart below `eta_min` up to this cycle."""
+        restart = self.eta_max * self.eta_max_decay**cycle
+        if restart <= self.eta_min:
+            raise Misfit(
+                "the restart of cycle {cycle} would be at {rate:.4g}, not above {eta_min} {low}; "
+                "lower it, or raise {eta_max_decay}",
+                cycle=cycle,
+                rate=restart,
+                low=self.eta_min,
             )
 
     def rate(self, step: int, val_nlls: Sequence[float] = ()) -> float:
@@ -109,7 +119,7 @@ def cycles_in(budget: int, T_0: int, T_mult: int) -> int:
     """How many whole cycles make exactly `budget`; all three in the same unit.
 
     Raises:
-        InvalidConfig: the budget ends inside a cycle, where the rate is high and a snapshot is
+        Misfit: the budget ends inside a cycle, where the rate is high and a snapshot is
             worth little. The message names the nearest budgets that fit.
     """
     cycles, end, length = 0, 0, T_0
@@ -117,8 +127,11 @@ def cycles_in(budget: int, T_0: int, T_mult: int) -> int:
         cycles, end, length = cycles + 1, end + length, length * T_mult
     if end == budget and cycles:
         return cycles
-    fitting = [str(e) for e in (end, end + length) if e]
-    raise InvalidConfig(
-        f"a budget of {budget} epochs ends inside a cycle (first cycle {T_0}, T_mult {T_mult}); "
-        f"the nearest that end with one: {' or '.join(fitting)}"
+    raise Misfit(
+        "a budget of {budget} epochs ends inside a cycle ({T_0} {first}, {T_mult} {times}); "
+        "the nearest that end with one: {nearest}",
+        budget=budget,
+        first=T_0,
+        times=T_mult,
+        nearest=" or ".join(str(each) for each in (end, end + length) if each),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, Protocol
 
-from contracts.errors import InvalidConfig
+from contracts.errors import InvalidConfig, Misfit
 from trainer.schedule import Cycle
 
 HyperRule = Literal["additive", "multiplicative"]
@@ -102,8 +102,10 @@ class Plateau:
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta_min < self.eta:
-            raise InvalidConfig(
-                f"the rates must satisfy 0 <= lowest < first, got {self.eta_min} and {self.eta}"
+            raise Misfit(
+                "{eta_min} must be at least 0 and below {eta}, got {low} and {high}",
+                low=self.eta_min,
+                high=self.eta,
             )
 
     def rate(self, step: int, val_nlls: Sequence[float]) -> float:
@@ -134,15 +136,18 @@ class Hypergradient:
 
     def __post_init__(self) -> None:
         if not 0 < self.eta_start <= self.eta_max:
-            raise InvalidConfig(
-                f"the first rate must be above 0 and at most {self.eta_max}, got {self.eta_start}"
+            raise Misfit(
+                "{eta_start} must be above 0 and at most {eta_max}, got {first} and {most}",
+                first=self.eta_start,
+                most=self.eta_max,
             )
         if not (isfinite(self.beta) and self.beta >= 0):
-            raise InvalidConfig(f"beta must not be negative, got {self.beta}")
+            raise Misfit("{beta} must be at least 0, got {found}", found=self.beta)
         if self.rule == "multiplicative" and self.beta >= 1:
-            raise InvalidConfig(
-                f"beta must be below 1 for the multiplicative rule, got {self.beta}: "
-                "one step could take the rate to 0, where it would stay"
+            raise Misfit(
+                "{beta} must be below 1 for the multiplicative rule, got {found}: one step could "
+                "take the rate to 0, where it would stay",
+                found=self.beta,
             )
 
     def rate(self, step: int, val_nlls: Sequence[float] = ()) -> None:

@@ -8,7 +8,7 @@ from contracts.commands import exit_code
 from contracts.run import RUN_FILE
 from contracts.stopping import raise_on_signals
 from trainer import cli
-from trainer.config_file import read_toml
+from trainer.config import read_toml
 
 
 def main() -> int:
@@ -36,8 +36,8 @@ def resumed_after_restart(args: argparse.Namespace) -> argparse.Namespace:
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     file: Path | None = getattr(args, "config", None)
     settings = cli.merged(read_toml(file) if file else {}, vars(args))
-    out: Path | None = settings.get("out")
-    if not restarted or out is None or not (out / RUN_FILE).exists():
+    out = settings.get("out")
+    if not restarted or out is None or not (Path(out) / RUN_FILE).exists():
         return args
     kept = {name: value for name, value in vars(args).items() if name in cli.RESUMABLE}
-    return argparse.Namespace(resume=out, **kept)
+    return argparse.Namespace(resume=Path(out), **kept)

@@ -14,8 +14,7 @@ from contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteF
 from contracts.files import TEMPORARY, read_verified, remove_unfinished, write_atomically
 from contracts.records import FileRef, ValFigures
 from contracts.run import RUN_FILE, RunManifest, Snapshot, read_run, write_run
-from trainer.config import TrainConfig
-from trainer.config_file import CONFIG_FILE, to_toml
+from trainer.config import CONFIG_FILE, TrainConfig, to_toml
 from trainer.data import Dataset
 from trainer.lock import LOCK_FILE, locked
 from trainer.loop import TrainingDiverged

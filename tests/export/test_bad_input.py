@@ -82,9 +82,21 @@ def test_snapshots_of_another_architecture_do_not_fit(run_dir: Path) -> None:
     ("flags", "message"),
     [
         (["--members", "4"], "--members 4: the run has 3 snapshots; ask for at most 3"),
-        (["--max-accuracy-drop", "2"], "--max-accuracy-drop is a fraction from 0 to 1, got 2.0"),
-        (["--max-nll-rise", "nan"], "--max-nll-rise is a relative rise"),
-        (["--name", "my model"], "--name 'my model': use letters"),
+        (
+            ["--max-accuracy-drop", "2"],
+            "--max-accuracy-drop: expected a number, from 0 to 1",
+        ),
+        (["--max-nll-rise", "nan"], "--max-nll-rise: expected a finite number, at least 0, got"),
+        (["--name", "my model"], "--name: expected letters, digits"),
+        (["--members", "0"], "--members: expected a whole number, at least 1, or auto, got '0'"),
+        (["--select", "first"], "--select: expected one of best, last, all, greedy, exhaustive"),
+        (
+            ["--max-int8-accuracy-drop", "1.5"],
+            "--max-int8-accuracy-drop: expected a number, from 0",
+        ),
+        (["--max-int8-nll-rise", "-0.1"], "--max-int8-nll-rise: expected a number, at least 0"),
+        (["--max-int8-nll-rise", "inf"], "--max-int8-nll-rise: expected a finite number, at"),
+        (["--min-int8-agreement", "nan"], "--min-int8-agreement: expected a finite number, from"),
     ],
 )
 def test_the_command_says_what_is_wrong_and_exits_with_2(

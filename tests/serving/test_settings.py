@@ -5,30 +5,11 @@ from typing import Any
 import pytest
 
 from contracts.errors import InvalidConfig
+from contracts.options import flag
 from serving.cli import build_settings
 from serving.ports import Ports, bind_port, listening
-from serving.settings import Settings
 from snapensemble.server_process import server_process
 from tests.serving.test_server import connect
-
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
-
-
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_documented(name: str) -> None:
-    assert f"`SNAPENSEMBLE_{name.upper()}`" in PAGE.read_text()
-
-
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_the_documented_default_is_the_real_one(name: str) -> None:
-    (row,) = (
-        r
-        for r in PAGE.read_text().splitlines()
-        if r.startswith(f"| `SNAPENSEMBLE_{name.upper()}` |")
-    )
-    default = Settings.model_fields[name].default
-    shown = {"None": "", "False": "off", "True": "on"}.get(str(default), str(default))
-    assert row.split("|")[3].strip() == shown
 
 
 def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default(
@@ -53,12 +34,25 @@ def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default(
 )
 def test_a_wrong_value_is_named(flags: dict[str, Any]) -> None:
     (name,) = flags
-    with pytest.raises(InvalidConfig, match=f"SNAPENSEMBLE_{name.upper()}.*got '{flags[name]}'"):
+    with pytest.raises(InvalidConfig, match=f"^{flag(name)}: .*got '{flags[name]}'$"):
         build_settings(flags)
 
 
+def test_a_wrong_variable_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("snapensemble_max_queue", "2")
+    message = "--max-images-per-request 64 exceeds SNAPENSEMBLE_MAX_QUEUE 2, so such"
+    with pytest.raises(InvalidConfig, match=message):
+        build_settings({})
+    monkeypatch.setenv("SNAPENSEMBLE_PORT", "x")
+    message = "^SNAPENSEMBLE_PORT: expected a whole number, from 0 to 65535, got 'x'$"
+    with pytest.raises(InvalidConfig, match=message):
+        build_settings({})
+    with pytest.raises(InvalidConfig, match="^--max-images-per-request 64 exceeds --max-queue 3"):
+        build_settings({"port": "1", "max_queue": "3"})
+
+
 def test_a_request_must_fit_the_queue() -> None:
-    with pytest.raises(InvalidConfig, match="max_images_per_request 64 exceeds max_queue 2"):
+    with pytest.raises(InvalidConfig, match="--max-images-per-request 64 exceeds --max-queue 2"):
         build_settings({"max_queue": "2"})
 
 
@@ -88,7 +82,7 @@ def test_an_idle_connection_stays_open_as_long_as_is_set(bundle_dir: Path) -> No
     "text", ["shop.example", "https://shop.example/path", "null", "a,https://b"]
 )
 def test_an_origin_is_a_scheme_and_a_host(text: str) -> None:
-    with pytest.raises(InvalidConfig, match="SNAPENSEMBLE_CORS_ORIGINS.*is no origin"):
+    with pytest.raises(InvalidConfig, match="^--cors-origins: .*is no origin"):
         build_settings({"cors_origins": text})
 
 

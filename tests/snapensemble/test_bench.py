@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from contracts.options import build
 from snapensemble.bench import BenchConfig
 from snapensemble.cli import main
 from tests.factories import cascade_record, encoded, make_bundle, picture
@@ -109,16 +110,25 @@ def test_a_file_that_is_no_picture(
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ({"seconds": 0.0}, "--seconds must be above 0, got 0"),
-        ({"seconds": float("nan")}, "--seconds must be above 0"),
-        ({"concurrency": (1, 0)}, "--concurrency must be at least 1, got 0"),
-        ({"rates": (-1.0,)}, "--rate must be above 0"),
-        ({"images_per_request": 0}, "--images-per-request must be at least 1"),
+        ({"seconds": "0"}, "--seconds: expected a number, above 0, got '0'"),
+        ({"seconds": "nan"}, "--seconds: expected a finite number, above 0"),
+        ({"concurrency": ["1", "0"]}, "--concurrency: .*each a whole number, at least 1, got '0'"),
+        ({"rate": ["-1.0"]}, "--rate: expected a list, each a number, above 0, got '-1.0'"),
+        ({"images_per_request": "0"}, "--images-per-request: expected a whole number, at least 1"),
     ],
 )
 def test_a_plan_that_cannot_work_is_refused(flag: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        BenchConfig(bundle_dir=Path("bundle"), **flag)
+        build(BenchConfig, {"bundle_dir": Path("bundle"), **flag})
+
+
+def test_open_loops_replace_the_usual_closed_ones() -> None:
+    usual, *others = (
+        BenchConfig(bundle_dir=Path("bundle"), **given)
+        for given in ({}, {"rate": (5.0,)}, {"rate": (5.0,), "concurrency": (2,)})
+    )
+    assert usual.loads == [(1, None), (8, None), (32, None)]
+    assert [each.loads for each in others] == [[(None, 5.0)], [(2, None), (None, 5.0)]]
 
 
 def test_ctrl_c_prints_what_was_measured(bundle_dir: Path) -> None:

@@ -117,9 +117,15 @@ def test_settings_come_from_a_file_and_flags_win(
     ("text", "message"),
     [
         ("cylces = 3", "unknown setting 'cylces'"),
-        ("cycles = 'three'", "cycles must be int, got 'three'"),
-        ("cycles = true", "cycles must be int, got True"),
-        ("flip = 1", "flip must be bool, got 1"),
+        (
+            "cycles = 'three'",
+            "c.toml: expected a whole number, from 1 to 10000, got 'three'",
+        ),
+        (
+            "cycles = true",
+            "c.toml: expected a whole number, from 1 to 10000, got True",
+        ),
+        ("flip = 1", "c.toml: expected true or false, got 1"),
         ("cycles = ", "c.toml"),
     ],
 )

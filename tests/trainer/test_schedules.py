@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.errors import InvalidConfig
+from contracts.options import build, flag
 from trainer.config import TrainConfig
 from trainer.schedule import Sgdr, learning_rate
 from trainer.schedules import Constant, Hypergradient, Plateau, StepDecay
 
 
 def config(**values: Any) -> TrainConfig:
-    return TrainConfig(data="digits", out=Path("x"), **values)
+    return build(TrainConfig, {"data": "digits", "out": Path("x"), **values})
 
 
 def test_step_decay_falls_at_half_and_at_three_quarters_of_the_run() -> None:
@@ -98,7 +99,7 @@ def test_an_epoch_belongs_to_one_cycle() -> None:
     ],
 )
 def test_a_setting_of_another_schedule_is_refused(schedule: str, name: str, value: float) -> None:
-    with pytest.raises(InvalidConfig, match=rf"{name} belongs to the schedule .*, not to "):
+    with pytest.raises(InvalidConfig, match=rf"{flag(name)} belongs to the schedule .*, not to "):
         config(schedule=schedule, **{name: value})
 
 

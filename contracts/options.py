@@ -1,0 +1,221 @@
+"""Options: fields of pydantic models as flags, as keys of a file, and in messages.
+
+The `Field` of an option holds its bounds, its default and its help text. Its `json_schema_extra`
+may hold `belongs_to`, the choices that it counts with, and `metavar` and `const` as of argparse.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Container, Mapping
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from contracts.errors import InvalidConfig, Misfit
+
+KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "a text",
+}
+BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "above",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Options(BaseModel):
+    """The base of a command's options: frozen, and without numbers that are infinite or none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def flag(name: str) -> str:
+    """The name of an option on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def add_options(
+    parser: argparse.ArgumentParser, model: type[BaseModel], *, without: Container[str] = ()
+) -> None:
+    """Give a parser one flag for each option of a model.
+
+    What is not given on the command line is not in the namespace. Values are texts: `build` checks
+    them, so that one function words what is wrong with them.
+
+    Args:
+        parser: of the command.
+        model: whose fields are the options.
+        without: names of options that have no flag.
+    """
+    for name, field in model.model_fields.items():
+        if name in without:
+            continue
+        more: dict[str, Any]
+        if _takes(bool, field):
+            more = {"action": argparse.BooleanOptionalAction}
+        else:
+            more = {"metavar": extra(field).get("metavar") or _metavar(model, name)}
+            if (const := extra(field).get("const")) is not None:
+                more |= {"nargs": "?", "const": const}
+            elif _takes(tuple, field):
+                more["nargs"] = "+"
+        parser.add_argument(
+            flag(name), default=argparse.SUPPRESS, help=help_text(field).replace("%", "%%"), **more
+        )
+
+
+def help_text(field: FieldInfo) -> str:
+    """What an option means, and its default unless that is in the text."""
+    text, shown = meaning(field), shown_default(field)
+    return f"{text} ({shown})" if shown and not text.endswith(")") else text
+
+
+def meaning(field: FieldInfo) -> str:
+    """What an option means, after what it belongs to."""
+    owners = ", ".join(extra(field).get("belongs_to", ()))
+    return f"{owners}: {field.description}" if owners else str(field.description)
+
+
+def shown_default(field: FieldInfo) -> str:
+    """The default as a user would write it; nothing where there is none."""
+    default = field.default
+    if field.is_required() or default is None:
+        return ""
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def extra(field: FieldInfo) -> Mapping[str, Any]:
+    """What a field says beyond pydantic's own."""
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def build(
+    model: type[Model], values: Mapping[str, Any], word: Callable[[str], str] = flag
+) -> Model:
+    """Build a model from values by name; texts are read as what they stand for.
+
+    Args:
+        model: what to build.
+        values: by names of options.
+        word: gives what the user calls an option.
+
+    Raises:
+        InvalidConfig: a value is out of bounds, or two do not fit; in the user's words.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise InvalidConfig(explained(error, model, word)) from error
+
+
+def read_options(
+    model: type[BaseModel], content: Mapping[str, Any], source: object
+) -> dict[str, Any]:
+    """Check the options of a file one by one; here a number in quotes is no number.
+
+    Args:
+        model: whose options they may be.
+        content: of the file.
+        source: its name, for messages.
+
+    Raises:
+        InvalidConfig: no option has such a name, or a value is out of bounds.
+    """
+    values = {}
+    for name, value in content.items():
+        field = model.model_fields.get(name)
+        if field is None:
+            known = ", ".join(model.model_fields)
+            raise InvalidConfig(f"{source}: unknown setting {name!r}; known: {known}")
+        try:
+            # As JSON, for which a path is a text and a tuple a list. A date is none of JSON's.
+            values[name] = TypeAdapter[Any](
+                Annotated[field.annotation, field],  # type: ignore[arg-type]
+                config=ConfigDict(allow_inf_nan=False),
+            ).validate_json(json.dumps(value, default=lambda _: {}), strict=True)
+        except ValidationError as error:
+            problem = _problem(model, name, error.errors()[0]["type"], f"{name} in {source}")
+            raise InvalidConfig(f"{problem}, got {value!r}") from error
+    return values
+
+
+def explained(
+    error: ValidationError, model: type[BaseModel], word: Callable[[str], str] = flag
+) -> str:
+    """Say what was found and what was expected, for each option that is wrong."""
+    # A type that is a union has an error for each of its parts; the first one says it all.
+    problems: dict[object, ErrorDetails] = {}
+    for details in error.errors():
+        problems.setdefault(details["loc"][:1], details)
+    return "; ".join(_explained(details, model, word) for details in problems.values())
+
+
+def _explained(details: ErrorDetails, model: type[BaseModel], word: Callable[[str], str]) -> str:
+    cause = details.get("ctx", {}).get("error")
+    if isinstance(cause, Misfit):
+        return cause.said(word)
+    name = str(details["loc"][0])
+    if details["type"] == "missing":
+        return f"{word(name)} is required: {model.model_fields[name].description}"
+    problem = _problem(model, name, details["type"], word(name), cause)
+    is_secret = _takes(SecretStr, model.model_fields[name])
+    return problem if is_secret else f"{problem}, got {details['input']!r}"
+
+
+def _problem(
+    model: type[BaseModel], name: str, kind: str, called: str, cause: Exception | None = None
+) -> str:
+    text = f"{called}: {cause or f'expected {expected(model, name)}'}"
+    return text.replace("a number", "a finite number") if kind == "finite_number" else text
+
+
+def expected(model: type[BaseModel], name: str) -> str:
+    """What may be given for an option, in words."""
+    return ", or ".join(map(_kind, _kinds(model, name)))
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    if "items" in schema:
+        return f"a list, each {_kind(schema['items'])}"
+    bounds = [f"{text} {schema[key]}" for key, text in BOUNDS.items() if key in schema]
+    if "minimum" in schema and "maximum" in schema:
+        bounds = [f"from {schema['minimum']} to {schema['maximum']}"]
+    kind = "a path" if schema.get("format") == "path" else KINDS[schema["type"]]
+    return f"{kind}, {' and '.join(bounds)}" if bounds else kind
+
+
+def _metavar(model: type[BaseModel], name: str) -> str:
+    choices = _kinds(model, name)[0].get("enum")
+    return f"{{{','.join(choices)}}}" if choices else name.rpartition("_")[2].upper()
+
+
+def _kinds(model: type[BaseModel], name: str) -> list[dict[str, Any]]:
+    """The JSON schemas of what an option may be; that it may be left out is none of them."""
+    schema = _properties(model)[name]
+    return [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+
+
+@cache
+def _properties(model: type[BaseModel]) -> dict[str, Any]:
+    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    return properties
+
+
+def _takes(kind: type, field: FieldInfo) -> bool:
+    """Whether an option may be of this type, perhaps beside others."""
+    kinds = (field.annotation, *get_args(field.annotation))
+    return kind in kinds or kind in [get_origin(each) for each in kinds]
