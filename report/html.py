@@ -22,6 +22,11 @@ def percents(fraction: float) -> str:
     return f"{fraction:.2%}"
 
 
+def number(value: float, spec: str = ",") -> str:
+    """A number as people read it, its thousands apart where no other format is asked for."""
+    return format(value, spec)
+
+
 def claim_directory(directory: Path) -> None:
     """Make a directory for a report, unless it holds a page of another kind.
 
@@ -61,7 +66,7 @@ def _environment() -> Environment:
     environment.globals["generator"] = GENERATOR
     environment.filters |= {
         "base64": lambda data: base64.b64encode(data).decode(),
-        "number": lambda value, spec=",": format(value, spec),
+        "number": number,
         "percents": percents,
     }
     return environment
