@@ -25,7 +25,7 @@ from export.members import Exported, convert, in_int8, write_members
 from export.pool import Pool, pooled
 from export.publish import publishing
 from export.select import select
-from report.bundle_write import write_bundle_report
+from report.bundle.page import write_bundle_report
 from trainer.reread import reread
 
 

@@ -16,7 +16,8 @@ from contracts.run import RunManifest
 from export.logits import run_member
 from export.members import Exported
 from export.speed import compare_speed, in_words
-from report.evidence import Evidence, ImagesPerSecond, SpeedRecord
+from report.bundle.measure import Evidence
+from report.bundle.records import ImagesPerSecond, SpeedRecord
 from trainer.reread import reread
 
 

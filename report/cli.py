@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
     """Draw the page of a run."""
-    from report.measure import as_json
-    from report.page import summary
-    from report.write import PAGE_FILE, write_report
+    from report.html import PAGE_FILE
+    from report.run.measure import as_json
+    from report.run.page import summary, write_report
 
     directory = args.out or args.directory / "report"
     measured = write_report(args.directory, directory)
@@ -50,8 +50,8 @@ def _run(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
 
 def _bundle(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
     """Read the page of a bundle, and copy it where it is wanted."""
-    from report.bundle_read import read_bundle_report
-    from report.bundle_words import remedy, summary
+    from report.bundle.page import read_bundle_report
+    from report.bundle.words import remedy, summary
 
     bundle, figures, page = read_bundle_report(args.directory, args.out)
     lines = summary(bundle, figures)

@@ -43,6 +43,11 @@ def pairwise_disagreement(scores_SNK: NDArray[np.floating]) -> Floats:
     return np.array(rows, dtype=np.float64).reshape(len(top_SN), len(top_SN))
 
 
+def pairs_of(disagreement_SS: Floats) -> Floats:
+    """The disagreement of each two networks, once."""
+    return np.asarray(disagreement_SS[np.triu_indices(len(disagreement_SS), k=1)])
+
+
 def trailing_mean(values_T: Floats, window: int) -> Floats:
     """Each value averaged with up to `window` - 1 values before it."""
     total = np.concatenate([[0.0], np.cumsum(values_T)])

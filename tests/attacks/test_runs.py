@@ -19,7 +19,7 @@ from contracts.errors import InvalidData, InvalidManifest
 from contracts.files import sha256_of
 from contracts.records import FileRef
 from contracts.run import Snapshot, read_run
-from report.history import read_history
+from report.run.history import read_history
 from tests.attacks.test_bundles import most_bytes
 from trainer.checkpoint import load_checkpoint
 from trainer.readers import npz

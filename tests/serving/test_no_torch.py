@@ -13,6 +13,7 @@ HEAVY = (
     "sklearn",
     "scipy",
     "matplotlib",
+    "jinja2",
     "onnx",
     "onnxscript",
 )

@@ -11,8 +11,7 @@ from contracts.bundle import BundleManifest, Precision
 from contracts.cascade import run_cascade
 from contracts.figures import Floats, Labels, all_figures, mean_probabilities
 from contracts.prediction_sets import SetQuantile, covered_and_sizes
-from report.bundle_records import Option, SetFigures
-from report.evidence import SpeedRecord
+from report.bundle.records import Option, SetFigures, SpeedRecord
 
 
 def precision_of(bundle: BundleManifest) -> Precision:

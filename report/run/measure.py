@@ -22,7 +22,7 @@ from report.figures import (
     thinned,
     trailing_mean,
 )
-from report.history import History, read_history
+from report.run.history import History, read_history
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,11 @@ class Measured:
     last_m: list[ValFigures]  # of the last 1, 2, ..., S
     best_m: list[ValFigures]
     disagreement_SS: Floats
+
+    @property
+    def cycle_word(self) -> str:
+        """`cycle` where the rate restarts; else snapshots are equally spaced, at `interval`s."""
+        return "cycle" if self.run.schedule.name == "sgdr" else "interval"
 
     @property
     def best_size(self) -> int:

@@ -3,8 +3,8 @@ import pytest
 
 from contracts.cascade import first_weights
 from contracts.figures import ece
-from report.bundle_figures import class_figures, growth, reliability, selective
-from tests.report.bundles import answers
+from report.bundle.measure import class_figures, growth, reliability, selective
+from tests.report.bundle.bundles import answers
 
 # Four images of two classes. The top classes are 0 0 1 1, with these confidences:
 # 0.95 right, 0.92 wrong, 0.55 right, 1 right.

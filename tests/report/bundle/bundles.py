@@ -21,7 +21,7 @@ from contracts.cascade import Cascade, CascadePoint, CascadeRecord, run_cascade
 from contracts.figures import Floats, all_figures, mean_probabilities, nll, softmax, val_figures
 from contracts.prediction_sets import fit_quantiles
 from contracts.records import ValFigures
-from report.evidence import ImagesPerSecond, SpeedRecord
+from report.bundle.records import ImagesPerSecond, SpeedRecord
 from tests.factories import CLASSES, CONTRACT, DATA
 
 SPEED = SpeedRecord(

@@ -11,13 +11,13 @@ from PIL import Image
 
 from contracts.errors import InvalidConfig, InvalidManifest
 from contracts.run import read_run, write_run
-from report.measure import measure
-from report.page import page
-from report.pictures import FILES, pictures
-from report.write import write_report
+from report.run.charts import CHARTS, draw_charts
+from report.run.measure import measure
+from report.run.page import page, write_report
 from snapensemble.cli import main
-from tests.report.runs import keep, make_run, metrics_lines, write_metrics
+from tests.report.run.runs import keep, make_run, metrics_lines, write_metrics
 
+FILES = {f"{name}.png" for name in CHARTS}
 NASTY = ("<script>alert(1)</script>", '"><img src=//evil.example>', "a & b")
 
 
@@ -63,12 +63,12 @@ def test_what_comes_from_the_run_is_escaped(tmp_path: Path) -> None:
     data = run.data.model_copy(update={"spec": "<b>&'\""})
     write_run(run_dir, run.model_copy(update={"data": data}))
     measured = measure(run_dir)
-    text = page(measured, [], Path("a <i> b"))
+    text = page(measured, {}, Path("a <i> b"))
     assert "<script>" not in text and "<b>" not in text and "<i>" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
-    assert "<title>tiny on &lt;b&gt;&amp;&#x27;&quot;</title>" in text
-    quoted = "&#x27;bundles/a &lt;i&gt; b&#x27;"
-    assert f"snapensemble export &#x27;a &lt;i&gt; b&#x27; --out {quoted} --members" in text
+    assert "<title>tiny on &lt;b&gt;&amp;&#39;&#34;</title>" in text
+    quoted = "&#39;bundles/a &lt;i&gt; b&#39;"
+    assert f"snapensemble export &#39;a &lt;i&gt; b&#39; --out {quoted} --members" in text
 
 
 def test_the_page_says_that_choosing_and_measuring_on_one_split_flatters(tmp_path: Path) -> None:
@@ -125,9 +125,10 @@ def test_other_schedules_have_intervals_not_cycles(tmp_path: Path, name: str) ->
     schedule = measured.run.schedule.model_copy(update={"name": name})
     run = measured.run.model_copy(update={"schedule": schedule})
     object.__setattr__(measured, "run", run)
-    drawn = pictures(measured)
-    assert len(drawn) == len(FILES)
-    assert "Every second interval is shaded" in drawn[0].caption
+    charts = draw_charts(measured)
+    assert charts.keys() == CHARTS.keys()
+    text = page(measured, charts, tmp_path)
+    assert "Every second interval is shaded" in text and "<th>interval</th>" in text
 
 
 def test_a_long_run_is_thinned_for_drawing(tmp_path: Path) -> None:

@@ -1,32 +1,45 @@
-"""The pictures of a run. Each function draws one and returns the bytes of a PNG.
+"""The charts of a run. Each function draws one and returns the bytes of a PNG.
 
 Shapes: T points of a curve.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from contracts.records import ValFigures
-from report.measure import Measured
-from report.style import (
+from report.plots import (
     BLUE,
     GREEN,
     INK,
     ORANGE,
+    disagreement_chart,
     log_if_wide,
     percent,
     png,
     shade,
     whole_numbers,
 )
+from report.run.measure import Measured
 
 FEW = 12  # snapshots that can each have a label
 
 
-def rate_chart(measured: Measured, word: str) -> bytes:
+def draw_charts(measured: Measured) -> dict[str, bytes]:
+    """The charts that the run has numbers for, by name."""
+    names: list[str] = []
+    if measured.steps:
+        names += ["learning-rate", "curves"]
+    if measured.snapshots:
+        names += ["snapshots"]
+    if len(measured.snapshots) > 1:
+        names += ["ensemble", "disagreement"]
+    return {name: CHARTS[name](measured) for name in names}
+
+
+def rate_chart(measured: Measured) -> bytes:
     """Learning rate over optimizer steps, the snapshots marked."""
 
     def draw(figure: Figure) -> None:
@@ -43,7 +56,7 @@ def rate_chart(measured: Measured, word: str) -> bytes:
             "o",
             color=ORANGE,
             markersize=7 if len(snapshots) <= FEW else 4,
-            label=f"snapshot, at the end of its {word}",
+            label=f"snapshot, at the end of its {measured.cycle_word}",
             clip_on=False,
             zorder=5,
         )
@@ -95,7 +108,7 @@ def _draw_loss(axes: Axes, measured: Measured) -> None:
     axes.legend(loc="upper right", ncols=2)
 
 
-def snapshots_chart(measured: Measured, word: str) -> bytes:
+def snapshots_chart(measured: Measured) -> bytes:
     """Validation NLL and accuracy of each snapshot."""
 
     def draw(figure: Figure) -> None:
@@ -112,7 +125,7 @@ def snapshots_chart(measured: Measured, word: str) -> bytes:
             where = [c for c, value in zip(cycles, values, strict=True) if value == best]
             ring = {"color": "none", "markeredgecolor": INK, "markersize": 12, "label": "best"}
             axes.plot(where, [best] * len(where), "o", **ring)
-            axes.set(title=title, xlabel=f"{word} of the snapshot", ylabel=label)
+            axes.set(title=title, xlabel=f"{measured.cycle_word} of the snapshot", ylabel=label)
             whole_numbers(axes, cycles)
         log_if_wide(left, [s["nll"] for s in measured.snapshots])
         percent(right, [s["accuracy"] for s in measured.snapshots])
@@ -151,3 +164,24 @@ def _draw_growth(axes: Axes, measured: Measured, name: str) -> None:
     whole_numbers(axes, sizes)
     if name == "accuracy":
         percent(axes, [*best, *last, single])
+
+
+def snapshot_pairs_chart(measured: Measured) -> bytes:
+    """How far each two snapshots disagree."""
+    word = measured.cycle_word
+    return disagreement_chart(
+        measured.disagreement_SS,
+        [str(snapshot.cycle) for snapshot in measured.run.snapshots],
+        xlabel=f"{word} of one snapshot",
+        ylabel=f"{word} of the other",
+        images="validation images",
+    )
+
+
+CHARTS: dict[str, Callable[[Measured], bytes]] = {
+    "learning-rate": rate_chart,
+    "curves": curves_chart,
+    "snapshots": snapshots_chart,
+    "ensemble": ensemble_chart,
+    "disagreement": snapshot_pairs_chart,
+}

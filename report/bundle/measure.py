@@ -1,12 +1,15 @@
-"""How good a bundle's answers are, in numbers. Pure.
+"""measure_bundle(): a manifest and the members' answers -> all numbers of the page. Pure.
 
 Shapes: M members, N images, K classes, J bins.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from contracts.answers import Answers
+from contracts.bundle import BundleManifest
 from contracts.figures import (
     Floats,
     Labels,
@@ -15,9 +18,81 @@ from contracts.figures import (
     mean_probabilities,
 )
 from contracts.records import Figures
-from report.bundle_records import ClassFigures, Reliability, Selective
+from report.bundle.options import all_set_figures, full_answers, precision_of, serving_options
+from report.bundle.records import (
+    AnswerFigures,
+    BundleFigures,
+    ClassFigures,
+    Option,
+    Reliability,
+    Selective,
+    SpeedRecord,
+)
+from report.figures import pairwise_disagreement
 
 SHARES = tuple(n / 20 for n in range(20, 0, -1))  # 100 %, 95 %, ..., 5 % of the images
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Answers of the members as deployed; `fp32_test_MNK` goes with int8 members."""
+
+    calibration: Answers  # of the half of validation that chose nothing; may hold no image
+    test: Answers | None = None  # None: the images were not at hand
+    fp32_test_MNK: Floats | None = None  # probabilities of the same members before int8
+    speed: SpeedRecord | None = None
+
+    def __post_init__(self) -> None:
+        fp32 = self.fp32_test_MNK
+        if fp32 is not None and (self.test is None or fp32.shape != self.test.probs_MNK.shape):
+            raise ValueError("fp32_test_MNK must have the shape of the test answers")
+
+
+def measure_bundle(bundle: BundleManifest, evidence: Evidence) -> BundleFigures:
+    """Measure on the test images; where they are not at hand, on the calibration half."""
+    on_test = evidence.test is not None
+    shown = evidence.calibration if evidence.test is None else evidence.test
+    return BundleFigures(
+        name=bundle.name,
+        version=bundle.version,
+        split="test" if on_test else "calibration",
+        images=len(shown),
+        answers=answer_figures(bundle, shown, evidence) if len(shown) else None,
+        speed=evidence.speed,
+    )
+
+
+def answer_figures(bundle: BundleManifest, shown: Answers, evidence: Evidence) -> AnswerFigures:
+    """All that is measured on the images shown."""
+    probs_MNK, labels_N = shown.probs_MNK, shown.labels_N
+    before_NK = mean_probabilities(probs_MNK, bundle.weights_M)
+    after_NK = full_answers(bundle, probs_MNK)
+    disagreement_MM = pairwise_disagreement(probs_MNK)
+    return AnswerFigures(
+        members=tuple(all_figures(probs_NK, labels_N) for probs_NK in probs_MNK),
+        growth=growth(probs_MNK, labels_N, bundle.weights_of_first),
+        before=all_figures(before_NK, labels_N),
+        after=all_figures(after_NK, labels_N),
+        reliability_before=reliability(before_NK, labels_N),
+        reliability_after=reliability(after_NK, labels_N),
+        disagreement=tuple(map(tuple, disagreement_MM.tolist())),
+        selective=selective(after_NK, labels_N),
+        selective_single=selective(probs_MNK[0], labels_N),
+        options=_options(bundle, shown, evidence),
+        sets=all_set_figures(bundle, probs_MNK, labels_N, fitted_here=evidence.test is None),
+        classes=class_figures(after_NK, labels_N, bundle.classes),
+    )
+
+
+def _options(bundle: BundleManifest, shown: Answers, evidence: Evidence) -> tuple[Option, ...]:
+    """As deployed; beside it the fp32 members under the same temperatures and thresholds."""
+    options = serving_options(bundle, shown.probs_MNK, shown.labels_N, precision_of(bundle))
+    if evidence.fp32_test_MNK is None:
+        return options
+    return (
+        *serving_options(bundle, evidence.fp32_test_MNK, shown.labels_N, "fp32"),
+        *options,
+    )
 
 
 def growth(

@@ -8,11 +8,11 @@ from pydantic import Field
 from contracts.bundle import Precision
 from contracts.prediction_sets import Method
 from contracts.records import Figures, Fraction, Record, read_manifest
-from report.evidence import SpeedRecord
 
 REPORT_DIR = "report"  # in the bundle
 FIGURES_FILE = "figures.json"
 Count = Annotated[int, Field(ge=0)]
+PerSecond = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ShownSplit = Literal["test", "calibration"]
 
 
@@ -63,6 +63,26 @@ class ClassFigures(Record):
     right: Count
     mistaken_for: str | None  # the most frequent wrong answer
     mistaken: Count  # how often that one was given
+
+
+class ImagesPerSecond(Record):
+    """Of one member on one thread, by how many images it is given at a time."""
+
+    batch_1: PerSecond
+    batch_16: PerSecond
+
+
+class SpeedRecord(Record):
+    """The one part of a report that depends on the machine."""
+
+    machine: str  # in words
+    fp32: ImagesPerSecond
+    int8: ImagesPerSecond | None = None
+
+    @property
+    def int8_time(self) -> float | None:
+        """Time of an int8 member in units of an fp32 one, one image at a time."""
+        return None if self.int8 is None else self.fp32.batch_1 / self.int8.batch_1
 
 
 class AnswerFigures(Record):

@@ -4,9 +4,9 @@ import shlex
 
 from contracts.bundle import BundleManifest
 from contracts.records import Figures
-from report.bundle_options import precision_of
-from report.bundle_records import AnswerFigures, BundleFigures, Option
-from report.markup import percents
+from report.bundle.options import precision_of
+from report.bundle.records import AnswerFigures, BundleFigures, Option, SetFigures
+from report.html import percents
 
 
 def images_of(figures: BundleFigures) -> str:
@@ -59,6 +59,11 @@ def quality(figures: Figures) -> str:
 def option_name(option: Option) -> str:
     """What is asked, in words."""
     return f"{'cascade' if option.cascade else 'every member'}, {option.precision}"
+
+
+def set_name(found: SetFigures) -> str:
+    """Who is asked and how its sets are made, in words."""
+    return f"{'cascade' if found.cascade else 'every member'}, {found.method.replace('_', ' ')}"
 
 
 def _main_figures(figures: BundleFigures, answers: AnswerFigures) -> str:

@@ -10,17 +10,14 @@ import pytest
 from contracts.bundle import read_bundle, write_bundle
 from contracts.errors import InvalidConfig, InvalidManifest
 from contracts.records import write_manifest
-from report.bundle_measure import measure_bundle
-from report.bundle_page import bundle_page
-from report.bundle_read import read_bundle_report
-from report.bundle_records import read_figures
-from report.bundle_words import remedy, summary
-from report.bundle_write import write_bundle_report
-from report.evidence import Evidence
+from report.bundle.measure import Evidence, measure_bundle
+from report.bundle.page import bundle_page, read_bundle_report, write_bundle_report
+from report.bundle.records import read_figures
+from report.bundle.words import remedy, summary
 from snapensemble.cli import main
 from tests.factories import DATA
-from tests.report.bundles import SPEED, answers, make_manifest
-from tests.report.test_report import NASTY, Tags
+from tests.report.bundle.bundles import SPEED, answers, make_manifest
+from tests.report.run.test_page import NASTY, Tags
 
 SECTIONS = [
     "How many members", "How far confidence can be believed", "How far the members disagree",
@@ -90,7 +87,7 @@ def test_what_comes_from_the_manifest_is_escaped(untested: Path) -> None:
     for tag in ("<script", "<b>", "<i>", "<u>", "<img src=//"):
         assert tag not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text and "&lt;i&gt;" in text
-    assert "--data &#x27;&lt;b&gt;&amp;&#x27;" in text  # and quoted for the shell
+    assert "--data &#39;&lt;b&gt;&amp;&#39;" in text  # and quoted for the shell
 
 
 def test_the_same_bundle_gives_the_same_bytes(drawn: Path, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InvalidManifest
-from report.history import read_history
-from tests.report.runs import metrics_lines, write_metrics
+from report.run.history import read_history
+from tests.report.run.runs import metrics_lines, write_metrics
 
 
 def test_steps_epochs_and_the_starts_of_cycles_are_read(tmp_path: Path) -> None:

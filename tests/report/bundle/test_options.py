@@ -4,12 +4,11 @@ import pytest
 from contracts.answers import Answers
 from contracts.cascade import run_cascade
 from contracts.prediction_sets import SetQuantile
-from report.bundle_measure import measure_bundle
-from report.bundle_option_charts import size_groups
-from report.bundle_options import chance, cost, serving_options, set_figures
-from report.bundle_records import Option
-from report.evidence import Evidence
-from tests.report.bundles import SPEED, answers, make_manifest
+from report.bundle.charts import size_groups
+from report.bundle.measure import Evidence, measure_bundle
+from report.bundle.options import chance, cost, serving_options, set_figures
+from report.bundle.records import Option
+from tests.report.bundle.bundles import SPEED, answers, make_manifest
 
 LEAST = SetQuantile(method="least_ambiguous", coverage=0.9, quantile=0.7)
 PROBS_NK = np.array([[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.2, 0.1, 0.7], [0.4, 0.35, 0.25]])

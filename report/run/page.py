@@ -1,42 +1,56 @@
-"""The page of a run: a summary, its pictures, a table of its snapshots, its settings."""
+"""write_report(): a run directory -> one page, and its charts beside it."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
+from contracts.files import write_atomically
 from contracts.records import Record
-from report.markup import (
-    Picture,
-    commands,
-    document,
-    figure,
-    paragraph,
-    percents,
-    section,
-    table,
-)
-from report.measure import Measured
-from report.pictures import cycle_word
+from report.figures import pairs_of
+from report.html import PAGE_FILE, claim_directory, percents, render
+from report.run.charts import CHARTS, draw_charts
+from report.run.measure import Measured, measure
 
 
-def page(measured: Measured, drawn: Sequence[Picture], run_dir: Path) -> str:
-    """The whole page, pictures inside. The same run gives the same page."""
-    title = f"{measured.run.training.model} on {measured.run.data.spec}"
-    return document(
-        title,
-        [
-            *map(paragraph, summary(measured)),
-            *(section(picture.title, figure(picture)) for picture in drawn),
-            _snapshot_table(measured),
-            _settings(measured),
-            _next_steps(measured, run_dir),
-        ],
+def write_report(run_dir: Path, directory: Path) -> Measured:
+    """Write or replace `directory/index.html` and the charts, each file whole or not at all.
+
+    Returns:
+        The numbers behind the charts.
+
+    Raises:
+        InvalidManifest: the run is damaged.
+        InvalidConfig: `directory` holds a page that is no report.
+        WriteFailed: the disk is full, or `directory` cannot be written.
+    """
+    measured = measure(run_dir)
+    charts = draw_charts(measured)
+    claim_directory(directory)
+    for name, png in charts.items():
+        write_atomically(directory / f"{name}.png", png)
+    write_atomically(directory / PAGE_FILE, page(measured, charts, run_dir).encode())
+    for name in CHARTS.keys() - charts:  # of another run's report
+        (directory / f"{name}.png").unlink(missing_ok=True)
+    return measured
+
+
+def page(measured: Measured, charts: Mapping[str, bytes], run_dir: Path) -> str:
+    """The whole page, charts inside. The same run gives the same page."""
+    return render(
+        "run.html.j2",
+        title=f"{measured.run.training.model} on {measured.run.data.spec}",
+        summary=summary(measured),
+        measured=measured,
+        charts=charts,
+        pairs=pairs_of(measured.disagreement_SS),
+        settings=_settings(measured),
+        next_steps=_next_steps(measured, run_dir),
     )
 
 
 def summary(measured: Measured) -> list[str]:
     """What the run was and came to, in a few sentences."""
-    run, word = measured.run, cycle_word(measured)
+    run, word = measured.run, measured.cycle_word
     found, planned = len(run.snapshots), run.schedule.cycles
     sentences = [
         f"{run.data.train_images:,} images of {len(run.classes)} classes taught, "
@@ -73,28 +87,8 @@ def summary(measured: Measured) -> list[str]:
     return sentences
 
 
-def _snapshot_table(measured: Measured) -> str:
-    if not measured.snapshots:
-        return ""
-    word = cycle_word(measured)
-    rows = [
-        (
-            f"{snapshot.cycle}",
-            f"{snapshot.step:,}",
-            f"{snapshot.learning_rate:.3g}",
-            f"{figures['nll']:.4f}",
-            percents(figures["accuracy"]),
-            f"{figures['ece']:.4f}",
-            f"{figures['brier']:.4f}",
-        )
-        for snapshot, figures in zip(measured.run.snapshots, measured.snapshots, strict=True)
-    ]
-    head = (word, "step", "rate", "NLL", "accuracy", "ECE", "Brier")
-    note = "On the validation images. For NLL, ECE and Brier score less is better."
-    return section("Snapshots", paragraph(note), table(rows, head, "numbers"))
-
-
-def _settings(measured: Measured) -> str:
+def _settings(measured: Measured) -> list[tuple[str, str, str]]:
+    """What the manifest records of the run: part, name, value."""
     run = measured.run
     parts: list[tuple[str, Record]] = [
         ("data", run.data),
@@ -111,7 +105,7 @@ def _settings(measured: Measured) -> str:
     rows.append(("image", "channels, height, width", image))
     rows.append(("classes", f"{len(run.classes)}", ", ".join(run.classes)))
     rows.append(("snapensemble", "version", run.snapensemble))
-    return section("Settings", table(rows))
+    return rows
 
 
 def _shown(value: object) -> str:
@@ -122,7 +116,8 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _next_steps(measured: Measured, run_dir: Path) -> str:
+def _next_steps(measured: Measured, run_dir: Path) -> list[tuple[str, str]]:
+    """What to do with the run now, and the commands for it."""
     steps = []
     if not measured.run.complete:
         steps.append(("Go on where it stopped", ["train", "--resume", f"{run_dir}"]))
@@ -134,7 +129,4 @@ def _next_steps(measured: Measured, run_dir: Path) -> str:
             ("Measure on the test images", ["evaluate", bundle]),
             ("Serve", ["serve", bundle]),
         ]
-    if not steps:
-        return ""
-    rows = [(what, shlex.join(["snapensemble", *words])) for what, words in steps]
-    return section("What next", commands(rows))
+    return [(what, shlex.join(["snapensemble", *words])) for what, words in steps]

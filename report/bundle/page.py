@@ -1,0 +1,116 @@
+"""The report inside a bundle: written by the export, read by `snapensemble report`."""
+
+from pathlib import Path
+
+import numpy as np
+
+from contracts.bundle import BundleManifest, read_bundle
+from contracts.errors import InvalidManifest
+from contracts.files import write_atomically
+from contracts.records import write_manifest
+from report.bundle.charts import draw_charts
+from report.bundle.measure import Evidence, measure_bundle
+from report.bundle.options import cost, precision_of
+from report.bundle.records import (
+    FIGURES_FILE,
+    REPORT_DIR,
+    BundleFigures,
+    Selective,
+    read_figures,
+)
+from report.bundle.words import (
+    export_command,
+    images_of,
+    option_name,
+    quality,
+    remedy,
+    set_name,
+    summary,
+)
+from report.figures import pairs_of
+from report.html import PAGE_FILE, claim_directory, render
+
+SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the images answered, in the table
+
+
+def write_bundle_report(directory: Path, bundle: BundleManifest, evidence: Evidence) -> None:
+    """Write `directory/report/index.html` and `figures.json` beside it.
+
+    Args:
+        directory: of the bundle, while it is being made; it need not hold its manifest yet.
+        bundle: the manifest as it will be written, its version included.
+        evidence: what the members answer.
+
+    Raises:
+        WriteFailed: the disk is full, or the directory cannot be written.
+    """
+    figures = measure_bundle(bundle, evidence)
+    text = bundle_page(bundle, figures)
+    report_dir = directory / REPORT_DIR
+    claim_directory(report_dir)
+    write_manifest(report_dir / FIGURES_FILE, figures)
+    write_atomically(report_dir / PAGE_FILE, text.encode())
+
+
+def read_bundle_report(
+    bundle_dir: Path, out: Path | None = None
+) -> tuple[BundleManifest, BundleFigures, Path]:
+    """The manifest, the numbers behind the page, and the page.
+
+    Args:
+        bundle_dir: made by the export.
+        out: a directory to copy the page to; it stays where it is if not given.
+
+    Raises:
+        InvalidManifest: the bundle is damaged, or it has no report of its own.
+        InvalidConfig: `out` holds a page that is no report.
+        WriteFailed: `out` cannot be written.
+    """
+    bundle = read_bundle(bundle_dir)
+    page = bundle_dir / REPORT_DIR / PAGE_FILE
+    for file in (page, page.with_name(FIGURES_FILE)):
+        if not file.is_file():
+            raise InvalidManifest(
+                f"{file} does not exist: the bundle was exported without a report, or it was "
+                f"removed; to have one, export again: {export_command(bundle)}"
+            )
+    figures = read_figures(bundle_dir)
+    if figures.version != bundle.version:
+        raise InvalidManifest(
+            f"{page.parent}: the report is of version {figures.version}, the bundle is "
+            f"{bundle.version}; to have its own, export again: {export_command(bundle)}"
+        )
+    if out is not None:
+        claim_directory(out)
+        write_atomically(out / PAGE_FILE, page.read_bytes())
+        page = out / PAGE_FILE
+    return bundle, figures, page
+
+
+def bundle_page(bundle: BundleManifest, figures: BundleFigures) -> str:
+    """The whole page, charts inside. The same bundle and figures give the same page."""
+    answers = figures.answers
+    return render(
+        "bundle.html.j2",
+        title=f"{bundle.name}, version {bundle.version}",
+        summary=summary(bundle, figures),
+        remedy=remedy(bundle, figures),
+        bundle=bundle,
+        figures=figures,
+        answers=answers,
+        charts={} if answers is None else draw_charts(bundle, figures, answers),
+        pairs=None if answers is None else pairs_of(np.array(answers.disagreement)),
+        surest=() if answers is None else surest(answers.selective),
+        precision=precision_of(bundle),
+        images=images_of(figures),
+        cost=cost,
+        option_name=option_name,
+        quality=quality,
+        set_name=set_name,
+    )
+
+
+def surest(steps: tuple[Selective, ...]) -> list[Selective]:
+    """The surest part no smaller than each of the shares, each part once."""
+    found = (next(s for s in reversed(steps) if s.answered >= share - 1e-9) for share in SHARES)
+    return list(dict.fromkeys(found))

@@ -1,0 +1,72 @@
+"""Pages from templates: each is one HTML file that needs nothing else; what it shows is escaped."""
+
+import base64
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from contracts.errors import InvalidConfig, WriteFailed
+
+PAGE_FILE = "index.html"
+GENERATOR = '<meta name="generator" content="snapensemble report">'  # by which a page is ours
+
+
+def render(template: str, **values: object) -> str:
+    """The page that a template gives with these values; a name that it misses is an error."""
+    return _environment().get_template(template).render(values)
+
+
+def percents(fraction: float) -> str:
+    """A fraction as people read it."""
+    return f"{fraction:.2%}"
+
+
+def number(value: float, spec: str = ",") -> str:
+    """A number as people read it, its thousands apart where no other format is asked for."""
+    return format(value, spec)
+
+
+def claim_directory(directory: Path) -> None:
+    """Make a directory for a report, unless it holds a page of another kind.
+
+    Raises:
+        InvalidConfig: it does.
+        WriteFailed: it cannot be made or read.
+    """
+    _refuse_other_pages(directory / PAGE_FILE)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteFailed(f"{directory}: cannot make it: {error.strerror}") from error
+
+
+def _refuse_other_pages(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            ours = GENERATOR.encode() in file.read(500)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WriteFailed(f"{path}: {error.strerror}; choose another --out") from error
+    if not ours:
+        raise InvalidConfig(f"{path} is not a report; it is not replaced, choose another --out")
+
+
+@cache
+def _environment() -> Environment:
+    """The templates beside this module, and the filters that they use."""
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["generator"] = GENERATOR
+    environment.filters |= {
+        "base64": lambda data: base64.b64encode(data).decode(),
+        "number": number,
+        "percents": percents,
+    }
+    return environment
