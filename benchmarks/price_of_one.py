@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import save, spread
 from contracts.bundle import read_bundle
 from export.bundle import build_bundle
-from export.config import ExportConfig, Quantize
+from export.config import ExportConfig
 from serving.engine import Engine, Limits, load_engine
 from snapensemble.evaluate import bundle_data, evaluate
 
@@ -67,7 +67,7 @@ def main() -> None:
 def export(run_dir: Path, work: Path, data: str | None) -> dict[str, Any]:
     """The bundles, and what their manifests say of cascade and int8."""
     common: dict[str, Any] = {"data": data, "report": False}
-    every: dict[str, Quantize] = {"fp32": "none", "int8": "int8"}
+    every: dict[str, Literal["none", "int8"]] = {"fp32": "none", "int8": "int8"}
     for name, quantize in every.items():
         config = ExportConfig(select="all", quantize=quantize, **common)
         build_bundle(run_dir, work / name, config)

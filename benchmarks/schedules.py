@@ -101,7 +101,7 @@ def one_run(
     config = TrainConfig(
         data=f"npz:{work / 'data.npz'}",
         out=work / f"{schedule}-{seed}",
-        schedule=schedule,  # type: ignore[arg-type]  # checked when it is built
+        schedule=schedule,
         seed=seed,
         model=args.model,
         cycles=args.cycles,

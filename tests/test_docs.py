@@ -9,13 +9,12 @@ from pydantic import BaseModel
 
 from contracts.options import expected, extra, flag, meaning, shown_default
 from export.config import ExportConfig
-from serving.cli import SECRETS
 from serving.environment import variable
 from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY, Refusal
 from serving.metrics import Metrics
 from serving.problems import HTTP_CODES, PROBLEMS
 from serving.schemas import PredictOptions
-from serving.settings import Settings
+from serving.settings import SECRETS, Settings
 from snapensemble.cli import COMMANDS
 from trainer.config import SCHEDULES, TrainConfig
 
