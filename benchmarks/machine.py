@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from contracts.cpu import cpu_budget, processor
+from snapensemble.contracts.cpu import cpu_budget, processor
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.machine import save
-from contracts.bundle import Rule, read_bundle
-from contracts.figures import mean_probabilities
-from contracts.run import RunManifest, read_run
-from export.bundle import build_bundle
-from export.config import ExportConfig
-from serving.engine import load_engine
+from snapensemble.contracts.bundle import Rule, read_bundle
+from snapensemble.contracts.metrics import mean_probabilities
+from snapensemble.contracts.run import RunManifest, read_run
 from snapensemble.demo import demo_config
 from snapensemble.evaluate import bundle_data, evaluate, sample
+from snapensemble.export.bundle import build_bundle
+from snapensemble.export.config import ExportConfig
 from snapensemble.server_process import server_process
-from trainer.run import train
+from snapensemble.serving.inference.engine import load_engine
+from snapensemble.trainer.run import train
 
 CHOICES: tuple[tuple[str, Rule, int | None], ...] = (
     ("best 3", "best", 3),

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import torch
 
-from contracts.bundle import (
+from snapensemble.bench.pictures import noise
+from snapensemble.contracts.bundle import (
     BundleManifest,
     Member,
     ParityRecord,
     SelectionRecord,
     write_bundle,
 )
-from contracts.files import write_atomically
-from contracts.pixels import ImageContract
-from contracts.records import ValFigures
-from contracts.run import DataRecord
-from export.convert import OPSET, to_onnx
-from snapensemble.bench_pictures import noise
-from trainer.models import build_model
+from snapensemble.contracts.files import write_atomically
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.pixels import ImageContract
+from snapensemble.contracts.run import DataRecord
+from snapensemble.export.onnx_export import OPSET, to_onnx
+from snapensemble.trainer.models.registry import build_model
 
 MEMBERS, CLASSES = 5, 10
 IMAGE = ImageContract(channels=3, height=32, width=32, mean=(0.5,) * 3, std=(0.25,) * 3)

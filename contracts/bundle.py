@@ -7,11 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from contracts.cascade import Cascade, CascadeRecord, first_weights
-from contracts.drift import ReferenceRecord
-from contracts.pixels import ImageContract
-from contracts.prediction_sets import SetQuantile
-from contracts.records import (
+from snapensemble.contracts.cascade import Cascade, CascadeRecord, first_weights
+from snapensemble.contracts.drift import ReferenceRecord
+from snapensemble.contracts.manifest import (
     ClassNames,
     Figures,
     FileSize,
@@ -24,7 +22,9 @@ from contracts.records import (
     read_manifest,
     write_manifest,
 )
-from contracts.run import DataRecord
+from snapensemble.contracts.pixels import ImageContract
+from snapensemble.contracts.prediction_sets import SetQuantile
+from snapensemble.contracts.run import DataRecord
 
 BUNDLE_FILE = "ensemble.json"
 Rule = Literal["best", "last", "all", "greedy", "exhaustive"]
@@ -92,7 +92,9 @@ class BundleManifest(Record):
     format_version: Literal[1] = 1
     snapensemble: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    version: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]  # from the content, see export.bundle
+    version: Annotated[
+        str, Field(pattern=r"^[0-9a-f]{8}$")
+    ]  # from the content, see snapensemble.export.bundle
     classes: ClassNames
     image: ImageContract
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=1_000)]

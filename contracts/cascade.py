@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from contracts.figures import Floats, mean_probabilities
-from contracts.prediction_sets import SetQuantile
-from contracts.records import Fraction, NonNegative, Record, Temperature, ValFigures
+from snapensemble.contracts.manifest import Fraction, NonNegative, Record, Temperature, ValFigures
+from snapensemble.contracts.metrics import Floats, mean_probabilities
+from snapensemble.contracts.prediction_sets import SetQuantile
 
 LeaveRule = Literal["threshold", "interval"]
 
@@ -28,7 +28,7 @@ class CascadePoint(Record):
         NonNegative | None, ...
     ]  # after 1, 2, ..., M - 1 members; None: nobody leaves
     # On the images that chose the thresholds, against asking everybody:
-    accuracy_drop: Fraction  # expected, see export.fit_cascade
+    accuracy_drop: Fraction  # expected, see snapensemble.export.cascade
     nll_rise: float  # relative; below 0 if the cascade is better
     # On the images that chose nothing:
     members_per_image: Annotated[float, Field(ge=1)]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from contracts.figures import Floats
-from contracts.records import Fraction, Record
+from snapensemble.contracts.manifest import Fraction, Record
+from snapensemble.contracts.metrics import Floats
 
 BINS = 10
 # A bin that nobody is in counts as this much, or one image there would be infinitely far off.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from contracts.errors import InvalidManifest, WriteFailed
+from snapensemble.contracts.errors import InvalidManifest, WriteFailed
 
 TEMPORARY = ".tmp"
 # Of a file whose manifest does not say how large it is: above the largest ONNX file (2 GiB) and

@@ -11,7 +11,7 @@ Field numbers are those of `onnx.proto`: https://github.com/onnx/onnx/blob/main/
 
 from collections.abc import Iterator
 
-from contracts.errors import SnapensembleError
+from snapensemble.contracts.errors import SnapensembleError
 
 MAX_DEPTH = 32  # of messages inside each other; a graph inside a node inside a graph takes three
 MAX_FIELDS = 1_000_000  # a large network has tens of thousands

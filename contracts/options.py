@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from contracts.errors import InvalidConfig, Misfit
+from snapensemble.contracts.errors import InvalidConfig, Misfit
 
 KINDS = {
     "integer": "a whole number",

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from contracts.errors import TakesTime
-from contracts.flatten import cover
-from contracts.picture_cost import picture_cost
-from contracts.picture_limits import PictureLimits
-from contracts.records import Record
-from contracts.unpack import load_picture
+from snapensemble.contracts.errors import TakesTime
+from snapensemble.contracts.manifest import Record
+from snapensemble.contracts.pictures.cost import picture_cost
+from snapensemble.contracts.pictures.decode import cover, load_picture
+from snapensemble.contracts.pictures.limits import PictureLimits
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SERVER_LIMITS = PictureLimits()

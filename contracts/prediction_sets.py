@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from contracts.figures import Floats, Labels
-from contracts.records import Fraction, Record
+from snapensemble.contracts.manifest import Fraction, Record
+from snapensemble.contracts.metrics import Floats, Labels
 
 Method = Literal["least_ambiguous", "adaptive"]
 METHODS: tuple[Method, ...] = ("least_ambiguous", "adaptive")

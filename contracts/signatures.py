@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from contracts.bundle import BUNDLE_FILE, read_bundle
-from contracts.errors import InvalidConfig, InvalidManifest, SnapensembleError
-from contracts.files import read_regular, read_verified, write_atomically
+from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, SnapensembleError
+from snapensemble.contracts.files import read_regular, read_verified, write_atomically
 
 SIGNATURE_FILE = "model.sig"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 # mkdtemp makes a private directory in it

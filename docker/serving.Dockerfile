@@ -25,7 +25,7 @@ COPY serving serving
 COPY snapensemble snapensemble
 ENV PYTHONPATH=/app
 RUN pip --python /venv/bin/python install --no-cache-dir --no-deps --target /app . && \
-    /venv/bin/python -c 'import serving.worker' && \
+    /venv/bin/python -c 'import snapensemble.serving.process.worker' && \
     if /venv/bin/python -c 'import torch' 2>/dev/null; then echo 'torch is in it' >&2; exit 1; fi
 
 # What is in it, as CycloneDX, and under which licences. Only `--target inventory` builds this.

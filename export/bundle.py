@@ -11,22 +11,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.answers import Answers
-from contracts.bundle import BundleManifest, QuantizationRecord, SelectionRecord, write_bundle
-from contracts.figures import Floats, mean_probabilities, val_figures
-from contracts.files import sha256_of
-from export.config import DEFAULTS, ExportConfig
-from export.convert import OPSET
-from export.evidence import gather_evidence
-from export.fit import fit_on_validation
-from export.gate import judge_int8
-from export.halves import halves
-from export.members import Exported, convert, in_int8, write_members
-from export.pool import Pool, pooled
-from export.publish import publishing
-from export.select import select
-from report.bundle.page import write_bundle_report
-from trainer.reread import reread
+from snapensemble.contracts.bundle import (
+    BundleManifest,
+    QuantizationRecord,
+    SelectionRecord,
+    write_bundle,
+)
+from snapensemble.contracts.files import sha256_of
+from snapensemble.contracts.metrics import Answers, Floats, mean_probabilities, val_figures
+from snapensemble.export.acceptance import judge_int8
+from snapensemble.export.calibration import fit_on_validation, halves
+from snapensemble.export.candidates import Pool, pooled
+from snapensemble.export.config import DEFAULTS, ExportConfig
+from snapensemble.export.members import Exported, convert, in_int8, write_members
+from snapensemble.export.onnx_export import OPSET
+from snapensemble.export.publish import publishing
+from snapensemble.export.report_inputs import gather_evidence
+from snapensemble.export.selection import select
+from snapensemble.report.bundle.page import write_bundle_report
+from snapensemble.trainer.data.reread import reread
 
 
 def build_bundle(

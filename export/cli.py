@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from contracts.bundle import BundleManifest
-from contracts.cascade import CascadeRecord
-from contracts.options import add_options, build
-from contracts.records import ValFigures
-from contracts.text import printable_lines
-from export.config import ExportConfig
-from export.gate import describe_int8
+from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.cascade import CascadeRecord
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.options import add_options, build
+from snapensemble.contracts.process import printable_lines
+from snapensemble.export.acceptance import describe_int8
+from snapensemble.export.config import ExportConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     run_dirs, out, force = (flags.pop(name) for name in ("run_dirs", "out", "force"))
     config = build(ExportConfig, flags)
 
-    from export.bundle import build_bundle
+    from snapensemble.export.bundle import build_bundle
 
     manifest = build_bundle(run_dirs, out, config, force=force, say=_say)
     print(describe(manifest))

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator
 
-from contracts.bundle import Rule
-from contracts.figures import Metric
-from contracts.options import Options
-from export.gate import Int8Limits
-from export.select import DEFAULT_MEMBERS
+from snapensemble.contracts.bundle import Rule
+from snapensemble.contracts.metrics import Metric
+from snapensemble.contracts.options import Options
+from snapensemble.export.acceptance import Int8Limits
+from snapensemble.export.selection import DEFAULT_MEMBERS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 X: dict[str, JsonValue] = {"metavar": "X"}

@@ -10,17 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.bundle import Member, ParityRecord, Precision
-from contracts.figures import Floats, softmax
-from contracts.files import write_atomically
-from export.convert import to_onnx
-from export.explain import member_metadata
-from export.logits import run_member
-from export.pool import Candidate, Pool
-from export.quantize import to_int8
-from export.select import Chosen
-from export.verify import ensemble_parity, parity
-from trainer.snapshots import load_model
+from snapensemble.contracts.bundle import Member, ParityRecord, Precision
+from snapensemble.contracts.files import write_atomically
+from snapensemble.contracts.metrics import Floats, softmax
+from snapensemble.export.candidates import Candidate, Pool
+from snapensemble.export.onnx_export import member_metadata, to_onnx
+from snapensemble.export.parity import ensemble_parity, parity, run_member
+from snapensemble.export.quantize import to_int8
+from snapensemble.export.selection import Chosen
+from snapensemble.trainer.recording.snapshots import load_model
 
 
 @dataclass(frozen=True, slots=True)

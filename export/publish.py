@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from contracts.bundle import BUNDLE_FILE
-from contracts.errors import InvalidConfig, WriteFailed
-from contracts.files import sync_directory
+from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.errors import InvalidConfig, WriteFailed
+from snapensemble.contracts.files import sync_directory
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.sessions import open_session
+from snapensemble.contracts.sessions import open_session
 
 BATCH_SIZES = (1, 16)
 ROUNDS = 15

@@ -4,8 +4,8 @@ import argparse
 import json
 from pathlib import Path
 
-from contracts.bundle import BUNDLE_FILE
-from contracts.text import printable_lines
+from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.process import printable_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
     """Draw the page of a run."""
-    from report.html import PAGE_FILE
-    from report.run.measure import as_json
-    from report.run.page import summary, write_report
+    from snapensemble.report.html import PAGE_FILE
+    from snapensemble.report.run.measure import as_json
+    from snapensemble.report.run.page import summary, write_report
 
     directory = args.out or args.directory / "report"
     measured = write_report(args.directory, directory)
@@ -50,8 +50,8 @@ def _run(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
 
 def _bundle(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
     """Read the page of a bundle, and copy it where it is wanted."""
-    from report.bundle.page import read_bundle_report
-    from report.bundle.words import remedy, summary
+    from snapensemble.report.bundle.page import read_bundle_report
+    from snapensemble.report.bundle.words import remedy, summary
 
     bundle, figures, page = read_bundle_report(args.directory, args.out)
     lines = summary(bundle, figures)

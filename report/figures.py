@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.figures import Floats, Labels, softmax, summary, val_figures
-from contracts.records import ValFigures
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.metrics import Floats, Labels, softmax, summary, val_figures
 
 Indices = NDArray[np.int64]
 

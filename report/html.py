@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from contracts.errors import InvalidConfig, WriteFailed
+from snapensemble.contracts.errors import InvalidConfig, WriteFailed
 
 PAGE_FILE = "index.html"
 GENERATOR = '<meta name="generator" content="snapensemble report">'  # by which a page is ours

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter, StrMethodFormatter
 from PIL import Image
 
-from contracts.figures import Floats
+from snapensemble.contracts.metrics import Floats
 
 # Three colours of Okabe & Ito (2008), told apart with every common colour vision.
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"

@@ -4,12 +4,11 @@ import argparse
 import os
 from pathlib import Path
 
-from contracts.errors import InvalidConfig
-from contracts.options import add_options, build, flag
-from serving.environment import check_environment, variable
-from serving.ports import bind_ports, listening
-from serving.process.startup import greeting, prepare_process
-from serving.settings import SECRETS, Settings
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.options import add_options, build, flag
+from snapensemble.serving.process.sockets import bind_ports, listening
+from snapensemble.serving.process.startup import greeting, prepare_process
+from snapensemble.serving.settings import SECRETS, Settings, check_environment, variable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,14 +26,14 @@ def run(args: argparse.Namespace) -> int:
     settings = expecting_what_is_signed(bundle_dir, build_settings(flags))
     prepare_process(settings)
     if settings.workers > 1:
-        from serving.workers import serve_with_workers
+        from snapensemble.serving.process.workers import serve_with_workers
 
         return serve_with_workers(
             bundle_dir, settings, announce=lambda text: print(text, flush=True)
         )
-    from serving.life import Life
-    from serving.metrics import Metrics
-    from serving.worker import serve
+    from snapensemble.serving.process.worker import serve
+    from snapensemble.serving.shutdown import Life
+    from snapensemble.serving.telemetry.metrics import Metrics
 
     serve(
         bundle_dir,
@@ -60,7 +59,7 @@ def expecting_what_is_signed(bundle_dir: Path, settings: Settings) -> Settings:
     """
     if settings.verify_key is None:
         return settings
-    from contracts.signatures import verify_bundle
+    from snapensemble.contracts.signatures import verify_bundle
 
     signed = verify_bundle(bundle_dir, settings.verify_key)
     if settings.expect_bundle not in (None, signed):

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from serving.page import read_page
+from snapensemble.serving.page import read_page
 
 Json = dict[str, Any]
 REFERENCE = "#/components/schemas/"
 
 
 def render(document: Json) -> str:
-    """The whole page. It needs `serving.page.page_headers` to be allowed its script and style."""
+    """The whole page. It needs `snapensemble.serving.page.page_headers` to be allowed its script and style."""
     info = document["info"]
     operations = [
         _operation(document, path, method, operation)

@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, Response
 from pydantic_core import to_json
 
-from serving.docs_page import render
-from serving.page import page_headers
-from serving.routes import READ
+from snapensemble.serving.docs_page import render
+from snapensemble.serving.http.routes import READ
+from snapensemble.serving.page import page_headers
 
 
 def documentation_router(document: dict[str, Any]) -> APIRouter:

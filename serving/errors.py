@@ -1,6 +1,6 @@
 """What can go wrong while a request is answered, in the words of the job, not of HTTP."""
 
-from contracts.errors import InvalidImage, SnapensembleError
+from snapensemble.contracts.errors import InvalidImage, SnapensembleError
 
 
 class ServingError(SnapensembleError):

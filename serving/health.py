@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from serving.micro_batch import BatchReport
+from snapensemble.serving.inference.batch import BatchReport
 
 TOO_MANY = 3  # micro-batches in a row; one alone may be bad luck
 

@@ -7,12 +7,12 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
-from serving.errors import Overloaded, Stopping
-from serving.forecast import Forecast
-from serving.inference.memory import Encoded
-from serving.stages import Mode, Stage
-from serving.turns import Turn, Turns
-from serving.waiting import Answer, Picture, Waiting
+from snapensemble.serving.errors import Overloaded, Stopping
+from snapensemble.serving.forecast import Forecast
+from snapensemble.serving.inference.memory import Encoded
+from snapensemble.serving.inference.request import Answer, Picture, Waiting
+from snapensemble.serving.stages import Mode, Stage
+from snapensemble.serving.turns import Turn, Turns
 
 
 class Lobby:

@@ -3,8 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
-from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY
-from serving.problems import HTTP_CODES, INTERNAL_ERROR, MEDIA_TYPE, PROBLEMS
+from snapensemble.serving.http.problems import (
+    HEAD_TOO_LARGE,
+    HTTP_CODES,
+    INTERNAL_ERROR,
+    MALFORMED,
+    MEDIA_TYPE,
+    NO_MEMORY,
+    PROBLEMS,
+)
 
 BEFORE_THE_APP = (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)
 # Each of these can come instead of any answer.

@@ -5,8 +5,8 @@ from functools import lru_cache
 from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 
-from serving.errors import InvalidParameter
-from serving.schemas import PredictOptions
+from snapensemble.serving.errors import InvalidParameter
+from snapensemble.serving.http.schemas import PredictOptions
 
 MAX_QUERY_BYTES = 1024
 MAX_PROBLEMS = 3  # of which a message tells; each costs more to word than to find

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from serving.micro_batch import LeaveCall
-from serving.waiting import Waiting
+from snapensemble.serving.inference.batch import LeaveCall
+from snapensemble.serving.inference.request import Waiting
 
 Mode = Literal["full", "cascade"]
 

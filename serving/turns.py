@@ -10,9 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from contracts.errors import ImageTooCostly, TakesTime
-from serving.stages import Stage
-from serving.waiting import Image, Waiting
+from snapensemble.contracts.errors import ImageTooCostly, TakesTime
+from snapensemble.serving.inference.request import Image, Waiting
+from snapensemble.serving.stages import Stage
 
 PATIENCE = 4.0
 MOST_DECODING_S = 1.0  # processor time of one request

@@ -10,10 +10,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from contracts.bundle import BUNDLE_FILE, BundleManifest, Member, read_bundle
-from contracts.errors import InvalidManifest
-from contracts.files import read_regular, read_verified, sha256_of, write_atomically
-from contracts.records import MAX_MANIFEST_BYTES, ValFigures
+from snapensemble.contracts.bundle import BUNDLE_FILE, BundleManifest, Member, read_bundle
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.files import read_regular, read_verified, sha256_of, write_atomically
+from snapensemble.contracts.manifest import MAX_MANIFEST_BYTES, ValFigures
 
 SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/snapensemble/bundle")

@@ -9,19 +9,18 @@ import sys
 from importlib.metadata import version
 from types import ModuleType
 
-from contracts.commands import exit_code, open_standard_streams
-from contracts.stopping import raise_on_signals
+from snapensemble.contracts.process import exit_code, open_standard_streams, raise_on_signals
 
 COMMANDS = {
-    "train": ("trainer.cli", "train with SGDR, one snapshot per cycle"),
-    "export": ("export.cli", "turn the best snapshots into a bundle of ONNX members"),
+    "train": ("snapensemble.trainer.cli", "train with SGDR, one snapshot per cycle"),
+    "export": ("snapensemble.export.cli", "turn the best snapshots into a bundle of ONNX members"),
     "evaluate": ("snapensemble.evaluate", "measure a bundle on a data set, as it is served"),
-    "report": ("report.cli", "draw a run or a bundle on one page"),
+    "report": ("snapensemble.report.cli", "draw a run or a bundle on one page"),
     "bom": ("snapensemble.bom", "list what is in a bundle, as a CycloneDX ML-BOM"),
     "sign": ("snapensemble.sign", "sign a bundle, so that a server serves yours and no other"),
-    "serve": ("serving.cli", "answer images over HTTP"),
-    "predict": ("serving.predict", "classify image files with a bundle or a server"),
-    "bench": ("snapensemble.bench", "measure how fast a bundle answers, here and over HTTP"),
+    "serve": ("snapensemble.serving.cli", "answer images over HTTP"),
+    "predict": ("snapensemble.predict", "classify image files with a bundle or a server"),
+    "bench": ("snapensemble.bench.cli", "measure how fast a bundle answers, here and over HTTP"),
     "demo": ("snapensemble.demo", "train, export, serve and ask, on the embedded digits"),
 }
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from contracts.bundle import BUNDLE_FILE, read_bundle
-from contracts.errors import InvalidConfig
-from contracts.options import Options, add_options, build
-from contracts.run import RUN_FILE
-from contracts.stopping import Stopped
+from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.options import Options, add_options, build
+from snapensemble.contracts.process import Stopped
+from snapensemble.contracts.run import RUN_FILE
 from snapensemble.server_process import server_process
 
 if TYPE_CHECKING:  # torch and scikit-learn take seconds to import; `--help` needs neither
-    from trainer.config import TrainConfig
+    from snapensemble.trainer.config import TrainConfig
 
 PORT = 8000
 MEMBERS = 4
@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0, or 1 if the ensemble got more than 2 of the 10 images wrong.
     """
-    from export.bundle import build_bundle
-    from export.cli import describe
-    from export.config import ExportConfig
-    from serving.predict import predict_with_url
     from snapensemble.evaluate import evaluate, table
-    from trainer.run import train
+    from snapensemble.export.bundle import build_bundle
+    from snapensemble.export.cli import describe
+    from snapensemble.export.config import ExportConfig
+    from snapensemble.predict import predict_with_url
+    from snapensemble.trainer.run import train
 
     started = time.monotonic()
     options = vars(args)
@@ -101,9 +101,9 @@ def demo_config(run_dir: Path, seed: int = 0) -> "TrainConfig":
 
     So small a network makes mistakes alone which the ensemble can mend. The strong weight decay
     keeps the weights small, so that each restart at this rate really leads elsewhere: snapshots
-    of like quality that differ (`benchmarks/digits_seeds.py` measures what that gains).
+    of like quality that differ (`benchmarks/training/digits_seeds.py` measures what that gains).
     """
-    from trainer.config import TrainConfig
+    from snapensemble.trainer.config import TrainConfig
 
     return TrainConfig(
         data="digits",

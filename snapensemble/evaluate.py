@@ -11,17 +11,17 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from contracts.bundle import BundleManifest
-from contracts.figures import Floats, Labels, summary
-from contracts.options import Options, add_options, build
-from contracts.prediction_sets import SetQuantile, covered_and_sizes
-from contracts.text import printable_lines
-from serving.engine import load_engine
-from serving.stages import Mode
-from serving.summary import averaged
-from trainer.data import SPECS
-from trainer.readers import Split
-from trainer.reread import reread
+from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.metrics import Floats, Labels, summary
+from snapensemble.contracts.options import Options, add_options, build
+from snapensemble.contracts.prediction_sets import SetQuantile, covered_and_sizes
+from snapensemble.contracts.process import printable_lines
+from snapensemble.serving.inference.aggregate import averaged
+from snapensemble.serving.inference.engine import load_engine
+from snapensemble.serving.stages import Mode
+from snapensemble.trainer.data.dataset import SPECS
+from snapensemble.trainer.data.readers import Split
+from snapensemble.trainer.data.reread import reread
 
 COLUMNS = ("accuracy", "nll", "ece", "brier")
 
@@ -77,7 +77,7 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
 
     Returns:
         `ensemble`, the answers of `mode`, and `members` with the figures of
-        `contracts.figures.summary`; `images` counts them. `prediction_sets` if the bundle has any.
+        `snapensemble.contracts.metrics.summary`; `images` counts them. `prediction_sets` if the bundle has any.
 
     Raises:
         InvalidConfig: an option is out of bounds.

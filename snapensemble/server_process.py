@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from contracts.errors import SnapensembleError
-from serving.environment import CLIENT_TOKEN
+from snapensemble.contracts.errors import SnapensembleError
+from snapensemble.serving.settings import CLIENT_TOKEN
 
 
 class ServerFailed(SnapensembleError):

@@ -7,7 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
-from contracts.signatures import sign_bundle
+from snapensemble.contracts.signatures import sign_bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from contracts.stopping import SIGNALS
+from snapensemble.contracts.process import SIGNALS
 from tests.factories import make_bundle
 
 # The same examples every time, and no verdict by the clock: these machines are shared.
@@ -40,8 +40,8 @@ def bundle_dir(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real, short run on the digits: 3 cycles of 2 epochs."""
-    from trainer.config import TrainConfig
-    from trainer.run import train
+    from snapensemble.trainer.config import TrainConfig
+    from snapensemble.trainer.run import train
 
     out = tmp_path_factory.mktemp("digits") / "run"
     return train(TrainConfig(data="digits", out=out, cycles=3, cycle_epochs=2, threads=1))
@@ -50,8 +50,8 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits_bundle(digits_run: Path) -> Path:
     """The best two of its snapshots."""
-    from export.bundle import build_bundle
-    from export.config import ExportConfig
+    from snapensemble.export.bundle import build_bundle
+    from snapensemble.export.config import ExportConfig
 
     config = ExportConfig(members=2, name="digits", report=False)
     build_bundle(digits_run, digits_run.parent / "bundle", config)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from contracts.bundle import (
+from snapensemble.contracts.bundle import (
     BundleManifest,
     CalibrationRecord,
     Member,
@@ -18,13 +18,13 @@ from contracts.bundle import (
     SelectionRecord,
     write_bundle,
 )
-from contracts.cascade import CascadePoint, CascadeRecord
-from contracts.drift import ReferenceRecord
-from contracts.files import write_atomically
-from contracts.pixels import ImageContract
-from contracts.prediction_sets import SetQuantile
-from contracts.records import Figures, ValFigures
-from contracts.run import DataRecord
+from snapensemble.contracts.cascade import CascadePoint, CascadeRecord
+from snapensemble.contracts.drift import ReferenceRecord
+from snapensemble.contracts.files import write_atomically
+from snapensemble.contracts.manifest import Figures, ValFigures
+from snapensemble.contracts.pixels import ImageContract
+from snapensemble.contracts.prediction_sets import SetQuantile
+from snapensemble.contracts.run import DataRecord
 
 CLASSES = ("ant", "bee", "cow")
 CONTRACT = ImageContract(channels=3, height=6, width=5, mean=(0.5,) * 3, std=(0.25,) * 3)

@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
-from serving.engine import Engine
+from snapensemble.serving.inference.engine import Engine
 from tests.openapi import checks
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from contracts.pixels import ImageContract
-from export.convert import to_onnx
+from snapensemble.contracts.pixels import ImageContract
+from snapensemble.export.onnx_export import to_onnx
+from snapensemble.trainer.models.registry import build_model, set_whitening
 from tests.torchvision_ops import import_timm
-from trainer.models import build_model, set_whitening
 
 METADATA = {"classes": '["a", "b", "c", "d"]', "precision": "fp32", "seed": "7"}
 

@@ -7,16 +7,21 @@ import pytest
 from prometheus_client import Metric
 from pydantic import BaseModel
 
-from contracts.options import expected, extra, flag, meaning, shown_default
-from export.config import ExportConfig
-from serving.environment import variable
-from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY, Refusal
-from serving.metrics import Metrics
-from serving.problems import HTTP_CODES, PROBLEMS
-from serving.schemas import PredictOptions
-from serving.settings import SECRETS, Settings
 from snapensemble.cli import COMMANDS
-from trainer.config import SCHEDULES, TrainConfig
+from snapensemble.contracts.options import expected, extra, flag, meaning, shown_default
+from snapensemble.export.config import ExportConfig
+from snapensemble.serving.http.problems import (
+    HEAD_TOO_LARGE,
+    HTTP_CODES,
+    MALFORMED,
+    NO_MEMORY,
+    PROBLEMS,
+    Refusal,
+)
+from snapensemble.serving.http.schemas import PredictOptions
+from snapensemble.serving.settings import SECRETS, Settings, variable
+from snapensemble.serving.telemetry.metrics import Metrics
+from snapensemble.trainer.config import SCHEDULES, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,16 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from contracts.bundle import BundleManifest, read_bundle
-from contracts.figures import tempered
-from contracts.run import read_run
-from export.bundle import build_bundle
-from export.config import ExportConfig
 from snapensemble.cli import main
+from snapensemble.contracts.bundle import BundleManifest, read_bundle
+from snapensemble.contracts.metrics import tempered
+from snapensemble.contracts.run import read_run
 from snapensemble.evaluate import bundle_data, evaluate
+from snapensemble.export.bundle import build_bundle
+from snapensemble.export.config import ExportConfig
 from snapensemble.server_process import server_process
+from snapensemble.trainer.recording.snapshots import load_model
 from tests.factories import encoded
-from trainer.snapshots import load_model
 
 
 def torchs_answer(run_dir: Path, bundle: BundleManifest, images: torch.Tensor) -> np.ndarray:

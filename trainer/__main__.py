@@ -1,4 +1,4 @@
-"""`python -m trainer`, for torchrun to start; `trainer.torchrun` does it."""
+"""`python -m trainer`, for torchrun to start; `snapensemble.trainer.torchrun` does it."""
 
 import os
 import sys
@@ -10,8 +10,8 @@ if not sys.flags.safe_path and sys.path[0] != os.path.dirname(  # noqa: PTH120 #
 ):
     del sys.path[0]
 
-from trainer.distributed import leave
-from trainer.torchrun import main
+from snapensemble.trainer.distributed import leave
+from snapensemble.trainer.torchrun import main
 
 if __name__ == "__main__":
     leave(main())

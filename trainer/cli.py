@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from contracts.errors import InvalidConfig
-from contracts.options import add_options, build, flag
-from contracts.run import read_run
-from trainer.config import TrainConfig, read_toml
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.options import add_options, build, flag
+from snapensemble.contracts.run import read_run
+from snapensemble.trainer.config import TrainConfig, read_toml
 
 BUDGET = {"cycles", "epochs"}
 RESUMABLE = {"data", "device", "threads", "checkpoint_minutes"}  # may change when a run goes on
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from trainer.run import resume, train
+    from snapensemble.trainer.run import resume, train
 
     try:
         if "resume" in flags:

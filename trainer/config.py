@@ -10,15 +10,23 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from contracts.errors import InvalidConfig, InvalidManifest, Misfit
-from contracts.files import read_verified
-from contracts.options import Options, build, extra, read_options
-from contracts.pixels import MAX_SIDE
-from contracts.run import ScheduleName, read_run
-from trainer.data import SPECS, resolved
-from trainer.decoding import MAX_IMAGE_COST
-from trainer.schedule import Sgdr, cycles_in, first_cycles
-from trainer.schedules import Constant, Hypergradient, HyperRule, Plan, Plateau, Schedule, StepDecay
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, Misfit
+from snapensemble.contracts.files import read_verified
+from snapensemble.contracts.options import Options, build, extra, read_options
+from snapensemble.contracts.pixels import MAX_SIDE
+from snapensemble.contracts.run import ScheduleName, read_run
+from snapensemble.trainer.data.dataset import SPECS, resolved
+from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
+from snapensemble.trainer.schedule import Sgdr, cycles_in, first_cycles
+from snapensemble.trainer.schedules import (
+    Constant,
+    Hypergradient,
+    HyperRule,
+    Plan,
+    Plateau,
+    Schedule,
+    StepDecay,
+)
 
 CONFIG_FILE = "config.toml"
 MAX_SEED = 2**32 - 1

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from contracts.errors import InvalidConfig, SnapensembleError
+from snapensemble.contracts.errors import InvalidConfig, SnapensembleError
 
 LEADER_DONE = "leader-done"
 

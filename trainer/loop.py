@@ -3,21 +3,50 @@
 Shapes: N images, B batch, C channels, H height, W width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from contracts.errors import SnapensembleError
-from trainer.augment import Augmentation, augment, draw_augmentation
-from trainer.checkpoint import State
-from trainer.distributed import World
-from trainer.schedules import Schedule
-from trainer.seeding import Purpose, derived_seed, generator
+from snapensemble.contracts.errors import SnapensembleError
+from snapensemble.trainer.data.augment import Augmentation, augment, draw_augmentation
+from snapensemble.trainer.distributed import World
+from snapensemble.trainer.recording.checkpoint import State
+from snapensemble.trainer.schedules import Schedule
+from snapensemble.trainer.seeding import Purpose, derived_seed, generator
+
+BATCH = 500
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module, images_NCHW: Tensor, between: Callable[[], None] | None = None
+) -> NDArray[np.float32]:
+    """logits_NK, float32, in evaluation mode; the model's mode is put back afterwards.
+
+    Args:
+        model: uint8 images in, logits out.
+        images_NCHW: on the model's device.
+        between: called after each batch; may raise to end it early.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    try:
+        for batch in torch.split(images_NCHW, BATCH):
+            parts.append(model(batch).float().cpu())
+            if between is not None:
+                between()
+    finally:
+        model.train(was_training)
+    logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()
+    return logits_NK
 
 
 class TrainingDiverged(SnapensembleError):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.config import TrainConfig
-from trainer.schedules import Hypergradient, Schedule
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.schedules import Hypergradient, Schedule
 
 
 class HypergradientSgd(torch.optim.SGD):

@@ -9,26 +9,43 @@ from typing import Any
 import numpy as np
 import torch
 
-from contracts.cpu import cpu_budget
-from contracts.errors import InvalidData
-from contracts.figures import softmax, val_figures
-from contracts.run import read_run
-from contracts.stopping import Deferred, Stopped, signals_deferred
-from trainer.checkpoint import State, has_checkpoint, remove_checkpoint
-from trainer.config import TrainConfig, run_config
-from trainer.data import load_dataset, repeated_images
-from trainer.distributed import joined, local_device, threads_here
-from trainer.evaluate import predict_logits
-from trainer.loop import Batches, Objective, Step, TrainingDiverged, diverged, train_epoch
-from trainer.models import default_model, parameter_count
-from trainer.notices import say
-from trainer.optimizers import build_optimizer
-from trainer.readers import Split
-from trainer.recorder import Recorder, recording
-from trainer.records import RunDescription, data_record, schedule_record, training_record
-from trainer.schedules import Plan
-from trainer.setup import build_batches, build_objective, choose_device, image_contract, new_model
-from trainer.writer import refuse_taken
+from snapensemble.contracts.cpu import cpu_budget
+from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.metrics import softmax, val_figures
+from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
+from snapensemble.contracts.run import read_run
+from snapensemble.trainer.build import (
+    build_batches,
+    build_objective,
+    choose_device,
+    image_contract,
+    new_model,
+)
+from snapensemble.trainer.config import TrainConfig, run_config
+from snapensemble.trainer.data.dataset import load_dataset, repeated_images
+from snapensemble.trainer.data.readers import Split
+from snapensemble.trainer.distributed import joined, local_device, threads_here
+from snapensemble.trainer.loop import (
+    Batches,
+    Objective,
+    Step,
+    TrainingDiverged,
+    diverged,
+    predict_logits,
+    train_epoch,
+)
+from snapensemble.trainer.models.registry import default_model, parameter_count
+from snapensemble.trainer.optimizers import build_optimizer
+from snapensemble.trainer.recording.checkpoint import State, has_checkpoint, remove_checkpoint
+from snapensemble.trainer.recording.manifest import (
+    RunDescription,
+    data_record,
+    schedule_record,
+    training_record,
+)
+from snapensemble.trainer.recording.recorder import Recorder, recording
+from snapensemble.trainer.recording.run_directory import refuse_taken
+from snapensemble.trainer.schedules import Plan
 
 
 def train(config: TrainConfig) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 
-from contracts.errors import Misfit
+from snapensemble.contracts.errors import Misfit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, Protocol
 
-from contracts.errors import InvalidConfig, Misfit
-from trainer.schedule import Cycle
+from snapensemble.contracts.errors import InvalidConfig, Misfit
+from snapensemble.trainer.schedule import Cycle
 
 HyperRule = Literal["additive", "multiplicative"]
 
@@ -125,7 +125,7 @@ class Plateau:
 class Hypergradient:
     """The rate descends its own gradient (Baydin et al. 2018, arXiv:1703.04782).
 
-    `trainer.optimizers.HypergradientSgd` holds the equations; `beta` is the paper's
+    `snapensemble.trainer.optimizers.HypergradientSgd` holds the equations; `beta` is the paper's
     hypergradient learning rate. The rate stays in [0, `eta_max`].
     """
 

@@ -4,11 +4,10 @@ import argparse
 import os
 from pathlib import Path
 
-from contracts.commands import exit_code
-from contracts.run import RUN_FILE
-from contracts.stopping import raise_on_signals
-from trainer import cli
-from trainer.config import read_toml
+from snapensemble.contracts.process import exit_code, raise_on_signals
+from snapensemble.contracts.run import RUN_FILE
+from snapensemble.trainer import cli
+from snapensemble.trainer.config import read_toml
 
 
 def main() -> int:

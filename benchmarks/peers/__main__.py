@@ -20,19 +20,19 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bundles import add_arguments, bundle_of, pictures_of
 from benchmarks.machine import save
 from benchmarks.peers.measure import Task, measure
 from benchmarks.peers.peers import ALL, BY_NAME, MINE, Peer
 from benchmarks.peers.tables import against_the_best, footprints, loads
 from benchmarks.peers.venvs import CACHE, NotInstalled, environment, installed_mib
-from benchmarks.wrk import find_wrk
-from contracts.bundle import read_bundle
-from contracts.figures import Floats
-from serving.engine import load_engine
-from serving.summary import averaged
-from serving.waiting import Image
-from snapensemble.bench_pictures import Pictures
+from benchmarks.serving.bundles import add_arguments, bundle_of, pictures_of
+from benchmarks.serving.wrk import find_wrk
+from snapensemble.bench.pictures import Pictures
+from snapensemble.contracts.bundle import read_bundle
+from snapensemble.contracts.metrics import Floats
+from snapensemble.serving.inference.aggregate import averaged
+from snapensemble.serving.inference.engine import load_engine
+from snapensemble.serving.inference.request import Image
 
 CHECKED = 8  # pictures whose answers are compared
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks.peers.peers import Peer
 from benchmarks.peers.servers import NotMeasured, Running, running
-from benchmarks.wrk import run_wrk, write_script
-from contracts.figures import Floats
-from snapensemble.processes import TICKS
+from benchmarks.serving.wrk import run_wrk, write_script
+from snapensemble.bench.processes import TICKS
+from snapensemble.contracts.metrics import Floats
 
 CONNECTIONS = (1, 8, 32)
 WARM_UP_S = 3.0  # at the most connections: batchers that learn from the load have learnt

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.wrk import OCTETS
+from benchmarks.serving.wrk import OCTETS
 
 BOUNDARY = "snapensemble-peers"
 BASE64 = {"content_type": "base64"}  # as MLServer calls it

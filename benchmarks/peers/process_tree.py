@@ -7,7 +7,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from snapensemble.processes import PROC, own_cpu_seconds, stat
+from snapensemble.bench.processes import PROC, own_cpu_seconds, stat
 
 MARK = "PEER_MARK"  # in the environment of all of them
 END_S = 15.0

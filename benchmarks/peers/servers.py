@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.peers.peers import Peer
 from benchmarks.peers.process_tree import MARK, ProcessTree
 from benchmarks.peers.venvs import ROOT
-from contracts.figures import Floats
+from snapensemble.contracts.metrics import Floats
 
 START_S = 120.0
 TOLERANCE = 1e-5  # of any probability

@@ -9,10 +9,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
 
-from contracts.bundle import BundleManifest, Precision
-from contracts.prediction_sets import METHODS
-from report.bundle.options import cost, precision_of
-from report.bundle.records import (
+from snapensemble.contracts.bundle import BundleManifest, Precision
+from snapensemble.contracts.prediction_sets import METHODS
+from snapensemble.report.bundle.options import cost, precision_of
+from snapensemble.report.bundle.records import (
     AnswerFigures,
     BundleFigures,
     Option,
@@ -21,8 +21,8 @@ from report.bundle.records import (
     SetFigures,
     SpeedRecord,
 )
-from report.bundle.words import images_of
-from report.plots import (
+from snapensemble.report.bundle.words import images_of
+from snapensemble.report.plots import (
     BLUE,
     FAINT,
     GREEN,

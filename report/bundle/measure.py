@@ -8,18 +8,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from contracts.answers import Answers
-from contracts.bundle import BundleManifest
-from contracts.figures import (
+from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.manifest import Figures
+from snapensemble.contracts.metrics import (
+    Answers,
     Floats,
     Labels,
     all_figures,
     confidence_bins,
     mean_probabilities,
 )
-from contracts.records import Figures
-from report.bundle.options import all_set_figures, full_answers, precision_of, serving_options
-from report.bundle.records import (
+from snapensemble.report.bundle.options import (
+    all_set_figures,
+    full_answers,
+    precision_of,
+    serving_options,
+)
+from snapensemble.report.bundle.records import (
     AnswerFigures,
     BundleFigures,
     ClassFigures,
@@ -28,7 +33,7 @@ from report.bundle.records import (
     Selective,
     SpeedRecord,
 )
-from report.figures import pairwise_disagreement
+from snapensemble.report.figures import pairwise_disagreement
 
 SHARES = tuple(n / 20 for n in range(20, 0, -1))  # 100 %, 95 %, ..., 5 % of the images
 

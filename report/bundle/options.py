@@ -7,11 +7,11 @@ from math import sqrt
 
 import numpy as np
 
-from contracts.bundle import BundleManifest, Precision
-from contracts.cascade import run_cascade
-from contracts.figures import Floats, Labels, all_figures, mean_probabilities
-from contracts.prediction_sets import SetQuantile, covered_and_sizes
-from report.bundle.records import Option, SetFigures, SpeedRecord
+from snapensemble.contracts.bundle import BundleManifest, Precision
+from snapensemble.contracts.cascade import run_cascade
+from snapensemble.contracts.metrics import Floats, Labels, all_figures, mean_probabilities
+from snapensemble.contracts.prediction_sets import SetQuantile, covered_and_sizes
+from snapensemble.report.bundle.records import Option, SetFigures, SpeedRecord
 
 
 def precision_of(bundle: BundleManifest) -> Precision:

@@ -4,21 +4,21 @@ from pathlib import Path
 
 import numpy as np
 
-from contracts.bundle import BundleManifest, read_bundle
-from contracts.errors import InvalidManifest
-from contracts.files import write_atomically
-from contracts.records import write_manifest
-from report.bundle.charts import draw_charts
-from report.bundle.measure import Evidence, measure_bundle
-from report.bundle.options import cost, precision_of
-from report.bundle.records import (
+from snapensemble.contracts.bundle import BundleManifest, read_bundle
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.files import write_atomically
+from snapensemble.contracts.manifest import write_manifest
+from snapensemble.report.bundle.charts import draw_charts
+from snapensemble.report.bundle.measure import Evidence, measure_bundle
+from snapensemble.report.bundle.options import cost, precision_of
+from snapensemble.report.bundle.records import (
     FIGURES_FILE,
     REPORT_DIR,
     BundleFigures,
     Selective,
     read_figures,
 )
-from report.bundle.words import (
+from snapensemble.report.bundle.words import (
     export_command,
     images_of,
     option_name,
@@ -27,8 +27,8 @@ from report.bundle.words import (
     set_name,
     summary,
 )
-from report.figures import pairs_of
-from report.html import PAGE_FILE, claim_directory, render
+from snapensemble.report.figures import pairs_of
+from snapensemble.report.html import PAGE_FILE, claim_directory, render
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the images answered, in the table
 

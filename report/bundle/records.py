@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.bundle import Precision
-from contracts.prediction_sets import Method
-from contracts.records import Figures, Fraction, Record, read_manifest
+from snapensemble.contracts.bundle import Precision
+from snapensemble.contracts.manifest import Figures, Fraction, Record, read_manifest
+from snapensemble.contracts.prediction_sets import Method
 
 REPORT_DIR = "report"  # in the bundle
 FIGURES_FILE = "figures.json"

@@ -2,11 +2,11 @@
 
 import shlex
 
-from contracts.bundle import BundleManifest
-from contracts.records import Figures
-from report.bundle.options import precision_of
-from report.bundle.records import AnswerFigures, BundleFigures, Option, SetFigures
-from report.html import percents
+from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.manifest import Figures
+from snapensemble.report.bundle.options import precision_of
+from snapensemble.report.bundle.records import AnswerFigures, BundleFigures, Option, SetFigures
+from snapensemble.report.html import percents
 
 
 def images_of(figures: BundleFigures) -> str:

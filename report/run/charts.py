@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from contracts.records import ValFigures
-from report.plots import (
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.report.plots import (
     BLUE,
     GREEN,
     INK,
@@ -22,7 +22,7 @@ from report.plots import (
     shade,
     whole_numbers,
 )
-from report.run.measure import Measured
+from snapensemble.report.run.measure import Measured
 
 FEW = 12  # snapshots that can each have a label
 

@@ -11,9 +11,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Never
 
-from contracts.errors import InvalidManifest
-from contracts.files import MAX_FILE_BYTES, open_regular
-from contracts.run import METRICS_FILE
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.files import MAX_FILE_BYTES, open_regular
+from snapensemble.contracts.run import METRICS_FILE
 
 
 def _integers() -> "array[int]":

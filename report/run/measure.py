@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from contracts.arrays import read_validation
-from contracts.errors import InvalidManifest
-from contracts.figures import Floats, rank
-from contracts.records import ValFigures
-from contracts.run import RunManifest, read_run
-from report.figures import (
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.metrics import Floats, rank
+from snapensemble.contracts.run import RunManifest, read_run, read_validation
+from snapensemble.report.figures import (
     growing_ensemble,
     pairwise_disagreement,
     smoothing_window,
@@ -22,7 +21,7 @@ from report.figures import (
     thinned,
     trailing_mean,
 )
-from report.run.history import History, read_history
+from snapensemble.report.run.history import History, read_history
 
 
 @dataclass(frozen=True, slots=True)

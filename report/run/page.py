@@ -4,12 +4,12 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from contracts.files import write_atomically
-from contracts.records import Record
-from report.figures import pairs_of
-from report.html import PAGE_FILE, claim_directory, percents, render
-from report.run.charts import CHARTS, draw_charts
-from report.run.measure import Measured, measure
+from snapensemble.contracts.files import write_atomically
+from snapensemble.contracts.manifest import Record
+from snapensemble.report.figures import pairs_of
+from snapensemble.report.html import PAGE_FILE, claim_directory, percents, render
+from snapensemble.report.run.charts import CHARTS, draw_charts
+from snapensemble.report.run.measure import Measured, measure
 
 
 def write_report(run_dir: Path, directory: Path) -> Measured:

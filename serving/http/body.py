@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from serving.errors import (
+from snapensemble.serving.errors import (
     BodyTimeout,
     BodyTooLarge,
     DeadlineExceeded,
@@ -19,11 +19,11 @@ from serving.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from serving.http.form import WholeForm, refuse_odd_charset
-from serving.http.json_images import GROWTH, pictures_of_json, too_many
-from serving.http.scope import is_whole
-from serving.inference.admission import Holding
-from serving.settings import Settings
+from snapensemble.serving.http.form import WholeForm, refuse_odd_charset
+from snapensemble.serving.http.json_images import GROWTH, pictures_of_json, too_many
+from snapensemble.serving.http.scope import is_whole
+from snapensemble.serving.inference.admission import Holding
+from snapensemble.serving.settings import Settings
 
 OCTETS = "application/octet-stream"
 FORM = "multipart/form-data"

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from serving.engine import Engine
-from serving.stages import Mode
-from serving.waiting import Answer, Picture
+from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.inference.request import Answer, Picture
+from snapensemble.serving.stages import Mode
 
 log = logging.getLogger("snapensemble")
 Callback = Callable[[Any], None]  # takes the answer

@@ -8,13 +8,13 @@ from contextlib import ExitStack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import Stopping
-from serving.http.scope import is_crowded, noted, refused_status
-from serving.life import Life
-from serving.logs import id_of_request, log_access, request_id
-from serving.metrics import Metrics
-from serving.problems import internal_problem, serving_problem
-from serving.traces import Traces
+from snapensemble.serving.errors import Stopping
+from snapensemble.serving.http.problems import internal_problem, serving_problem
+from snapensemble.serving.http.scope import is_crowded, noted, refused_status
+from snapensemble.serving.shutdown import Life
+from snapensemble.serving.telemetry.logs import id_of_request, log_access, request_id
+from snapensemble.serving.telemetry.metrics import Metrics
+from snapensemble.serving.telemetry.tracing import Traces
 
 NO_ANSWER = 499  # it was never begun: the client has left, or the server had to stop
 # Where a handler has not said otherwise. An answer is about one picture and of one moment.

@@ -3,7 +3,7 @@
 The parser (llhttp) is strict about most; this is what it lets pass.
 """
 
-from serving.http.refusals import MAX_HEAD_BYTES, MAX_HEADERS, Refused, malformed
+from snapensemble.serving.http.problems import MAX_HEAD_BYTES, MAX_HEADERS, Refused, malformed
 
 END = b"\r\n\r\n"
 VERSIONS = ("1.0", "1.1")

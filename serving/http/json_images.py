@@ -9,7 +9,7 @@ import binascii
 
 from pydantic_core import from_json
 
-from serving.errors import MalformedBody, TooManyImages
+from snapensemble.serving.errors import MalformedBody, TooManyImages
 
 # Bytes that are held beside the body while it is parsed: its strings, and the pictures in them.
 GROWTH = 2

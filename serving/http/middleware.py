@@ -6,9 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.errors import Unauthorized
-from serving.problems import serving_error
-from serving.tokens import Tokens
+from snapensemble.serving.errors import Unauthorized
+from snapensemble.serving.http.auth import Tokens
+from snapensemble.serving.http.problems import serving_error
 
 PROBES = ("/health/live", "/health/ready")  # an orchestrator has no token
 # In the words of the Fetch standard.

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from contracts.errors import InvalidImage
-from serving.errors import BadImageInRequest, ServingError
-from serving.http.body import Body
-from serving.http.scope import note, refuse_crowd
-from serving.inference.admission import Holding
-from serving.problems import serving_problem
-from serving.query import options_of
-from serving.service import Service
-from serving.stages import Mode
-from serving.waiting import Answer, Said
+from snapensemble.contracts.errors import InvalidImage
+from snapensemble.serving.errors import BadImageInRequest, ServingError
+from snapensemble.serving.http.body import Body
+from snapensemble.serving.http.problems import serving_problem
+from snapensemble.serving.http.scope import note, refuse_crowd
+from snapensemble.serving.http.service import Service
+from snapensemble.serving.inference.admission import Holding
+from snapensemble.serving.inference.request import Answer, Said
+from snapensemble.serving.query import options_of
+from snapensemble.serving.stages import Mode
 
 # Most answers are there before a client could have left; to listen for that costs more than a
 # small ensemble.

@@ -14,13 +14,18 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from serving.errors import Overloaded
-from serving.http import head
-from serving.http.refusals import HEAD_TOO_LARGE, MALFORMED, NO_MEMORY, Refusal, Refused
-from serving.http.scope import mark_crowded, mark_refused, mark_whole
-from serving.http.timekeeper import Timekeeper
-from serving.http.transport import GatheringTransport
-from serving.inference.memory import MemoryBudget
+from snapensemble.serving.errors import Overloaded
+from snapensemble.serving.http import head
+from snapensemble.serving.http.problems import (
+    HEAD_TOO_LARGE,
+    MALFORMED,
+    NO_MEMORY,
+    Refusal,
+    Refused,
+)
+from snapensemble.serving.http.scope import mark_crowded, mark_refused, mark_whole
+from snapensemble.serving.http.transport import GatheringTransport, Timekeeper
+from snapensemble.serving.inference.memory import MemoryBudget
 
 MAX_WAITING_BYTES = 64 * 1024  # of requests that came behind one that is not answered yet
 HEAD_TIMEOUT_S = 30.0

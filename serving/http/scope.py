@@ -2,7 +2,7 @@
 
 from starlette.types import Scope
 
-from serving.errors import Overloaded
+from snapensemble.serving.errors import Overloaded
 
 _CROWDED = "snapensemble.crowded"
 _REFUSED = "snapensemble.refused"

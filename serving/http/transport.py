@@ -1,11 +1,8 @@
-"""A transport that sends what is written in one turn of the event loop with one call.
-
-uvicorn writes the head of an answer and its body by themselves, and each write is a call of the
-system, which for a small answer costs as much as all that its head took to make.
-"""
+"""A connection's transport as the protocol needs it, and the clock that bounds every connection."""
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 
 class GatheringTransport(asyncio.Transport):
@@ -61,3 +58,52 @@ class GatheringTransport(asyncio.Transport):
         self._gathered.clear()
         if not self._transport.is_closing():  # the client may have left in the same turn
             self._transport.write(data)
+
+
+EVERY_S = 1.0
+
+
+class Timed(Protocol):
+    """A connection, as far as its time is concerned."""
+
+    def look_at_the_clock(self, now: float) -> None:
+        """End what has lasted too long; `now` is of the event loop's clock."""
+
+
+class Timekeeper:
+    """Looks at connections as long as there are any. For one event loop.
+
+    Args:
+        every_s: how often, seconds.
+        on_tick: called as often, and once more when the last connection is lost.
+    """
+
+    def __init__(
+        self, every_s: float = EVERY_S, on_tick: Callable[[], None] = lambda: None
+    ) -> None:
+        self._every_s = every_s
+        self._on_tick = on_tick
+        self._connections: set[Timed] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, connection: Timed) -> None:
+        """A connection was made."""
+        self._connections.add(connection)
+        if self._timer is None:
+            self._start()
+
+    def discard(self, connection: Timed) -> None:
+        """It was lost."""
+        self._connections.discard(connection)
+
+    def _start(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._every_s, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._connections:
+            self._start()
+        now = asyncio.get_running_loop().time()
+        for connection in list(self._connections):
+            connection.look_at_the_clock(now)
+        self._on_tick()

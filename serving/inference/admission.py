@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from serving.errors import Overloaded
-from serving.inference.memory import Encoded, MemoryBudget
-from serving.stages import Mode
-from serving.waiting import Answer
+from snapensemble.serving.errors import Overloaded
+from snapensemble.serving.inference.memory import Encoded, MemoryBudget
+from snapensemble.serving.inference.request import Answer
+from snapensemble.serving.stages import Mode
 
 Submit = Callable[[Sequence[Encoded], Mode, Callable[[Answer], None]], list[Answer]]
 

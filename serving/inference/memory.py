@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from serving.errors import Overloaded
+from snapensemble.serving.errors import Overloaded
 
 
 class MemoryBudget:

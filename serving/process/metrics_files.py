@@ -16,7 +16,7 @@ from pathlib import Path
 import prometheus_client.values
 from prometheus_client.multiprocess import mark_process_dead
 
-from contracts.errors import InvalidConfig
+from snapensemble.contracts.errors import InvalidConfig
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 # mkdtemp makes a private directory in it
 PREFIX = "snapensemble-workers-"

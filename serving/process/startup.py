@@ -14,13 +14,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from contracts.bundle import BundleManifest
-from serving.allocator import give_large_blocks_back
-from serving.logs import configure_logging
-from serving.ports import Ports
-from serving.quiet import silence_decoders
-from serving.settings import Settings
-from serving.tokens import read_tokens
+from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.serving.http.auth import read_tokens
+from snapensemble.serving.process.libraries import give_large_blocks_back, silence_decoders
+from snapensemble.serving.process.sockets import Ports
+from snapensemble.serving.settings import Settings
+from snapensemble.serving.telemetry.logs import configure_logging
 
 log = logging.getLogger("snapensemble")
 

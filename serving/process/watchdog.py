@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from serving.life import Life
+from snapensemble.serving.shutdown import Life
 
 CUT_OFF = 1  # the exit code of a process that had to leave something behind
 LAST_WORDS_S = 0.1

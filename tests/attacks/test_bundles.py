@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.bundle import BUNDLE_FILE, BundleManifest, read_bundle
-from contracts.errors import InvalidManifest
-from contracts.figures import softmax
-from contracts.files import MAX_FILE_BYTES, sha256_of
-from serving.answers import prediction
-from serving.engine import load_engine
-from serving.predict import predict_with_bundle
-from serving.schemas import PredictOptions
-from serving.waiting import Said
 from snapensemble.cli import main
-from tests.contracts.test_manifests import change
+from snapensemble.contracts.bundle import BUNDLE_FILE, BundleManifest, read_bundle
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.files import MAX_FILE_BYTES, sha256_of
+from snapensemble.contracts.metrics import softmax
+from snapensemble.predict import predict_with_bundle
+from snapensemble.serving.http.responses import prediction
+from snapensemble.serving.http.schemas import PredictOptions
+from snapensemble.serving.inference.engine import load_engine
+from snapensemble.serving.inference.request import Said
+from tests.contracts.test_manifest import change
 from tests.contracts.test_onnx_files import PLACES
 from tests.factories import (
     calibration_record,
@@ -35,7 +35,7 @@ from tests.factories import (
     make_bundle,
     picture,
 )
-from tests.serving.test_server import run
+from tests.serving.process.test_server import run
 
 MEMBER = "members/cycle-01.onnx"
 

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from serving.app import create_app
-from serving.engine import Engine, load_engine
+from snapensemble.serving.http.app import create_app
+from snapensemble.serving.inference.engine import Engine, load_engine
 from tests.factories import encoded, picture
 from tests.serving.conftest import LIMITS
 from tests.serving.http.wire import End, Wire

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
-from contracts.picture_cost import picture_cost
-from contracts.pixels import SERVER_LIMITS, decode_image
+from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
+from snapensemble.contracts.pictures.cost import picture_cost
+from snapensemble.contracts.pixels import SERVER_LIMITS, decode_image
 from tests.attacks.pictures import (
     PIXELS as P,
 )
@@ -277,8 +277,8 @@ def test_a_small_picture_of_every_kind_is_accepted(kind: str) -> None:
 
 MEASURE = """
 import json, resource, sys
-from contracts.picture_cost import picture_cost
-from contracts.pixels import SERVER_LIMITS, decode_image
+from snapensemble.contracts.pictures.cost import picture_cost
+from snapensemble.contracts.pixels import SERVER_LIMITS, decode_image
 data = sys.stdin.buffer.read()
 decode_image(open(sys.argv[1], "rb").read(), channels=3, height=32, width=32)  # imports
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -337,7 +337,7 @@ def test_no_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_defect_of_ours_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("contracts.pixels.cover", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("snapensemble.contracts.pixels.cover", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         decode_image(HONEST["PNG"], channels=3, height=8, width=8)
 

@@ -14,16 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from contracts.arrays import parse_array, read_array
-from contracts.errors import InvalidData, InvalidManifest
-from contracts.files import sha256_of
-from contracts.records import FileRef
-from contracts.run import Snapshot, read_run
-from report.run.history import read_history
+from snapensemble.contracts.errors import InvalidData, InvalidManifest
+from snapensemble.contracts.files import sha256_of
+from snapensemble.contracts.manifest import FileRef
+from snapensemble.contracts.run import Snapshot, parse_array, read_array, read_run
+from snapensemble.report.run.history import read_history
+from snapensemble.trainer.data.readers import npz
+from snapensemble.trainer.recording.checkpoint import load_checkpoint
+from snapensemble.trainer.recording.snapshots import load_model
 from tests.attacks.test_bundles import most_bytes
-from trainer.checkpoint import load_checkpoint
-from trainer.readers import npz
-from trainer.snapshots import load_model
 
 DTYPES = (np.uint8, np.int64, np.float32)
 

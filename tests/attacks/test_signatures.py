@@ -11,16 +11,21 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from contracts.bundle import BUNDLE_FILE
-from contracts.errors import InvalidConfig, InvalidManifest
-from contracts.files import sha256_of
-from contracts.signatures import SIGNATURE_FILE, InvalidSignature, sign_bundle, verify_bundle
-from serving.cli import build_settings, expecting_what_is_signed
-from serving.engine import load_engine
 from snapensemble.cli import main
+from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
+from snapensemble.contracts.files import sha256_of
+from snapensemble.contracts.signatures import (
+    SIGNATURE_FILE,
+    InvalidSignature,
+    sign_bundle,
+    verify_bundle,
+)
 from snapensemble.server_process import server_process
+from snapensemble.serving.cli import build_settings, expecting_what_is_signed
+from snapensemble.serving.inference.engine import load_engine
 from tests.factories import linear_member, make_bundle
-from tests.serving.test_server import is_well, run
+from tests.serving.process.test_server import is_well, run
 
 PEM = serialization.Encoding.PEM
 PKCS8 = serialization.PrivateFormat.PKCS8
@@ -271,7 +276,7 @@ def test_a_signature_is_verified_where_nothing_can_be_written(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     verify_bundle(signed, keys[1])
-    monkeypatch.setattr("contracts.signatures.SHARED_MEMORY", Path("/nowhere"))
+    monkeypatch.setattr("snapensemble.contracts.signatures.SHARED_MEMORY", Path("/nowhere"))
     with pytest.raises(InvalidConfig, match="make /dev/shm or TMPDIR writable"):
         verify_bundle(signed, keys[1])
 

@@ -14,9 +14,9 @@ import torch
 import benchmarks
 from benchmarks import machine
 from benchmarks.peers.venvs import REQUIREMENTS
-from benchmarks.snapshots import save_parts
+from benchmarks.training.snapshots import save_parts
+from snapensemble.trainer.data.readers import Split
 from tests.factories import CLASSES, encoded, picture
-from trainer.readers import Split
 
 FOLDER = Path(benchmarks.__file__).parent
 ROOT = FOLDER.parent

@@ -19,7 +19,7 @@ from benchmarks.peers.peers import ALL, BY_NAME, OURS, OURS_INT8
 from benchmarks.peers.process_tree import MARK, ProcessTree
 from benchmarks.peers.tables import against_the_best, footprints, loads
 from benchmarks.peers.venvs import REQUIREMENTS, ROOT
-from snapensemble.processes import PROC
+from snapensemble.bench.processes import PROC
 
 needs_proc = pytest.mark.skipif(not (PROC / "self/stat").exists(), reason="needs /proc of Linux")
 SAME = ("onnxruntime==", "pillow==")  # or it would be other work

@@ -8,8 +8,8 @@ import httpx
 
 from benchmarks.containers.engine import Container, served
 from benchmarks.containers.load import clients
-from benchmarks.hostile import costliest
 from benchmarks.random_members import PICTURES
+from benchmarks.serving.hostile import costliest
 from tests.factories import encoded, picture
 
 PROBE_PERIOD_S = 1.0

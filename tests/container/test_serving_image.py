@@ -15,8 +15,8 @@ from benchmarks.containers.engine import (
     served,
     wait_until_healthy,
 )
-from contracts.bundle import BUNDLE_FILE
-from contracts.files import sha256_of
+from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.files import sha256_of
 from tests.factories import encoded, picture
 
 BASE = "python:3.11-slim-bookworm"

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.cascade import (
+from snapensemble.contracts.cascade import (
     Cascade,
     CascadePoint,
     CascadeRecord,
@@ -12,8 +12,8 @@ from contracts.cascade import (
     margin,
     run_cascade,
 )
-from contracts.figures import Floats, mean_probabilities, softmax
-from contracts.records import ValFigures
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.metrics import Floats, mean_probabilities, softmax
 
 WEIGHTS = (0.5, 0.3, 0.2)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.cpu import affinity, cgroup_quota, cpu_budget, shares
+from snapensemble.contracts.cpu import affinity, cgroup_quota, cpu_budget, shares
 
 
 def write(root: Path, **files: str) -> Path:

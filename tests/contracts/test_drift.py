@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contracts.drift import BINS, ReferenceShares, population_stability_index, shares_of
+from snapensemble.contracts.drift import (
+    BINS,
+    ReferenceShares,
+    population_stability_index,
+    shares_of,
+)
 
 counts = st.lists(st.integers(0, 10_000), min_size=4, max_size=4).filter(any)
 

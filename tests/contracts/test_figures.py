@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from contracts.figures import (
+from snapensemble.contracts.metrics import (
     accuracy,
     brier,
     disagreement,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import InvalidManifest, WriteFailed
-from contracts.files import read_verified, sha256_of, write_atomically
+from snapensemble.contracts.errors import InvalidManifest, WriteFailed
+from snapensemble.contracts.files import read_verified, sha256_of, write_atomically
 
 
 def test_written_bytes_are_there_and_their_hash_is_returned(tmp_path: Path) -> None:

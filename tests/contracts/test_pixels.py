@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from contracts.errors import ImageTooLarge, InvalidImage
-from contracts.pixels import decode_image
+from snapensemble.contracts.errors import ImageTooLarge, InvalidImage
+from snapensemble.contracts.pixels import decode_image
 from tests.factories import encoded, picture
 
 # Damaged metadata makes Pillow warn; the pixels decide here.

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.figures import Floats, softmax
-from contracts.prediction_sets import (
+from snapensemble.contracts.metrics import Floats, softmax
+from snapensemble.contracts.prediction_sets import (
     COVERAGES,
     METHODS,
     Method,

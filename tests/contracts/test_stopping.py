@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from contracts.stopping import SIGNALS, Stopped, raise_on_signals, signals_deferred
+from snapensemble.contracts.process import SIGNALS, Stopped, raise_on_signals, signals_deferred
 
 pytestmark = pytest.mark.usefixtures("signal_handlers")
 

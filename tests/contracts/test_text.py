@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.commands import exit_code
-from contracts.errors import InvalidData
-from contracts.text import printable, printable_json, printable_lines
+from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.process import exit_code, printable, printable_json, printable_lines
 
 ANY = st.text(st.characters(codec=None))  # surrogates too, as in names of files
 

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.environment import OTHERS
-from serving.metrics import Metrics
-from serving.settings import Settings
+from snapensemble.serving.settings import OTHERS, Settings
+from snapensemble.serving.telemetry.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from contracts.bundle import BUNDLE_FILE
-from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
-from contracts.files import sha256_of
-from contracts.run import RunManifest, read_run, write_run
-from export.bundle import build_bundle
-from export.config import ExportConfig
 from snapensemble.cli import main
+from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
+from snapensemble.contracts.files import sha256_of
+from snapensemble.contracts.run import RunManifest, read_run, write_run
+from snapensemble.export.bundle import build_bundle
+from snapensemble.export.config import ExportConfig
 
 QUICK = ExportConfig(members=2, report=False)
 

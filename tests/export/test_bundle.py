@@ -7,20 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-import export.members
-from contracts.arrays import read_validation
-from contracts.bundle import BUNDLE_FILE, read_bundle
-from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
-from contracts.figures import mean_probabilities, nll, softmax
-from contracts.files import read_verified, sha256_of, write_atomically
-from contracts.records import FileRef
-from contracts.run import read_run
-from export.bundle import build_bundle, default_name
-from export.config import ExportConfig
-from export.halves import halves
-from export.publish import publishing
-from export.reference import fit_reference
-from export.verify import ParityFailed
+import snapensemble.export.members
+from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
+from snapensemble.contracts.files import read_verified, sha256_of, write_atomically
+from snapensemble.contracts.manifest import FileRef
+from snapensemble.contracts.metrics import mean_probabilities, nll, softmax
+from snapensemble.contracts.run import read_run, read_validation
+from snapensemble.export.bundle import build_bundle, default_name
+from snapensemble.export.calibration import fit_reference, halves
+from snapensemble.export.config import ExportConfig
+from snapensemble.export.parity import ParityFailed
+from snapensemble.export.publish import publishing
 
 
 def quick(**settings: Any) -> ExportConfig:
@@ -114,7 +112,7 @@ def test_a_failure_or_an_interrupt_leaves_nothing(
     def fail(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr(export.members, "parity", fail)
+    monkeypatch.setattr(snapensemble.export.members, "parity", fail)
     with pytest.raises(type(failure)):
         build_bundle(digits_run, tmp_path / "bundle", quick(members=2))
     assert os.listdir(tmp_path) == []

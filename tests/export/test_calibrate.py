@@ -2,7 +2,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.calibrate import IMAGES_AT_A_TIME, activation_ranges
+from snapensemble.export.quantize import IMAGES_AT_A_TIME, activation_ranges
 
 
 def model() -> onnx.ModelProto:

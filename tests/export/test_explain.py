@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from contracts.run import read_run
-from export.explain import DATA_KINDS, data_kind, graph_sentence, member_metadata
-from trainer import data
+from snapensemble.contracts.run import read_run
+from snapensemble.export.onnx_export import DATA_KINDS, data_kind, graph_sentence, member_metadata
+from snapensemble.trainer.data import dataset as data
 
 
 def test_a_member_says_where_it_comes_from_and_what_it_takes(digits_run: Path) -> None:

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.errors import InvalidConfig
-from export.halves import halves
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.export.calibration import halves
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=200))

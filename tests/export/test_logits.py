@@ -3,8 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import export.logits
-from export.logits import IMAGES_AT_A_TIME, run_member
+import snapensemble.export.parity
+from snapensemble.export.parity import IMAGES_AT_A_TIME, run_member
 from tests.factories import CONTRACT, linear_logits, linear_member
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (75, *CONTRACT.shape), dtype=np.uint8)
@@ -17,7 +17,7 @@ def test_each_image_gets_its_own_answer_in_order() -> None:
 
 
 def test_the_number_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export.logits, "cpu_budget", lambda: 4)
+    monkeypatch.setattr(snapensemble.export.parity, "cpu_budget", lambda: 4)
     one, four = (run_member(linear_member(3), IMAGES, threads) for threads in (1, 4))
     assert one.tobytes() == four.tobytes()
 
@@ -37,7 +37,7 @@ def test_never_more_than_a_bounded_number_of_images_at_a_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session = Session()
-    monkeypatch.setattr(export.logits, "open_session", lambda _: session)
+    monkeypatch.setattr(snapensemble.export.parity, "open_session", lambda _: session)
     assert run_member(b"", IMAGES).shape == (75, 3)
     assert sorted(session.sizes) == [75 - 2 * IMAGES_AT_A_TIME, IMAGES_AT_A_TIME, IMAGES_AT_A_TIME]
 
@@ -52,7 +52,7 @@ def test_no_more_threads_than_processors(
         started.append(workers)
         return ThreadPoolExecutor(workers)
 
-    monkeypatch.setattr(export.logits, "cpu_budget", lambda: budget)
-    monkeypatch.setattr(export.logits, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(snapensemble.export.parity, "cpu_budget", lambda: budget)
+    monkeypatch.setattr(snapensemble.export.parity, "ThreadPoolExecutor", pool)
     run_member(linear_member(0), IMAGES[:2], asked)
     assert started == [used]

@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import pytest
 
-from contracts.bundle import BundleManifest, read_bundle
-from contracts.errors import InvalidData
-from export.bundle import build_bundle
-from export.config import ExportConfig
 from snapensemble.cli import main
+from snapensemble.contracts.bundle import BundleManifest, read_bundle
+from snapensemble.contracts.errors import InvalidData
 from snapensemble.evaluate import evaluate
-from trainer.config import TrainConfig
-from trainer.run import train
+from snapensemble.export.bundle import build_bundle
+from snapensemble.export.config import ExportConfig
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.run import train
 
 
 @pytest.fixture(scope="module")

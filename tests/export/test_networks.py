@@ -4,10 +4,9 @@ import numpy as np
 import onnx
 import pytest
 
-from contracts.figures import softmax
-from export.logits import run_member
-from export.quantize import to_int8
-from export.verify import parity
+from snapensemble.contracts.metrics import softmax
+from snapensemble.export.parity import parity, run_member
+from snapensemble.export.quantize import to_int8
 from tests.networks import exported, noise_NCHW, trained
 
 NETWORKS = [

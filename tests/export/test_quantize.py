@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from contracts.sessions import open_session, session_options
-from export.gate import QuantizationRefused
-from export.logits import run_member
-from export.quantize import to_int8
+from snapensemble.contracts.sessions import open_session, session_options
+from snapensemble.export.acceptance import QuantizationRefused
+from snapensemble.export.parity import run_member
+from snapensemble.export.quantize import to_int8
 from tests.factories import linear_member
 from tests.networks import METADATA, exported, noise_NCHW
 
@@ -90,7 +90,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from export.quantize import to_int8
+from snapensemble.export.quantize import to_int8
 given, pixels, out = map(Path, sys.argv[1:])
 out.write_bytes(to_int8(given.read_bytes(), np.load(pixels)))
 import os

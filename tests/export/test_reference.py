@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from contracts.figures import disagreement, mean_probabilities, softmax
-from export.reference import fit_reference
+from snapensemble.contracts.metrics import disagreement, mean_probabilities, softmax
+from snapensemble.export.calibration import fit_reference
 
 WEIGHTS = (0.5, 0.3, 0.2)
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from export.rewrite import ConversionFailed, fold_batch_norms, pool_globally
+from snapensemble.export.onnx_graph import ConversionFailed, fold_batch_norms, pool_globally
 
 NORM = ("gamma", "beta", "mean", "variance")
 

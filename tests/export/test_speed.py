@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from export.speed import ROUNDS, Speed, compare_speed, in_words, seconds_per_run
+from snapensemble.export.speed import ROUNDS, Speed, compare_speed, in_words, seconds_per_run
 from tests.factories import CONTRACT, linear_member
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from contracts.figures import mean_probabilities, softmax, val_figures
-from report.figures import (
+from snapensemble.contracts.metrics import mean_probabilities, softmax, val_figures
+from snapensemble.report.figures import (
     growing_ensemble,
     pairwise_disagreement,
     smoothing_window,

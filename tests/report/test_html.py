@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
-import report.html
-from report.html import render
+import snapensemble.report.html
+from snapensemble.report.html import render
 
-TEMPLATES = Path(report.html.__file__).parent / "templates"
+TEMPLATES = Path(snapensemble.report.html.__file__).parent / "templates"
 TEXTS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1)
 
 

@@ -7,11 +7,11 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-import serving.service
-from serving.app import create_app
-from serving.engine import Engine, load_engine
-from serving.inference.admission import Admission
-from serving.settings import Settings
+import snapensemble.serving.http.service
+from snapensemble.serving.http.app import create_app
+from snapensemble.serving.inference.admission import Admission
+from snapensemble.serving.inference.engine import Engine, load_engine
+from snapensemble.serving.settings import Settings
 from tests.fakes import client
 
 LIMITS = Settings(
@@ -34,7 +34,7 @@ def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(serving.service, "Admission", Noted)
+    monkeypatch.setattr(snapensemble.serving.http.service, "Admission", Noted)
     yield
     for admission in made:
         held = admission.memory.held, admission.images, admission.requests

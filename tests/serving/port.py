@@ -13,9 +13,9 @@ from typing import Any, cast
 import httpx
 import uvicorn
 
-from serving.app import Application
-from serving.http.protocol import GuardedProtocol
-from serving.server import uvicorn_config
+from snapensemble.serving.http.app import Application
+from snapensemble.serving.http.protocol import GuardedProtocol
+from snapensemble.serving.process.server import uvicorn_config
 
 GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 HANGS_AFTER_S = 20

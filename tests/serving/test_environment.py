@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import InvalidConfig
-from serving.cli import build_settings
-from serving.environment import OTHERS, check_environment
-from serving.settings import Settings
-from tests.serving.test_server import run
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.serving.cli import build_settings
+from snapensemble.serving.settings import OTHERS, Settings, check_environment
+from tests.serving.process.test_server import run
 
 
 @pytest.mark.parametrize(

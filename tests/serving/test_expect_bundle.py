@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from contracts.bundle import BUNDLE_FILE
-from contracts.errors import InvalidConfig
-from contracts.files import sha256_of
-from serving.cli import build_settings
+from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.files import sha256_of
 from snapensemble.server_process import server_process
-from tests.serving.test_server import is_well, run
+from snapensemble.serving.cli import build_settings
+from tests.serving.process.test_server import is_well, run
 
 ONE_WORKER = ("--port", "0")
 TWO_WORKERS = ("--port", "0", "--workers", "2", "--threads", "1")

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from contracts.errors import InvalidConfig
-from contracts.options import flag
-from serving.cli import build_settings
-from serving.ports import Ports, bind_port, listening
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.options import flag
 from snapensemble.server_process import server_process
-from tests.serving.test_server import connect
+from snapensemble.serving.cli import build_settings
+from snapensemble.serving.process.sockets import Ports, bind_port, listening
+from tests.serving.process.test_server import connect
 
 
 def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default(

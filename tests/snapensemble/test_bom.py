@@ -6,11 +6,11 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from contracts.bundle import BUNDLE_FILE, read_bundle
-from contracts.errors import InvalidManifest
-from contracts.files import sha256_of
 from snapensemble.bom import bill_of_materials
 from snapensemble.cli import main
+from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.files import sha256_of
 from tests.factories import make_bundle
 
 

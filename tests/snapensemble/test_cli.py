@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from contracts.run import read_run
 from snapensemble.cli import COMMANDS, main
+from snapensemble.contracts.run import read_run
 from tests.factories import encoded, make_bundle, picture
 
 

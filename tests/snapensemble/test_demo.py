@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import InvalidConfig
-from contracts.run import RUN_FILE
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.run import RUN_FILE
 from snapensemble.demo import free_port, remove_former
 from snapensemble.evaluate import evaluate
 

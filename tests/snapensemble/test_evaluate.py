@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contracts.bundle import read_bundle, write_bundle
-from contracts.cascade import run_cascade
-from contracts.figures import Floats, Labels, mean_probabilities, summary
-from contracts.prediction_sets import prediction_sets
-from serving.engine import load_engine
 from snapensemble.cli import main
+from snapensemble.contracts.bundle import read_bundle, write_bundle
+from snapensemble.contracts.cascade import run_cascade
+from snapensemble.contracts.metrics import Floats, Labels, mean_probabilities, summary
+from snapensemble.contracts.prediction_sets import prediction_sets
 from snapensemble.evaluate import bundle_data, evaluate, table
+from snapensemble.serving.inference.engine import load_engine
 from tests.factories import calibration_record, cascade_record
 
 

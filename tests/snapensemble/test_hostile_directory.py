@@ -110,5 +110,7 @@ def test_folders_of_our_names_beside_a_notebook_hide_nothing(
         (tmp_path / name / "data.csv").touch()
     monkeypatch.chdir(tmp_path)
     imports = "; ".join(f"import {name}.cli" for name in PACKAGES if name != "contracts")
-    done = run(sys.executable, "-c", f"import contracts.bundle; {imports}; print('found')")
+    done = run(
+        sys.executable, "-c", f"import snapensemble.contracts.bundle; {imports}; print('found')"
+    )
     assert done.stdout == "found\n", done.stderr

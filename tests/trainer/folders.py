@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snapensemble.trainer.data.dataset import Dataset, load_dataset
 from tests.factories import encoded, picture
-from trainer.data import Dataset, load_dataset
 
 
 def load(spec: str | Path, **options: Any) -> Dataset:

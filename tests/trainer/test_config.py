@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.errors import InvalidConfig
-from contracts.options import build
-from trainer.cli import build_config
-from trainer.config import SCHEDULES, SYMBOLS, TrainConfig
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.options import build
+from snapensemble.trainer.cli import build_config
+from snapensemble.trainer.config import SCHEDULES, SYMBOLS, TrainConfig
 
 # Names that are words too; messages have them as such.
 ENGLISH = {"cycles", "epochs", "schedule", "out", "data", "model", "warmup"}

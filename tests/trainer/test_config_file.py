@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.errors import InvalidConfig
-from trainer.config import TrainConfig, parsed, read_toml, run_config, to_toml
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.trainer.config import TrainConfig, parsed, read_toml, run_config, to_toml
 
 OUT = Path("out")
 

@@ -7,7 +7,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from contracts.run import RunManifest, read_run
+from snapensemble.contracts.run import RunManifest, read_run
 
 JOBS = str(Path(__file__).with_name("torchrun_jobs.py"))
 FLAGS = (

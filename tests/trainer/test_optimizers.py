@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import backward
 
-from trainer.optimizers import HypergradientSgd
-from trainer.schedules import Hypergradient
+from snapensemble.trainer.optimizers import HypergradientSgd
+from snapensemble.trainer.schedules import Hypergradient
 
 
 def rule(**values: Any) -> Hypergradient:

@@ -16,18 +16,18 @@ import pytest
 import torch
 from torch import nn
 
-from contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
-from contracts.run import read_run
-from contracts.stopping import SIGNALS, Stopped
-from trainer.checkpoint import CHECKPOINT_FILE
-from trainer.config import TrainConfig
-from trainer.data import load_dataset
-from trainer.evaluate import predict_logits
-from trainer.layers import Trunk
-from trainer.lock import locked
-from trainer.models import MODELS, Network
-from trainer.progress import MetricsFile
-from trainer.run import resume, train
+from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
+from snapensemble.contracts.process import SIGNALS, Stopped
+from snapensemble.contracts.run import read_run
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.data.dataset import load_dataset
+from snapensemble.trainer.loop import predict_logits
+from snapensemble.trainer.models.layers import Trunk
+from snapensemble.trainer.models.registry import MODELS, Network
+from snapensemble.trainer.recording.checkpoint import CHECKPOINT_FILE
+from snapensemble.trainer.recording.observers import MetricsFile
+from snapensemble.trainer.recording.run_directory import locked
+from snapensemble.trainer.run import resume, train
 
 EVERY_STEP = 0.0
 
@@ -229,7 +229,7 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
 def test_a_signal_while_validating_loses_no_step(
     tmp_path: Path, uninterrupted: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trainer.run
+    import snapensemble.trainer.run
 
     real, calls = predict_logits, []
 
@@ -239,7 +239,7 @@ def test_a_signal_while_validating_loses_no_step(
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(trainer.run, "predict_logits", interrupted)
+    monkeypatch.setattr(snapensemble.trainer.run, "predict_logits", interrupted)
     with pytest.raises(Stopped):
         train(short(tmp_path / "run", checkpoint_minutes=60))
     monkeypatch.undo()
@@ -318,7 +318,7 @@ def test_a_new_run_into_a_started_one_is_refused_with_the_way_on(tmp_path: Path)
 
 def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed(lambda: train(short(tmp_path / "run")), 60)
-    import trainer.run
+    import snapensemble.trainer.run
 
     real = load_dataset
 
@@ -327,7 +327,7 @@ def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         dataset.train.images_NCHW[0, 0, 0, 0] ^= 1
         return dataset
 
-    monkeypatch.setattr(trainer.run, "load_dataset", changed)
+    monkeypatch.setattr(snapensemble.trainer.run, "load_dataset", changed)
     with pytest.raises(InvalidData, match="not what this run began with"):
         resume(tmp_path / "run")
 

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
-from contracts.figures import nll, softmax
-from contracts.run import read_run
-from trainer.config import TrainConfig
-from trainer.data import load_dataset
-from trainer.evaluate import predict_logits
-from trainer.loop import Objective, TrainingDiverged
-from trainer.run import train
-from trainer.setup import choose_device, default_batch_size, default_padding
-from trainer.snapshots import load_model
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
+from snapensemble.contracts.metrics import nll, softmax
+from snapensemble.contracts.run import read_run
+from snapensemble.trainer.build import choose_device, default_batch_size, default_padding
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.data.dataset import load_dataset
+from snapensemble.trainer.loop import Objective, TrainingDiverged, predict_logits
+from snapensemble.trainer.recording.snapshots import load_model
+from snapensemble.trainer.run import train
 
 
 def short(out: Path, **changes: Any) -> TrainConfig:

@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.errors import InvalidConfig
-from trainer.schedule import Cycle, Sgdr, cycle_at, cycles_in, first_cycles, learning_rate
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.trainer.schedule import (
+    Cycle,
+    Sgdr,
+    cycle_at,
+    cycles_in,
+    first_cycles,
+    learning_rate,
+)
 
 GRID = [(T_0, T_mult) for T_0 in (1, 2, 5, 10) for T_mult in (1, 2, 3)]
 

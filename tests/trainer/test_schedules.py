@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.errors import InvalidConfig
-from contracts.options import build, flag
-from trainer.config import TrainConfig
-from trainer.schedule import Sgdr, learning_rate
-from trainer.schedules import Constant, Hypergradient, Plateau, StepDecay
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.options import build, flag
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.schedule import Sgdr, learning_rate
+from snapensemble.trainer.schedules import Constant, Hypergradient, Plateau, StepDecay
 
 
 def config(**values: Any) -> TrainConfig:

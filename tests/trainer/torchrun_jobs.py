@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-import trainer.torchrun
-from contracts.errors import InvalidConfig, InvalidData
-from trainer.distributed import ProcessLost, joined, leave
-from trainer.layers import Trunk
-from trainer.models import MODELS, Network
+import snapensemble.trainer.torchrun
+from snapensemble.contracts.errors import InvalidConfig, InvalidData
+from snapensemble.trainer.distributed import ProcessLost, joined, leave
+from snapensemble.trainer.models.layers import Trunk
+from snapensemble.trainer.models.registry import MODELS, Network
 
 
 def arithmetic() -> int:
@@ -77,7 +77,7 @@ def training() -> int:
     MODELS["bare"] = Network(
         lambda channels: Trunk([nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)], 8)
     )
-    return trainer.torchrun.main()
+    return snapensemble.trainer.torchrun.main()
 
 
 def training_with_a_death() -> int:
@@ -89,7 +89,7 @@ def training_with_a_death() -> int:
 
 def signal_in_step(number: int, signum: signal.Signals) -> None:
     """Send this process a signal where it averages the loss of a step."""
-    from trainer.distributed import World
+    from snapensemble.trainer.distributed import World
 
     real, steps = World.mean, []
 

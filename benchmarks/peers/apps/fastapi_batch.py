@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from benchmarks.peers.apps.members import CORES, HOST, MAX_BATCH_SIZE, PORT, Image, Members
-from contracts.figures import Floats
+from snapensemble.contracts.metrics import Floats
 
 Waiting = tuple[Image, "asyncio.Future[Floats]"]
 

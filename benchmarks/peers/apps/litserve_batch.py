@@ -8,7 +8,7 @@ picture waits that long.
 from benchmarks.peers.apps.litserve_plain import Api
 from benchmarks.peers.apps.litserve_plain import serve as serve_api
 from benchmarks.peers.apps.members import MAX_BATCH_SIZE, Image
-from contracts.figures import Floats
+from snapensemble.contracts.metrics import Floats
 
 
 class BatchApi(Api):

@@ -13,7 +13,7 @@ import litserve
 from fastapi import Body
 
 from benchmarks.peers.apps.members import CORES, HOST, PORT, Image, Members
-from contracts.figures import Floats
+from snapensemble.contracts.metrics import Floats
 
 Picture = Annotated[bytes, Body(media_type="application/octet-stream")]
 

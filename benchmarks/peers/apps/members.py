@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.bundle import read_bundle
-from contracts.cpu import cpu_budget
-from contracts.figures import Floats, mean_probabilities, softmax
-from contracts.sessions import open_session
+from snapensemble.contracts.bundle import read_bundle
+from snapensemble.contracts.cpu import cpu_budget
+from snapensemble.contracts.metrics import Floats, mean_probabilities, softmax
+from snapensemble.contracts.sessions import open_session
 
 Image = NDArray[np.uint8]
 HOST = "127.0.0.1"

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from contracts.answers import Answers
-from contracts.bundle import (
+from snapensemble.contracts.bundle import (
     BundleManifest,
     CalibrationRecord,
     Member,
@@ -17,11 +16,19 @@ from contracts.bundle import (
     QuantizationRecord,
     SelectionRecord,
 )
-from contracts.cascade import Cascade, CascadePoint, CascadeRecord, run_cascade
-from contracts.figures import Floats, all_figures, mean_probabilities, nll, softmax, val_figures
-from contracts.prediction_sets import fit_quantiles
-from contracts.records import ValFigures
-from report.bundle.records import ImagesPerSecond, SpeedRecord
+from snapensemble.contracts.cascade import Cascade, CascadePoint, CascadeRecord, run_cascade
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.metrics import (
+    Answers,
+    Floats,
+    all_figures,
+    mean_probabilities,
+    nll,
+    softmax,
+    val_figures,
+)
+from snapensemble.contracts.prediction_sets import fit_quantiles
+from snapensemble.report.bundle.records import ImagesPerSecond, SpeedRecord
 from tests.factories import CLASSES, CONTRACT, DATA
 
 SPEED = SpeedRecord(

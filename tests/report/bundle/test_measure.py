@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from contracts.cascade import first_weights
-from contracts.figures import ece
-from report.bundle.measure import class_figures, growth, reliability, selective
+from snapensemble.contracts.cascade import first_weights
+from snapensemble.contracts.metrics import ece
+from snapensemble.report.bundle.measure import class_figures, growth, reliability, selective
 from tests.report.bundle.bundles import answers
 
 # Four images of two classes. The top classes are 0 0 1 1, with these confidences:

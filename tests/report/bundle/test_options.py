@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from contracts.answers import Answers
-from contracts.cascade import run_cascade
-from contracts.prediction_sets import SetQuantile
-from report.bundle.charts import size_groups
-from report.bundle.measure import Evidence, measure_bundle
-from report.bundle.options import chance, cost, serving_options, set_figures
-from report.bundle.records import Option
+from snapensemble.contracts.cascade import run_cascade
+from snapensemble.contracts.metrics import Answers
+from snapensemble.contracts.prediction_sets import SetQuantile
+from snapensemble.report.bundle.charts import size_groups
+from snapensemble.report.bundle.measure import Evidence, measure_bundle
+from snapensemble.report.bundle.options import chance, cost, serving_options, set_figures
+from snapensemble.report.bundle.records import Option
 from tests.report.bundle.bundles import SPEED, answers, make_manifest
 
 LEAST = SetQuantile(method="least_ambiguous", coverage=0.9, quantile=0.7)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from contracts.bundle import read_bundle, write_bundle
-from contracts.errors import InvalidConfig, InvalidManifest
-from contracts.records import write_manifest
-from report.bundle.measure import Evidence, measure_bundle
-from report.bundle.page import bundle_page, read_bundle_report, write_bundle_report
-from report.bundle.records import read_figures
-from report.bundle.words import remedy, summary
 from snapensemble.cli import main
+from snapensemble.contracts.bundle import read_bundle, write_bundle
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
+from snapensemble.contracts.manifest import write_manifest
+from snapensemble.report.bundle.measure import Evidence, measure_bundle
+from snapensemble.report.bundle.page import bundle_page, read_bundle_report, write_bundle_report
+from snapensemble.report.bundle.records import read_figures
+from snapensemble.report.bundle.words import remedy, summary
 from tests.factories import DATA
 from tests.report.bundle.bundles import SPEED, answers, make_manifest
 from tests.report.run.test_page import NASTY, Tags

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from contracts.figures import softmax, val_figures
-from contracts.files import write_atomically
-from contracts.pixels import ImageContract
-from contracts.records import FileRef
-from contracts.run import RunManifest, ScheduleRecord, Snapshot, TrainingRecord, write_run
+from snapensemble.contracts.files import write_atomically
+from snapensemble.contracts.manifest import FileRef
+from snapensemble.contracts.metrics import softmax, val_figures
+from snapensemble.contracts.pixels import ImageContract
+from snapensemble.contracts.run import (
+    RunManifest,
+    ScheduleRecord,
+    Snapshot,
+    TrainingRecord,
+    write_run,
+)
 from tests.factories import DATA
 
 IMAGE = ImageContract(channels=1, height=8, width=8, mean=(0.5,), std=(0.25,))

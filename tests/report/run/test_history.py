@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import InvalidManifest
-from report.run.history import read_history
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.report.run.history import read_history
 from tests.report.run.runs import metrics_lines, write_metrics
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from contracts.errors import InvalidConfig, InvalidManifest
-from contracts.run import read_run, write_run
-from report.run.charts import CHARTS, draw_charts
-from report.run.measure import measure
-from report.run.page import page, write_report
 from snapensemble.cli import main
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
+from snapensemble.contracts.run import read_run, write_run
+from snapensemble.report.run.charts import CHARTS, draw_charts
+from snapensemble.report.run.measure import measure
+from snapensemble.report.run.page import page, write_report
 from tests.report.run.runs import keep, make_run, metrics_lines, write_metrics
 
 FILES = {f"{name}.png" for name in CHARTS}

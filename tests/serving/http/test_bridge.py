@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serving.engine import Engine
-from serving.http.bridge import Bridge
+from snapensemble.serving.http.bridge import Bridge
+from snapensemble.serving.inference.engine import Engine
 from tests.factories import encoded, picture
 from tests.fakes import GatedMember
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.http.exchange import Exchanges
-from serving.http.scope import mark_crowded, mark_refused
-from serving.life import Life
-from serving.metrics import Metrics
+from snapensemble.serving.http.exchange import Exchanges
+from snapensemble.serving.http.scope import mark_crowded, mark_refused
+from snapensemble.serving.shutdown import Life
+from snapensemble.serving.telemetry.metrics import Metrics
 from tests.fakes import prediction_scope
 
 

@@ -10,10 +10,10 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.app import create_app
-from serving.engine import Engine, load_engine
-from serving.http import protocol as limits
-from serving.http.refusals import MAX_HEAD_BYTES, MAX_HEADERS
+from snapensemble.serving.http import protocol as limits
+from snapensemble.serving.http.app import create_app
+from snapensemble.serving.http.problems import MAX_HEAD_BYTES, MAX_HEADERS
+from snapensemble.serving.inference.engine import Engine, load_engine
 from tests.factories import encoded, make_bundle, picture
 from tests.fakes import GatedMember
 from tests.serving.conftest import LIMITS

@@ -7,10 +7,10 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from serving.app import Application
-from serving.http.protocol import GuardedProtocol
-from serving.http.timekeeper import Timekeeper
-from serving.server import uvicorn_config
+from snapensemble.serving.http.app import Application
+from snapensemble.serving.http.protocol import GuardedProtocol
+from snapensemble.serving.http.transport import Timekeeper
+from snapensemble.serving.process.server import uvicorn_config
 
 
 class Transport(asyncio.Transport):

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.errors import Overloaded, Stopping
-from serving.inference.admission import Admission
-from serving.inference.memory import Encoded, MemoryBudget
-from serving.stages import Mode
-from serving.waiting import Answer
+from snapensemble.serving.errors import Overloaded, Stopping
+from snapensemble.serving.inference.admission import Admission
+from snapensemble.serving.inference.memory import Encoded, MemoryBudget
+from snapensemble.serving.inference.request import Answer
+from snapensemble.serving.stages import Mode
 
 
 class Queue:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.errors import Overloaded
-from serving.inference.memory import Encoded, MemoryBudget
+from snapensemble.serving.errors import Overloaded
+from snapensemble.serving.inference.memory import Encoded, MemoryBudget
 
 
 @given(st.lists(st.integers(0, 100), max_size=30))

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import InvalidConfig
-from serving.process.metrics_files import PREFIX, metrics_files, remove_abandoned
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.serving.process.metrics_files import PREFIX, metrics_files, remove_abandoned
 
 COUNT = """
 import os, sys
 from pathlib import Path
-from serving.process.metrics_files import count_as
+from snapensemble.serving.process.metrics_files import count_as
 count_as(int(sys.argv[1]))
-from serving.metrics import Metrics
+from snapensemble.serving.telemetry.metrics import Metrics
 metrics = Metrics(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
 metrics.request("/predict", 200, 0.1)
 metrics.queued.set(7)

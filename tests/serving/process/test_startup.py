@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from serving.process.startup import Ready, hearing_ready, say_ready
+from snapensemble.serving.process.startup import Ready, hearing_ready, say_ready
 
 
 async def test_a_worker_that_says_it_is_ready_is() -> None:

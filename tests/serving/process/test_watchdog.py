@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from serving.process.watchdog import CUT_OFF
+from snapensemble.serving.process.watchdog import CUT_OFF
 
 PROGRAM = """
 import logging, os, signal, sys, threading, time
-from serving.life import Life
-from serving.process.watchdog import ended_in_time
+from snapensemble.serving.shutdown import Life
+from snapensemble.serving.process.watchdog import ended_in_time
 
 logging.basicConfig(level=logging.INFO)
 life = Life(shutdown_s=0.1, second_ends=False)

@@ -1,0 +1,1 @@
+"""What selection, cascades and int8 gain."""

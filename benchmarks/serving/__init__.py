@@ -1,0 +1,1 @@
+"""What a server bears, and at what price."""

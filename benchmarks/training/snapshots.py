@@ -1,0 +1,36 @@
+"""Parts of a data set as a data set of their own, and what a run's snapshots say of its test part.
+
+Shapes: S snapshots, N images, K classes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from snapensemble.contracts.metrics import softmax
+from snapensemble.contracts.run import read_run
+from snapensemble.trainer.data.readers import Split
+from snapensemble.trainer.loop import predict_logits
+from snapensemble.trainer.recording.snapshots import load_model
+
+
+def save_parts(file: Path, classes: tuple[str, ...], **parts: Split) -> None:
+    """Write train, val and test as an .npz file that `--data npz:FILE` takes."""
+    arrays: dict[str, Any] = {f"x_{name}": part.images_NCHW for name, part in parts.items()}
+    arrays |= {f"y_{name}": part.labels_N for name, part in parts.items()}
+    np.savez(file, classes=np.array(classes), **arrays)
+
+
+def test_probabilities(run_dir: Path, test: Split) -> NDArray[np.float64]:
+    """probs_SNK, by torch."""
+    run = read_run(run_dir)
+    images_NCHW = torch.from_numpy(test.images_NCHW)
+    return np.stack(
+        [
+            softmax(predict_logits(load_model(run_dir, run, snapshot), images_NCHW))
+            for snapshot in run.snapshots
+        ]
+    )

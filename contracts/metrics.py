@@ -1,0 +1,192 @@
+"""What members say of some images, together with what is right.
+
+Shapes: M members, N images, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snapensemble.contracts.manifest import Figures, ValFigures
+
+Floats = NDArray[np.float64]
+Labels = NDArray[np.integer]
+Metric = Literal["nll", "accuracy"]
+
+# A probability below this counts as this much in a logarithm: a float32 softmax can round to 0.
+SMALLEST = 1e-12
+SMALLEST_NLL = 0.01
+
+
+def softmax(logits: NDArray[np.floating]) -> Floats:
+    """Probabilities over the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+def tempered(probs: Floats, temperature: float) -> Floats:
+    """softmax(log p / T) over the last axis; 1 leaves the probabilities as they are."""
+    if temperature == 1.0:
+        return probs
+    return softmax(np.log(np.maximum(probs, SMALLEST)) / temperature)
+
+
+def mean_probabilities(
+    probs_MBK: Floats, weights_M: Sequence[float] | None = None, temperature: float = 1.0
+) -> Floats:
+    """Average the members' class probabilities, then apply one temperature.
+
+    The mean is over probabilities, not over logits (Huang et al. 2017, section 3). The temperature
+    acts on the averaged distribution, softmax(log p / T): pool, then calibrate
+    (Rahaman & Thiery 2021).
+
+    Args:
+        probs_MBK: one distribution per member and image.
+        weights_M: one weight per member, summing to 1; equal if not given.
+        temperature: 1 leaves the average as it is.
+
+    Returns:
+        probs_BK, each row in [0, 1] and summing to 1.
+    """
+    # Rounding can carry a sum of weighted ones just above 1.
+    return tempered(np.minimum(_mean_over_members(probs_MBK, weights_M), 1.0), temperature)
+
+
+def entropy(probs: Floats) -> Floats:
+    """Entropy over the last axis, in nats."""
+    nats = -(probs * np.log(np.maximum(probs, SMALLEST))).sum(axis=-1)
+    return np.asarray(np.maximum(nats, 0.0))  # rounding can carry a certain answer below 0
+
+
+def disagreement(probs_MBK: Floats, weights_M: Sequence[float] | None = None) -> Floats:
+    """How much the members contradict each other, in nats, at least 0, per image.
+
+    The entropy of the mean less the mean of the entropies: the mutual information between the
+    class and the member.
+    """
+    pooled = _mean_over_members(probs_MBK, weights_M)
+    within = _mean_over_members(entropy(probs_MBK), weights_M)
+    return np.maximum(entropy(pooled) - within, 0.0)
+
+
+def accuracy(probs_BK: Floats, labels_B: Labels) -> float:
+    """The fraction of images whose likeliest class is the right one."""
+    return float((probs_BK.argmax(axis=1) == labels_B).mean())
+
+
+def nll(probs_BK: Floats, labels_B: Labels) -> float:
+    """Mean negative log-likelihood of the right class, in nats."""
+    right = probs_BK[np.arange(len(labels_B)), labels_B]
+    return float(-np.log(np.maximum(right, SMALLEST)).mean())
+
+
+def nll_rise(after: float, before: float) -> float:
+    """How much higher an NLL is, relative to what it was.
+
+    Below 0.01 nats relative to these: twice almost nothing is almost nothing.
+    """
+    return (after - before) / max(before, SMALLEST_NLL)
+
+
+def brier(probs_BK: Floats, labels_B: Labels) -> float:
+    """Mean squared distance to the one-hot truth, summed over classes: 0 is best, 2 is worst."""
+    right = probs_BK[np.arange(len(labels_B)), labels_B]
+    return float(((probs_BK**2).sum(axis=1) - 2 * right + 1).mean())
+
+
+def ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
+    """Expected calibration error of the top class (Guo et al. 2017, equation 3).
+
+    Equal-width bins of confidence over (0, 1]; a fraction in [0, 1].
+    """
+    confidence_B = probs_BK.max(axis=1)
+    right_B = probs_BK.argmax(axis=1) == labels_B
+    bin_B = confidence_bins(confidence_B, bins)
+    gaps = np.bincount(bin_B, weights=right_B - confidence_B, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels_B))
+
+
+def confidence_bins(confidence_B: Floats, bins: int) -> NDArray[np.int64]:
+    """Which of `bins` equal-width bins over (0, 1] each confidence is in, from 0."""
+    return np.clip(np.ceil(confidence_B * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
+def adaptive_ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
+    """The same error with as many images in each bin (Nixon et al. 2019, section 3).
+
+    Confident networks crowd the last of equal-width bins; here none is crowded or empty. With
+    fewer images than bins each image is a bin of its own.
+    """
+    confidence = probs_BK.max(axis=1)
+    gaps = ((probs_BK.argmax(axis=1) == labels_B) - confidence)[
+        np.argsort(confidence, kind="stable")
+    ]
+    edges = np.unique(np.linspace(0, len(gaps), bins + 1).astype(int))
+    return float(np.abs(np.add.reduceat(gaps, edges[:-1])).sum() / len(labels_B))
+
+
+def val_figures(probs_BK: Floats, labels_B: Labels) -> ValFigures:
+    """The two figures that manifests keep of the validation split."""
+    return ValFigures(nll=nll(probs_BK, labels_B), accuracy=accuracy(probs_BK, labels_B))
+
+
+def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
+    """All figures by name."""
+    figures = {
+        "accuracy": accuracy,
+        "nll": nll,
+        "ece": ece,
+        "adaptive_ece": adaptive_ece,
+        "brier": brier,
+    }
+    return {name: figure(probs_BK, labels_B) for name, figure in figures.items()}
+
+
+def all_figures(probs_BK: Floats, labels_B: Labels) -> Figures:
+    """The same as a record."""
+    return Figures(**summary(probs_BK, labels_B))
+
+
+def rank(val_S: Sequence[ValFigures], metric: Metric) -> list[int]:
+    """Indices of the snapshots, best first; of equals the later one, which trained longer."""
+
+    def badness(index: int) -> tuple[float, int]:
+        figures = val_S[index]
+        return figures.nll if metric == "nll" else -figures.accuracy, -index
+
+    return sorted(range(len(val_S)), key=badness)
+
+
+def _mean_over_members(values: Floats, weights_M: Sequence[float] | None) -> Floats:
+    # np.average and np.tensordot check so much that they take three times as long for one image.
+    if weights_M is None:
+        return np.asarray(values.mean(axis=0))
+    flat = np.dot(weights_M, values.reshape(len(values), -1))
+    return np.asarray(flat.reshape(values.shape[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One distribution per member and image, members in the order of a bundle."""
+
+    probs_MNK: Floats
+    labels_N: Labels
+
+    def __post_init__(self) -> None:
+        """Refuse what does not belong together."""
+        if self.probs_MNK.ndim != 3 or self.probs_MNK.shape[1] != len(self.labels_N):
+            raise ValueError(
+                f"probs_MNK has shape {self.probs_MNK.shape}, there are {len(self.labels_N)} labels"
+            )
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.labels_N)
+
+    def only(self, images_N: NDArray[np.intp]) -> "Answers":
+        """The answers to some of the images."""
+        return Answers(self.probs_MNK[:, images_N], self.labels_N[images_N])

@@ -1,0 +1,92 @@
+"""What decoding a picture can cost, from its bytes alone: asked before any decoder sees them."""
+
+import struct
+from typing import NamedTuple
+
+from snapensemble.contracts.errors import ImageTooCostly, InvalidImage
+from snapensemble.contracts.pictures.jpeg import scan_jpeg
+from snapensemble.contracts.pictures.limits import NS, Format, PictureLimits, Scan
+from snapensemble.contracts.pictures.others import scan_bmp, scan_gif, scan_webp
+from snapensemble.contracts.pictures.png import SIGNATURE, scan_png
+from snapensemble.contracts.pictures.tiff import MAGIC, scan_tiff
+
+FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+# What is larger is made RGB or grey in strips: no second copy, and short pieces of work.
+STRIP_PIXELS = 1 << 20
+_RESIZE, _TURN = 4, 2  # nanoseconds a pixel
+
+
+class PictureCost(NamedTuple):
+    """A bound on what decoding takes.
+
+    Args:
+        format: the only one in which the picture may be opened.
+        width: of the picture as it is stored.
+        height: likewise.
+        seconds: of processor time, if its compressed data is not made to be slow.
+        doubt_s: more, if it is; who decodes cuts it off.
+        memory: bytes at once, beside the encoded picture.
+    """
+
+    format: Format
+    width: int
+    height: int
+    seconds: float
+    doubt_s: float
+    memory: int
+
+
+def picture_cost(data: bytes, limits: PictureLimits, *, width: int, height: int) -> PictureCost:
+    """Bound what it costs to decode a picture into width x height pixels.
+
+    Raises:
+        ImageTooLarge: more than `limits.max_pixels`, by the header.
+        ImageTooCostly: more of anything else than the limits allow.
+        InvalidImage: empty, of another format, or its structure is damaged.
+    """
+    if not data:
+        raise InvalidImage("the image is empty (0 bytes)")
+    try:
+        scan = _scan(data, limits, (width, height))
+    except (struct.error, IndexError):
+        raise InvalidImage("the image is cut off in its header") from None
+    total_s = scan.seconds + scan.flatten_s + scan.decoded * (_RESIZE + _TURN) * NS
+    if total_s > limits.max_seconds:
+        raise ImageTooCostly(
+            f"decoding the image would take {total_s:.1f} s of processor time ({scan.format}, "
+            f"{scan.why}), at most {limits.max_seconds:.1f} s are accepted; save it smaller, or as "
+            "a baseline JPEG"
+        )
+    memory = _memory(scan, width)
+    if memory > limits.max_memory:
+        raise ImageTooCostly(
+            f"decoding the image would take {memory / 2**20:.0f} MiB ({scan.format}, {scan.why}), "
+            f"at most {limits.max_memory / 2**20:.0f} MiB are accepted; save it smaller"
+        )
+    return PictureCost(scan.format, scan.width, scan.height, total_s, scan.doubt_s, memory)
+
+
+def _scan(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Scan:
+    if data.startswith(b"\xff\xd8\xff"):
+        return scan_jpeg(data, limits, target)
+    if data.startswith(SIGNATURE):
+        return scan_png(data, limits)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return scan_webp(data, limits)
+    if data.startswith(b"BM"):
+        return scan_bmp(data, limits)
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return scan_gif(data, limits)
+    if data.startswith(MAGIC):
+        return scan_tiff(data, limits)
+    raise InvalidImage(f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}")
+
+
+def _memory(scan: Scan, target_width: int) -> int:
+    """Bytes at once: pixels and planes, pointers to rows, the decoder's, strips, reduced rows."""
+    rows = max(scan.width, scan.height) * 48
+    strip = min(scan.decoded, STRIP_PIXELS) * 24
+    reduced = min(scan.decoded, max(scan.width, scan.height) * target_width) * 4
+    # What the decoder needs is gone when the planes are made.
+    planes = max(scan.memory, scan.decoded * scan.planes)
+    return scan.decoded * scan.pixel_bytes + planes + rows + strip + reduced

@@ -1,0 +1,263 @@
+"""Encoded bytes -> RGB or grey pixels that cover a frame.
+
+The picture is opened in the format that was scanned and decoded within its time. A large one is
+then taken in strips of upright rows, each made RGB or grey; their bands are gathered, a byte a
+pixel, and reduced one by one: no second picture of its size is made, and nothing holds the
+interpreter for long.
+"""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import jpeg_factory
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from snapensemble.contracts.errors import ImageTooCostly, InvalidImage, TakesTime
+from snapensemble.contracts.pictures.cost import STRIP_PIXELS, PictureCost
+from snapensemble.contracts.pictures.limits import Format, PictureLimits
+
+# Pillow's own limit only warns up to twice its value. Every picture here has been scanned.
+Image.MAX_IMAGE_PIXELS = None
+
+# No other than the one whose format was scanned may look at the bytes.
+_OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
+    "JPEG": jpeg_factory,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "BMP": BmpImageFile,
+    "GIF": GifImageFile,
+    "TIFF": TiffImageFile,
+}
+_NO_MEMORY = "out of memory error"  # Pillow's words where a decoder gets none
+
+
+class TimedBytes(io.BytesIO):
+    """A file in memory that ends with an error when its reader has used up its time.
+
+    Decoders pull 64 KiB at a time, so what no header proves (deflated data that is all tables of
+    codes) is cut off a few milliseconds late. Time is processor time of the reading thread.
+
+    Args:
+        data: the file.
+        seconds: for the reader.
+        too_late: the error.
+    """
+
+    def __init__(self, data: bytes, seconds: float, too_late: Exception) -> None:
+        super().__init__(data)
+        self._end = time.thread_time() + seconds
+        self.too_late = too_late
+        self.is_cut_off = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes, or the error."""
+        if time.thread_time() > self._end:
+            self.is_cut_off = True
+            raise self.too_late
+        return super().read(size)
+
+
+def load_picture(
+    data: bytes, cost: PictureCost, limits: PictureLimits, *, side: int, patience_s: float
+) -> Image.Image:
+    """A picture with its pixels.
+
+    Args:
+        data: the encoded picture.
+        cost: what the scan of it has found.
+        limits: what decoding may cost.
+        side: what both sides must have at least; a JPEG may be reduced to about that.
+        patience_s: processor time that the caller has.
+
+    Raises:
+        InvalidImage: damaged, or Pillow sees something else in it than the scan.
+        ImageTooCostly: decoding took longer than the limits allow.
+        TakesTime: longer than `patience_s`.
+        MemoryError: there is no memory.
+    """
+    within_s = min(patience_s, limits.max_seconds)
+    file = io.BytesIO(data)
+    if cost.seconds + cost.doubt_s > within_s:
+        file = TimedBytes(data, within_s, _too_late(cost, limits, patience_s))
+    try:
+        return _loaded(file, cost, side)
+    except (InvalidImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
+        if isinstance(file, TimedBytes) and file.is_cut_off:
+            raise file.too_late from None
+        if _NO_MEMORY in str(error):
+            raise MemoryError(str(error)) from error
+        raise InvalidImage(f"the image cannot be decoded: {error}") from error
+
+
+def _loaded(file: io.BytesIO, cost: PictureCost, side: int) -> Image.Image:
+    """Nothing but calls of Pillow: what they raise is said to be the picture's fault."""
+    picture = _OPENERS[cost.format](file)
+    size = picture.size
+    # An Exif orientation of a TIFF swaps what Pillow says, not what it decodes.
+    if size != (cost.width, cost.height) and size != (cost.height, cost.width):
+        raise InvalidImage(
+            f"the image has two sizes: {cost.width} x {cost.height} and {size[0]} x {size[1]}"
+        )
+    picture.draft(None, (side, side))
+    picture.load()
+    return picture
+
+
+def _too_late(cost: PictureCost, limits: PictureLimits, patience_s: float) -> Exception:
+    if patience_s < limits.max_seconds:
+        return TakesTime(limits.max_seconds, cost.memory)
+    return ImageTooCostly(
+        f"decoding the {cost.format} took more than {limits.max_seconds:.1f} s of processor time: "
+        "its data is made to be slow; save it again"
+    )
+
+
+_ROWS_PIXELS = STRIP_PIXELS // 4  # of a strip
+_EXIF_ORIENTATION = 0x0112
+_SAYS_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP"}
+_WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FROM_BELOW = (Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
+_COLUMNS = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270)
+_COLUMNS_FROM_RIGHT = (Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
+
+
+def cover(picture: Image.Image, mode: str, *, height: int, width: int) -> NDArray[np.uint8]:
+    """Scale a loaded picture to cover height x width, cutting the overhang off evenly.
+
+    A picture that has the size already keeps its exact pixels.
+
+    Args:
+        picture: of any mode; its Exif orientation is applied.
+        mode: "RGB" or "L".
+        height: of the result.
+        width: of the result.
+
+    Returns:
+        pixels_HWC of "RGB", pixels_HW of "L"; uint8.
+
+    Raises:
+        InvalidImage: its pixels have no agreed range.
+    """
+    turn = _turn(picture)
+    strips = picture.width * picture.height > STRIP_PIXELS and (
+        turn is not None or picture.mode != mode or "transparency" in picture.info
+    )
+    if not strips:
+        upright = picture if turn is None else picture.transpose(turn)
+        return np.asarray(_fitted(_to_mode(upright, mode), height, width), dtype=np.uint8)
+    size = picture.size if turn not in _COLUMNS + _COLUMNS_FROM_RIGHT else picture.size[::-1]
+    bands = [
+        np.asarray(_fitted(band, height, width), dtype=np.uint8)
+        for band in _in_strips(picture, turn, mode, size)
+    ]
+    return bands[0] if mode == "L" else np.stack(bands, axis=-1)
+
+
+def _fitted(flat: Image.Image, height: int, width: int) -> Image.Image:
+    if flat.size == (width, height):
+        return flat
+    scale = max(width / flat.width, height / flat.height)
+    span_x, span_y = width / scale, height / scale
+    left, top = max((flat.width - span_x) / 2, 0.0), max((flat.height - span_y) / 2, 0.0)
+    # Rounding must not carry the box over the edge.
+    box = (left, top, min(left + span_x, flat.width), min(top + span_y, flat.height))
+    return flat.resize((width, height), Image.Resampling.BILINEAR, box=box)
+
+
+def _in_strips(
+    picture: Image.Image, turn: Image.Transpose | None, mode: str, size: tuple[int, int]
+) -> Iterator[Image.Image]:
+    """The bands of the upright picture of this size, in the mode."""
+    bands = range(len(mode))
+    # Where nothing is computed, one band at a time costs less memory and hardly more time.
+    is_mode = picture.mode == mode and "transparency" not in picture.info
+    for together in [[band] for band in bands] if is_mode else [list(bands)]:
+        planes = [Image.new("L", size) for _ in together]
+        for at, strip in _upright_strips(picture, turn, size[1]):
+            flat = _to_mode(strip, mode)
+            for band, plane in zip(together, planes, strict=True):
+                plane.paste(flat.getchannel(band), (0, at))
+        while planes:
+            yield planes.pop(0)
+
+
+def _upright_strips(
+    picture: Image.Image, turn: Image.Transpose | None, rows: int
+) -> Iterator[tuple[int, Image.Image]]:
+    """Strips of the upright picture's rows, and the first row of each."""
+    by_columns = turn in _COLUMNS + _COLUMNS_FROM_RIGHT
+    from_end = turn in _FROM_BELOW + _COLUMNS_FROM_RIGHT
+    length, across = picture.size if by_columns else picture.size[::-1]
+    step = max(1, _ROWS_PIXELS // across)
+    for at in range(0, rows, step):
+        end = min(at + step, rows)
+        near, far = (length - end, length - at) if from_end else (at, end)
+        part = (near, 0, far, across) if by_columns else (0, near, across, far)
+        strip = picture.crop(part)
+        yield at, strip if turn is None else strip.transpose(turn)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    if picture.format in _ONLY_IN_INFO and not (_SAYS_ORIENTATION & picture.info.keys()):
+        return None  # as Pillow would find out more slowly
+    try:
+        orientation = picture.getexif().get(_EXIF_ORIENTATION)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged Exif block says nothing about the pixels
+        return None
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+
+
+def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if picture.mode.startswith("I;16"):
+        # convert("L") would clip at 255 instead of scaling.
+        wide = np.asarray(_converted(picture, "I"), dtype=np.int32)
+        picture = Image.fromarray((wide >> 8).clip(0, 255).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise InvalidImage(
+            f"{'float' if picture.mode == 'F' else 'wide integer'} pixels have no agreed range; "
+            "expected 8 or unsigned 16 bits per channel"
+        )
+    if picture.mode == "La":  # Pillow has no other way from it
+        picture = _converted(picture, "LA")
+    if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
+        picture = _on_white(_converted(picture, "RGBA"))
+    return picture if picture.mode == mode else _converted(picture, mode)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """RGB as `Image.alpha_composite` with white makes it, but others may run meanwhile."""
+    opaque = picture.convert("RGB")
+    if picture.getchannel("A").getextrema() == (255, 255):
+        return opaque
+    white = Image.new("RGB", picture.size, "white")
+    white.paste(opaque, (0, 0), picture)
+    return white
+
+
+def _converted(picture: Image.Image, mode: str) -> Image.Image:
+    try:
+        return picture.convert(mode)
+    except (ValueError, TypeError) as error:  # no way there, or a transparency that is none
+        raise InvalidImage(f"pixels of mode {picture.mode} cannot be shown: {error}") from error

@@ -1,0 +1,192 @@
+"""What every process of the product does alike: obey signals, print safely, end with a code.
+
+A terminal obeys control characters: they move the cursor, change its title, hide what was printed
+or send keys back. Marks for right-to-left writing show a name in another order than it has.
+
+SIGHUP says that a terminal or a session has gone: to end in order is right then, since nobody can
+ask for it any more. Under `nohup`, which ignores it, it stays ignored.
+"""
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from snapensemble.contracts.errors import SnapensembleError, WriteFailed, message_of
+
+
+def printable(text: str) -> str:
+    r"""One line of characters that show as what they are; others as `\x1b` or `\u202e`.
+
+    Others are controls, marks, surrogates, what Unicode has not assigned, and all spaces but one.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """The same of several lines, which stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def printable_json(text: str) -> str:
+    r"""A JSON document that says the same, with such characters as `\u001b`."""
+    return "".join(
+        each if each == "\n" or each.isprintable() else json.dumps(each)[1:-1] for each in text
+    )
+
+
+def say(message: str) -> None:
+    """Write a line, or several."""
+    with contextlib.suppress(OSError):  # nobody may be there to read it
+        sys.stderr.write(f"{printable_lines(message)}\n")
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Write a message that this process has not written before."""
+    say(message)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+def signals_to_obey() -> list[signal.Signals]:
+    """Those of `SIGNALS` that end this process: all, but for SIGHUP under `nohup`."""
+    hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [each for each in SIGNALS if not (each is signal.SIGHUP and hangup_is_ignored)]
+
+
+def raise_on_signals() -> None:
+    """From now on these signals raise Stopped in the main thread."""
+    for signum in signals_to_obey():
+        signal.signal(signum, _stop)
+
+
+@dataclass
+class Deferred:
+    """The signal that has come while signals are held back; 0 is none."""
+
+    signum: int = 0
+
+    def raise_if_received(self) -> None:
+        """Raise Stopped if one has; to be called where stopping is safe."""
+        if self.signum:
+            raise Stopped(self.signum)
+
+
+@contextmanager
+def signals_deferred() -> Iterator[Deferred]:
+    """Hold these signals back, so that they interrupt nothing half done.
+
+    The end of the block raises Stopped if one has come. A second signal ends the process at once.
+    Outside the main thread, where Python handles no signals, nothing is held back.
+    """
+    deferred = Deferred()
+    if threading.current_thread() is not threading.main_thread():
+        yield deferred
+        return
+
+    def note(signum: int, _frame: FrameType | None) -> None:
+        _kill_on_signals()
+        deferred.signum = signum
+
+    before = {signum: signal.signal(signum, note) for signum in signals_to_obey()}
+    try:
+        yield deferred
+        deferred.raise_if_received()
+    finally:
+        if not deferred.signum:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    _kill_on_signals()
+    raise Stopped(signum)
+
+
+def _kill_on_signals() -> None:
+    """A second signal ends the process, without the orderly way that has just begun."""
+    for each in signals_to_obey():
+        signal.signal(each, signal.SIG_DFL)
+
+
+EXTRAS = (
+    "install snapensemble[train] to train, export and evaluate, snapensemble[serving] to serve "
+    "and predict, both for the demo"
+)
+
+
+def exit_code(name: str, command: Callable[[], int]) -> int:
+    """Run a command; what a user can mend becomes one line on stderr.
+
+    Args:
+        name: of the command, as the message begins.
+        command: gives the exit code where nothing goes wrong.
+
+    Returns:
+        That code; 2 after an error that the user can mend; 130, 143 or 129 after
+        SIGINT, SIGTERM or SIGHUP.
+    """
+    try:
+        return command()
+    except SnapensembleError as error:
+        _say(name, error)
+        return 2
+    except ModuleNotFoundError as error:
+        _say(name, SnapensembleError(f"the package {error.name!r} is not installed; {EXTRAS}"))
+        return 2
+    except BrokenPipeError:  # whoever read the output has left (`| head`)
+        _say_nothing_more()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _say_nothing_more()
+        _say(name, WriteFailed(f"cannot write: {error.strerror}; free some space"))
+        return 2
+    except Stopped as stopped:
+        _say(name, stopped)
+        return 128 + stopped.signum
+
+
+def _say_nothing_more() -> None:
+    """Python's own flush of what could not be written, at exit, must not fail too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say(name: str, error: BaseException) -> None:
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        print(printable_lines(f"{name}: {message_of(error)}"), file=sys.stderr)
+
+
+def open_standard_streams() -> None:
+    """Give 0, 1 and 2 to nothing where the caller has closed them.
+
+    Otherwise the next files and sockets take these numbers, and whoever writes to standard error
+    writes into them.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # It takes the lowest free number, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)

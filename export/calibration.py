@@ -1,0 +1,125 @@
+"""What the members' answers to validation make of an ensemble. Pure.
+
+Validation is split once in two. Members, temperature and cascade are fitted on the selection half.
+The calibration half has chosen nothing, so its figures flatter nobody and prediction sets cover
+what they promise.
+
+Shapes: M members, N images, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snapensemble.contracts.bundle import CalibrationRecord
+from snapensemble.contracts.cascade import CascadeRecord
+from snapensemble.contracts.drift import ReferenceRecord, shares_of
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.metrics import (
+    Answers,
+    Floats,
+    Labels,
+    all_figures,
+    disagreement,
+    mean_probabilities,
+)
+from snapensemble.contracts.prediction_sets import fit_quantiles
+from snapensemble.export.cascade import fit_cascade
+from snapensemble.export.config import ExportConfig
+from snapensemble.export.temperature import fit_temperature
+
+_SEED = 0  # the same halves for every export, so that figures can be compared
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Indices of validation images."""
+
+    selection_N: NDArray[np.intp]
+    calibration_N: NDArray[np.intp]
+
+
+def halves(labels_N: Labels) -> Halves:
+    """Two random halves with like shares of each class; the selection half has the odd image.
+
+    Raises:
+        InvalidConfig: one image cannot be split.
+    """
+    if len(labels_N) < 2:
+        raise InvalidConfig(
+            f"the run validates on {len(labels_N)} image; at least 2 are needed, one to choose and "
+            "one to measure; train with a larger --val-fraction"
+        )
+    shuffled_N = np.random.default_rng(_SEED).permutation(len(labels_N))
+    by_class_N = shuffled_N[np.argsort(labels_N[shuffled_N], kind="stable")]
+    return Halves(np.sort(by_class_N[0::2]), np.sort(by_class_N[1::2]))
+
+
+def fit_reference(
+    probs_MNK: Floats, weights_M: Sequence[float], temperature: float
+) -> ReferenceRecord:
+    """Shares of images by confidence and by disagreement, as full answers have them.
+
+    Args:
+        probs_MNK: the members' answers to the calibration half of validation.
+        weights_M: one per member, summing to 1.
+        temperature: of the average.
+    """
+    return ReferenceRecord(
+        images=probs_MNK.shape[1],
+        confidence=shares_of(mean_probabilities(probs_MNK, weights_M, temperature).max(axis=-1)),
+        disagreement=shares_of(disagreement(probs_MNK, weights_M)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The parts of a bundle's manifest that are fitted on validation."""
+
+    temperature: float
+    calibration: CalibrationRecord
+    cascade: CascadeRecord | None
+    reference: ReferenceRecord
+    held_out: Answers  # of the calibration half, for the report
+
+
+def fit_on_validation(
+    answers: Answers, split: Halves, weights_M: Sequence[float], config: ExportConfig
+) -> Fitted:
+    """Fit on the selection half of validation; measure on the calibration half.
+
+    Args:
+        answers: of the members, as they will be served, to all validation images.
+        split: which of these images chose the members.
+        weights_M: of the members, in the order of a cascade.
+        config: the limits of the cascade.
+    """
+    selection, held_out = answers.only(split.selection_N), answers.only(split.calibration_N)
+    temperature = fit_temperature(
+        mean_probabilities(selection.probs_MNK, weights_M), selection.labels_N
+    )
+    before_NK = mean_probabilities(held_out.probs_MNK, weights_M)
+    after_NK = mean_probabilities(held_out.probs_MNK, weights_M, temperature)
+    return Fitted(
+        temperature=temperature,
+        calibration=CalibrationRecord(
+            images=len(held_out.labels_N),
+            before=all_figures(before_NK, held_out.labels_N),
+            after=all_figures(after_NK, held_out.labels_N),
+            sets=fit_quantiles(after_NK, held_out.labels_N),
+        ),
+        cascade=fit_cascade(
+            selection,
+            held_out,
+            weights_M,
+            temperature,
+            max_accuracy_drop=config.max_accuracy_drop,
+            max_nll_rise=config.max_nll_rise,
+        )
+        if config.cascade
+        else None,
+        reference=fit_reference(held_out.probs_MNK, weights_M, temperature),
+        held_out=held_out,
+    )

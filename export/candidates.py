@@ -1,0 +1,101 @@
+"""Several runs of one task -> one list of candidates, with what they say of validation.
+
+Shapes: S snapshots of all runs, N validation images, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.metrics import Floats, softmax
+from snapensemble.contracts.run import RunManifest, Snapshot, read_array, read_run, read_validation
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A snapshot, and the run that it is of."""
+
+    name: str  # as a member
+    run_dir: Path
+    run: RunManifest
+    run_number: int  # from 0, in the order the directories were given
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """All snapshots of all runs, by cycle and then by run, so that `last` means the latest."""
+
+    candidates: tuple[Candidate, ...]
+    probs_SNK: Floats
+    labels_N: NDArray[np.int64]
+
+    @property
+    def first_run(self) -> RunManifest:
+        """The run that speaks for what they all have in common."""
+        return min(self.candidates, key=lambda candidate: candidate.run_number).run
+
+    def calibration_images(self) -> NDArray[np.uint8]:
+        """Training images that a run has kept: [N, C, H, W]."""
+        first = self.candidates[0]
+        return read_array(first.run_dir, first.run.calibration_images, np.uint8)
+
+
+def pooled(run_dirs: Sequence[Path]) -> Pool:
+    """Read the runs and put their snapshots together.
+
+    Raises:
+        InvalidManifest: a directory is damaged.
+        InvalidConfig: the runs differ in classes, images or validation split, one is given twice,
+            or none has finished a cycle.
+    """
+    runs = [read_run(run_dir) for run_dir in run_dirs]
+    for run_dir, run in zip(run_dirs, runs, strict=True):
+        _refuse_stranger(run_dirs[0], runs[0], run_dir, run)
+    if len({run_dir.resolve() for run_dir in run_dirs}) < len(run_dirs):
+        raise InvalidConfig("a run directory is given twice; its snapshots would count double")
+    found: list[tuple[Candidate, NDArray[np.float32]]] = []
+    for number, (run_dir, run) in enumerate(zip(run_dirs, runs, strict=True)):
+        logits_SNK, labels_N = read_validation(run_dir, run)
+        for snapshot, logits_NK in zip(run.snapshots, logits_SNK, strict=True):
+            cycle = f"cycle-{snapshot.cycle:02d}"
+            name = cycle if len(runs) == 1 else f"run-{number}-{cycle}"
+            found.append((Candidate(name, run_dir, run, number, snapshot), logits_NK))
+    if not found:
+        raise InvalidConfig("the run has no finished cycle yet, so there is nothing to export")
+    found.sort(key=lambda each: (each[0].snapshot.cycle, each[0].run_number))
+    return Pool(
+        tuple(candidate for candidate, _ in found),
+        softmax(np.stack([logits_NK for _, logits_NK in found])),
+        labels_N,
+    )
+
+
+def _refuse_stranger(
+    first_dir: Path, first: RunManifest, other_dir: Path, other: RunManifest
+) -> None:
+    """Members are averaged class by class, over answers to the same pixels."""
+    if other.classes != first.classes:
+        same = set(other.classes) == set(first.classes)
+        raise InvalidConfig(
+            f"{other_dir} has {'the same classes in another order' if same else 'other classes'} "
+            f"than {first_dir}: {list(other.classes)} and {list(first.classes)}"
+        )
+    if other.image != first.image:
+        raise InvalidConfig(
+            f"{other_dir} has another image contract than {first_dir}: "
+            f"{other.image} and {first.image}"
+        )
+    if (other.data.fingerprint, other.val_labels.sha256) != (
+        first.data.fingerprint,
+        first.val_labels.sha256,
+    ):
+        raise InvalidConfig(
+            f"{other_dir} was trained and validated on other images than {first_dir}, so their "
+            "figures cannot be compared; train with the same --data, --val-fraction and "
+            "--split-seed"
+        )

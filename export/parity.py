@@ -1,0 +1,165 @@
+"""Torch against ONNX Runtime: an export that answers differently is not published.
+
+Shapes: B batch, C channels, H height, W width, K classes.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from snapensemble.contracts.bundle import ParityRecord
+from snapensemble.contracts.cpu import cpu_budget
+from snapensemble.contracts.errors import SnapensembleError
+from snapensemble.contracts.metrics import Floats, mean_probabilities, softmax
+from snapensemble.contracts.sessions import open_session
+
+IMAGES_AT_A_TIME = 32
+
+
+def run_member(
+    onnx_file: bytes, images_NCHW: NDArray[np.uint8], threads: int | None = None
+) -> NDArray[np.float32]:
+    """logits_NK for uint8 images; the number of threads does not change a bit of them.
+
+    Args:
+        onnx_file: the member.
+        images_NCHW: at least one.
+        threads: each runs its own images through one session; as many as there are processors to
+            use, and never more.
+    """
+    session = open_session(onnx_file)
+
+    def answer(start: int) -> NDArray[np.float32]:
+        images_BCHW = np.ascontiguousarray(images_NCHW[start : start + IMAGES_AT_A_TIME])
+        logits_BK: NDArray[np.float32] = session.run(["logits"], {"images": images_BCHW})[0]
+        return logits_BK
+
+    workers = min(threads or cpu_budget(), cpu_budget())
+    with ThreadPoolExecutor(workers) as pool:
+        return np.concatenate(list(pool.map(answer, range(0, len(images_NCHW), IMAGES_AT_A_TIME))))
+
+
+BATCH_SIZES = (1, 2, 7, 32)
+# Both engines compute in float32 and order their sums differently.
+MAX_LOGIT_DIFFERENCE = 1e-3  # absolute, or relative where logits exceed 1
+MAX_PROBABILITY_DIFFERENCE = 1e-5
+
+
+class ParityFailed(SnapensembleError):
+    """The ONNX file does not compute what the snapshot computes."""
+
+
+class Compared(NamedTuple):
+    """What torch and ONNX Runtime said of the same images, one entry per batch size."""
+
+    record: ParityRecord
+    torch_probs: list[Floats]
+    onnx_probs: list[Floats]
+
+
+def parity(
+    model: nn.Module, onnx_file: bytes, images_NCHW: NDArray[np.uint8], *, what: str
+) -> Compared:
+    """Compare a member's answers at batch sizes 1, 2, 7 and 32.
+
+    Args:
+        model: the snapshot, in evaluation mode.
+        onnx_file: its conversion.
+        images_NCHW: real images; those of `extremes` are added.
+        what: the member's name, for the message.
+
+    Raises:
+        ParityFailed: a difference exceeds its limit.
+    """
+    session = open_session(onnx_file)
+    logit_gap = probability_gap = 0.0
+    torch_probs, onnx_probs = [], []
+    for size in BATCH_SIZES:
+        images_BCHW = parity_images(images_NCHW, size)
+        with torch.inference_mode():
+            expected_BK = model(torch.from_numpy(images_BCHW)).numpy()
+        (found_BK,) = session.run(["logits"], {"images": images_BCHW})
+        if found_BK.shape != expected_BK.shape:
+            raise ParityFailed(
+                f"{what}: ONNX Runtime gives shape {found_BK.shape} for a batch of {size}, "
+                f"torch gives {expected_BK.shape}"
+            )
+        gaps_BK = np.abs(found_BK - expected_BK) / np.maximum(1, np.abs(expected_BK))
+        logit_gap = _larger(logit_gap, gaps_BK)
+        torch_probs.append(softmax(expected_BK))
+        onnx_probs.append(softmax(found_BK))
+        probability_gap = _larger(probability_gap, np.abs(onnx_probs[-1] - torch_probs[-1]))
+        _refuse_gaps(what, size, logit_gap, probability_gap)
+    return Compared(_record(logit_gap, probability_gap), torch_probs, onnx_probs)
+
+
+def ensemble_parity(members: Sequence[Compared], weights_M: Sequence[float]) -> ParityRecord:
+    """Compare the average of the members' probabilities, from answers that are already there.
+
+    Args:
+        members: what `parity` found, each on the same images.
+        weights_M: one per member, summing to 1.
+
+    Returns:
+        The largest differences of all members and of their average.
+
+    Raises:
+        ParityFailed: the averages differ too much.
+    """
+    logit_gap = max(member.record.max_logit_difference for member in members)
+    probability_gap = max(member.record.max_probability_difference for member in members)
+    for index, size in enumerate(BATCH_SIZES):
+        expected_BK, found_BK = (
+            mean_probabilities(np.stack([probs[index] for probs in said]), weights_M)
+            for said in ([m.torch_probs for m in members], [m.onnx_probs for m in members])
+        )
+        probability_gap = _larger(probability_gap, np.abs(found_BK - expected_BK))
+        _refuse_gaps("the ensemble", size, logit_gap, probability_gap)
+    return _record(logit_gap, probability_gap)
+
+
+def parity_images(images_NCHW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """A batch of real images, repeated if need be; one of seven and more ends with extremes."""
+    batch = images_NCHW[np.arange(size) % len(images_NCHW)].copy()
+    if size >= 7:
+        unusual = extremes(batch.shape[1:])[: size - 1]
+        batch[-len(unusual) :] = unusual
+    return batch
+
+
+def extremes(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Black, white, noise, and each channel alone at its brightest."""
+    black, white = np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    single = np.zeros((shape[0], *shape), np.uint8)
+    single[np.arange(shape[0]), np.arange(shape[0])] = 255
+    return np.stack([black, white, noise, *single])
+
+
+def _refuse_gaps(what: str, size: int, logit_gap: float, probability_gap: float) -> None:
+    agree = logit_gap <= MAX_LOGIT_DIFFERENCE and probability_gap <= MAX_PROBABILITY_DIFFERENCE
+    if not agree:  # NaN does not agree either
+        raise ParityFailed(
+            f"{what}: at batch size {size} ONNX Runtime differs from torch by "
+            f"{logit_gap:.2e} in logits (limit {MAX_LOGIT_DIFFERENCE:.0e}) and "
+            f"{probability_gap:.2e} in probabilities (limit {MAX_PROBABILITY_DIFFERENCE:.0e}); "
+            "nothing was published"
+        )
+
+
+def _record(logit_gap: float, probability_gap: float) -> ParityRecord:
+    return ParityRecord(
+        batch_sizes=BATCH_SIZES,
+        max_logit_difference=logit_gap,
+        max_probability_difference=probability_gap,
+    )
+
+
+def _larger(gap: float, gaps_BK: NDArray[np.floating]) -> float:
+    """The largest gap so far; NaN stays NaN, where Python's max would drop it."""
+    return float(np.maximum(gap, gaps_BK.max()))

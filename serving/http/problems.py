@@ -1,0 +1,194 @@
+"""Answers that no application makes: to what is not HTTP, and to heads without a bound."""
+
+import logging
+import math
+from http import HTTPStatus
+from typing import Any, NamedTuple
+
+from fastapi import FastAPI
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
+from snapensemble.serving.errors import (
+    BadImageInRequest,
+    BodyTimeout,
+    BodyTooLarge,
+    DeadlineExceeded,
+    EmptyBody,
+    InferenceFailed,
+    InvalidParameter,
+    MalformedBody,
+    MemberFailing,
+    Overloaded,
+    ServingError,
+    Stopping,
+    TooManyImages,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from snapensemble.serving.telemetry.logs import request_id
+from snapensemble.serving.telemetry.metrics import Metrics
+
+# error: status, code, title. Clients rely on the codes.
+PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
+    EmptyBody: (400, "empty_body", "There is no image in the request"),
+    MalformedBody: (400, "malformed_body", "The body is not what its media type says"),
+    Unauthorized: (401, "unauthorized", "A token is needed"),
+    BodyTimeout: (408, "body_timeout", "The body arrived too slowly"),
+    BodyTooLarge: (413, "body_too_large", "The body is too large"),
+    TooManyImages: (413, "too_many_images", "Too many images in one request"),
+    ImageTooLarge: (413, "image_too_large", "The image has too many pixels"),
+    UnsupportedMediaType: (415, "unsupported_media_type", "The media type carries no images"),
+    ImageTooCostly: (422, "image_too_costly", "The image is too costly to decode"),
+    InvalidImage: (422, "invalid_image", "The image cannot be read"),
+    InvalidParameter: (422, "invalid_parameter", "A query parameter is not right"),
+    InferenceFailed: (500, "inference_failed", "The ensemble could not answer"),
+    Overloaded: (503, "overloaded", "The server has more work than it can do in time"),
+    MemberFailing: (503, "member_failing", "A member fails again and again"),
+    Stopping: (503, "stopping", "The server is shutting down"),
+    DeadlineExceeded: (504, "deadline_exceeded", "The deadline passed"),
+}
+INTERNAL_ERROR = (500, "internal_error", "The server has a defect")
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
+MAX_DETAIL = 500  # what a client sent may be in it
+MEDIA_TYPE = "application/problem+json"
+log = logging.getLogger("snapensemble")
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Answer every error of the app with a problem document."""
+    app.add_exception_handler(ServingError, serving_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(
+        Exception, lambda request, _: internal_problem(request.app.state.metrics)
+    )
+
+
+def problem(
+    metrics: Metrics,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """One problem document, whose code is counted."""
+    metrics.problems.labels(code).inc()
+    body = problem_body(status, code, title, detail)
+    if (identity := request_id.get()) is not None:
+        body["request_id"] = identity
+    return Response(to_json(body), status, headers, media_type=MEDIA_TYPE)
+
+
+def problem_body(status: int, code: str, title: str, detail: str) -> dict[str, Any]:
+    """The members of a problem document."""
+    return {
+        "type": f"urn:snapensemble:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…",
+        "code": code,
+    }
+
+
+def serving_error(request: Request, error: Exception) -> Response:
+    """The problem document of a request's error."""
+    return serving_problem(error, request.app.state.metrics)
+
+
+def serving_problem(error: Exception, metrics: Metrics) -> Response:
+    """The problem document of an error in the words of the job."""
+    reason = error.reason if isinstance(error, BadImageInRequest) else error
+    status, code, title = next(PROBLEMS[c] for c in type(reason).__mro__ if c in PROBLEMS)
+    headers: dict[str, str] = {}
+    if status == 503:
+        wait_s = error.retry_after_s if isinstance(error, Overloaded) else 1.0
+        headers["retry-after"] = str(max(1, math.ceil(wait_s)))
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, BodyTooLarge | BodyTimeout | TooManyImages | UnsupportedMediaType):
+        # The rest of the body may still be on its way, and nobody will read it.
+        headers["connection"] = "close"
+    if isinstance(error, InferenceFailed):
+        log.error("inference failed", exc_info=error.__cause__ or error)
+    return problem(metrics, status, code, title, str(error), headers)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = HTTP_CODES.get(error.status_code, "http_error")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    headers = dict(error.headers or {})
+    metrics = request.app.state.metrics
+    return problem(metrics, error.status_code, code, error.detail, detail, headers)
+
+
+def method_not_allowed(request: Request, *allowed: str) -> Response:
+    """What a path answers to other methods than its own."""
+    return _http_error(request, HTTPException(405, headers={"allow": ", ".join(allowed)}))
+
+
+def internal_problem(metrics: Metrics) -> Response:
+    """What clients see of a defect in the server: that there is one."""
+    return problem(metrics, *INTERNAL_ERROR, "the server's log says more")
+
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 100
+
+
+class Refusal(NamedTuple):
+    """One of them."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+
+    @property
+    def answer(self) -> bytes:
+        """Head and body; the connection ends with it."""
+        body = to_json(problem_body(*self))
+        lines = [
+            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
+            "connection: close",
+            f"content-type: {MEDIA_TYPE}",
+            f"content-length: {len(body)}",
+            *(["retry-after: 1"] if self.status == HTTPStatus.SERVICE_UNAVAILABLE else []),
+            "",
+            "",
+        ]
+        return "\r\n".join(lines).encode() + body
+
+
+class Refused(Exception):
+    """Raised where the parser calls back, for the protocol that has called the parser."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.detail)
+        self.refusal = refusal
+
+
+HEAD_TOO_LARGE = Refusal(
+    431,
+    "head_too_large",
+    "The request line and headers are too large",
+    f"at most {MAX_HEAD_BYTES:,} bytes and {MAX_HEADERS} headers are accepted before the body",
+)
+NO_MEMORY = Refusal(
+    503,
+    "overloaded",
+    "The server has more work than it can do in time",
+    "requests hold all the memory that they may; try again later",
+)
+
+
+def malformed(detail: str) -> Refusal:
+    """The refusal of what cannot be taken for a request."""
+    return Refusal(400, "malformed_request", "The request is not HTTP", detail)
+
+
+MALFORMED = malformed("the request line, the headers or the chunks of the body cannot be read")

@@ -1,0 +1,74 @@
+"""What members said of an image -> the prediction that clients get. Pure.
+
+Shapes: d members asked, K classes.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.prediction_sets import SetQuantile, prediction_sets
+from snapensemble.serving.http.schemas import PredictOptions
+from snapensemble.serving.inference.aggregate import summaries, weights
+from snapensemble.serving.inference.request import Said
+
+
+def prediction(
+    said: Said,
+    bundle: BundleManifest,
+    options: PredictOptions,
+    quantile: SetQuantile | None = None,
+) -> dict[str, Any]:
+    """One image's answer; `snapensemble.serving.http.schemas.Prediction` describes it.
+
+    Args:
+        said: what the members asked said of it. A part of an answer, cut short by a deadline, has
+            no prediction set: the quantile is one of whole answers.
+        bundle: what is served.
+        options: what the client wants to see.
+        quantile: makes the prediction set; without it there is none.
+    """
+    summary = said.summary or summaries(said.probs_dK[:, None], bundle, said.partial_of)[0]
+    probs_K, order_K = summary.probs_K, summary.order_K
+    top = [
+        {"class": bundle.classes[k], "index": k, "probability": probs_K[k]}
+        for k in order_K[: max(options.top, 1)]
+    ]
+    answer: dict[str, Any] = {**top[0], "top": top[: options.top]}
+    if options.probabilities:
+        answer["probabilities"] = probs_K
+    if options.members:
+        answer["members"] = member_distributions(said, bundle)
+    answer["uncertainty"] = {
+        "entropy_nats": summary.entropy_nats,
+        "disagreement_nats": summary.disagreement_nats,
+    }
+    if quantile is not None and said.partial_of is None:
+        in_set_K = prediction_sets(np.array([probs_K]), quantile)[0]
+        answer["prediction_set"] = {
+            "coverage": quantile.coverage,
+            "classes": [bundle.classes[k] for k in order_K if in_set_K[k]],
+        }
+    answer["members_used"] = len(said.probs_dK)
+    if said.partial_of is not None:
+        answer["partial"] = True
+    return answer
+
+
+def member_distributions(said: Said, bundle: BundleManifest) -> list[dict[str, Any]]:
+    """What each member asked said, and how much it counted."""
+    depth = len(said.probs_dK)
+    places = said.partial_of or range(depth)
+    weights_d = weights(bundle, depth, said.partial_of)
+    return [
+        {"name": bundle.members[place].name, "weight": weight, "probabilities": probs_K.tolist()}
+        for place, weight, probs_K in zip(places, weights_d, said.probs_dK, strict=True)
+    ]
+
+
+def response(
+    predictions: list[dict[str, Any]], bundle: BundleManifest, name: str
+) -> dict[str, Any]:
+    """All predictions of a request, and which model made them."""
+    return {"predictions": predictions, "model": {"name": name, "version": bundle.version}}

@@ -1,0 +1,138 @@
+"""HTTP bodies and parameters, for validation and for the OpenAPI document."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.cascade import CascadePoint
+from snapensemble.serving.stages import Mode
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class PredictOptions(BaseModel):
+    """The query of POST /predict."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    top: Annotated[int, Field(ge=0, le=1000, description="how many classes to name")] = 5
+    members: Annotated[bool, Field(description="add each member's distribution")] = False
+    probabilities: Annotated[bool, Field(description="add the whole distribution")] = True
+    mode: Annotated[
+        Mode | None,
+        Field(description="every member, or as many as an image needs; the server's if not given"),
+    ] = None
+    coverage: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="add the classes that hold the right one so often, fraction"),
+    ] = None
+    deadline_ms: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=3_600_000,
+            description="answer then from the members heard so far, or 504; milliseconds",
+        ),
+    ] = None
+
+
+class ClassProbability(BaseModel):
+    """One class and how likely it is."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_: Annotated[str, Field(alias="class")]
+    index: int
+    probability: Probability
+
+
+class MemberDistribution(BaseModel):
+    """What one member said."""
+
+    name: str
+    weight: Probability
+    probabilities: list[Probability]
+
+
+class Uncertainty(BaseModel):
+    """How sure the answer is, in nats."""
+
+    entropy_nats: Annotated[float, Field(ge=0, description="of the averaged distribution")]
+    disagreement_nats: Annotated[
+        float, Field(ge=0, description="mutual information of class and member: 0 if all agree")
+    ]
+
+
+class PredictionSet(BaseModel):
+    """Classes that hold the right one with a promised probability, likeliest first."""
+
+    coverage: Probability
+    classes: Annotated[list[str], Field(min_length=1)]
+
+
+class Prediction(ClassProbability):
+    """One image's answer; the class fields are those of the likeliest class."""
+
+    top: list[ClassProbability]
+    probabilities: list[Probability] | None = None
+    members: list[MemberDistribution] | None = None
+    uncertainty: Uncertainty
+    prediction_set: PredictionSet | None = None
+    members_used: int
+    partial: Annotated[
+        Literal[True] | None, Field(description="only where the deadline cut members off")
+    ] = None
+
+
+class ModelName(BaseModel):
+    """Which model answered."""
+
+    name: str
+    version: str
+
+
+class PredictResponse(BaseModel):
+    """POST /predict: one prediction per image, in the order they came."""
+
+    predictions: list[Prediction]
+    model: ModelName
+
+
+class ModelResponse(BundleManifest):
+    """GET /model: the bundle's manifest without the place of its training data, and the server."""
+
+    name: str
+    uptime_seconds: Annotated[float, Field(ge=0)]
+    lanes: Annotated[int, Field(ge=1, description="inference threads of each worker")]
+    workers: Annotated[int, Field(ge=1, description="processes that share the port")]
+    providers: Annotated[
+        dict[str, list[str]], Field(description="of ONNX Runtime, by member, as really used")
+    ]
+    mode: Annotated[Mode, Field(description="where a request has none")]
+    cascade_point: Annotated[
+        CascadePoint | None, Field(description="the one that is active; null without a cascade")
+    ]
+
+
+class JsonImages(BaseModel):
+    """The JSON form of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    images: Annotated[
+        list[str], Field(min_length=1, description="encoded pictures, base64 (RFC 4648)")
+    ]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, with a stable `code`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: Annotated[
+        str | None, Field(description="the X-Request-ID that the answer has as a header")
+    ] = None

@@ -1,0 +1,118 @@
+"""Pictures that take long to decode: on a thread of their own, so that the lanes go on.
+
+Nothing here locks but the queue itself; what becomes of a picture is told to who handed it over.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from snapensemble.contracts.cpu import stand_back
+from snapensemble.contracts.errors import SnapensembleError, TakesTime
+from snapensemble.serving.errors import InferenceFailed, Overloaded
+from snapensemble.serving.inference.request import Image, Waiting
+from snapensemble.serving.stages import Stage
+
+# Processor time that a lane gives to one picture.
+LANE_PATIENCE_S = 0.1
+# Memory that it gives to one; so much may be in use for each lane without being counted.
+LANE_PATIENCE_BYTES = 1 << 25
+MEMORY_PATIENCE_S = 5.0  # for others to free what a costly one needs
+# Of the pictures that wait, together; one may wait whatever it takes.
+MOST_WAITING_S = 2.0
+_STAND_BACK = 10  # behind the lanes, which are behind the thread that answers clients
+
+HoldMemory = Callable[[int], AbstractContextManager[None]]
+
+
+class _Costly(NamedTuple):
+    stage: Stage
+    waiting: Waiting
+    cost: TakesTime
+
+
+class CostlyPictures:
+    """Decodes one picture after another, with what time the lanes leave.
+
+    Args:
+        decode: with as much patience as a picture may take at all.
+        hold_memory: around each decoding, with the bytes that it takes at most; may wait, or raise
+            Overloaded.
+        done: called on the thread after each picture, with its stage, what it was taken to cost,
+            and why it failed, if it did.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[bytes], Image],
+        hold_memory: HoldMemory,
+        done: Callable[[Stage, Waiting, TakesTime, Exception | None], None],
+    ) -> None:
+        self._decode = decode
+        self._hold_memory = hold_memory
+        self._done = done
+        self._queue: queue.SimpleQueue[_Costly | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="costly-pictures", daemon=True)
+        self.pending = 0  # handed over and not done, counted under the lock of who hands over
+        self._pending_s = 0.0
+
+    def start(self) -> None:
+        """Begin to decode."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Decode what was handed over, and end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def hand_over(self, stage: Stage, waiting: Waiting, cost: TakesTime) -> Overloaded | None:
+        """Take a picture, or say why not: others take long already."""
+        if self.pending and self._pending_s + cost.seconds > MOST_WAITING_S:
+            return Overloaded(
+                f"{self.pending} pictures that take long to decode wait already, for about "
+                f"{self._pending_s:.1f} s; at most {MOST_WAITING_S:.0f} s are accepted",
+                self._pending_s,
+            )
+        without_frames(cost)
+        self.pending += 1
+        self._pending_s += cost.seconds
+        self._queue.put(_Costly(stage, waiting, cost))
+        return None
+
+    def forget(self, cost: TakesTime) -> None:
+        """A picture is done; its turn in the count ends."""
+        self.pending -= 1
+        self._pending_s = self._pending_s - cost.seconds if self.pending else 0.0
+
+    def _run(self) -> None:
+        stand_back(_STAND_BACK)
+        while (costly := self._queue.get()) is not None:
+            failure: Exception | None = None
+            if not costly.waiting.answer.cancelled():
+                try:
+                    with self._hold_memory(costly.cost.memory):
+                        failure = costly.waiting.attempt(self._decode)
+                except Exception as error:  # no memory to be had
+                    failure = error
+            self._done(*costly, failure and failure_of(failure))
+
+
+def failure_of(error: Exception) -> Exception:
+    """What a client is told: what is wrong with the picture, or with the server."""
+    if isinstance(error, SnapensembleError):
+        return without_frames(error)
+    if isinstance(error, MemoryError):
+        # The same picture may be decoded a moment later, so it is no defect, either.
+        return Overloaded("there is no memory to decode the picture now; send it again", 1.0)
+    return InferenceFailed.caused_by(error, "a picture could not be decoded")
+
+
+def without_frames(error: SnapensembleError) -> SnapensembleError:
+    """The same, without what led to it: frames that have the picture's bytes, which are free now.
+
+    The message says all that there is to know.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -1,0 +1,240 @@
+"""load_engine(): a bundle directory -> something that answers images.
+
+Shapes: M members, d members asked, N images, C channels, H height, W width, K classes.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snapensemble.contracts.bundle import BundleManifest, read_bundle
+from snapensemble.contracts.cascade import CascadePoint
+from snapensemble.contracts.cpu import cpu_budget
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.metrics import Floats
+from snapensemble.contracts.pixels import MAX_PIXELS, SERVER_LIMITS
+from snapensemble.contracts.prediction_sets import SetQuantile
+from snapensemble.contracts.sessions import Provider, check_providers
+from snapensemble.serving.errors import InvalidParameter, Overloaded, Stopping
+from snapensemble.serving.health import MemberHealth
+from snapensemble.serving.inference.aggregate import summaries
+from snapensemble.serving.inference.batch import BatchReport
+from snapensemble.serving.inference.costly import (
+    LANE_PATIENCE_BYTES,
+    LANE_PATIENCE_S,
+    MEMORY_PATIENCE_S,
+)
+from snapensemble.serving.inference.memory import MemoryBudget
+from snapensemble.serving.inference.request import Answer, Picture
+from snapensemble.serving.inference.scheduler import Lanes
+from snapensemble.serving.inference.session import MemberSession, load_member
+from snapensemble.serving.stages import Mode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How an engine uses its machine. Times in seconds."""
+
+    threads: int | None = None  # lanes; the CPU budget of this process if not given
+    max_batch_size: int = 32
+    max_queue: int = 1024
+    max_wait_s: float = math.inf
+    max_image_pixels: int = MAX_PIXELS
+    max_held_bytes: int = 2 * SERVER_LIMITS.max_memory  # by all requests
+    max_picture_bytes: int = SERVER_LIMITS.max_memory  # of those, to decode one picture
+    providers: tuple[Provider, ...] = ("cpu",)
+
+
+class Engine:
+    """A verified, warmed up bundle and the lanes that run it. Use as a context manager.
+
+    Args:
+        bundle: what the members are.
+        lanes: run them.
+        limits: those of the lanes.
+        point: where the cascade stands; None if the bundle carries none.
+        health: told of each micro-batch by the lanes.
+        providers: by member, what runs it, as ONNX Runtime names it.
+        memory: counts what requests hold, and pictures that the lanes have decoded elsewhere.
+    """
+
+    def __init__(
+        self,
+        bundle: BundleManifest,
+        lanes: Lanes,
+        limits: Limits,
+        point: CascadePoint | None = None,
+        health: MemberHealth | None = None,
+        providers: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        memory: MemoryBudget | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.lanes = lanes
+        self.point = point
+        self.health = health or MemberHealth([member.name for member in bundle.members])
+        self.providers = providers
+        self.memory = memory or MemoryBudget(limits.max_held_bytes)
+        self._trial: Answer | None = None
+        self._chunk = min(256, limits.max_queue)
+
+    def __enter__(self) -> "Engine":
+        self.lanes.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lanes.__exit__(*error)
+
+    def submit(
+        self, pictures: Sequence[Picture], mode: Mode = "full", *, wake: bool = True
+    ) -> list[Answer]:
+        """One future per picture: the distributions of the members asked. See `Lanes.submit`."""
+        self.check_mode(mode)
+        return self.lanes.submit(pictures, mode, wake=wake)
+
+    def ask(self, images_NCHW: NDArray[np.uint8], mode: Mode = "full") -> list[Floats]:
+        """probs_dK of each of any number of images, in pieces that fit the queue; waits."""
+        answers = []
+        for start in range(0, len(images_NCHW), self._chunk):
+            futures = self.submit(list(images_NCHW[start : start + self._chunk]), mode)
+            answers += [future.result() for future in futures]
+        return answers
+
+    def predict(self, images_NCHW: NDArray[np.uint8]) -> Floats:
+        """probs_MNK: what every member says of any number of images."""
+        return np.stack(self.ask(images_NCHW), axis=1)
+
+    def try_out(self) -> None:
+        """Ask all members about a black image, unless such a trial is under way.
+
+        Nobody sends images to a server that is not ready, so it has to find out by itself when a
+        member that failed answers again.
+        """
+        if self._trial is None or self._trial.done():
+            with contextlib.suppress(Overloaded, Stopping):
+                (self._trial,) = self.submit([np.zeros(self.bundle.image.shape, np.uint8)])
+
+    def check_mode(self, mode: Mode) -> None:
+        """Raise InvalidParameter if the bundle cannot answer in this mode."""
+        if mode == "cascade" and self.point is None:
+            raise InvalidParameter(
+                "mode: this bundle carries no cascade; use mode full, or make a bundle with one: "
+                "`snapensemble export RUN_DIR --out BUNDLE_DIR --cascade`"
+            )
+
+    def sets(self, mode: Mode) -> tuple[SetQuantile, ...]:
+        """What makes prediction sets of a mode's answers; empty if the bundle carries nothing."""
+        if mode == "cascade":
+            return self.point.sets if self.point is not None else ()
+        return self.bundle.calibration.sets if self.bundle.calibration is not None else ()
+
+    def quantile(self, mode: Mode, coverage: float | None) -> SetQuantile | None:
+        """What makes the smallest sets of a coverage; None if none is asked for.
+
+        Raises:
+            InvalidParameter: the bundle carries nothing for it.
+        """
+        if coverage is None:
+            return None
+        carried = [q for q in self.sets(mode) if q.method == "least_ambiguous"]
+        for quantile in carried:
+            if math.isclose(quantile.coverage, coverage):
+                return quantile
+        known = " and ".join(f"{q.coverage:g}" for q in carried) or "none"
+        raise InvalidParameter(
+            f"coverage: got {coverage:g}; the bundle's prediction sets in mode {mode}: {known}"
+        )
+
+
+def load_engine(
+    bundle_dir: Path,
+    limits: Limits = Limits(),  # frozen
+    on_batch: Callable[[BatchReport], None] = lambda _: None,
+    on_decode: Callable[[float], None] = lambda _: None,
+    max_accuracy_drop: float | None = None,
+    expected_sha256: str | None = None,
+) -> Engine:
+    """Verify a bundle, load its members and warm them up.
+
+    Args:
+        bundle_dir: made by `snapensemble export`.
+        limits: how to use the machine.
+        on_batch: see `Lanes`.
+        on_decode: likewise.
+        max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
+        expected_sha256: of the bundle's manifest, if only one is right.
+
+    Raises:
+        InvalidConfig: a provider cannot be used here.
+        InvalidManifest: a file is absent, changed or not what the manifest says.
+        InvalidParameter: a tolerance for a cascade that the bundle does not carry.
+    """
+    check_providers(limits.providers)
+    bundle = read_bundle(bundle_dir, expected_sha256)
+    cascade = bundle.cascade_at(max_accuracy_drop)
+    if cascade is None and max_accuracy_drop is not None:
+        raise InvalidParameter("max_accuracy_drop: this bundle carries no cascade to pick from")
+    members = [
+        load_member(bundle_dir, bundle, member, limits.providers) for member in bundle.members
+    ]
+    warm_up(members, bundle, limits.max_batch_size)
+    health = MemberHealth([member.name for member in members])
+
+    memory = MemoryBudget(limits.max_held_bytes)
+    decode = partial(
+        bundle.image.decode,
+        limits=SERVER_LIMITS.with_pixels(limits.max_image_pixels).within_memory(
+            limits.max_picture_bytes
+        ),
+    )
+
+    def finished(report: BatchReport) -> None:
+        health.batch(report)
+        on_batch(report)
+
+    lanes = Lanes(
+        members,
+        threads=limits.threads or cpu_budget(),
+        max_batch_size=limits.max_batch_size,
+        max_queue=limits.max_queue,
+        max_wait_s=limits.max_wait_s,
+        decode=partial(decode, patience_s=LANE_PATIENCE_S, patience_bytes=LANE_PATIENCE_BYTES),
+        decode_costly=decode,
+        hold_memory=partial(memory.held_when_free, within_s=MEMORY_PATIENCE_S),
+        leaves=None if cascade is None else cascade.leaves,
+        summarize=partial(summaries, bundle=bundle),
+        on_decode=on_decode,
+        on_batch=finished,
+    )
+    point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
+    providers = {member.name: member.providers for member in members}
+    return Engine(bundle, lanes, limits, point, health, providers, memory)
+
+
+def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:
+    """Run each member on its largest batch, then on one image: the first request is not slower.
+
+    The largest comes first, so that the memory arena is taken once and not in steps.
+
+    Raises:
+        InvalidManifest: a member fails, or does not give numbers of the promised shape.
+    """
+    for size in sorted({max_batch_size, 1}, reverse=True):
+        images_BCHW = np.zeros((size, *bundle.image.shape), dtype=np.uint8)
+        for member in members:
+            try:
+                logits_BK = member(images_BCHW)
+            except Exception as error:  # ONNX Runtime raises a class per kind of failure
+                raise InvalidManifest(f"member {member.name} cannot run: {error}") from error
+            expected = (size, len(bundle.classes))
+            if logits_BK.shape != expected or not np.isfinite(logits_BK).all():
+                raise InvalidManifest(
+                    f"member {member.name} gives shape {logits_BK.shape} for black images, "
+                    f"expected finite numbers of shape {expected}"
+                )

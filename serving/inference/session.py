@@ -1,0 +1,85 @@
+"""ONNX Runtime sessions, one per member, each with one thread.
+
+Shapes: B images, C channels, H height, W width, K classes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snapensemble.contracts.bundle import BundleManifest, Member
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
+from snapensemble.contracts.files import read_verified
+from snapensemble.contracts.sessions import PROVIDERS, Provider, open_session
+
+Logits = NDArray[np.float32]
+
+
+class MemberSession:
+    """One member, ready to run. `run` may be called from several threads at once."""
+
+    def __init__(self, member: Member, session: Any) -> None:
+        self.name = member.name
+        self.providers: list[str] = session.get_providers()  # those that it really has
+        self._session = session
+
+    def __call__(self, images_BCHW: NDArray[np.uint8]) -> Logits:
+        """logits_BK for uint8 images."""
+        logits_BK: Logits = self._session.run(["logits"], {"images": images_BCHW})[0]
+        return logits_BK
+
+
+def load_member(
+    bundle_dir: Path,
+    bundle: BundleManifest,
+    member: Member,
+    providers: Sequence[Provider] = ("cpu",),
+) -> MemberSession:
+    """A session over the verified bytes of a member's file.
+
+    Args:
+        bundle_dir: where the file is.
+        bundle: what it must take and give.
+        member: which one.
+        providers: see `open_session`.
+
+    Raises:
+        InvalidConfig: a provider cannot be used on this machine.
+        InvalidManifest: absent, changed, not an ONNX file, one that asks for more than its own
+            bytes, or with another input or output than the bundle says.
+    """
+    data = read_verified(bundle_dir, member.file, member.sha256, member.size)
+    try:
+        session = open_session(data, providers)
+    except Exception as error:  # ONNX Runtime raises a class per kind of failure
+        raise InvalidManifest(f"{bundle_dir / member.file}: cannot load: {error}") from error
+    # ONNX Runtime goes on without one that finds no device or driver, at a fraction of its speed.
+    unused = [name for name in providers if PROVIDERS[name] not in session.get_providers()]
+    if unused:
+        raise InvalidConfig(
+            f"--providers: {' and '.join(unused)} cannot be used here; ONNX Runtime's own messages "
+            "are above: is there a device, and its driver?"
+        )
+    _check_contract(bundle_dir / member.file, session, bundle)
+    return MemberSession(member, session)
+
+
+def _check_contract(file: Path, session: Any, bundle: BundleManifest) -> None:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    found = [_signature(value) for value in (*inputs, *outputs)]
+    expected = [
+        ("images", "tensor(uint8)", bundle.image.shape),
+        ("logits", "tensor(float)", (len(bundle.classes),)),
+    ]
+    if found != expected or any(isinstance(v.shape[0], int) for v in (*inputs, *outputs)):
+        raise InvalidManifest(
+            f"{file}: the graph has {found}, the bundle says {expected}, each with a batch "
+            "dimension of any size in front"
+        )
+
+
+def _signature(value: Any) -> tuple[str, str, tuple[int, ...]]:
+    return value.name, value.type, tuple(value.shape[1:])

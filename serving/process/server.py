@@ -1,0 +1,141 @@
+"""uvicorn around the application."""
+
+import asyncio
+import contextlib
+import math
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from snapensemble.contracts.process import signals_to_obey
+from snapensemble.serving.http.app import create_app
+from snapensemble.serving.http.protocol import GuardedProtocol
+from snapensemble.serving.http.service import Service
+from snapensemble.serving.http.transport import Timekeeper
+from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.process.sockets import at_the_door, is_shut, shut
+from snapensemble.serving.settings import Settings
+from snapensemble.serving.shutdown import Life
+from snapensemble.serving.telemetry.metrics import Metrics
+from snapensemble.serving.telemetry.tracing import Traces
+
+LAST_S = 1.0  # for clients at the door that are slow to ask
+HANDSHAKES_S = 0.25  # of connections that had begun when the port was shut
+TICK_S = 0.02
+
+
+class Server(uvicorn.Server):
+    """Runs until its life is over, then answers what has come.
+
+    Args:
+        config: of uvicorn.
+        life: when to stop.
+        service: what is served.
+        shares_port: with other processes, so that it is not for this one to shut it.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        life: Life,
+        service: Service,
+        *,
+        shares_port: bool = False,
+    ) -> None:
+        super().__init__(config)
+        self.service = service
+        self._life = life
+        self._shares_port = shares_port
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop listening; asked ten times a second."""
+        return await super().on_tick(counter) or self._life.over
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in all who are at the door, answer them, and close, within the life's time."""
+        await self._take_in_the_last(sockets or [])
+        if self._life.stopping:
+            self.config.timeout_graceful_shutdown = self._life.left_s  # type: ignore[assignment]
+        await super().shutdown(sockets)
+
+    async def _take_in_the_last(self, sockets: list[socket.socket]) -> None:
+        """Go on until nobody is at the door and everybody who has come in has asked something.
+
+        The event loop accepts meanwhile, and each answer closes its connection. A process that
+        shares the port goes when it has been shut; if it has not, another one takes who is there.
+        """
+        if not self._shares_port:
+            for each in sockets:
+                shut(each)
+        began = time.monotonic()
+        shut_at = math.inf
+        while time.monotonic() < began + min(LAST_S, self._life.left_s / 2):
+            if shut_at == math.inf and all(map(is_shut, sockets)):
+                shut_at = time.monotonic()
+            if (
+                time.monotonic() > shut_at + HANDSHAKES_S
+                and not any(map(at_the_door, sockets))
+                and not self._has_newcomers()
+            ):
+                return
+            await asyncio.sleep(TICK_S)
+
+    def _has_newcomers(self) -> bool:
+        """Whether a client has come in and not asked anything yet: closing it would lose it."""
+        connections = self.server_state.connections
+        return any(getattr(connection, "cycle", None) is None for connection in connections)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the handlers as they are: `make_server` has set them, for longer than it runs."""
+        yield
+
+
+def make_server(
+    settings: Settings,
+    engine: Engine,
+    metrics: Metrics,
+    life: Life,
+    traces: Traces | None = None,
+) -> Server:
+    """A server that SIGTERM, SIGINT or SIGHUP ends in order from now on, also before it runs.
+
+    It drains, stops listening, answers what it has accepted, and its `run` returns.
+    """
+    app = create_app(settings, engine, metrics, life, traces)
+    service: Service = app.state.service
+    config = uvicorn_config(
+        app,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        http=partial(
+            GuardedProtocol,
+            max_connections=settings.max_connections,
+            memory=service.admission.memory,
+            timekeeper=Timekeeper(on_tick=service.show_load),
+            on_refusal=metrics.refused,
+        ),
+    )
+    for signum in signals_to_obey():
+        signal.signal(signum, life.stop)
+    return Server(config, life, service, shares_port=settings.workers > 1)
+
+
+def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
+    """What every port of this server has in common: guarded, quiet and nameless."""
+    return uvicorn.Config(
+        app,
+        ws="none",
+        access_log=False,  # snapensemble.serving.http.app writes it
+        log_config=None,
+        log_level="error",
+        server_header=False,
+        proxy_headers=False,  # nothing here asks who the client is
+        **{"http": GuardedProtocol, **more},
+    )

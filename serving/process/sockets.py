@@ -1,0 +1,153 @@
+"""The sockets of a server: bound first, listening when the members are warm, shut before the end.
+
+A listening socket that is closed resets the connections that nobody has accepted yet, and there is
+always one between the last look and the close. So it is shut first: the kernel drops requests for
+new connections, whose clients ask again and are refused once it is closed, while those that are
+waiting, or half way through their handshake, are still accepted.
+"""
+
+import contextlib
+import ctypes
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.serving.settings import Settings
+
+BACKLOG = 2048
+SO_ATTACH_FILTER = SO_GET_FILTER = 26  # of Linux; Python does not name them
+# A program for the kernel (BPF) which drops segments that begin a connection: of the flags SYN and
+# ACK they have the first alone. Code, jumps if true and if false, operand.
+NO_NEWCOMERS = (
+    (0x30, 0, 0, 13),  # load the byte with the flags of the TCP header
+    (0x54, 0, 0, 0x12),
+    (0x15, 0, 1, 0x02),
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # keep
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """One socket for clients, and perhaps one for /metrics alone. A context manager closes both."""
+
+    clients: socket.socket
+    metrics: socket.socket | None = None
+
+    def __enter__(self) -> "Ports":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def all(self) -> list[socket.socket]:
+        """Those that there are."""
+        return [self.clients] if self.metrics is None else [self.clients, self.metrics]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where each can be reached."""
+        return [url_of(listener) for listener in self.all]
+
+    def close(self) -> None:
+        """Close them here; a process that has inherited them is not affected."""
+        for listener in self.all:
+            listener.close()
+
+
+def bind_ports(settings: Settings) -> Ports:
+    """Sockets that have their ports and refuse connections until they listen.
+
+    Raises:
+        InvalidConfig: a port is taken, or the address is not this machine's.
+    """
+    with contextlib.ExitStack() as stack:
+        clients = stack.enter_context(bind_port(settings.host, settings.port))
+        metrics = None
+        if settings.metrics_port is not None:
+            metrics = bind_port(settings.host, settings.metrics_port, flag="--metrics-port")
+        stack.pop_all()
+    return Ports(clients, metrics)
+
+
+def listening(ports: Ports) -> Ports:
+    """From now on connections are accepted, by every process that has these sockets.
+
+    Raises:
+        InvalidConfig: another server was quicker to listen there.
+    """
+    for listener in ports.all:
+        try:
+            listener.listen(BACKLOG)
+        except OSError as error:
+            ports.close()
+            raise InvalidConfig(f"cannot listen: {error.strerror or error}") from error
+    return ports
+
+
+def shut(listener: socket.socket) -> None:
+    """Let nobody in any more who is not at the door already, for all processes that listen on it.
+
+    Elsewhere than on Linux nothing happens: then one that comes at the last moment may be reset.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(
+            b"".join(struct.pack("HBBI", *line) for line in NO_NEWCOMERS)
+        )
+        counted = struct.pack("HP", len(NO_NEWCOMERS), ctypes.addressof(program))
+        with contextlib.suppress(OSError):  # a kernel that does not have it
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, counted)
+
+
+def is_shut(listener: socket.socket) -> bool:
+    """Whether a process has shut it."""
+    try:
+        return bool(listener.getsockopt(socket.SOL_SOCKET, SO_GET_FILTER, 1024))
+    except OSError:
+        return True  # it cannot be
+
+
+def at_the_door(listener: socket.socket) -> int:
+    """Connections that nobody has accepted yet; 0 where the kernel does not say."""
+    if sys.platform != "linux":
+        return 0
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    (waiting,) = struct.unpack_from("I", info, 24)  # tcpi_unacked, which for a listener is this
+    return int(waiting)
+
+
+def bind_port(host: str, port: int, *, flag: str = "--port") -> socket.socket:
+    """One such socket.
+
+    Args:
+        host: the address.
+        port: 0 takes a free one.
+        flag: which sets the port, for the message.
+
+    Raises:
+        InvalidConfig: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InvalidConfig(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another {flag} "
+            "(0 takes a free one) or --host"
+        ) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a socket can be reached."""
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"

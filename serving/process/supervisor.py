@@ -1,0 +1,247 @@
+"""Keeps worker processes running: one that dies is replaced, a signal ends all in order."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from snapensemble.contracts.errors import SnapensembleError
+from snapensemble.contracts.process import Stopped, signals_to_obey
+from snapensemble.serving.process.watchdog import CUT_OFF
+
+LONG_LIFE_S = 30.0
+MAX_PAUSE_S = 30.0
+MAX_TRIES = 10  # in a row, to fill a place while nobody answers
+LAST_S = 5.0  # for a worker that has failed to end
+log = logging.getLogger("snapensemble")
+
+
+class WorkerFailed(SnapensembleError):
+    """A worker ended before it was ready, and no other one is left."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a worker did not start: {how_it_ended(code)}; its message is above")
+        self.code = code
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def pause_s(short_lives: int) -> float:
+    """Seconds before the next try, after so many lives in a row that were short."""
+    return min(MAX_PAUSE_S, 2.0 ** (short_lives - 2)) if short_lives > 1 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Worker:
+    """A process, and how to learn that it is ready.
+
+    Args:
+        process: the worker.
+        is_ready: waits until it is ready, True, or cannot be any more.
+    """
+
+    process: Process
+    is_ready: Callable[[], Awaitable[bool]]
+
+
+class Crew:
+    """Worker processes, and what becomes of them.
+
+    Args:
+        spawn: starts the process of a place.
+        count: how many places.
+        on_end: told the place of each process that has ended.
+        on_signal: told each signal when it comes, whatever else is going on: must be quick.
+        on_stop: told the first signal, before the workers are.
+        patience_s: for each signal, after how many seconds those that have not ended are killed.
+    """
+
+    def __init__(
+        self,
+        spawn: Callable[[int], Awaitable[Worker]],
+        count: int,
+        *,
+        on_end: Callable[[int], None] = lambda _: None,
+        on_signal: Callable[[int], None] = lambda _: None,
+        on_stop: Callable[[signal.Signals], None] = lambda _: None,
+        patience_s: Callable[[signal.Signals], float] = lambda _: 60.0,
+    ) -> None:
+        self._spawn = spawn
+        self._count = count
+        self._on_end = on_end
+        self._on_signal = on_signal
+        self._on_stop = on_stop
+        self._patience_s = patience_s
+        self._processes: dict[Process, int] = {}  # each in its place
+        self._signals: list[signal.Signals] = []
+        self._stopping = asyncio.Event()
+        self._cut_off = False
+
+    async def run(self, announce: Callable[[], None]) -> int:
+        """Start all, replace those that die, and end all after a signal.
+
+        The first starts alone: what keeps every worker from starting is said once.
+
+        Args:
+            announce: called when all are ready.
+
+        Returns:
+            0 after an orderly end, `CUT_OFF` if a worker has not ended in time, 128 + signal if a
+            second one has cut it short.
+
+        Raises:
+            WorkerFailed: one could not start, and no other is left.
+            Stopped: a signal came before all were ready.
+        """
+        with self._obeying_signals():
+            try:
+                workers = await self._start_all()
+                announce()
+                await asyncio.gather(*(self._keep(*each) for each in enumerate(workers)))
+            finally:
+                await self._end_all()
+        if len(self._signals) > 1:
+            return 128 + self._signals[1]
+        return CUT_OFF if self._cut_off else 0
+
+    def stop(self, signum: signal.Signals) -> None:
+        """The first signal goes on to every worker; a second one kills them."""
+        self._signals.append(signum)
+        if len(self._signals) == 1:
+            self._on_stop(signum)
+            self._stopping.set()
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._patience_s(signum), self._lose_patience)
+        for process in self._processes:
+            self._tell(process)
+
+    def kill(self) -> None:
+        """End all at once; from any thread. A stopped process, too, obeys."""
+        for process in list(self._processes):
+            if process.returncode is None:
+                process.kill()
+
+    @contextlib.contextmanager
+    def _obeying_signals(self) -> Iterator[None]:
+        """Python's own handlers: they run even where the event loop waits for somebody."""
+        loop = asyncio.get_running_loop()
+
+        def obey(signum: int, _frame: object) -> None:
+            self._on_signal(signum)
+            loop.call_soon_threadsafe(self.stop, signal.Signals(signum))
+
+        before = {signum: signal.signal(signum, obey) for signum in signals_to_obey()}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    async def _start_all(self) -> list[Process]:
+        try:
+            first = await self._start(0)
+            others = await asyncio.gather(
+                *map(self._start, range(1, self._count)), return_exceptions=True
+            )
+            for other in others:
+                if isinstance(other, BaseException):
+                    raise other
+        except WorkerFailed:
+            if self._signals:
+                raise Stopped(self._signals[0]) from None
+            raise
+        return [first, *(other for other in others if isinstance(other, Process))]
+
+    async def _keep(self, place: int, process: Process | None) -> None:
+        """Have a worker in this place until a signal comes."""
+        short_lives = 0
+        while process is not None:
+            began = time.monotonic()
+            code = await self._end_of(process)
+            if self._stopping.is_set():
+                return
+            log.error("worker %d has ended: %s; starting another", process.pid, how_it_ended(code))
+            short_lives = short_lives + 1 if time.monotonic() - began < LONG_LIFE_S else 1
+            process = await self._replacement(place, short_lives)
+
+    async def _replacement(self, place: int, short_lives: int) -> Process | None:
+        """The next worker of a place, or None after a signal.
+
+        While nobody answers, one that ends by itself shows that none can start. One that is
+        killed, by lack of memory perhaps, shows nothing: there is hope, for so many tries.
+        """
+        tries = 0
+        while not await self._stops_within(pause_s(short_lives)):
+            try:
+                return await self._start(place)
+            except WorkerFailed as failure:
+                tries += 1
+                if self._stopping.is_set():
+                    return None
+                if not self._processes and (failure.code >= 0 or tries == MAX_TRIES):
+                    raise
+                log.error("%s", failure)
+                short_lives += 1
+        return None
+
+    async def _start(self, place: int) -> Process:
+        """A worker that is ready; WorkerFailed if it ends instead."""
+        worker = await self._spawn(place)
+        process = worker.process
+        self._processes[process] = place
+        if self._signals:
+            self._tell(process)
+        if not await worker.is_ready():
+            try:
+                code = await asyncio.wait_for(self._end_of(process), LAST_S)
+            except TimeoutError:
+                process.kill()
+                code = await self._end_of(process)
+            raise WorkerFailed(code)
+        return process
+
+    async def _end_of(self, process: Process) -> int:
+        code = await process.wait()
+        place = self._processes.pop(process, None)
+        if place is not None:
+            self._on_end(place)
+        if self._signals and code == CUT_OFF:
+            self._cut_off = True
+        return code
+
+    async def _stops_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _end_all(self) -> None:
+        if self._processes and not self._signals:
+            self.stop(signal.SIGTERM)
+        await asyncio.gather(*(self._end_of(process) for process in list(self._processes)))
+
+    def _lose_patience(self) -> None:
+        if self._processes:
+            self._cut_off = True
+            pids = ", ".join(str(process.pid) for process in self._processes)
+            log.error("not ended in time after the signal, so killed: worker %s", pids)
+            self.kill()
+
+    def _tell(self, process: Process) -> None:
+        if process.returncode is not None:
+            return
+        first = self._signals[0] if len(self._signals) == 1 else signal.SIGKILL
+        # Not by `send_signal`, which looks after the process and may so take its exit code away
+        # from who waits for it. SIGCONT: one that is stopped, too, may end in order.
+        for signum in (first, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signum)

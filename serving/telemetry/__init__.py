@@ -1,0 +1,1 @@
+"""What a server says of itself: metrics, traces, log lines, drift."""

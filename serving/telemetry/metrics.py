@@ -1,0 +1,201 @@
+"""Prometheus metrics, in base units. One registry per server."""
+
+from importlib.metadata import version
+from pathlib import Path
+from platform import python_version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.sessions import RUNTIME_VERSION
+from snapensemble.serving.inference.batch import BatchReport
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """What the server counts. Safe to use from any thread.
+
+    Args:
+        directory: where several workers count together; the variable PROMETHEUS_MULTIPROC_DIR
+            must have named it before the first import.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "snapensemble_requests",
+            "Requests answered.",
+            ["route", "code"],
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "snapensemble_request_duration_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ["route"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "snapensemble_stage_duration_seconds",
+            "Time in each stage of a prediction: receive, decode, queue, inference.",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.batch_size = Histogram(
+            "snapensemble_batch_size_images",
+            "Images that ran together.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=self.registry,
+        )
+        self.members_used = Histogram(
+            "snapensemble_members_used",
+            "Members asked about an image.",
+            buckets=(1, 2, 3, 4, 5, 6, 8, 10, 15, 20),
+            registry=self.registry,
+        )
+        self.problems = Counter(
+            "snapensemble_problems",
+            "Requests refused or failed, by the code of their problem document.",
+            ["code"],
+            registry=self.registry,
+        )
+        self.departed = Counter(
+            "snapensemble_departed_clients",
+            "Requests whose client left before the answer.",
+            registry=self.registry,
+        )
+        self.partial = Counter(
+            "snapensemble_partial_predictions",
+            "Images answered at their deadline from the members heard so far.",
+            registry=self.registry,
+        )
+        self.entropy = Histogram(
+            "snapensemble_entropy_ratio",
+            "Entropy of an image's answer as a share of its largest, log(classes).",
+            buckets=SHARES,
+            registry=self.registry,
+        )
+        self.member_seconds = Counter(
+            "snapensemble_member_busy_seconds",
+            "Lane time spent in a member.",
+            ["member"],
+            registry=self.registry,
+        )
+        self.member_failures = Counter(
+            "snapensemble_member_failures",
+            "Micro-batches in which a member raised an error.",
+            ["member"],
+            registry=self.registry,
+        )
+        self.queued = Gauge(
+            "snapensemble_queue_images",
+            "Images that wait to be decoded, or for their first member.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+        self.requests_under_way = Gauge(
+            "snapensemble_requests_under_way",
+            "Predictions whose request has been let in and is not answered.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+        self.held_bytes = Gauge(
+            "snapensemble_held_bytes",
+            "Bytes that requests hold: bodies, what they are parsed into, pictures while decoded.",
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
+        self.model_info = Gauge(
+            "snapensemble_model_info",
+            "The model that is served; always 1.",
+            ["name", "version", "members"],
+            multiprocess_mode="livemax",
+            registry=self.registry,
+        )
+        self.drift = Gauge(
+            "snapensemble_drift_psi",
+            "Population stability index of the last full answers against validation.",
+            ["quantity"],
+            registry=self.registry,
+            multiprocess_mode="livemax",  # each process sees answers of its own
+        )
+        self.drift_answers = Gauge(
+            "snapensemble_drift_answers",
+            "Full answers that the index is of; it is shown from 100 on.",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+        self.build_info = Gauge(
+            "snapensemble_build_info",
+            "The software that serves; always 1.",
+            ["version", "python", "onnxruntime"],
+            multiprocess_mode="livemax",
+            registry=self.registry,
+        )
+        self._members: tuple[str, ...] = ()
+        self._of_requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self.receive_seconds = self.stage_seconds.labels("receive")
+
+    def describe(self, name: str, bundle: BundleManifest) -> None:
+        """Say what is served and by what, and from now on which member is which."""
+        self._members = tuple(member.name for member in bundle.members)
+        for member in self._members:
+            self.member_failures.labels(member)  # shown as 0
+        self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(1)
+        packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
+        self.build_info.labels(*packages).set(1)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request that is over."""
+        counters = self._of_requests.get((route, status))
+        if counters is None:  # to look labels up costs more than to count
+            counters = (
+                self.requests.labels(route, str(status)),
+                self.request_seconds.labels(route),
+            )
+            self._of_requests[route, status] = counters
+        counters[0].inc()
+        counters[1].observe(seconds)
+
+    def refused(self, status: int, code: str, is_counted: bool) -> None:
+        """Count what the protocol has refused, and the request unless it is counted elsewhere."""
+        self.problems.labels(code).inc()
+        if not is_counted:
+            self.requests.labels("other", str(status)).inc()
+
+    def decoded(self, seconds: float) -> None:
+        """Count a picture that was decoded, or could not be."""
+        self.stage_seconds.labels("decode").observe(seconds)
+
+    def batch(self, report: BatchReport) -> None:
+        """Count a finished micro-batch."""
+        self.queued.set(report.queued)
+        self.batch_size.observe(report.images)
+        for wait_s in report.waits_s:
+            self.stage_seconds.labels("queue").observe(wait_s)
+        self.stage_seconds.labels("inference").observe(report.inference_s)
+        first = report.members_used - len(report.members_s)
+        for member, seconds in enumerate(report.members_s, start=first):
+            self.member_seconds.labels(self._member(member)).inc(seconds)
+        for member in report.members_failed:
+            self.member_failures.labels(self._member(member)).inc()
+        for _ in range(report.answered):
+            self.members_used.observe(report.members_used)
+
+    def _member(self, index: int) -> str:
+        return self._members[index] if index < len(self._members) else str(index)
+
+    def page(self) -> bytes:
+        """The text that Prometheus reads; of all workers if there are several."""
+        if self._directory is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, str(self._directory))  # type: ignore[no-untyped-call]
+        return generate_latest(together)

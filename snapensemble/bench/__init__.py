@@ -1,0 +1,1 @@
+"""`snapensemble bench`: how fast a bundle answers, in process and over HTTP."""

@@ -1,0 +1,211 @@
+"""`snapensemble predict`: image files -> the same answer, from a bundle or from a server.
+
+A server that wants a token gets the one in SNAPENSEMBLE_TOKEN.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from snapensemble.contracts.errors import ImageTooCostly, InvalidConfig, InvalidData, InvalidImage
+from snapensemble.contracts.options import add_options, build
+from snapensemble.contracts.pixels import SERVER_LIMITS
+from snapensemble.contracts.process import printable, printable_json
+from snapensemble.serving.http.schemas import PredictOptions
+
+
+class ServerUrl(NamedTuple):
+    """Where a server is."""
+
+    scheme: str
+    host: str
+    port: int | None  # None: the scheme's own
+    prefix: str  # the path before ours
+
+
+class PredictConfig(PredictOptions):
+    """The query of POST /predict, and what the server decides there."""
+
+    max_image_cost: float = Field(
+        1.0,
+        ge=1,
+        le=10_000,
+        description="with --bundle: what decoding a picture may cost, in times what a server "
+        "accepts",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `snapensemble predict`."""
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--bundle", type=Path, metavar="DIR", help="answer here, without a server")
+    source.add_argument(
+        "--url",
+        help="ask a server, for example http://127.0.0.1:8000; if it wants a token, set "
+        "SNAPENSEMBLE_TOKEN",
+    )
+    add_options(parser, PredictConfig, without=("members", "probabilities", "deadline_ms"))
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a line per image, or the whole answer as JSON."""
+    options = vars(args)
+    files, bundle_dir, url, as_json = map(options.pop, ("images", "bundle", "url", "json"))
+    config = build(PredictConfig, options)
+    pictures = [_read(file) for file in files]
+    if bundle_dir is not None:
+        answer = predict_with_bundle(bundle_dir, files, pictures, **options)
+    else:
+        token = os.environ.get("SNAPENSEMBLE_TOKEN")
+        query = config.model_dump(include={"top", "mode", "coverage"}, exclude_none=True)
+        answer = predict_with_url(url, files, pictures, token=token, **query)
+    if as_json:
+        print(printable_json(json.dumps(answer, indent=2, ensure_ascii=False)))
+    else:
+        for file, one in zip(files, answer["predictions"], strict=True):
+            print(printable(describe(file, one)))
+    return 0
+
+
+def predict_with_bundle(
+    bundle_dir: Path, files: list[Path], pictures: list[bytes], **options: Any
+) -> dict[str, Any]:
+    """Answer in this process.
+
+    Args:
+        bundle_dir: made by `snapensemble export`.
+        files: names of the pictures, for messages.
+        pictures: their bytes.
+        options: those of PredictConfig.
+
+    Raises:
+        InvalidConfig: an option is out of bounds.
+        InvalidParameter: the bundle cannot grant it.
+        InvalidData: a file is not a picture; names it.
+        InvalidManifest: the bundle is damaged.
+    """
+    from snapensemble.serving.http.responses import prediction, response
+    from snapensemble.serving.inference.engine import load_engine
+    from snapensemble.serving.inference.request import Said
+
+    config = build(PredictConfig, options)
+    limits = SERVER_LIMITS.times(config.max_image_cost)
+    mode = config.mode or "full"
+    with load_engine(bundle_dir) as engine:
+        engine.check_mode(mode)
+        quantile = engine.quantile(mode, config.coverage)
+        images = []
+        for file, picture in zip(files, pictures, strict=True):
+            try:
+                images.append(engine.bundle.image.decode(picture, limits=limits))
+            except ImageTooCostly as error:
+                raise InvalidData(f"{file}: {error}; or give --max-image-cost") from error
+            except InvalidImage as error:
+                raise InvalidData(f"{file}: {error}") from error
+        predictions = [
+            prediction(Said(probs_dK), engine.bundle, config, quantile)
+            for probs_dK in engine.ask(np.stack(images), mode)
+        ]
+        return response(predictions, engine.bundle, engine.bundle.name)
+
+
+def predict_with_url(
+    url: str, files: list[Path], pictures: list[bytes], *, token: str | None = None, **query: Any
+) -> dict[str, Any]:
+    """Ask a server, one request per picture over one connection.
+
+    Args:
+        url: of the server.
+        files: names of the pictures, for messages.
+        pictures: their bytes.
+        token: a bearer token, if the server wants one.
+        query: as of POST /predict.
+
+    Raises:
+        InvalidConfig: the URL is none, nobody answers there, or the token is not right.
+        InvalidData: the server refused a picture; names it.
+    """
+    server = server_url(url)
+    kind = http.client.HTTPSConnection if server.scheme == "https" else http.client.HTTPConnection
+    connection = kind(server.host, server.port, timeout=60)
+    path = f"{server.prefix}/predict?{urllib.parse.urlencode(query)}"
+    headers = {"content-type": "application/octet-stream"}
+    if token is not None:
+        headers["authorization"] = f"Bearer {token}"
+    predictions, model = [], {}
+    try:
+        for file, picture in zip(files, pictures, strict=True):
+            connection.request("POST", path, picture, headers)
+            reply = connection.getresponse()
+            answer = _parse(url, reply.read())
+            if reply.status == 401:
+                raise InvalidConfig(f"{url} wants a token: set SNAPENSEMBLE_TOKEN to a right one")
+            if reply.status != 200:
+                raise InvalidData(f"{file}: {url} answered {reply.status}: {_detail(answer)}")
+            predictions += answer["predictions"]
+            model = answer["model"]
+    except (OSError, UnicodeError, http.client.HTTPException) as error:
+        raise InvalidConfig(f"no answer from {url}: {error}; is the server running?") from error
+    finally:
+        connection.close()
+    return {"predictions": predictions, "model": model}
+
+
+def server_url(url: str, schemes: Sequence[str] = ("http", "https")) -> ServerUrl:
+    """The parts of --url.
+
+    Raises:
+        InvalidConfig: no URL of one of the schemes.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidConfig(f"--url {url!r}: {error}") from error
+    if parts.scheme not in schemes or not host:
+        raise InvalidConfig(f"--url {url!r}: expected something like http://127.0.0.1:8000")
+    return ServerUrl(parts.scheme, host, port, parts.path.rstrip("/"))
+
+
+def describe(file: Path, prediction: dict[str, Any]) -> str:
+    """One line for people: the likeliest classes, and how far the members disagree."""
+    named = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in prediction["top"][:3])
+    used = prediction["members_used"]
+    said = (
+        f"{file}: {named or prediction['class']}  ({used} member{'s' * (used != 1)}, "
+        f"disagreement {prediction['uncertainty']['disagreement_nats']:.3f} nats)"
+    )
+    if (promised := prediction.get("prediction_set")) is not None:
+        said += f"  {promised['coverage']:.0%}: {', '.join(promised['classes'])}"
+    return said
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InvalidData(f"{file}: {error.strerror or error}") from error
+
+
+def _parse(url: str, body: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise InvalidConfig(f"{url} does not answer as a snapensemble server does")
+    return answer
+
+
+def _detail(answer: dict[str, Any]) -> str:
+    return printable(str(answer.get("detail", "no reason given")))

@@ -1,0 +1,39 @@
+"""How a command line ends; each in a process of its own."""
+
+import subprocess
+import sys
+
+PROGRAM = """
+import os, sys
+from snapensemble.contracts.process import exit_code, open_standard_streams
+open_standard_streams()
+{body}
+"""
+
+
+def run(body: str, shell: str = "") -> subprocess.CompletedProcess[str]:
+    """A program that a shell has started with such redirections."""
+    code = PROGRAM.replace("{body}", body)
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {shell}', sys.executable, code],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_output_to_a_full_disk_is_one_line_and_no_traceback() -> None:
+    body = "sys.exit(exit_code('it', lambda: print('x' * 100_000, flush=True) or 0))"
+    done = run(body, ">/dev/full")
+    assert done.returncode == 2
+    assert done.stderr == "it: cannot write: No space left on device; free some space\n"
+
+
+def test_streams_that_the_caller_has_closed_are_never_another_file() -> None:
+    body = "sys.exit(os.open('/dev/null', os.O_RDONLY) < 3 or os.system('true >&2 <&0') != 0)"
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        assert run(body, closed).returncode == 0, closed
+
+
+def test_streams_that_are_open_stay_as_they_are() -> None:
+    done = run("os.write(1, b'out'); os.write(2, b'err')")
+    assert (done.stdout, done.stderr) == ("out", "err")

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from snapensemble.contracts.bundle import read_bundle
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.manifest import FileRef
+from snapensemble.contracts.metrics import mean_probabilities, nll, softmax, val_figures
+from snapensemble.contracts.run import RunManifest, read_run, write_run
+from snapensemble.export.bundle import build_bundle
+from snapensemble.export.calibration import halves
+from snapensemble.export.candidates import pooled
+from snapensemble.export.config import ExportConfig
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.run import train
+
+
+@pytest.fixture(scope="module")
+def second_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `digits_run`, of another seed and network."""
+    out = tmp_path_factory.mktemp("second") / "run"
+    config = TrainConfig(
+        data="digits", out=out, cycles=3, cycle_epochs=2, threads=1, seed=1, model="tiny"
+    )
+    return train(config)
+
+
+def changed(run_dir: Path, tmp_path: Path, **changes: object) -> Path:
+    """A run that differs in its manifest."""
+    run: RunManifest = read_run(run_dir)
+    write_run(tmp_path, run.model_copy(update=changes))
+    return tmp_path
+
+
+def test_the_best_of_several_runs_make_one_bundle(
+    digits_run: Path, second_run: Path, tmp_path: Path
+) -> None:
+    config = ExportConfig(members=4, name="digits", report=False)
+    build_bundle([digits_run, second_run], tmp_path / "bundle", config)
+    bundle = read_bundle(tmp_path / "bundle")
+    labels_N = np.load(digits_run / read_run(digits_run).val_labels.file)
+    selection_N = halves(labels_N).selection_N
+    probs = {
+        f"run-{number}-cycle-{snapshot.cycle:02d}": softmax(
+            np.load(run_dir / snapshot.val_logits.file)
+        )
+        for number, run_dir in enumerate((digits_run, second_run))
+        for snapshot in read_run(run_dir).snapshots
+    }
+    best = sorted(probs, key=lambda name: nll(probs[name][selection_N], labels_N[selection_N]))[:4]
+    names = [member.name for member in bundle.members]
+    assert set(names) == set(best) and names[0] == best[0]
+    assert [f"run-{m.run}-cycle-{m.cycle:02d}" for m in bundle.members] == names
+    assert bundle.selection.candidates == 6
+    assert bundle.model in ("small", "small + tiny")
+    answers_NK = mean_probabilities(
+        np.stack([probs[name] for name in names]), bundle.weights_M, bundle.temperature
+    )
+    assert bundle.val == val_figures(answers_NK, labels_N)
+
+
+def test_the_last_of_several_runs_are_their_latest_cycles(
+    digits_run: Path, second_run: Path
+) -> None:
+    candidates = pooled([digits_run, second_run]).candidates
+    assert [candidate.name for candidate in candidates[-2:]] == ["run-0-cycle-02", "run-1-cycle-02"]
+
+
+def test_one_run_keeps_the_plain_names(digits_run: Path) -> None:
+    assert [c.name for c in pooled([digits_run]).candidates] == [f"cycle-0{i}" for i in range(3)]
+
+
+def test_runs_that_do_not_go_together_are_refused_by_name(digits_run: Path, tmp_path: Path) -> None:
+    run = read_run(digits_run)
+    turned = changed(digits_run, tmp_path, classes=run.classes[::-1])
+    with pytest.raises(InvalidConfig, match=f"{turned} has the same classes in another order"):
+        pooled([digits_run, turned])
+    others = changed(digits_run, tmp_path, classes=("a", "b"))
+    with pytest.raises(InvalidConfig, match="has other classes than"):
+        pooled([digits_run, others])
+    wide = changed(digits_run, tmp_path, image=run.image.model_copy(update={"width": 9}))
+    with pytest.raises(InvalidConfig, match=r"another image contract .* width=9"):
+        pooled([digits_run, wide])
+    data = run.data.model_copy(update={"fingerprint": "0" * 64})
+    with pytest.raises(InvalidConfig, match="on other images than"):
+        pooled([digits_run, changed(digits_run, tmp_path, data=data)])
+    labels = FileRef(file="val-labels.npy", sha256="0" * 64)
+    with pytest.raises(InvalidConfig, match="on other images than"):
+        pooled([digits_run, changed(digits_run, tmp_path, val_labels=labels)])
+
+
+def test_a_run_given_twice_is_refused(digits_run: Path) -> None:
+    with pytest.raises(InvalidConfig, match="given twice"):
+        pooled([digits_run, digits_run / ".." / "run"])
+
+
+def test_runs_without_a_finished_cycle_are_refused(digits_run: Path, tmp_path: Path) -> None:
+    run = read_run(digits_run)
+    (tmp_path / run.val_labels.file).write_bytes((digits_run / run.val_labels.file).read_bytes())
+    with pytest.raises(InvalidConfig, match="no finished cycle yet"):
+        pooled([changed(digits_run, tmp_path, snapshots=())])

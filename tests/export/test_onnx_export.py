@@ -1,0 +1,66 @@
+from importlib.metadata import version
+
+import onnx
+import pytest
+from torch import Tensor, nn
+
+from snapensemble.export.onnx_export import OPSET, to_onnx
+from snapensemble.export.onnx_graph import ConversionFailed
+from tests.networks import METADATA, exported, image_of, noise_NCHW, trained
+
+IMAGE, PIXELS = image_of(16), noise_NCHW(16)[:10]
+
+
+@pytest.fixture
+def small() -> tuple[nn.Module, bytes]:
+    return trained("tiny", 16), exported("tiny", 16)
+
+
+def test_the_graph_keeps_the_contract(small: tuple[nn.Module, bytes]) -> None:
+    proto = onnx.load_from_string(small[1])
+    onnx.checker.check_model(proto, full_check=True)
+    (images,), (logits,) = proto.graph.input, proto.graph.output
+    shape = images.type.tensor_type.shape.dim
+    assert (images.name, images.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
+    assert (logits.name, logits.type.tensor_type.elem_type) == ("logits", onnx.TensorProto.FLOAT)
+    assert shape[0].dim_param and [d.dim_value for d in shape[1:]] == [3, 16, 16]
+    assert proto.opset_import[0].version == OPSET
+    assert "BatchNormalization" not in {node.op_type for node in proto.graph.node}
+
+
+def test_all_weights_are_inside_the_one_file(small: tuple[nn.Module, bytes]) -> None:
+    proto = onnx.load_from_string(small[1])
+    assert not any(t.external_data for t in proto.graph.initializer)
+
+
+def test_the_file_tells_nothing_of_this_machine(small: tuple[nn.Module, bytes]) -> None:
+    assert b".py" not in small[1] and b"/trainer" not in small[1]
+
+
+def test_the_same_network_gives_the_same_bytes(small: tuple[nn.Module, bytes]) -> None:
+    assert to_onnx(small[0], IMAGE, METADATA) == small[1]
+
+
+def test_the_file_explains_itself(small: tuple[nn.Module, bytes]) -> None:
+    data = to_onnx(small[0], IMAGE, {"seed": "7", "classes": '["a", "b"]'})
+    assert data == to_onnx(small[0], IMAGE, {"classes": '["a", "b"]', "seed": "7"})
+    proto = onnx.load_from_string(data)
+    assert [(p.key, p.value) for p in proto.metadata_props] == [
+        ("classes", '["a", "b"]'),
+        ("seed", "7"),
+    ]
+    assert (proto.producer_name, proto.producer_version) == (
+        "snapensemble",
+        version("snapensemble"),
+    )
+    assert "images: uint8 [batch, 3, 16, 16], RGB, 0 to 255" in proto.graph.doc_string
+    assert "logits: float32 [batch, 4]" in proto.graph.doc_string
+
+
+def test_a_network_that_fixes_the_batch_is_refused() -> None:
+    class TwoAtATime(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.reshape(2, -1).float()[:, :4]
+
+    with pytest.raises(ConversionFailed, match="batch dimension"):
+        to_onnx(TwoAtATime(), IMAGE)

@@ -1,0 +1,188 @@
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.predict import predict_with_url
+from snapensemble.server_process import server_process
+from snapensemble.serving.http.app import create_app
+from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.settings import Settings
+from tests.factories import encoded, make_bundle, picture
+from tests.fakes import client
+from tests.serving.http.test_http import is_problem
+from tests.serving.process.test_server import connect
+
+TOKEN = "a-token-that-is-long-enough"
+RIGHT = {"authorization": f"Bearer {TOKEN}"}
+PNG = encoded(picture(1))
+
+
+@pytest.fixture
+def app(engine: Engine) -> FastAPI:
+    return create_app(
+        Settings(tokens=SecretStr(TOKEN), cors_origins="https://shop.example"), engine
+    )
+
+
+@pytest_asyncio.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(app) as http:
+        yield http
+
+
+PATHS = [
+    "/",
+    "/model",
+    "/metrics",
+    "/openapi.json",
+    "/nope",
+    "/predict",
+    "/health/live/../../model",
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer not-the-right-token"}])
+async def test_nothing_is_said_without_a_token(
+    http: httpx.AsyncClient, path: str, headers: dict[str, str]
+) -> None:
+    reply = await http.get(path, headers=headers)
+    is_problem(reply, 401, "unauthorized")
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert TOKEN not in reply.text and "insects" not in reply.text
+
+
+async def test_with_a_token_all_is_as_it_was(http: httpx.AsyncClient) -> None:
+    assert (await http.post("/predict", content=PNG, headers=RIGHT)).status_code == 200
+    assert (await http.get("/model", headers=RIGHT)).json()["name"] == "insects"
+    is_problem(await http.get("/nope", headers=RIGHT), 404, "not_found")
+
+
+async def test_probes_need_no_token(http: httpx.AsyncClient) -> None:
+    for path in ("/health/live", "/health/ready"):
+        assert (await http.get(path)).status_code == 200
+        assert (await http.head(path)).status_code == 200
+
+
+async def test_a_body_without_a_token_is_not_read(app: FastAPI) -> None:
+    said: list[Any] = []
+
+    async def receive() -> Any:
+        raise AssertionError("the body was read")
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict",
+        "query_string": b"", "headers": [(b"content-length", b"5")], "state": {},
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert said[0]["status"] == 401
+
+
+async def test_refusals_are_counted(http: httpx.AsyncClient) -> None:
+    await http.post("/predict", content=PNG)
+    lines = (await http.get("/metrics", headers=RIGHT)).text.splitlines()
+    assert 'snapensemble_requests_total{code="401",route="/predict"} 1.0' in lines
+    assert 'snapensemble_problems_total{code="unauthorized"} 1.0' in lines
+
+
+async def test_the_model_does_not_show_the_tokens(http: httpx.AsyncClient) -> None:
+    assert TOKEN not in (await http.get("/model", headers=RIGHT)).text
+    assert TOKEN not in (await http.get("/openapi.json", headers=RIGHT)).text
+
+
+def test_an_app_with_a_bad_token_is_not_made(engine: Engine) -> None:
+    with pytest.raises(InvalidConfig, match="entry 1 is too short"):
+        create_app(Settings(tokens=SecretStr("short")), engine)
+
+
+PREFLIGHT = {
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type",
+}
+
+
+async def test_a_page_of_an_origin_that_is_named_may_ask(http: httpx.AsyncClient) -> None:
+    origin = {"origin": "https://shop.example"}
+    before = await http.options("/predict", headers={**PREFLIGHT, **origin})
+    assert before.status_code == 204
+    assert before.headers["access-control-allow-origin"] == "https://shop.example"
+    assert "Authorization" in before.headers["access-control-allow-headers"]
+    reply = await http.post("/predict", content=PNG, headers={**RIGHT, **origin})
+    assert reply.headers["access-control-allow-origin"] == "https://shop.example"
+    assert "access-control-allow-credentials" not in reply.headers
+    refused = await http.post("/predict", content=PNG, headers=origin)
+    assert refused.headers["access-control-allow-origin"] == "https://shop.example"
+
+
+async def test_a_page_of_another_origin_learns_nothing(http: httpx.AsyncClient) -> None:
+    origin = {"origin": "https://shop.example.evil.example"}
+    before = await http.options("/predict", headers={**PREFLIGHT, **origin})
+    assert before.status_code == 403 and "access-control-allow-origin" not in before.headers
+    reply = await http.post("/predict", content=PNG, headers={**RIGHT, **origin})
+    assert "access-control-allow-origin" not in reply.headers
+
+
+async def test_no_origin_may_ask_by_default(engine: Engine) -> None:
+    async with client(create_app(Settings(), engine)) as http:
+        origin = {"origin": "https://shop.example"}
+        reply = await http.options("/predict", headers={**PREFLIGHT, **origin})
+        is_problem(reply, 405, "method_not_allowed")
+        reply = await http.get("/model", headers=origin)
+        assert "access-control-allow-origin" not in reply.headers
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """URL and directory of a real server that wants a token."""
+    directory = tmp_path_factory.mktemp("guarded")
+    (directory / "tokens").write_text(f"# of the tests\n{TOKEN}\n")
+    bundle_dir = make_bundle(directory / "bundle")
+    flags = ("--port", "0", "--tokens-file", str(directory / "tokens"))
+    with server_process(bundle_dir, *flags) as (_, url):
+        yield url, directory
+
+
+def test_a_large_body_without_a_token_is_refused_before_it_is_sent(
+    guarded: tuple[str, Path],
+) -> None:
+    with closing(connect(guarded[0])) as connection:
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Length", str(2**30))
+        connection.endheaders()
+        assert connection.getresponse().status == 401
+
+
+def test_predict_shows_the_token_of_its_environment(
+    guarded: tuple[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    command = [sys.executable, "-m", "snapensemble.cli", "predict", str(tmp_path / "a.png")]
+    command += ["--url", guarded[0]]
+    without = {k: v for k, v in os.environ.items() if k != "SNAPENSEMBLE_TOKEN"}
+    found = subprocess.run(command, capture_output=True, text=True, env=without)
+    assert found.returncode == 2 and "wants a token: set SNAPENSEMBLE_TOKEN" in found.stderr
+    answer = predict_with_url(guarded[0], [tmp_path / "a.png"], [PNG], token=TOKEN)
+    assert answer["model"]["name"] == "insects"
+
+
+def test_a_server_without_a_readable_token_does_not_start(bundle_dir: Path) -> None:
+    command = [sys.executable, "-m", "snapensemble.cli", "serve", str(bundle_dir), "--port", "0"]
+    found = subprocess.run(
+        [*command, "--tokens-file", "/no/tokens"], capture_output=True, text=True, timeout=60
+    )
+    assert found.returncode == 2 and "--tokens-file /no/tokens: No such file" in found.stderr
+    assert found.stdout == ""

@@ -1,0 +1,174 @@
+"""The OpenAPI document, beside `tests.openapi`, which holds every answer of all tests to it."""
+
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from openapi_spec_validator import validate as validate_document
+from pydantic import SecretStr
+
+from snapensemble.serving.http.app import ROUTES, create_app
+from snapensemble.serving.http.openapi import describe
+from snapensemble.serving.http.problems import (
+    HEAD_TOO_LARGE,
+    HTTP_CODES,
+    INTERNAL_ERROR,
+    MALFORMED,
+    NO_MEMORY,
+    PROBLEMS,
+)
+from snapensemble.serving.http.routes import PREDICT
+from snapensemble.serving.http.schemas import PredictOptions
+from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.openapi_schemas import EXAMPLE
+from snapensemble.serving.settings import Settings
+from tests.fakes import client
+from tests.openapi import check_answer, close_objects, resolve, validate
+from tests.serving.http.test_http import HEADERS, PNG
+
+TOKEN = "a-token-that-is-long-enough"
+DOCUMENT = describe(Settings(), guarded=True)
+
+
+def answers(document: dict[str, Any]) -> list[dict[str, Any]]:
+    operations = [o for item in document["paths"].values() for o in item.values()]
+    return [answer for operation in operations for answer in operation["responses"].values()]
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+@pytest.mark.parametrize("metrics_port", [None, 9000])
+def test_the_document_is_valid(guarded: bool, metrics_port: int | None) -> None:
+    document = describe(Settings(metrics_port=metrics_port), guarded=guarded)
+    validate_document(document)
+    assert ("/metrics" in document["paths"]) is (metrics_port is None)
+
+
+async def test_the_server_gives_the_document(http: httpx.AsyncClient, app: FastAPI) -> None:
+    reply = await http.get("/openapi.json")
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.json() == app.state.document
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate Operation ID")  # in the document of FastAPI
+@pytest.mark.parametrize("settings", [Settings(), Settings(metrics_port=9000)])
+def test_every_route_is_in_the_document_and_the_other_way_round(
+    engine: Engine, settings: Settings
+) -> None:
+    app = create_app(settings, engine)
+    routes, declared = (
+        {(path, method) for path, item in paths.items() for method in item}
+        for paths in (app.openapi()["paths"], app.state.document["paths"])
+    )
+    routes.add((PREDICT, "post"))  # the application answers it beside FastAPI's router
+    assert routes == declared
+    assert {path for path, _ in routes} <= set(ROUTES)
+
+
+def test_every_problem_is_declared_somewhere() -> None:
+    declared = set()
+    for answer in [*answers(DOCUMENT), *DOCUMENT["components"]["responses"].values()]:
+        for content in answer.get("content", {}).values():
+            if "allOf" in content["schema"]:
+                this = content["schema"]["allOf"][1]["properties"]
+                declared |= {(this["status"]["const"], code) for code in this["code"]["enum"]}
+    known = {(status, code) for status, code, _ in [*PROBLEMS.values(), INTERNAL_ERROR]}
+    known |= {(p.status, p.code) for p in (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)}
+    assert declared == known | set(HTTP_CODES.items())
+
+
+def test_every_parameter_is_declared_with_its_bounds() -> None:
+    parameters = {p.get("name"): p for p in DOCUMENT["paths"]["/predict"]["post"]["parameters"]}
+    assert set(PredictOptions.model_fields) == {
+        name for name, p in parameters.items() if name is not None and p["in"] == "query"
+    }
+    assert parameters["top"]["schema"] == {
+        "type": "integer", "minimum": 0, "maximum": 1000, "default": 5,
+    }  # fmt: skip
+    assert parameters["mode"]["schema"] == {"type": "string", "enum": ["full", "cascade"]}
+    assert parameters["deadline_ms"]["schema"]["minimum"] == 1
+
+
+def test_every_body_form_is_declared() -> None:
+    assert set(DOCUMENT["paths"]["/predict"]["post"]["requestBody"]["content"]) == {
+        "image/*", "application/octet-stream", "multipart/form-data", "application/json",
+    }  # fmt: skip
+
+
+def test_every_answer_names_its_headers() -> None:
+    for answer in answers(DOCUMENT):
+        assert "X-Request-ID" in answer["headers"]
+    predict = DOCUMENT["paths"]["/predict"]["post"]["responses"]
+    assert "Retry-After" in predict["503"]["headers"]
+    assert "WWW-Authenticate" in predict["401"]["headers"]
+
+
+def test_the_probes_are_open_and_all_else_wants_the_token() -> None:
+    for path, item in DOCUMENT["paths"].items():
+        for operation in item.values():
+            is_open = path.startswith("/health/")
+            assert ("security" not in operation) is is_open
+            assert ("401" not in operation["responses"]) is is_open
+    assert DOCUMENT["components"]["securitySchemes"] == {
+        "bearer": {"type": "http", "scheme": "bearer"}
+    }
+
+
+def test_without_tokens_there_is_no_security() -> None:
+    document = describe(Settings(), guarded=False)
+    assert "securitySchemes" not in document["components"]
+    assert not any("security" in o for item in document["paths"].values() for o in item.values())
+
+
+async def test_the_document_of_a_server_with_tokens_says_so(engine: Engine) -> None:
+    app = create_app(Settings(tokens=SecretStr(TOKEN)), engine)
+    async with client(app) as http:
+        document = await http.get("/openapi.json", headers={"authorization": f"Bearer {TOKEN}"})
+        assert "securitySchemes" in document.json()["components"]
+        assert (await http.get("/openapi.json")).status_code == 401
+
+
+def test_the_example_is_an_answer() -> None:
+    schema = DOCUMENT["components"]["schemas"]["PredictResponse"]
+    validate(close_objects(DOCUMENT), schema, EXAMPLE)
+
+
+@pytest.mark.parametrize("path", ["/model", "/metrics", "/", "/docs", "/openapi.json"])
+async def test_head_is_get_without_the_body(http: httpx.AsyncClient, path: str) -> None:
+    get, head = await http.get(path), await http.head(path)
+    assert get.status_code == head.status_code == 200
+    assert get.headers["content-type"] == head.headers["content-type"]
+    refused = await http.delete(path)
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"status_code": 418}, "does not declare 418"),
+        ({"json": {}}, "required property"),
+        ({"json": {"live": True, "extra": 1}}, None),
+        ({"text": "yes"}, "is none of"),
+        ({"headers": {}, "json": {"live": True}}, "X-Request-ID is missing"),
+    ],
+)
+def test_the_check_of_answers_notices(change: dict[str, Any], message: str | None) -> None:
+    wrong = {"status_code": 200, "headers": {"x-request-id": "1"}, **change}
+    if message is None:
+        check_answer(DOCUMENT, "GET", "/health/live", httpx.Response(**wrong))
+        return
+    with pytest.raises(AssertionError, match=message):
+        check_answer(DOCUMENT, "GET", "/health/live", httpx.Response(**wrong))
+
+
+async def test_the_check_notices_a_member_that_is_not_declared(http: httpx.AsyncClient) -> None:
+    reply = await http.post("/predict", content=PNG, headers=HEADERS)
+    answer = reply.json()
+    answer["predictions"][0]["mood"] = "good"
+    changed = httpx.Response(200, headers={"x-request-id": "1"}, json=answer)
+    with pytest.raises(AssertionError, match="mood"):
+        check_answer(close_objects(DOCUMENT), "POST", "/predict", changed)
+
+
+def test_references_lead_somewhere() -> None:
+    assert resolve(DOCUMENT, {"$ref": "#/components/schemas/Problem"})["type"] == "object"

@@ -1,0 +1,52 @@
+from pathlib import Path
+
+from snapensemble.contracts.bundle import read_bundle
+from snapensemble.serving.inference.batch import BatchReport
+from snapensemble.serving.telemetry.metrics import Metrics
+
+
+def report(members_s: tuple[float, ...], members_used: int) -> BatchReport:
+    return BatchReport(
+        images=4,
+        waits_s=(0.1, 0.2, 0.3, 0.4) if members_used == len(members_s) else (),
+        inference_s=0.5,
+        members_s=members_s,
+        answered=3,
+        members_used=members_used,
+        failed=False,
+    )
+
+
+def test_lane_time_is_counted_for_each_member_by_its_name(bundle_dir: Path) -> None:
+    metrics = Metrics()
+    metrics.describe("insects", read_bundle(bundle_dir))
+    metrics.batch(report((0.25, 0.5, 1.0), members_used=3))
+    metrics.batch(report((2.0,), members_used=2))  # the second stage of a cascade
+    seconds = {
+        sample.labels["member"]: sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "snapensemble_member_busy_seconds_total"
+    }
+    assert seconds == {"cycle-00": 0.25, "cycle-01": 2.5, "cycle-02": 1.0}
+
+
+def test_a_micro_batch_is_counted_with_its_waits_and_its_members() -> None:
+    metrics = Metrics()
+    metrics.batch(report((0.25, 0.5, 1.0), members_used=3))
+    lines = metrics.page().decode().splitlines()
+    for line in (
+        'snapensemble_stage_duration_seconds_count{stage="queue"} 4.0',
+        'snapensemble_stage_duration_seconds_sum{stage="inference"} 0.5',
+        "snapensemble_batch_size_images_sum 4.0",
+        "snapensemble_members_used_sum 9.0",
+    ):
+        assert line in lines
+
+
+def test_model_and_build_are_named(bundle_dir: Path) -> None:
+    metrics = Metrics()
+    metrics.describe("insects", read_bundle(bundle_dir))
+    page = metrics.page().decode()
+    assert 'snapensemble_model_info{members="3",name="insects",version="0badcafe"} 1.0' in page
+    assert "snapensemble_build_info{onnxruntime=" in page

@@ -1,0 +1,188 @@
+"""What a run needs before its first step: device, image contract, weights, batches, optimizer."""
+
+import os
+import shutil
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.pixels import ImageContract
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.data.augment import Augmentation, fill_colour
+from snapensemble.trainer.data.dataset import Dataset
+from snapensemble.trainer.distributed import World
+from snapensemble.trainer.loop import Batches, Objective
+from snapensemble.trainer.models.registry import Classifier, build_model, set_whitening
+from snapensemble.trainer.models.timm import expected_normalisation
+from snapensemble.trainer.seeding import Purpose, derived_seed
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        InvalidConfig: torch does not know the device, or cannot use it here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidConfig(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def image_contract(dataset: Dataset, pretrained: str | None = None) -> ImageContract:
+    """The images' shape and normalisation.
+
+    Args:
+        dataset: gives the mean and deviation per channel of its training split, from a histogram
+            of the 256 grey values: exact and without a float copy.
+        pretrained: a network of timm whose published weights expect their own normalisation.
+    """
+    channels, height, width = dataset.shape
+    expected = None if pretrained is None else expected_normalisation(pretrained, channels)
+    means, stds = expected or train_statistics(dataset)
+    return ImageContract(
+        channels=1 if channels == 1 else 3,
+        height=height,
+        width=width,
+        mean=tuple(means),
+        std=tuple(stds),
+    )
+
+
+def train_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
+    """Mean and deviation per channel of the training images, in units of full scale."""
+    channels, _, _ = dataset.shape
+    means, stds = [], []
+    for channel in range(channels):
+        counts_256 = _histogram(dataset.train.images_NCHW[:, channel])
+        values_256 = np.arange(256) / 255
+        mean = float(np.average(values_256, weights=counts_256))
+        variance = float(np.average((values_256 - mean) ** 2, weights=counts_256))
+        means.append(round(mean, 6))
+        # A channel that never varies still needs a scale: one grey value.
+        stds.append(round(max(variance**0.5, 1 / 255), 6))
+    return means, stds
+
+
+def new_model(
+    name: str,
+    seed: int,
+    pretrained: str | None,
+    dataset: Dataset,
+    image: ImageContract,
+    device: torch.device,
+) -> Classifier:
+    """Weights drawn from the seed alone; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(seed, Purpose.WEIGHTS))
+        model = build_model(name, len(dataset.classes), image, pretrained)
+    set_whitening(model, torch.from_numpy(dataset.train.images_NCHW))
+    return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
+
+
+def build_batches(
+    config: TrainConfig,
+    dataset: Dataset,
+    image: ImageContract,
+    device: torch.device,
+    world: World,
+) -> Batches:
+    """The training split on the device, whole, as uint8.
+
+    Raises:
+        InvalidConfig: fewer images than one batch, a batch that the processes cannot share
+            equally, or padding beyond the image.
+    """
+    _, height, width = dataset.shape
+    side = min(height, width)
+    padding = default_padding(side) if config.crop_padding is None else config.crop_padding
+    if config.random_resized_crop is not None:
+        padding = 0
+    for what, pixels in (("crop_padding", padding), ("cutout", config.cutout)):
+        if pixels >= side:
+            raise InvalidConfig(f"{what} {pixels} must be below the image's side of {side} pixels")
+    batches = Batches(
+        images_NCHW=torch.from_numpy(dataset.train.images_NCHW).to(device),
+        labels_N=torch.from_numpy(dataset.train.labels_N).to(device),
+        batch_size=config.batch_size or default_batch_size(len(dataset.train)),
+        augmentation=Augmentation(
+            crop_padding=padding,
+            flip=dataset.mirror_keeps_class if config.flip is None else config.flip,
+            cutout=config.cutout,
+            min_area=config.random_resized_crop or 1.0,
+        ),
+        fill_C=fill_colour(image).to(device),
+        seed=config.seed,
+        world=world,
+    )
+    if batches.batch_size % world.size or batches.batch_size < 2 * world.size:
+        raise InvalidConfig(
+            f"a batch of {batches.batch_size} cannot be shared equally by {world.size} processes, "
+            "at least 2 images each; choose another --batch-size"
+        )
+    if batches.steps_per_epoch == 0:
+        raise InvalidConfig(
+            f"batch_size {batches.batch_size} is more than the {len(dataset.train)} training "
+            f"images; use at most {len(dataset.train)}"
+        )
+    return batches
+
+
+def build_objective(
+    config: TrainConfig, model: nn.Module, world: World, device: torch.device
+) -> Objective:
+    """The loss of the model as it is trained.
+
+    Raises:
+        InvalidConfig: `compile` without a compiler.
+    """
+    network = world.wrapped(model)
+    if config.compile:
+        if device.type == "cpu" and not any(map(shutil.which, compilers())):
+            raise InvalidConfig("--compile on the CPU needs a C++ compiler; found none")
+        network = cast(nn.Module, torch.compile(network))
+    return Objective(
+        network=network,
+        label_smoothing=config.label_smoothing,
+        autocast=config.precision == "bf16",
+    )
+
+
+def compilers() -> tuple[str, ...]:
+    """The C++ compilers that torch.compile would try."""
+    named = os.environ.get("CXX")
+    return (named,) if named else ("c++", "g++", "clang++")
+
+
+def default_batch_size(images: int) -> int:
+    """128; for few images a smaller power of two, so that an epoch has 20 steps; at least 16."""
+    size = 128
+    while size > 16 and images // size < 20:
+        size //= 2
+    return max(2, min(size, images))
+
+
+def default_padding(side: int) -> int:
+    """An eighth of the shorter side, 4 pixels for CIFAR as in the papers; none below 16 pixels.
+
+    A picture that small fills its frame, and a shift gains nothing
+    (docs/decisions/0005-networks-and-augmentation-for-small-images.md).
+    """
+    return side // 8 if side >= 16 else 0
+
+
+def _histogram(images_NHW: NDArray[np.uint8]) -> NDArray[np.int64]:
+    counts_256 = np.zeros(256, dtype=np.int64)
+    # bincount makes each pixel an int64: in pieces of about 4 million pixels.
+    for part in np.array_split(images_NHW, max(1, images_NHW.size >> 22)):
+        counts_256 += np.bincount(part.ravel(), minlength=256)
+    return counts_256

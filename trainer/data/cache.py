@@ -1,0 +1,239 @@
+"""Folders of pictures are decoded once: the pixels stay in the cache directory.
+
+An entry is a directory that takes its name last, so it is there whole or not at all:
+
+    KEY/images.npy   the images that can be read, uint8 [N, C, H, W]
+    KEY/index.json   which files cannot, and why
+
+The key covers whatever could change a pixel, so an entry is never out of date, and two processes
+that make the same entry make the same bytes. The whole directory may be removed at any time.
+"""
+
+import contextlib
+import errno
+import hashlib
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import features
+
+from snapensemble.contracts import pixels
+from snapensemble.contracts.errors import InvalidData, InvalidManifest, WriteFailed
+from snapensemble.contracts.manifest import Record, read_manifest, write_manifest
+from snapensemble.contracts.pictures import cost as picture_cost
+from snapensemble.contracts.pictures import decode as flatten
+from snapensemble.contracts.pictures import decode as unpack
+from snapensemble.contracts.pictures import directory as scan_directory
+from snapensemble.contracts.pictures import jpeg as scan_jpeg
+from snapensemble.contracts.pictures import limits as picture_limits
+from snapensemble.contracts.pictures import others as scan_others
+from snapensemble.contracts.pictures import png as scan_png
+from snapensemble.contracts.pictures import tiff as scan_tiff
+from snapensemble.contracts.process import say_once
+from snapensemble.trainer.data.decoding import Unreadable, decode_files
+from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
+
+# Whose source decides about a pixel, or whether there is one.
+_MADE_BY = (pixels, flatten, unpack, picture_cost, picture_limits,
+            scan_directory, scan_jpeg, scan_others, scan_png, scan_tiff)  # fmt: skip
+
+
+class CacheIndex(Record):
+    """What stands beside the pixels."""
+
+    format: Literal["decoded-images"] = "decoded-images"
+    format_version: Literal[1] = 1
+    images_mtime_ns: int  # of images.npy: nobody has written to it since
+    bad: tuple[tuple[int, str], ...]  # (index of the file, reason)
+    costly: int  # pictures that a server would refuse
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The pixels of those files that have some."""
+
+    images_NCHW: NDArray[np.uint8]
+    bad: dict[int, str]  # index of the file -> reason
+    costly: int = 0  # pictures that a server would refuse
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Files to be decoded, and to what."""
+
+    root: Path
+    files: Sequence[Path]
+    size: int  # height and width, pixels
+    channels: int
+    max_image_cost: float  # a multiple of what a server accepts
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        return self.channels, self.size, self.size
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images."""
+        return len(self.files) * self.channels * self.size * self.size
+
+    def decode(self, costly: list[Path]) -> Iterator[NDArray[np.uint8] | Unreadable]:
+        """Each image, or why there is none; those that a server would refuse are noted."""
+        return decode_files(
+            self.files,
+            size=self.size,
+            channels=self.channels,
+            max_image_cost=self.max_image_cost,
+            on_costly=costly.append,
+        )
+
+
+def decoded(pictures: Pictures) -> Decoded:
+    """The images, from the cache if it has them, through a memory map if it can be written.
+
+    Raises:
+        InvalidData: there is no cache, and the images do not fit into memory.
+    """
+    try:
+        entry = cache_directory() / cache_key(pictures)
+        return _opened(entry, pictures) or _made(entry, pictures)
+    except (OSError, WriteFailed) as error:
+        say_once(
+            f"decoded images are not kept: {error}; to keep them, "
+            f"set {CACHE_VARIABLE} to a directory with free space"
+        )
+        return _in_memory(pictures)
+
+
+def cache_key(pictures: Pictures) -> str:
+    """64 hexadecimal digits that change with the files, the size, and how pixels are made."""
+    decoder = [
+        *(hashlib.sha256(inspect.getsource(made_by).encode()).hexdigest() for made_by in _MADE_BY),
+        PIL.__version__,
+        *(features.version(name) for name in ("libjpeg_turbo", "webp", "libtiff")),
+        pictures.max_image_cost,
+    ]
+    digest = hashlib.sha256()
+    for part in (decoder, str(pictures.root.resolve()), pictures.shape):
+        digest.update(json.dumps(part).encode() + b"\n")
+    for file in pictures.files:
+        name = file.relative_to(pictures.root).as_posix()
+        digest.update(json.dumps([name, *_times(file)]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _times(file: Path) -> tuple[int, ...]:
+    try:
+        status = file.stat()
+    except OSError:  # it will be named as unreadable
+        return ()
+    # The last of them cannot be set: it tells of a file replaced by an older one of the same size.
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _opened(entry: Path, pictures: Pictures) -> Decoded | None:
+    """An entry, unless it is absent or damaged."""
+    try:
+        index = read_manifest(entry / "index.json", CacheIndex, made_by="snapensemble train")
+        images_NCHW = open_rows(entry / "images.npy")
+        mtime_ns = (entry / "images.npy").stat().st_mtime_ns
+        owners = {each.stat().st_uid for each in (entry, *entry.iterdir())}
+    except (InvalidManifest, OSError, ValueError, EOFError, OverflowError):
+        return None
+    if owners != {os.getuid()}:  # in a shared cache somebody else's pixels are not believed
+        return None
+    bad = dict(index.bad)
+    shape = (len(pictures.files) - len(bad), *pictures.shape)
+    whole = images_NCHW.shape == shape and images_NCHW.dtype == np.uint8
+    if not whole or mtime_ns != index.images_mtime_ns:
+        return None
+    return Decoded(images_NCHW, bad, index.costly)
+
+
+def _made(entry: Path, pictures: Pictures) -> Decoded:
+    """Decode into a new entry.
+
+    Raises:
+        OSError: the entry cannot be written.
+    """
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(entry.parent).free < pictures.nbytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(entry.parent))
+    temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".new-"))
+    try:
+        bad: dict[int, Unreadable] = {}
+        costly: list[Path] = []
+        images = temporary / "images.npy"
+        good = _without_bad(pictures, bad, costly)
+        if write_rows(images, good, len(pictures.files), pictures.shape) == 0:
+            return Decoded(_empty(pictures, 0), _reasons(bad))
+        index = CacheIndex(
+            images_mtime_ns=images.stat().st_mtime_ns,
+            bad=tuple(_reasons(bad).items()),
+            costly=len(costly),
+        )
+        write_manifest(temporary / "index.json", index)
+        made = _opened(temporary, pictures)
+        if made is None:
+            raise OSError(errno.EIO, "what was written cannot be read back", str(temporary))
+        if all(file.lasting for file in bad.values()):
+            _publish(temporary, entry, pictures)
+        return made  # its map outlives the name
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, entry: Path, pictures: Pictures) -> None:
+    """Give an entry its name, unless another process has made it meanwhile."""
+    with contextlib.suppress(OSError):
+        if entry.exists() and _opened(entry, pictures) is None:
+            shutil.rmtree(entry)
+        temporary.rename(entry)
+
+
+def _in_memory(pictures: Pictures) -> Decoded:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # Splitting copies: the whole, its parts, and the parts of these are there at once.
+    if 3 * pictures.nbytes > available:
+        raise InvalidData(
+            f"{pictures.root}: the decoded images need 3 x {pictures.nbytes / 1e9:.1f} GB of "
+            f"memory, this machine has {available / 1e9:.1f} GB; choose a smaller --image-size, "
+            f"or set {CACHE_VARIABLE} to a directory with free space"
+        )
+    bad: dict[int, Unreadable] = {}
+    costly: list[Path] = []
+    images_NCHW = _empty(pictures, len(pictures.files))
+    count = 0
+    for image_CHW in _without_bad(pictures, bad, costly):
+        images_NCHW[count] = image_CHW
+        count += 1
+    return Decoded(images_NCHW[:count], _reasons(bad), len(costly))
+
+
+def _empty(pictures: Pictures, count: int) -> NDArray[np.uint8]:
+    return np.empty((count, *pictures.shape), dtype=np.uint8)
+
+
+def _without_bad(
+    pictures: Pictures, bad: dict[int, Unreadable], costly: list[Path]
+) -> Iterator[NDArray[np.uint8]]:
+    """The images; files without one are noted in `bad`, those too costly to serve in `costly`."""
+    for index, image_CHW in enumerate(pictures.decode(costly)):
+        if isinstance(image_CHW, Unreadable):
+            bad[index] = image_CHW
+        else:
+            yield image_CHW
+
+
+def _reasons(bad: dict[int, Unreadable]) -> dict[int, str]:
+    return {index: file.reason for index, file in bad.items()}

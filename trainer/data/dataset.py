@@ -1,0 +1,236 @@
+"""Data sets by SPEC: arrays of uint8 images, split into training, validation and test.
+
+Shapes: N images, C channels, H height, W width. NumPy only: evaluating a bundle needs no torch.
+"""
+
+import collections
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snapensemble.contracts.errors import InvalidConfig, InvalidData
+from snapensemble.contracts.pixels import MAX_SIDE
+from snapensemble.trainer.data import cifar, idx, readers
+from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
+from snapensemble.trainer.data.folder import image_folder
+from snapensemble.trainer.data.readers import RawData, Split
+
+DEFAULT_IMAGE_SIZE = 64
+TEST_STREAM = 1
+_ARRAYS: dict[str, Callable[[Path], RawData]] = {
+    "cifar10": cifar.cifar10,
+    "cifar100": cifar.cifar100,
+    "mnist": idx.mnist,
+    "fashion-mnist": idx.fashion_mnist,
+    "npz": readers.npz,
+}
+SPECS = (
+    "digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, "
+    "or the directory of an image folder"
+)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three disjoint parts: train teaches, val chooses, test reports."""
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split | None
+    mirror_keeps_class: bool
+    brings_test: bool  # or was the test part drawn from the rest?
+    bad_images: int = 0  # left out, because they cannot be read
+
+    def part(self, name: str) -> Split:
+        """The part by name.
+
+        Raises:
+            InvalidData: this data set has no test part.
+        """
+        part = {"train": self.train, "val": self.val, "test": self.test}[name]
+        if part is None:
+            raise InvalidData(
+                f"this data set has no {name} part (an image folder has one in test/CLASS/*); "
+                "ask for --split val, or give --data with one"
+            )
+        return part
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.train.images_NCHW.shape
+        return channels, height, width
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the pixels, labels and class names of training and validation."""
+        digest = hashlib.sha256("\0".join(self.classes).encode())
+        for split in (self.train, self.val):
+            digest.update(repr(split.images_NCHW.shape).encode())
+            digest.update(np.ascontiguousarray(split.images_NCHW).data)
+            digest.update(split.labels_N.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+def load_dataset(
+    spec: str,
+    *,
+    val_fraction: float,
+    split_seed: int,
+    image_size: int | None = None,
+    channels: int = 3,
+    max_bad_images: int = 0,
+    max_image_cost: float = MAX_IMAGE_COST,
+) -> Dataset:
+    """Read a data set and split it.
+
+    The split depends on the files and `split_seed` only, never on the training seed, so that
+    several runs share one validation split and `evaluate` finds the same test images again.
+
+    Args:
+        spec: see `SPECS`.
+        val_fraction: the share of each class that validates, where the data has no such part.
+        split_seed: decides which images.
+        image_size: height and width in pixels; image folders only, where 64 is the default.
+        channels: 1 or 3; image folders only.
+        max_bad_images: so many pictures that cannot be read are named and left out; image folders
+            only.
+        max_image_cost: what decoding one may cost, in times what a server accepts; likewise.
+
+    Raises:
+        InvalidConfig: the SPEC is not one, or `image_size` does not apply.
+        InvalidData: absent, damaged, or too few images.
+    """
+    raw = _read(spec, image_size, channels, max_bad_images, max_image_cost)
+    _refuse_unusable(raw)
+    brings_test = raw.train is not None
+    if raw.train is None:
+        raw = _take_test(raw, split_seed)
+    _refuse_small_classes(raw)
+    assert raw.train is not None
+    train, val = raw.train, raw.val
+    if val is None:
+        chosen_N = stratified(train.labels_N, val_fraction, split_seed)
+        train, val = train.only(~chosen_N), train.only(chosen_N)
+    return Dataset(
+        raw.classes,
+        train,
+        val,
+        raw.test,
+        mirror_keeps_class=raw.mirror_keeps_class,
+        brings_test=brings_test,
+        bad_images=raw.bad_images,
+    )
+
+
+def repeated_images(train: Split, val: Split) -> int:
+    """How many validation images have the same pixels as some training image, whatever the label.
+
+    Such an image is remembered, not recognised, and makes the validation figures look better.
+    """
+    known = collections.Counter(map(_digest, val.images_NCHW))
+    found = known.keys() & set(filter(known.__contains__, map(_digest, train.images_NCHW)))
+    return sum(known[digest] for digest in found)
+
+
+def stratified(labels_N: NDArray[np.int64], fraction: float, *seed: int) -> NDArray[np.bool_]:
+    """Mark about `fraction` of each class: at least one image, and never all of them.
+
+    Returns:
+        A mask of shape N; the same for the same labels, fraction and seed.
+    """
+    chosen_N = np.zeros(len(labels_N), dtype=bool)
+    for label in np.unique(labels_N):
+        members = np.flatnonzero(labels_N == label)
+        count = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        order = np.random.default_rng([*seed, int(label)]).permutation(len(members))
+        chosen_N[members[order[:count]]] = True
+    return chosen_N
+
+
+def is_folder(spec: str) -> bool:
+    """Whether a SPEC names an image folder, to which an image size applies."""
+    kind, colon, rest = spec.partition(":")
+    return not (spec == "digits" or (kind in _ARRAYS and colon and rest))
+
+
+def resolved(spec: str) -> str:
+    """The SPEC with its path made absolute, so that it means the same from everywhere."""
+    if spec == "digits":
+        return spec
+    if is_folder(spec):
+        return str(Path(spec).expanduser().resolve())
+    kind, _, rest = spec.partition(":")
+    return f"{kind}:{Path(rest).expanduser().resolve()}"
+
+
+def _digest(image_CHW: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image_CHW).data, digest_size=16).digest()
+
+
+def _read(
+    spec: str, image_size: int | None, channels: int, max_bad_images: int, max_image_cost: float
+) -> RawData:
+    if not is_folder(spec):
+        if image_size is not None:
+            raise InvalidConfig(f"--image-size applies to image folders, not to {spec}")
+        kind, _, rest = spec.partition(":")
+        return readers.digits() if spec == "digits" else _ARRAYS[kind](Path(rest).expanduser())
+    folder = Path(spec).expanduser()
+    if not folder.exists():
+        raise InvalidData(f"no data at {spec!r}; expected {SPECS}")
+    if not folder.is_dir():
+        raise InvalidData(f"{spec!r} is a file; expected {SPECS}")
+    size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
+    _refuse_size(size, size)  # before hours of decoding
+    return image_folder(
+        folder,
+        size=size,
+        channels=channels,
+        max_bad_images=max_bad_images,
+        max_image_cost=max_image_cost,
+    )
+
+
+def _refuse_unusable(raw: RawData) -> None:
+    """What no reader may pass on: names that a manifest cannot hold, sizes that no graph takes."""
+    if len(raw.classes) < 2 or len(set(raw.classes)) != len(raw.classes):
+        raise InvalidData(f"at least two classes of different names are needed: {raw.classes}")
+    for name in raw.classes:
+        if not name.isprintable():
+            raise InvalidData(f"class {name!a}: the name cannot be printed; rename it")
+    some = raw.everything or raw.train
+    assert some is not None
+    _, _, height, width = some.images_NCHW.shape
+    _refuse_size(height, width)
+
+
+def _refuse_size(height: int, width: int) -> None:
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise InvalidData(f"images are {width} x {height} pixels; expected 1 to {MAX_SIDE} a side")
+
+
+def _take_test(raw: RawData, split_seed: int) -> RawData:
+    """For data without any parts: a share of each class becomes the test part."""
+    assert raw.everything is not None
+    _refuse_small_classes(replace(raw, train=raw.everything))
+    # A stream of its own, so that test and validation are not drawn by the same numbers.
+    chosen_N = stratified(raw.everything.labels_N, raw.test_fraction, split_seed, TEST_STREAM)
+    return replace(raw, train=raw.everything.only(~chosen_N), test=raw.everything.only(chosen_N))
+
+
+def _refuse_small_classes(raw: RawData) -> None:
+    assert raw.train is not None
+    needed = 1 if raw.val is not None else 2
+    needed += 1 if raw.train is raw.everything else 0
+    counts_K = np.bincount(raw.train.labels_N, minlength=len(raw.classes)).tolist()
+    for name, count in zip(raw.classes, counts_K, strict=True):
+        if count < needed:
+            raise InvalidData(
+                f"class {name!r} has {count} image{'' if count == 1 else 's'}; at least {needed} "
+                "are needed, so that each part of the split has one"
+            )

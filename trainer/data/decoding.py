@@ -1,0 +1,79 @@
+"""Picture files -> pixels, in several threads, as the server decodes them.
+
+Shapes: C channels, H height, W width.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snapensemble.contracts.cpu import cpu_budget
+from snapensemble.contracts.errors import InvalidImage
+from snapensemble.contracts.pictures.cost import picture_cost
+from snapensemble.contracts.pixels import SERVER_LIMITS, decode_image
+
+# One's own files may cost more than what a stranger sends to a server: so many times as much.
+MAX_IMAGE_COST = 6.25
+_MOST_WAITING, _MOST_WAITING_BYTES = 1024, 1 << 26
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file without pixels."""
+
+    reason: str
+    lasting: bool  # its bytes are wrong; otherwise the disk or a permission is
+
+
+def decode_files(
+    files: Sequence[Path],
+    *,
+    size: int,
+    channels: int,
+    max_image_cost: float = MAX_IMAGE_COST,
+    on_costly: Callable[[Path], None] = lambda _: None,
+) -> Iterator[NDArray[np.uint8] | Unreadable]:
+    """Each file's image_CHW, or why there is none, in the order of the files.
+
+    Args:
+        files: the pictures.
+        size: height and width of the images, pixels.
+        channels: 1 or 3.
+        max_image_cost: what a picture may cost, as a multiple of what a server accepts.
+        on_costly: called, from several threads, for each picture that a server would refuse.
+    """
+    limits = SERVER_LIMITS.times(max_image_cost)
+
+    def decode(file: Path) -> NDArray[np.uint8] | Unreadable:
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            return Unreadable(error.strerror or str(error), lasting=False)
+        try:
+            image_CHW = decode_image(
+                data,
+                channels=channels,
+                height=size,
+                width=size,
+                limits=limits,
+            )
+        except InvalidImage as error:
+            return Unreadable(str(error), lasting=True)
+        try:
+            picture_cost(data, SERVER_LIMITS, width=size, height=size)
+        except InvalidImage:
+            on_costly(file)
+        return image_CHW
+
+    # In portions: results wait in memory until the slowest before them is there.
+    portion = max(1, min(_MOST_WAITING, _MOST_WAITING_BYTES // (channels * size * size)))
+    with warnings.catch_warnings(), ThreadPoolExecutor(cpu_budget()) as pool:
+        # Pillow warns of odd metadata (EXIF, TIFF tags) in files whose pixels are fine.
+        warnings.filterwarnings("ignore", module="PIL")
+        for start in range(0, len(files), portion):
+            yield from pool.map(decode, files[start : start + portion])

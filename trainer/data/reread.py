@@ -1,0 +1,65 @@
+"""The images of a run or a bundle once more, split as they were when it was trained."""
+
+from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.pixels import ImageContract
+from snapensemble.contracts.run import DataRecord
+from snapensemble.trainer.data.dataset import is_folder, load_dataset
+from snapensemble.trainer.data.readers import Split
+
+
+def reread(
+    trained_on: DataRecord,
+    classes: tuple[str, ...],
+    image: ImageContract,
+    *,
+    spec: str | None = None,
+    split: str = "test",
+) -> Split:
+    """A part of the data set that something was trained on, or of another one.
+
+    It is split as it was for training, so that the test part holds no image that taught or chose.
+
+    Args:
+        trained_on: what the manifest says of the data.
+        classes: which it must have, in this order.
+        image: the shape that it must have.
+        spec: where it is now, or another data set; where it was if not given.
+        split: train, val or test.
+
+    Raises:
+        InvalidData: no such split, other classes, images of another shape, or a data set that has
+            changed since, so that nobody knows any more which of its images taught.
+    """
+    spec = spec or trained_on.spec
+    try:
+        dataset = load_dataset(
+            spec,
+            val_fraction=trained_on.val_fraction,
+            split_seed=trained_on.split_seed,
+            image_size=image.height if is_folder(spec) else None,
+            channels=image.channels,
+            max_bad_images=trained_on.max_bad_images,
+            max_image_cost=trained_on.max_image_cost,
+        )
+    except InvalidData as error:
+        if spec == trained_on.spec:
+            error.add_note("the snapshots were trained on it; if it has moved, give --data")
+        raise
+    if dataset.classes != classes:
+        raise InvalidData(
+            f"the data has the classes {list(dataset.classes)}, "
+            f"the snapshots {list(classes)}, in this order; they must be equal"
+        )
+    if dataset.shape != image.shape:
+        raise InvalidData(
+            f"the data's images are {dataset.shape} (channels, height, width), "
+            f"the snapshots take {image.shape}"
+        )
+    its_own_test = split == "test" and dataset.brings_test
+    if not its_own_test and dataset.fingerprint() != trained_on.fingerprint:
+        raise InvalidData(
+            f"{spec} is not, or no longer, what the snapshots were trained on, so its {split} part "
+            "would hold images that taught; put the images to measure into test/CLASS/* of a "
+            "folder with train/CLASS/*"
+        )
+    return dataset.part(split)

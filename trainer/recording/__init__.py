@@ -1,0 +1,1 @@
+"""What a run leaves on disk, and who watches it while it trains."""

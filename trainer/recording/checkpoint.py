@@ -1,0 +1,116 @@
+"""All that resuming needs <-> `checkpoint.pt` in the run directory.
+
+Random numbers are functions of the seed and the epoch (`snapensemble.trainer.seeding`), so no random state is
+kept.
+"""
+
+import io
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.files import read_regular, write_atomically
+
+CHECKPOINT_FILE = "checkpoint.pt"
+MAX_CHECKPOINT_BYTES = 32 * 2**30  # a network, its optimizer, and room
+
+
+@dataclass
+class State:
+    """What training changes: a step is done, or an epoch validated, and it has moved on."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0  # updates done
+    loss: float = float("nan")  # of the last one
+    val_nlls: list[float] = field(default_factory=list)  # after each epoch validated
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being trained, or waits for its validation."""
+        return len(self.val_nlls)
+
+
+def save_checkpoint(run_dir: Path, state: State) -> None:
+    """Write the state so that either the checkpoint before or all of this one is there.
+
+    Raises:
+        WriteFailed: the disk is full; the checkpoint before is whole.
+    """
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "step": state.step,
+            "loss": state.loss,
+            "val_nlls": state.val_nlls,
+        },
+        buffer,
+    )
+    write_atomically(run_dir / CHECKPOINT_FILE, buffer.getvalue())
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether there is one to go on from."""
+    return (run_dir / CHECKPOINT_FILE).exists()
+
+
+def load_checkpoint(run_dir: Path, state: State) -> None:
+    """Put the state back; without a checkpoint it stays at step 0.
+
+    Raises:
+        InvalidManifest: the file is damaged, or another network's.
+    """
+    if not has_checkpoint(run_dir):
+        return
+    file = run_dir / CHECKPOINT_FILE
+    try:
+        data = read_regular(file, MAX_CHECKPOINT_BYTES)
+    except OSError as error:
+        raise InvalidManifest(f"{file}: cannot read: {error.strerror or error}") from error
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state.model.load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.step, state.loss = int(content["step"]), float(content["loss"])
+        state.val_nlls = [float(nll) for nll in content["val_nlls"]]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # torch, pickle and zipfile raise a dozen types on damaged files
+        raise InvalidManifest(
+            f"{file} is damaged or another run's ({type(error).__name__}: {error}); "
+            "remove it to train this run again from step 0"
+        ) from error
+
+
+def remove_checkpoint(run_dir: Path) -> None:
+    """The run is complete: nothing will be resumed."""
+    (run_dir / CHECKPOINT_FILE).unlink(missing_ok=True)
+
+
+class Checkpoints:
+    """The one checkpoint of a run, written anew every few minutes."""
+
+    def __init__(self, run_dir: Path, minutes: float) -> None:
+        self._run_dir = run_dir
+        self._seconds = minutes * 60
+        self._written = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the time has come."""
+        return time.monotonic() - self._written >= self._seconds
+
+    def write(self, state: State) -> None:
+        """Write one, and begin to wait anew."""
+        save_checkpoint(self._run_dir, state)
+        self._written = time.monotonic()

@@ -1,0 +1,91 @@
+"""TrainConfig and what came of it, as parts of the run manifest."""
+
+from dataclasses import dataclass
+
+import torch
+
+from snapensemble.contracts.pixels import ImageContract
+from snapensemble.contracts.run import DataRecord, ScheduleRecord, TrainingRecord
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.data.dataset import Dataset, resolved
+from snapensemble.trainer.loop import Batches
+from snapensemble.trainer.schedules import Hypergradient, Plan, Plateau, StepDecay
+
+
+@dataclass(frozen=True, slots=True)
+class RunDescription:
+    """What run.json says of a run apart from its files."""
+
+    image: ImageContract
+    data: DataRecord
+    schedule: ScheduleRecord
+    training: TrainingRecord
+
+
+def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
+    """Where the images came from and how they were split."""
+    return DataRecord(
+        spec=resolved(config.data),
+        fingerprint=dataset.fingerprint(),
+        split_seed=config.split_seed,
+        val_fraction=config.val_fraction,
+        max_bad_images=config.max_bad_images,
+        max_image_cost=config.max_image_cost,
+        train_images=len(dataset.train),
+        val_images=len(dataset.val),
+        test_images=0 if dataset.test is None else len(dataset.test),
+    )
+
+
+def schedule_record(config: TrainConfig, plan: Plan) -> ScheduleRecord:
+    """The schedule and its cycles in optimizer steps."""
+    record = ScheduleRecord(
+        name=config.schedule,
+        T_0=plan.cycles[0].length,
+        T_mult=config.t_mult,
+        eta_max=config.top_rate,
+        eta_min=config.lr_min,
+        warmup=config.warmup_epochs * plan.steps_per_epoch,
+        eta_max_decay=config.lr_max_decay,
+        cycles=len(plan.cycles),
+        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=plan.steps,
+    )
+    match plan.schedule:
+        case StepDecay(milestones=milestones, factor=factor):
+            return record.model_copy(update={"milestones": milestones, "factor": factor})
+        case Plateau(factor=factor, patience=patience):
+            return record.model_copy(update={"factor": factor, "patience": patience})
+        case Hypergradient(eta_start=eta_start, beta=beta, rule=rule):
+            return record.model_copy(update={"eta_start": eta_start, "beta": beta, "rule": rule})
+    return record
+
+
+def training_record(
+    config: TrainConfig,
+    model: str,
+    parameters: int,
+    batches: Batches,
+    device: torch.device,
+) -> TrainingRecord:
+    """The settings of network, optimizer and augmentation, as they were resolved."""
+    return TrainingRecord(
+        model=model,
+        parameters=parameters,
+        batch_size=batches.batch_size,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+        weight_decay=config.weight_decay,
+        crop_padding=batches.augmentation.crop_padding,
+        flip=batches.augmentation.flip,
+        cutout=batches.augmentation.cutout,
+        random_resized_crop=config.random_resized_crop,
+        label_smoothing=config.label_smoothing,
+        pretrained=config.pretrained is not None,
+        precision=config.precision,
+        compiled=config.compile,
+        processes=batches.world.size,
+        seed=batches.seed,
+        device=device.type,
+        torch=torch.__version__,
+    )

@@ -1,0 +1,134 @@
+"""What the leading process writes and shows while it trains; the others do neither."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.process import Stopped
+from snapensemble.contracts.run import METRICS_FILE
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.data.dataset import Dataset
+from snapensemble.trainer.loop import Step
+from snapensemble.trainer.recording.checkpoint import (
+    Checkpoints,
+    State,
+    load_checkpoint,
+    remove_checkpoint,
+)
+from snapensemble.trainer.recording.manifest import RunDescription
+from snapensemble.trainer.recording.observers import MetricsFile, Observer, Progress
+from snapensemble.trainer.recording.run_directory import RunWriter
+from snapensemble.trainer.recording.tensorboard import DIRECTORY, TensorBoard
+from snapensemble.trainer.schedule import Cycle
+
+
+class Recorder:
+    """Is told of all that happens, and does nothing about it."""
+
+    def step(self, step: Step, epoch: int, cycle: Cycle) -> None:
+        """After an optimizer update."""
+
+    def epoch(self, step: Step, epoch: int, cycle: Cycle, val: ValFigures, seconds: float) -> None:
+        """After a validation."""
+
+    def snapshot(
+        self, cycle: Cycle, rate: float, logits_NK: NDArray[np.float32], val: ValFigures
+    ) -> None:
+        """At the end of a cycle, before the restart."""
+
+    def checkpoint_if_due(self) -> None:
+        """Between epochs, when nothing is half recorded."""
+
+
+class LeadersRecorder(Recorder):
+    """Writes run.json, snapshots, metrics and checkpoints, and shows the progress."""
+
+    def __init__(
+        self, run: RunWriter, state: State, checkpoints: Checkpoints, observers: list[Observer]
+    ) -> None:
+        self._run = run
+        self._state = state
+        self._checkpoints = checkpoints
+        self._observers = observers
+
+    def step(self, step: Step, epoch: int, cycle: Cycle) -> None:
+        """Tell the observers; write a checkpoint if the last one is old."""
+        for observer in self._observers:
+            observer.step(step, epoch, cycle.index)
+        self.checkpoint_if_due()
+
+    def epoch(self, step: Step, epoch: int, cycle: Cycle, val: ValFigures, seconds: float) -> None:
+        """Tell the observers."""
+        for observer in self._observers:
+            observer.epoch(step, epoch, cycle.index, val, seconds)
+
+    def snapshot(
+        self, cycle: Cycle, rate: float, logits_NK: NDArray[np.float32], val: ValFigures
+    ) -> None:
+        """Keep the weights."""
+        self._run.add_snapshot(cycle, rate, self._state.model, logits_NK, val)
+        for observer in self._observers:
+            observer.snapshot(cycle)
+
+    def checkpoint_if_due(self) -> None:
+        """Write a checkpoint if the last one is old."""
+        if self._checkpoints.due():
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Write a checkpoint; the metrics up to it first."""
+        for observer in self._observers:
+            observer.flush()
+        self._checkpoints.write(self._state)
+
+
+@contextmanager
+def recording(
+    config: TrainConfig,
+    description: RunDescription,
+    dataset: Dataset,
+    state: State,
+    *,
+    leads: bool,
+    resumed: bool,
+) -> Iterator[Recorder]:
+    """Open the run directory, put the state back if the run is resumed, and record.
+
+    A run that is stopped leaves a checkpoint of its last whole step.
+    """
+    if not leads:
+        if resumed:
+            load_checkpoint(config.out, state)
+        yield Recorder()
+        return
+    opened = (
+        RunWriter.resumed(config, description)
+        if resumed
+        else RunWriter.start(config, description, dataset)
+    )
+    with ExitStack() as stack:
+        run = stack.enter_context(opened)
+        if resumed:
+            load_checkpoint(run.directory, state)
+        observers: list[Observer] = [
+            stack.enter_context(Progress(run.manifest, state.step)),
+            stack.enter_context(MetricsFile(run.directory / METRICS_FILE, state.step, state.epoch)),
+        ]
+        if config.tensorboard:
+            board = TensorBoard(
+                run.directory / DIRECTORY,
+                batch_size=description.training.batch_size,
+                purge_step=state.step if resumed else None,
+            )
+            observers.append(stack.enter_context(board))
+        checkpoints = Checkpoints(run.directory, config.checkpoint_minutes)
+        recorder = LeadersRecorder(run, state, checkpoints, observers)
+        try:
+            yield recorder
+        except Stopped:
+            recorder.checkpoint()
+            raise
+        remove_checkpoint(run.directory)

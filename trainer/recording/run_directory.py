@@ -1,0 +1,249 @@
+"""RunWriter: the run directory while it grows. run.json lists complete files only."""
+
+import fcntl
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
+from snapensemble.contracts.files import (
+    TEMPORARY,
+    read_verified,
+    remove_unfinished,
+    write_atomically,
+)
+from snapensemble.contracts.manifest import FileRef, ValFigures
+from snapensemble.contracts.run import RUN_FILE, RunManifest, Snapshot, read_run, write_run
+from snapensemble.trainer.config import CONFIG_FILE, TrainConfig, to_toml
+from snapensemble.trainer.data.dataset import Dataset
+from snapensemble.trainer.loop import TrainingDiverged
+from snapensemble.trainer.recording.manifest import RunDescription
+from snapensemble.trainer.recording.snapshots import snapshot_bytes
+from snapensemble.trainer.schedule import Cycle
+from snapensemble.trainer.seeding import Purpose, derived_seed
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; the system lets go of it however this process ends.
+
+    Raises:
+        InvalidConfig: another process holds it.
+        WriteFailed: the directory is not there or not writable.
+    """
+    try:
+        file = (directory / LOCK_FILE).open("a")
+    except OSError as error:
+        raise WriteFailed(f"{directory}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidConfig(f"another process is training in {directory}") from None
+        except OSError:  # a file system without locks, as some network ones are
+            pass
+        yield
+
+
+CALIBRATION_IMAGES = 256
+FOLDERS = ("snapshots", "val-logits")
+VAL_LABELS, CALIBRATION = "val-labels.npy", "calibration-images.npy"
+FIRST_FILES = (LOCK_FILE, CONFIG_FILE, VAL_LABELS, CALIBRATION)  # written before the manifest
+
+
+def refuse_taken(directory: Path) -> None:
+    """Make sure that nothing is there yet; training may take hours before it writes.
+
+    What a start that was killed has left, before there was a manifest, is nothing.
+
+    Raises:
+        InvalidConfig: there is something; a run is never written over.
+    """
+    try:
+        taken = directory.exists() and (
+            not directory.is_dir() or any(map(_is_something, directory.iterdir()))
+        )
+    except OSError as error:
+        raise WriteFailed(f"{directory}: {error.strerror}; choose another --out") from error
+    if taken:
+        raise InvalidConfig(
+            f"{directory} is not empty; a run is never written over another: choose a new --out"
+            + (f", or go on with --resume {directory}" if (directory / RUN_FILE).exists() else "")
+        )
+
+
+def _is_something(file: Path) -> bool:
+    if file.name in FOLDERS:
+        return not file.is_dir() or any(file.iterdir())
+    return file.name not in FIRST_FILES and file.suffix != TEMPORARY
+
+
+class RunWriter:
+    """Owns a run directory: first the parts that all snapshots share, then one by one."""
+
+    def __init__(self, directory: Path, manifest: RunManifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+
+    @classmethod
+    @contextmanager
+    def start(
+        cls, config: TrainConfig, description: RunDescription, dataset: Dataset
+    ) -> Iterator["RunWriter"]:
+        """Write what does not change any more, and a manifest without snapshots.
+
+        Raises:
+            InvalidConfig: the directory is taken, perhaps only just now.
+        """
+        directory = config.out
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteFailed(f"{directory}: cannot make it: {error.strerror}") from error
+        with locked(directory):
+            refuse_taken(directory)
+            remove_unfinished(directory)
+            for name in FOLDERS:
+                (directory / name).mkdir(exist_ok=True)
+            run = cls(directory, _first_manifest(directory, config, description, dataset))
+            write_run(directory, run.manifest)
+            with run._noting_what_is_left():
+                yield run
+
+    @classmethod
+    @contextmanager
+    def resumed(cls, config: TrainConfig, description: RunDescription) -> Iterator["RunWriter"]:
+        """Go on with a run.
+
+        Raises:
+            InvalidManifest: the directory holds no run, or a damaged one.
+            InvalidData: the images are not those that the run began with.
+        """
+        directory = config.out
+        with locked(directory):
+            remove_unfinished(directory)
+            run = cls(directory, read_run(directory))
+            run._check_snapshots()
+            if run.manifest.data.fingerprint != description.data.fingerprint:
+                raise InvalidData(
+                    f"{config.data} is not what this run began with: its images, classes or split "
+                    "have changed; put them back, or train again with a new --out"
+                )
+            if run.manifest.schedule != description.schedule:
+                raise InvalidManifest(
+                    f"{directory}: this version understands the run's settings otherwise: "
+                    f"{description.schedule} instead of {run.manifest.schedule}"
+                )
+            if run.manifest.training != description.training:
+                # Another machine, device or number of processes goes on.
+                run.manifest = run.manifest.model_copy(update={"training": description.training})
+                write_run(directory, run.manifest)
+            with run._noting_what_is_left():
+                yield run
+
+    def _check_snapshots(self) -> None:
+        """Damage is said now, not by the export after days of further training."""
+        for name in FOLDERS:  # empty ones are lost where directories are copied file by file
+            (self.directory / name).mkdir(exist_ok=True)
+        for snapshot in self.manifest.snapshots:
+            logits = snapshot.val_logits
+            read_verified(self.directory, snapshot.file, snapshot.sha256, snapshot.size)
+            read_verified(self.directory, logits.file, logits.sha256, logits.size)
+
+    @contextmanager
+    def _noting_what_is_left(self) -> Iterator[None]:
+        """Note on whatever ends the run early what there is, and how to go on."""
+        try:
+            yield
+        except BaseException as error:
+            finished = len(self.manifest.snapshots)
+            note = f"{finished} of {self.manifest.schedule.cycles} cycles are finished and whole"
+            if finished:
+                note += f"; snapensemble export {self.directory} takes them"
+            if not isinstance(error, TrainingDiverged):
+                note += f"; snapensemble train --resume {self.directory} goes on"
+            error.add_note(note)
+            raise
+
+    def add_snapshot(
+        self,
+        cycle: Cycle,
+        rate: float,
+        model: nn.Module,
+        logits_NK: NDArray[np.float32],
+        val: ValFigures,
+    ) -> None:
+        """Keep the weights of a finished cycle with what they say of the validation split.
+
+        Args:
+            cycle: the one that has just ended.
+            rate: the learning rate of its last update.
+            model: as it is before the restart.
+            logits_NK: its answers for the validation split.
+            val: the figures of these answers.
+        """
+        if cycle.index < len(self.manifest.snapshots):
+            # Kept before the run was stopped, after the checkpoint that it went on from.
+            return
+        name = f"cycle-{cycle.index:02d}"
+        file = f"snapshots/{name}.safetensors"
+        weights = snapshot_bytes(model)
+        snapshot = Snapshot(
+            cycle=cycle.index,
+            step=cycle.end,
+            learning_rate=rate,
+            file=file,
+            sha256=write_atomically(self.directory / file, weights),
+            size=len(weights),
+            val=val,
+            val_logits=_write_array(self.directory, f"val-logits/{name}.npy", logits_NK),
+        )
+        self.manifest = self.manifest.model_copy(
+            update={"snapshots": (*self.manifest.snapshots, snapshot)}
+        )
+        write_run(self.directory, self.manifest)
+
+
+def calibration_images(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
+    """Up to 256 training images: export checks parity, and later quantization, on real pixels."""
+    count = min(CALIBRATION_IMAGES, len(dataset.train))
+    rng = np.random.default_rng(derived_seed(seed, Purpose.CALIBRATION))
+    chosen = np.sort(rng.choice(len(dataset.train), count, replace=False))
+    return dataset.train.images_NCHW[chosen]
+
+
+def _first_manifest(
+    directory: Path, config: TrainConfig, description: RunDescription, dataset: Dataset
+) -> RunManifest:
+    """A manifest without snapshots; the files that all of them share are written first."""
+    settings = to_toml(config).encode()
+    calibration_NCHW = calibration_images(dataset, config.seed)
+    return RunManifest(
+        snapensemble=version("snapensemble"),
+        classes=dataset.classes,
+        image=description.image,
+        data=description.data,
+        schedule=description.schedule,
+        training=description.training,
+        config=_write(directory, CONFIG_FILE, settings),
+        val_labels=_write_array(directory, VAL_LABELS, dataset.val.labels_N),
+        calibration_images=_write_array(directory, CALIBRATION, calibration_NCHW),
+    )
+
+
+def _write_array(directory: Path, file: str, array: NDArray[np.generic]) -> FileRef:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return _write(directory, file, buffer.getvalue())
+
+
+def _write(directory: Path, file: str, data: bytes) -> FileRef:
+    return FileRef(file=file, sha256=write_atomically(directory / file, data), size=len(data))
