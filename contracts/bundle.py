@@ -92,9 +92,7 @@ class BundleManifest(Record):
     format_version: Literal[1] = 1
     snapensemble: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    version: Annotated[
-        str, Field(pattern=r"^[0-9a-f]{8}$")
-    ]  # from the content, see snapensemble.export.bundle
+    version: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]  # from the content, see export.bundle
     classes: ClassNames
     image: ImageContract
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=1_000)]

@@ -28,7 +28,7 @@ class CascadePoint(Record):
         NonNegative | None, ...
     ]  # after 1, 2, ..., M - 1 members; None: nobody leaves
     # On the images that chose the thresholds, against asking everybody:
-    accuracy_drop: Fraction  # expected, see snapensemble.export.cascade
+    accuracy_drop: Fraction  # expected, see export.cascade
     nll_rise: float  # relative; below 0 if the cascade is better
     # On the images that chose nothing:
     members_per_image: Annotated[float, Field(ge=1)]

@@ -69,7 +69,7 @@ class ValFigures(Record):
 
 
 class Figures(ValFigures):
-    """All figures of a set of answers; `snapensemble.contracts.metrics` says how each is computed."""
+    """All figures of a set of answers; `contracts.metrics` says how each is computed."""
 
     ece: Fraction  # 15 bins of equal width
     adaptive_ece: Fraction  # 15 bins of equally many images

@@ -78,7 +78,7 @@ def to_onnx(
     Args:
         model: the network; it is put into evaluation mode.
         image: what it takes.
-        metadata: kept in the file, see `snapensemble.export.onnx_export`.
+        metadata: kept in the file, see `export.onnx_export`.
 
     Returns:
         A whole ONNX file: `images` uint8 [batch, C, H, W] -> `logits` float32 [batch, K]. The same

@@ -105,7 +105,7 @@ def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8]) -> bytes:
 
 
 def _quantised(model: onnx.ModelProto, ranges: dict[str, Range]) -> onnx.ModelProto:
-    # Imported here because snapensemble.contracts.sessions must come first, and because it takes a second.
+    # Imported here because contracts.sessions must come first, and because it takes a second.
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
     from onnxruntime.quantization.quant_utils import add_infer_metadata
 

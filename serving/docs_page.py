@@ -13,7 +13,7 @@ REFERENCE = "#/components/schemas/"
 
 
 def render(document: Json) -> str:
-    """The whole page. It needs `snapensemble.serving.page.page_headers` to be allowed its script and style."""
+    """The whole page. It needs `serving.page.page_headers` to be allowed its script and style."""
     info = document["info"]
     operations = [
         _operation(document, path, method, operation)

@@ -1,1 +1,4 @@
-"""The command line, and what needs more than one room: evaluate and demo."""
+"""The command line and, under this one name, the packages at the top of the repository.
+
+They are relative links here (docs/decisions/0026-one-name.md).
+"""

@@ -77,7 +77,7 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
 
     Returns:
         `ensemble`, the answers of `mode`, and `members` with the figures of
-        `snapensemble.contracts.metrics.summary`; `images` counts them. `prediction_sets` if the bundle has any.
+        `contracts.metrics.summary`; `images` counts them. `prediction_sets` if the bundle has any.
 
     Raises:
         InvalidConfig: an option is out of bounds.

@@ -125,7 +125,7 @@ class Plateau:
 class Hypergradient:
     """The rate descends its own gradient (Baydin et al. 2018, arXiv:1703.04782).
 
-    `snapensemble.trainer.optimizers.HypergradientSgd` holds the equations; `beta` is the paper's
+    `trainer.optimizers.HypergradientSgd` holds the equations; `beta` is the paper's
     hypergradient learning rate. The rate stays in [0, `eta_max`].
     """
 

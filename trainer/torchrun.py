@@ -1,4 +1,4 @@
-"""What torchrun starts as `-m trainer`: the flags of `snapensemble train`."""
+"""What torchrun starts as `-m snapensemble.trainer`: the flags of `snapensemble train`."""
 
 import argparse
 import os
@@ -23,7 +23,7 @@ def main() -> int:
 
 def _run() -> int:
     parser = argparse.ArgumentParser(
-        prog="torchrun ... -m trainer",
+        prog="torchrun ... -m snapensemble.trainer",
         description="Train with SGDR in several processes, one snapshot per cycle.",
     )
     cli.add_arguments(parser)

@@ -1,6 +1,6 @@
 """How large is the image, how fast does it start, and what does a container hold?
 
-    python -m benchmarks.serving.container                  # five repetitions; needs a container engine
+    python -m benchmarks.serving.container    # five repetitions; needs a container engine
 
 Five ResNet-20 members with random weights, 3x32x32, one 32x32 PNG per request, in a hardened
 container of 512 MiB and one processor. From `docker run` to the line that says that the port is

@@ -5,7 +5,7 @@
 Five ResNet-20 members with random weights, 3x32x32, are warmed up with 32 images and one, then
 asked by two lanes about batches of random sizes up to 32. Each case has a process of its own:
 
-    as served   the arena of each session, as `snapensemble.contracts.sessions` sets it up
+    as served   the arena of each session, as `contracts.sessions` sets it up
     buckets     batches padded to 1, 2, 4, 8, 16 or 32 images, each size warmed, the largest first
     same        an arena that all share and that grows by what is asked for (kSameAsRequested)
     no arena    memory is asked for and given back at every run
@@ -81,7 +81,7 @@ def in_own_process(case: str, directory: str, batches: int) -> list[float]:
 
 def one_case(case: str, directory: Path, batches: int) -> tuple[float, ...]:
     """MiB when warm, after half and all of the batches, images per second."""
-    import onnxruntime  # after snapensemble.contracts.sessions, which keeps it from sending usage events
+    import onnxruntime  # after contracts.sessions, which keeps it from sending usage events
 
     options = session_options()
     if case == "same":

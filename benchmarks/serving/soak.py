@@ -1,11 +1,11 @@
 """Does the server's memory stay flat under a long load of everything?
 
-    python -m benchmarks.serving.soak DIR [--minutes 30] [--share 0.4] [--hostile 0.1] [-- flags of serve]
+    python -m benchmarks.serving.soak DIR [--minutes 30] [--share 0.4] [--hostile 0.1] [-- FLAGS]
 
 Pictures of many sizes and formats, forms with several, damaged ones, and clients that leave arrive
 at random times, at a share of the measured capacity for them. A share of the clients means harm
-(`benchmarks.serving.hostile`). The resident memory of the server and its children is read every five
-seconds; in the end the server is asked what its requests still hold.
+(`benchmarks.serving.hostile`). The resident memory of the server and its children is read every
+five seconds; in the end the server is asked what its requests still hold.
 """
 
 import argparse

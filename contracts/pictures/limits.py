@@ -14,8 +14,8 @@ NS = 1e-9
 class PictureLimits:
     """What decoding one picture may cost; the defaults are those of a server.
 
-    Times are of one core of an AMD EPYC of 2.6 GHz, on which `benchmarks.serving.picture_cost` has measured
-    the rates.
+    Times are of one core of an AMD EPYC of 2.6 GHz, on which `benchmarks.serving.picture_cost`
+    has measured the rates.
     """
 
     max_pixels: int = MAX_PIXELS

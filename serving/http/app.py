@@ -47,7 +47,7 @@ def create_app(
     tokens = read_tokens(settings)
     metrics, life = metrics or Metrics(), life or Life()
     app = Application(
-        # Its own document knows neither what goes wrong nor the bodies; ours is snapensemble.serving.http.openapi.
+        # Its own document knows neither what goes wrong nor the bodies: `serving.http.openapi`.
         openapi_url=None,
         redirect_slashes=False,
     )

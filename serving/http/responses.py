@@ -20,7 +20,7 @@ def prediction(
     options: PredictOptions,
     quantile: SetQuantile | None = None,
 ) -> dict[str, Any]:
-    """One image's answer; `snapensemble.serving.http.schemas.Prediction` describes it.
+    """One image's answer; `serving.http.schemas.Prediction` describes it.
 
     Args:
         said: what the members asked said of it. A part of an answer, cut short by a deadline, has

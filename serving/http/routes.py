@@ -1,4 +1,4 @@
-"""The handlers of all paths but that of predictions, which is `snapensemble.serving.http.prediction`."""
+"""The handlers of all paths but that of predictions, which is `serving.http.prediction`."""
 
 import time
 from typing import Any

@@ -132,7 +132,7 @@ def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         ws="none",
-        access_log=False,  # snapensemble.serving.http.app writes it
+        access_log=False,  # serving.http.app writes it
         log_config=None,
         log_level="error",
         server_header=False,

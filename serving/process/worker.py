@@ -1,4 +1,4 @@
-"""One process that serves: alone, or as a worker of several (`python -m snapensemble.serving.process.worker`).
+"""One process that serves: alone, or as a worker of several.
 
 A worker is told all it needs by its parent: the bundle, the directory of the shared counts, its
 place there, the descriptor of the pipe on which it says that it is ready and those of the bound

@@ -116,7 +116,7 @@ def what_became_of(bundle_dir: Path, bundle: BundleManifest, sha256: str) -> str
 async def start_worker(
     place: int, bundle_dir: Path, settings: Settings, ports: Ports, files: MetricsFiles
 ) -> Worker:
-    """Start `snapensemble.serving.process.worker`, in a process group of its own: Ctrl-C comes through this process.
+    """Start `serving.process.worker` in its own process group: Ctrl-C comes through this process.
 
     With -P, since the current directory may hold a folder or a file of any name.
     """

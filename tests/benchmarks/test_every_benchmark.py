@@ -94,7 +94,7 @@ SMALLEST: dict[str, tuple[str, ...]] = {
     "request_cost": ("BUNDLE", "--repetitions", "1"),
     "selection": ("RUN",),
     "soak": ("BUNDLE", "--minutes", "0.005"),
-    "training_speed": (
+    "training.speed": (
         "--data", "DATA", "--model", "small", "--batch-size", "8", "--threads", "1", "--steps", "2",
         "--rounds", "1", "--workers", "0", "--no-torchensemble",
     ),

@@ -7,9 +7,9 @@ import pytest
 
 HEAVY = (
     "torch",
-    "trainer",
-    "export",
-    "report",
+    "snapensemble.trainer",
+    "snapensemble.export",
+    "snapensemble.report",
     "sklearn",
     "scipy",
     "matplotlib",
@@ -19,9 +19,9 @@ HEAVY = (
 )
 SCRIPT = """
 import sys, pkgutil, importlib
-import serving
-for module in pkgutil.iter_modules(serving.__path__):
-    importlib.import_module("serving." + module.name)
+import snapensemble.serving as serving
+for module in pkgutil.walk_packages(serving.__path__, serving.__name__ + "."):
+    importlib.import_module(module.name)
 import snapensemble.cli
 print(sorted(set({heavy!r}) & set(sys.modules)))
 """
@@ -38,7 +38,8 @@ def test_onnx_runtime_sends_nothing_and_leaves_no_identifier(
     tmp_path: Path, bundle_dir: Path
 ) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from snapensemble.serving.inference.engine import load_engine\n"
+        "import os, sys; from pathlib import Path\n"
+        "from snapensemble.serving.inference.engine import load_engine\n"
         "load_engine(Path(sys.argv[1])); print(os.environ['ORT_DISABLE_TELEMETRY'])"
     )
     home = tmp_path / "home"

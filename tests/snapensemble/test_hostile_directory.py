@@ -15,7 +15,7 @@ from tests.factories import encoded, picture
 
 SCRIPTS = Path(sys.executable).parent
 HEALTH_CHECK = Path(__file__).parents[2] / "docker" / "healthcheck.py"
-PACKAGES = ("contracts", "trainer", "export", "report", "serving", "snapensemble")
+OURS = ("contracts", "trainer", "export", "report", "serving")
 OTHERS = (
     "argparse", "asyncio", "json", "logging", "pathlib", "sitecustomize", "usercustomize",
     "numpy", "PIL", "pydantic", "prometheus_client", "uvicorn", "fastapi", "onnxruntime", "torch",
@@ -30,7 +30,7 @@ def hostile(
     """The current directory: it has a module of every name that anything imports."""
     directory = tmp_path / "hostile"
     directory.mkdir()
-    for name in (*PACKAGES, *OTHERS):
+    for name in ("snapensemble", *OURS, *OTHERS):
         if request.param == "files":
             (directory / f"{name}.py").write_text(TRAP)
         else:
@@ -83,16 +83,16 @@ def test_the_console_script_serves_with_workers(hostile: Path, bundle_dir: Path)
 
 
 def test_processes_of_torchrun(hostile: Path) -> None:
-    flags = ("--standalone", "--nproc-per-node", "1", "-m", "trainer", "--help")
+    flags = ("--standalone", "--nproc-per-node", "1", "-m", "snapensemble.trainer", "--help")
     done = run(SCRIPTS / "torchrun", *flags, PYTHONSAFEPATH="1")
     assert done.returncode == 0 and "--resume RUN_DIR" in done.stdout, done.stderr
 
 
-def test_processes_of_torchrun_where_only_the_trainer_is_found_first(hostile: Path) -> None:
-    """Without the variable Python itself looks for `trainer` here, and for nothing after that."""
-    shutil.rmtree(hostile / "trainer", ignore_errors=True)
-    (hostile / "trainer.py").unlink(missing_ok=True)
-    done = run(sys.executable, "-m", "trainer", "--help")
+def test_processes_of_torchrun_where_no_other_snapensemble_is_found_first(hostile: Path) -> None:
+    """Without the variable Python looks for `snapensemble` here, and for nothing after that."""
+    shutil.rmtree(hostile / "snapensemble", ignore_errors=True)
+    (hostile / "snapensemble.py").unlink(missing_ok=True)
+    done = run(sys.executable, "-m", "snapensemble.trainer", "--help")
     assert done.returncode == 0 and "--resume RUN_DIR" in done.stdout, done.stderr
 
 
@@ -101,15 +101,14 @@ def test_the_health_check_of_the_image(hostile: Path) -> None:
     assert "was imported" not in done.stderr and done.returncode == 1
 
 
-def test_folders_of_our_names_beside_a_notebook_hide_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_packages_of_other_people_beside_a_notebook_are_neither_hidden_nor_taken_for_ours(
+    hostile: Path,
 ) -> None:
-    """Data, not packages: a kernel looks in the notebook's directory first, as `-c` does."""
-    for name in PACKAGES:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "data.csv").touch()
-    monkeypatch.chdir(tmp_path)
-    imports = "; ".join(f"import {name}.cli" for name in PACKAGES if name != "contracts")
+    """A kernel looks in the notebook's directory first, as `-c` does: there is a `trainer.py`."""
+    for other in (*OTHERS, "snapensemble"):
+        shutil.rmtree(hostile / other, ignore_errors=True)
+        (hostile / f"{other}.py").unlink(missing_ok=True)
+    imports = "; ".join(f"import snapensemble.{name}.cli" for name in OURS if name != "contracts")
     done = run(
         sys.executable, "-c", f"import snapensemble.contracts.bundle; {imports}; print('found')"
     )

@@ -116,14 +116,14 @@ def test_without_restarts_a_dead_process_ends_the_job_with_a_message(tmp_path: P
     done = torchrun(JOBS, "death", *flags)
     assert done.returncode != 0
     assert f"--resume {tmp_path / 'run'} goes on" in done.stderr
-    again = torchrun("-m", "trainer", "--resume", str(tmp_path / "run"))
+    again = torchrun("-m", "snapensemble.trainer", "--resume", str(tmp_path / "run"))
     assert again.returncode == 0, again.stderr
     assert read_run(tmp_path / "run").complete
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     flags = FLAGS.replace("--batch-size 64", "--batch-size 65").split()
-    done = torchrun("-m", "trainer", *flags, "--out", str(tmp_path / "run"))
+    done = torchrun("-m", "snapensemble.trainer", *flags, "--out", str(tmp_path / "run"))
     assert done.returncode != 0
     assert "a batch of 65 cannot be shared equally by 2 processes" in done.stderr
     assert not (tmp_path / "run").exists()
@@ -131,6 +131,9 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
 
 def test_the_module_has_the_flags_of_the_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "trainer", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "snapensemble.trainer", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "--resume RUN_DIR" in done.stdout and "--cycle-epochs" in done.stdout

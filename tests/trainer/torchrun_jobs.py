@@ -73,7 +73,7 @@ def training_with_a_signal_to_one() -> int:
 
 
 def training() -> int:
-    """`python -m trainer`, with a network without batch normalisation under the name `bare`."""
+    """`python -m snapensemble.trainer`, with a network `bare` that has no batch normalisation."""
     MODELS["bare"] = Network(
         lambda channels: Trunk([nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)], 8)
     )

@@ -1,6 +1,6 @@
 """All that resuming needs <-> `checkpoint.pt` in the run directory.
 
-Random numbers are functions of the seed and the epoch (`snapensemble.trainer.seeding`), so no random state is
+Random numbers are functions of the seed and the epoch (`trainer.seeding`), so no random state is
 kept.
 """
 
