@@ -14,7 +14,7 @@ from snapensemble.export.onnx_graph import convolve_pixels
 def network(
     channels: int = 3, *, bias: bool = True, kinds: str = "Cast Sub Mul Conv", **attributes: Any
 ) -> onnx.ModelProto:
-    """uint8 images, normalised as `trainer.models.registry.Classifier` does it, and a convolution."""
+    """uint8 images, normalised as `trainer.models.registry.Classifier` does, and a convolution."""
     rng = np.random.default_rng(0)
     per_channel = (1, channels, 1, 1)
     arrays = {
