@@ -38,7 +38,8 @@ def test_onnx_runtime_sends_nothing_and_leaves_no_identifier(
     tmp_path: Path, bundle_dir: Path
 ) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from snapensemble.serving.inference.engine import load_engine\n"
+        "import os, sys; from pathlib import Path\n"
+        "from snapensemble.serving.inference.engine import load_engine\n"
         "load_engine(Path(sys.argv[1])); print(os.environ['ORT_DISABLE_TELEMETRY'])"
     )
     home = tmp_path / "home"
