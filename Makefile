@@ -4,6 +4,9 @@ BIN := .venv/bin
 SERVING_BIN := .venv-serving/bin
 CODE := contracts trainer export report serving snapensemble tests benchmarks docker
 INSTALL := pip install --quiet --constraint constraints.txt
+# How many processes share the tests; `make test PROCESSES=0 ARGS=--pdb` runs them in one.
+PROCESSES ?= 2
+SHARED := --numprocesses $(PROCESSES) --dist worksteal
 ENGINE ?= docker
 IMAGE ?= snapensemble-serving
 TRAINER_IMAGE ?= snapensemble-trainer
@@ -36,10 +39,10 @@ demo: .venv/installed ## train, export, serve and ask, on embedded data (ARGS=--
 	$(BIN)/snapensemble demo $(ARGS)
 
 test: .venv/installed ## run the tests
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest $(SHARED) $(ARGS)
 
 test-serving: .venv-serving/installed ## run the serving tests where torch is not installed
-	$(SERVING_BIN)/pytest tests/contracts tests/serving --override-ini=cache_dir=.venv-serving/cache
+	$(SERVING_BIN)/pytest $(SHARED) tests/contracts tests/serving --override-ini=cache_dir=.venv-serving/cache
 
 check: lint types imports kubernetes test test-serving ## all that CI runs: format, lint, types, imports, tests
 

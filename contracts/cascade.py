@@ -19,6 +19,7 @@ from snapensemble.contracts.metrics import Floats, mean_probabilities
 from snapensemble.contracts.prediction_sets import SetQuantile
 
 LeaveRule = Literal["threshold", "interval"]
+Mode = Literal["full", "cascade"]  # ask every member, or as many as an image needs
 
 
 class CascadePoint(Record):

@@ -1,7 +1,6 @@
 """The errors that a user can do something about: the command line prints them and exits with 2."""
 
 import re
-import string
 from collections.abc import Callable, Mapping
 
 
@@ -22,24 +21,20 @@ class Misfit(InvalidConfig):
     """Settings that do not fit together, before it is known what the user calls them.
 
     Args:
-        text: `{name}` in it stands for a setting's name, or for one of the values.
-        values: what was found.
+        text: `{name}` in it stands for a setting's name; what was found are numbers.
     """
 
-    def __init__(self, text: str, **values: object) -> None:
-        self._text, self._values = text, values
+    def __init__(self, text: str) -> None:
+        self._text = text
         super().__init__(self.said(str))
 
     def said(self, word: Callable[[str], str]) -> str:
         """The message with the names that `word` gives to settings."""
-        names = {name for _, name, *_ in string.Formatter().parse(self._text) if name}
-        words = {name: word(name) for name in names - self._values.keys()}
-        return self._text.format(**words, **self._values)
+        return re.sub(r"{(\w+)}", lambda found: word(found[1]), self._text)
 
     def renamed(self, names: Mapping[str, str]) -> "Misfit":
         """The same of settings that have other names elsewhere."""
-        text = re.sub(r"(?<={)\w+", lambda found: names.get(found[0], found[0]), self._text)
-        return Misfit(text, **self._values)
+        return Misfit(self.said(lambda name: f"{{{names.get(name, name)}}}"))
 
 
 class InvalidData(SnapensembleError):

@@ -115,7 +115,12 @@ def build(
     try:
         return model(**values)
     except ValidationError as error:
-        raise InvalidConfig(explained(error, model, word)) from error
+        # A type that is a union has an error for each of its parts; the first one says it all.
+        problems: dict[object, ErrorDetails] = {}
+        for details in error.errors():
+            problems.setdefault(details["loc"][:1], details)
+        texts = (_explained(details, model, word) for details in problems.values())
+        raise InvalidConfig("; ".join(texts)) from error
 
 
 def read_options(
@@ -149,22 +154,13 @@ def read_options(
     return values
 
 
-def explained(
-    error: ValidationError, model: type[BaseModel], word: Callable[[str], str] = flag
-) -> str:
-    """Say what was found and what was expected, for each option that is wrong."""
-    # A type that is a union has an error for each of its parts; the first one says it all.
-    problems: dict[object, ErrorDetails] = {}
-    for details in error.errors():
-        problems.setdefault(details["loc"][:1], details)
-    return "; ".join(_explained(details, model, word) for details in problems.values())
-
-
 def _explained(details: ErrorDetails, model: type[BaseModel], word: Callable[[str], str]) -> str:
     cause = details.get("ctx", {}).get("error")
     if isinstance(cause, Misfit):
         return cause.said(word)
     name = str(details["loc"][0])
+    if details["type"] == "extra_forbidden":
+        return f"there is no {word(name)}"
     if details["type"] == "missing":
         return f"{word(name)} is required: {model.model_fields[name].description}"
     problem = _problem(model, name, details["type"], word(name), cause)

@@ -17,6 +17,7 @@ UNUSED = (
     "onnxruntime/backend",  # runs ONNX's own test suite
     "numpy/f2py",  # compiles Fortran
     "numpy/distutils",  # likewise
+    "fastapi_standalone_docs/static/redoc",  # /docs is Swagger UI
     "onnxruntime/capi/libonnxruntime.so.*",  # for programs in C; Python's module has all of it
     "**/tests",
     "**/*.pyi",  # types, headers and sources of what is compiled

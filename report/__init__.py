@@ -1,1 +1,1 @@
-"""What a run was like, as one page with pictures."""
+"""Reports: one HTML page with charts about a run or a bundle."""

@@ -1,4 +1,4 @@
-"""`snapensemble report`: a run -> a page with pictures; a bundle -> the page that it carries."""
+"""`snapensemble report`: draws the page of a run, or shows the page that a bundle carries."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""The numbers behind the pictures: arrays in, arrays out, nothing is drawn here.
+"""The numbers behind the charts: arrays in, arrays out, nothing is drawn here.
 
 Shapes: S snapshots, N validation images, K classes, T points of a curve.
 """

@@ -58,7 +58,7 @@ def png(height: float, draw: Callable[[Figure], None]) -> bytes:
 
 
 def _with_a_palette(picture: io.BytesIO) -> bytes:
-    """A third of the bytes, in 256 colours that the eye cannot tell from all of them."""
+    """The same picture in a third of the bytes: its 256 colours look like all of them."""
     method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
     small = io.BytesIO()
     with Image.open(picture) as image:
@@ -67,7 +67,7 @@ def _with_a_palette(picture: io.BytesIO) -> bytes:
 
 
 def whole_numbers(axes: Axes, values: Sequence[int]) -> None:
-    """Ticks at whole numbers only, all of them if they are few."""
+    """Put ticks at whole numbers only, at all of them if they are few."""
     if len(values) <= 16:
         axes.set_xticks(list(values))
     else:
@@ -76,7 +76,7 @@ def whole_numbers(axes: Axes, values: Sequence[int]) -> None:
 
 
 def percent(axes: Axes, values: Sequence[float]) -> None:
-    """The vertical axis in percent, with as many decimals as the range needs."""
+    """Show the vertical axis in percent, with as many decimals as the range needs."""
     spread = max(values) - min(values)
     low, high = min(values) - 0.08 * spread, max(values) + 0.08 * spread
     if spread < 0.002:  # one image more or less should not fill the picture
@@ -90,7 +90,7 @@ def percent(axes: Axes, values: Sequence[float]) -> None:
 
 
 def log_if_wide(axes: Axes, values: Sequence[float], ratio: float = 20.0) -> None:
-    """A logarithmic vertical axis where the values span more than `ratio`, and none is 0."""
+    """Make the vertical axis logarithmic where the values span more than `ratio` and none is 0."""
     if min(values) > 0 and max(values) / min(values) > ratio:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -102,7 +102,7 @@ def log_if_wide(axes: Axes, values: Sequence[float], ratio: float = 20.0) -> Non
 
 
 def shade(axes: Axes, edges: Sequence[float]) -> None:
-    """Every second interval between the edges grey, if they are not too many to tell apart."""
+    """Make every second interval between the edges grey, if they are few enough to tell apart."""
     if len(edges) <= 81:
         for left, right in zip(edges[1::2], edges[2::2], strict=False):
             axes.axvspan(left, right, color="#f3f3f3", zorder=0, linewidth=0)
@@ -111,7 +111,7 @@ def shade(axes: Axes, edges: Sequence[float]) -> None:
 def disagreement_chart(
     disagreement_SS: Floats, names: Sequence[str], *, xlabel: str, ylabel: str, images: str
 ) -> bytes:
-    """A heat map of the pairs.
+    """Draw how often each two networks disagree, as a heat map.
 
     Args:
         disagreement_SS: the fraction of images on which the top classes of two networks differ.

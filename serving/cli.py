@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         settings,
         listen=lambda: listening(bind_ports(settings)),
         announce=lambda engine, ports: print(
-            greeting(settings, engine.bundle, engine.lanes.threads, ports), flush=True
+            greeting(settings, engine.bundle, engine.scheduler.threads, ports), flush=True
         ),
         life=Life(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s),
         metrics=Metrics(),

@@ -9,11 +9,11 @@ from typing import Annotated, cast
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.errors import InvalidConfig, Misfit
 from snapensemble.contracts.pixels import MAX_PIXELS
 from snapensemble.contracts.sessions import PROVIDERS, Provider
 from snapensemble.serving.inference.engine import Limits
-from snapensemble.serving.stages import Mode
 from snapensemble.serving.telemetry.logs import LogFormat
 
 PREFIX = "SNAPENSEMBLE_"
@@ -180,17 +180,13 @@ class Settings(BaseSettings):
     def _a_request_fits_the_queue(self) -> "Settings":
         if self.max_images_per_request > self.max_queue:
             raise Misfit(
-                "{max_images_per_request} {images} exceeds {max_queue} {places}, so such a request "
-                "could never be accepted",
-                images=self.max_images_per_request,
-                places=self.max_queue,
+                f"{{max_images_per_request}} {self.max_images_per_request} exceeds {{max_queue}} "
+                f"{self.max_queue}, so such a request could never be accepted"
             )
         if self.max_body_bytes >= self.max_bytes_in_flight:
             raise Misfit(
-                "{max_body_bytes} {body} leaves nothing of {max_bytes_in_flight} {all_bytes} to "
-                "decode a picture in",
-                body=self.max_body_bytes,
-                all_bytes=self.max_bytes_in_flight,
+                f"{{max_body_bytes}} {self.max_body_bytes} leaves nothing of "
+                f"{{max_bytes_in_flight}} {self.max_bytes_in_flight} to decode a picture in"
             )
         return self
 

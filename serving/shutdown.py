@@ -24,13 +24,9 @@ class Life:
         self._drain_s = drain_s
         self._shutdown_s = shutdown_s
         self._second_ends = second_ends
+        self.stopping = False  # whether a signal has come: do not send new work here
         self._over_at = math.inf
         self._stop_has_come = threading.Event()
-
-    @property
-    def stopping(self) -> bool:
-        """Whether a signal has come: do not send new work here."""
-        return self._over_at < math.inf
 
     @property
     def over(self) -> bool:
@@ -50,6 +46,7 @@ class Life:
         """A signal has come."""
         if not self.stopping:
             self._over_at = time.monotonic() + self.drain_s(signum)
+            self.stopping = True
             self._stop_has_come.set()
         elif self._second_ends:
             # Not by the signal's default: the first process of a container is immune to that.

@@ -12,13 +12,13 @@ import numpy as np
 from pydantic import Field
 
 from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.metrics import Floats, Labels, summary
 from snapensemble.contracts.options import Options, add_options, build
 from snapensemble.contracts.prediction_sets import SetQuantile, covered_and_sizes
 from snapensemble.contracts.process import printable_lines
 from snapensemble.serving.inference.aggregate import averaged
 from snapensemble.serving.inference.engine import load_engine
-from snapensemble.serving.stages import Mode
 from snapensemble.trainer.data.dataset import SPECS
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.reread import reread

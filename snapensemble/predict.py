@@ -96,7 +96,7 @@ def predict_with_bundle(
     """
     from snapensemble.serving.http.responses import prediction, response
     from snapensemble.serving.inference.engine import load_engine
-    from snapensemble.serving.inference.request import Said
+    from snapensemble.serving.inference.request import MemberOutputs
 
     config = build(PredictConfig, options)
     limits = SERVER_LIMITS.times(config.max_image_cost)
@@ -113,7 +113,7 @@ def predict_with_bundle(
             except InvalidImage as error:
                 raise InvalidData(f"{file}: {error}") from error
         predictions = [
-            prediction(Said(probs_dK), engine.bundle, config, quantile)
+            prediction(MemberOutputs(probs_dK), engine.bundle, config, quantile)
             for probs_dK in engine.ask(np.stack(images), mode)
         ]
         return response(predictions, engine.bundle, engine.bundle.name)

@@ -1,17 +1,27 @@
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.process import SIGNALS
 from tests.factories import make_bundle
+from tests.shared import made_once
+
+if TYPE_CHECKING:  # the tests of serving run without torch
+    from torch import nn
 
 # The same examples every time, and no verdict by the clock: these machines are shared.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+# Tests run beside each other: two processes of two threads each would wait for one another.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # As a shell starts a program: under `nohup`, for one, it would be ignored, here and in children.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -38,24 +48,50 @@ def bundle_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def conversions() -> Iterator[None]:
+    """Export a network a second time without converting it: that takes seconds.
+
+    That the same network gives the same bytes is tested in `tests/export/test_onnx_export.py`.
+    """
+    import snapensemble.export.members
+    from snapensemble.export.onnx_export import to_onnx as real
+
+    kept: dict[object, bytes] = {}
+
+    def to_onnx(model: "nn.Module", image: ImageContract, metadata: dict[str, str]) -> bytes:
+        weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+        key = (str(model), weights, image, tuple(metadata.items()))
+        if key not in kept:
+            kept[key] = real(model, image, metadata)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapensemble.export.members, "to_onnx", to_onnx)
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory, conversions: None) -> Path:
     """A real, short run on the digits: 3 cycles of 2 epochs."""
     from snapensemble.trainer.config import TrainConfig
     from snapensemble.trainer.run import train
 
-    out = tmp_path_factory.mktemp("digits") / "run"
-    return train(TrainConfig(data="digits", out=out, cycles=3, cycle_epochs=2, threads=1))
+    def make(out: Path) -> None:
+        train(TrainConfig(data="digits", out=out, cycles=3, cycle_epochs=2, threads=1))
+
+    return made_once(tmp_path_factory, "digits-run", make)
 
 
 @pytest.fixture(scope="session")
-def digits_bundle(digits_run: Path) -> Path:
+def digits_bundle(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The best two of its snapshots."""
     from snapensemble.export.bundle import build_bundle
     from snapensemble.export.config import ExportConfig
 
     config = ExportConfig(members=2, name="digits", report=False)
-    build_bundle(digits_run, digits_run.parent / "bundle", config)
-    return digits_run.parent / "bundle"
+    return made_once(
+        tmp_path_factory, "digits-bundle", lambda out: build_bundle(digits_run, out, config)
+    )
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ import numpy as np
 from fastapi import FastAPI
 from numpy.typing import NDArray
 
+from snapensemble.contracts.cascade import Mode
 from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.inference.request import Answer, PendingImage, Picture
+from snapensemble.serving.inference.scheduler import Scheduler
 from tests.openapi import checks
 
 
@@ -35,6 +38,13 @@ class GatedMember:
         return np.stack([sums_B, np.zeros_like(sums_B)], axis=1).astype(np.float32)
 
 
+def submit(scheduler: Scheduler, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
+    """The futures of pictures that a scheduler is handed as one request."""
+    images = [PendingImage(picture) for picture in pictures]
+    scheduler.submit(images, mode)
+    return [image.answer for image in images]
+
+
 def client(app: FastAPI) -> httpx.AsyncClient:
     """Speaks to the app without a port; defects come as answers, as over a port.
 
@@ -50,7 +60,7 @@ def fail_members(engine: Engine, error: Exception) -> None:
     """From now on every member raises this."""
     member = GatedMember()
     member.failure = error
-    engine.lanes._members = [member] * len(engine.bundle.members)
+    engine.scheduler._members = [member] * len(engine.bundle.members)
 
 
 def prediction_scope(headers: Sequence[tuple[bytes, bytes]], query: bytes = b"") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whether an answer is one that the OpenAPI document declares."""
+"""The OpenAPI document of a server, and whether an answer is one that it declares."""
 
 import copy
 from collections.abc import Awaitable, Callable
@@ -7,8 +7,18 @@ from typing import Any
 import httpx
 from openapi_schema_validator import OAS31Validator
 
+from snapensemble.serving.http.openapi import describe
+from snapensemble.serving.http.pages import ASSETS
+from snapensemble.serving.http.routes import router_of
+from snapensemble.serving.settings import Settings
+
 Json = dict[str, Any]
 LEFT = 499  # nobody is there to read it
+
+
+def document_of(settings: Settings, *, guarded: bool) -> Json:
+    """The document of a server with these settings."""
+    return describe(router_of(settings, guarded=guarded).routes)
 
 
 def checks(document: Json) -> Callable[[httpx.Response], Awaitable[None]]:
@@ -18,7 +28,8 @@ def checks(document: Json) -> Callable[[httpx.Response], Awaitable[None]]:
     async def check(response: httpx.Response) -> None:
         await response.aread()
         request = response.request
-        if request.method != "OPTIONS" and response.status_code != LEFT:
+        is_asset = request.url.path.startswith(f"/{ASSETS}/")  # a page's, and no interface
+        if request.method != "OPTIONS" and response.status_code != LEFT and not is_asset:
             check_answer(closed, request.method, request.url.path, response)
 
     return check

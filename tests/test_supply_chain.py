@@ -4,6 +4,8 @@
 """
 
 import importlib.metadata
+import importlib.util
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +82,15 @@ def test_no_lower_bound_admits_a_version_with_a_published_hole(
 def test_no_pin_is_a_version_with_a_published_hole(name: str) -> None:
     mended, advisory = MENDED[name]
     assert PINS[canonicalize_name(name)] >= Version(mended), advisory
+
+
+def test_the_script_of_the_docs_page_has_no_published_hole() -> None:
+    """Advisories for Python packages say nothing of the script in one."""
+    spec = importlib.util.find_spec("fastapi_standalone_docs")
+    assert spec is not None and spec.origin is not None
+    script = Path(spec.origin).with_name("static") / "swagger" / "swagger-ui-bundle.js"
+    (version,) = re.findall(r'PACKAGE_VERSION:"([\d.]+)"', script.read_text())
+    assert Version(version) >= Version("5.32.7"), "CVE-2026-49978, in the DOMPurify of Swagger UI"
 
 
 def test_a_package_has_one_lower_bound_in_all_extras() -> None:

@@ -260,10 +260,7 @@ class TrainConfig(Options):
         interval = self.cycle_epochs * steps_per_epoch
         cycles = tuple(first_cycles(self.cycle_count, interval, self.t_mult))
         if self.t_mult > 1 and cycles[-1].length > 2**53:
-            raise Misfit(
-                "{count} cycles with {T_mult} {times} never end",
-                count=len(cycles), times=self.t_mult,
-            )  # fmt: skip
+            raise Misfit(f"{len(cycles)} cycles with {{T_mult}} {self.t_mult} never end")
         schedule = self._schedule(interval, cycles[-1].end, steps_per_epoch)
         if isinstance(schedule, Sgdr):
             schedule.refuse_low_restart(len(cycles) - 1)

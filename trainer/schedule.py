@@ -25,37 +25,28 @@ class Sgdr:
 
     def __post_init__(self) -> None:
         if self.T_0 < 1:
-            raise Misfit("{T_0} must be at least 1 step, got {found}", found=self.T_0)
+            raise Misfit(f"{{T_0}} must be at least 1 step, got {self.T_0}")
         if self.T_mult < 1:
-            raise Misfit("{T_mult} must be at least 1, got {found}", found=self.T_mult)
+            raise Misfit(f"{{T_mult}} must be at least 1, got {self.T_mult}")
         if not (isfinite(self.eta_max) and 0 <= self.eta_min < self.eta_max):
             raise Misfit(
-                "{eta_min} must be at least 0 and below {eta_max}, got {low} and {high}",
-                low=self.eta_min,
-                high=self.eta_max,
+                f"{{eta_min}} must be at least 0 and below {{eta_max}}, "
+                f"got {self.eta_min} and {self.eta_max}"
             )
         if not 0 <= self.warmup < self.T_0:
             raise Misfit(
-                "{warmup} must be shorter than the first cycle, got {found} of {length}",
-                found=self.warmup,
-                length=self.T_0,
+                f"{{warmup}} must be shorter than the first cycle, got {self.warmup} of {self.T_0}"
             )
         if not 0 < self.eta_max_decay <= 1:
-            raise Misfit(
-                "{eta_max_decay} must be above 0 and at most 1, got {found}",
-                found=self.eta_max_decay,
-            )
+            raise Misfit(f"{{eta_max_decay}} must be in (0, 1], got {self.eta_max_decay}")
 
     def refuse_low_restart(self, cycle: int) -> None:
         """Raise Misfit if the decay takes a restart below `eta_min` up to this cycle."""
         restart = self.eta_max * self.eta_max_decay**cycle
         if restart <= self.eta_min:
             raise Misfit(
-                "the restart of cycle {cycle} would be at {rate:.4g}, not above {eta_min} {low}; "
-                "lower it, or raise {eta_max_decay}",
-                cycle=cycle,
-                rate=restart,
-                low=self.eta_min,
+                f"the restart of cycle {cycle} would be at {restart:.4g}, not above {{eta_min}} "
+                f"{self.eta_min}; lower it, or raise {{eta_max_decay}}"
             )
 
     def rate(self, step: int, val_nlls: Sequence[float] = ()) -> float:
@@ -127,11 +118,8 @@ def cycles_in(budget: int, T_0: int, T_mult: int) -> int:
         cycles, end, length = cycles + 1, end + length, length * T_mult
     if end == budget and cycles:
         return cycles
+    fitting = " or ".join(str(each) for each in (end, end + length) if each)
     raise Misfit(
-        "a budget of {budget} epochs ends inside a cycle ({T_0} {first}, {T_mult} {times}); "
-        "the nearest that end with one: {nearest}",
-        budget=budget,
-        first=T_0,
-        times=T_mult,
-        nearest=" or ".join(str(each) for each in (end, end + length) if each),
+        f"a budget of {budget} epochs ends inside a cycle ({{T_0}} {T_0}, {{T_mult}} {T_mult}); "
+        f"the nearest that end with one: {fitting}"
     )

@@ -103,9 +103,8 @@ class Plateau:
     def __post_init__(self) -> None:
         if not 0 <= self.eta_min < self.eta:
             raise Misfit(
-                "{eta_min} must be at least 0 and below {eta}, got {low} and {high}",
-                low=self.eta_min,
-                high=self.eta,
+                f"{{eta_min}} must be at least 0 and below {{eta}}, "
+                f"got {self.eta_min} and {self.eta}"
             )
 
     def rate(self, step: int, val_nlls: Sequence[float]) -> float:
@@ -137,17 +136,15 @@ class Hypergradient:
     def __post_init__(self) -> None:
         if not 0 < self.eta_start <= self.eta_max:
             raise Misfit(
-                "{eta_start} must be above 0 and at most {eta_max}, got {first} and {most}",
-                first=self.eta_start,
-                most=self.eta_max,
+                f"{{eta_start}} must be above 0 and at most {{eta_max}}, got {self.eta_start} and "
+                f"{self.eta_max}"
             )
         if not (isfinite(self.beta) and self.beta >= 0):
-            raise Misfit("{beta} must be at least 0, got {found}", found=self.beta)
+            raise Misfit(f"{{beta}} must be at least 0, got {self.beta}")
         if self.rule == "multiplicative" and self.beta >= 1:
             raise Misfit(
-                "{beta} must be below 1 for the multiplicative rule, got {found}: one step could "
-                "take the rate to 0, where it would stay",
-                found=self.beta,
+                f"{{beta}} must be below 1 for the multiplicative rule, got {self.beta}: "
+                "one step could take the rate to 0, where it would stay"
             )
 
     def rate(self, step: int, val_nlls: Sequence[float] = ()) -> None:

@@ -106,7 +106,7 @@ def images_per_second(
 ) -> float:
     """Answers per second with always enough images waiting to keep every lane busy."""
     waiting: deque[Any] = deque()
-    outstanding = 4 * batch * engine.lanes.threads
+    outstanding = 4 * batch * engine.scheduler.threads
     answered, position = 0, 0
     started = time.monotonic()
     while time.monotonic() - started < seconds:

@@ -24,10 +24,12 @@ from benchmarks.random_members import MEMBERS
 from benchmarks.serving.random_cascade import fitted, member_calls, random_images
 from snapensemble.bench.figures import Row, Usage, row
 from snapensemble.bench.load import Answer, Sample, closed_loop
+from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.metrics import Floats
-from snapensemble.serving.inference.scheduler import Lanes
-from snapensemble.serving.stages import Mode, Stage, next_stage
+from snapensemble.serving.inference.batch import Stage, next_stage
+from snapensemble.serving.inference.request import PendingImage
+from snapensemble.serving.inference.scheduler import Scheduler
 
 MAX_BATCH = 32
 CLIENTS = (1, 8, 32)
@@ -101,11 +103,10 @@ def main() -> None:
         for _ in range(args.rounds):
             for clients in CLIENTS:
                 for name, (mode, rule) in RULES.items():
-                    lanes = Lanes(
+                    lanes = Scheduler(
                         members,
                         threads=cpu_budget(),
                         max_batch_size=MAX_BATCH,
-                        max_queue=1024,
                         leaves=leaves,
                     )
                     turn = ask(lanes, images_NCHW, mode, clients, args.seconds)
@@ -124,13 +125,14 @@ def main() -> None:
 
 
 async def ask(
-    lanes: Lanes, images_NCHW: NDArray[np.uint8], mode: Mode, clients: int, seconds: float
+    lanes: Scheduler, images_NCHW: NDArray[np.uint8], mode: Mode, clients: int, seconds: float
 ) -> list[Sample]:
     """Samples of a closed loop."""
 
     async def one(number: int) -> Answer:
-        (future,) = lanes.submit([images_NCHW[number % len(images_NCHW)]], mode)
-        probs_dK: Floats = await asyncio.wrap_future(future)
+        image = PendingImage(images_NCHW[number % len(images_NCHW)])
+        lanes.submit([image], mode)
+        probs_dK: Floats = await asyncio.wrap_future(image.answer)
         return Answer(members_used=len(probs_dK))
 
     with lanes:

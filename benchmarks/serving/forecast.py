@@ -13,8 +13,8 @@ from collections import deque
 import numpy as np
 
 from benchmarks.machine import save, spread
-from snapensemble.serving.forecast import MEMORY, Forecast
-from snapensemble.serving.stages import Load
+from snapensemble.serving.inference.admission import MEMORY, Forecast
+from snapensemble.serving.inference.batch import Load
 
 MEMORIES = (8, 16, 32, 64, 128)  # micro-batches
 SEEDS = range(5)

@@ -1,4 +1,4 @@
-"""The charts of a bundle. Each function draws one and returns the bytes of a PNG."""
+"""The charts of a bundle; each function draws one and returns the bytes of a PNG."""
 
 from collections.abc import Iterable, Sequence
 
@@ -46,7 +46,7 @@ GAPS = (  # sign of confidence less accuracy, and how it is drawn
 def draw_charts(
     bundle: BundleManifest, figures: BundleFigures, answers: AnswerFigures
 ) -> dict[str, bytes]:
-    """The charts that the page has something to say with, by name."""
+    """Draw the charts that the bundle has numbers for; their names are the template's."""
     several, T = len(bundle.members) > 1, bundle.temperature
     panels = [("without a temperature", answers.reliability_before)]
     if T != 1:
@@ -311,7 +311,7 @@ def sets_chart(sets: Sequence[SetFigures]) -> bytes:
 
 
 def size_groups(sizes: Iterable[int]) -> list[tuple[int, int]]:
-    """Sizes to draw as one bar each, as (smallest, largest): alone up to 5 or 10, then wider."""
+    """The sizes that one bar stands for, as (smallest, largest): one up to 5 or 10, then more."""
     top = max(sizes)
     single = 10 if top <= 10 else 5
     alone = [(size, size) for size in range(1, min(top, single) + 1)]

@@ -1,4 +1,4 @@
-"""measure_bundle(): a manifest and the members' answers -> all numbers of the page. Pure.
+"""measure_bundle() turns a manifest and the members' answers into all numbers of the page.
 
 Shapes: M members, N images, K classes, J bins.
 """
@@ -40,11 +40,11 @@ SHARES = tuple(n / 20 for n in range(20, 0, -1))  # 100 %, 95 %, ..., 5 % of the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Answers of the members as deployed; `fp32_test_MNK` goes with int8 members."""
+    """What a report is made from: the answers of the members as deployed, and how fast they are."""
 
     calibration: Answers  # of the half of validation that chose nothing; may hold no image
     test: Answers | None = None  # None: the images were not at hand
-    fp32_test_MNK: Floats | None = None  # probabilities of the same members before int8
+    fp32_test_MNK: Floats | None = None  # of int8 members: their probabilities before that
     speed: SpeedRecord | None = None
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ def measure_bundle(bundle: BundleManifest, evidence: Evidence) -> BundleFigures:
 
 
 def answer_figures(bundle: BundleManifest, shown: Answers, evidence: Evidence) -> AnswerFigures:
-    """All that is measured on the images shown."""
+    """Measure all that the page says about the images shown."""
     probs_MNK, labels_N = shown.probs_MNK, shown.labels_N
     before_NK = mean_probabilities(probs_MNK, bundle.weights_M)
     after_NK = full_answers(bundle, probs_MNK)
@@ -90,7 +90,7 @@ def answer_figures(bundle: BundleManifest, shown: Answers, evidence: Evidence) -
 
 
 def _options(bundle: BundleManifest, shown: Answers, evidence: Evidence) -> tuple[Option, ...]:
-    """As deployed; beside it the fp32 members under the same temperatures and thresholds."""
+    """The options as deployed, beside fp32 members under the same temperatures and thresholds."""
     options = serving_options(bundle, shown.probs_MNK, shown.labels_N, precision_of(bundle))
     if evidence.fp32_test_MNK is None:
         return options
@@ -111,7 +111,7 @@ def growth(
 
 
 def reliability(probs_NK: Floats, labels_N: Labels, bins: int = 15) -> Reliability:
-    """Confidence and accuracy of the top class by confidence, in the bins of `contracts.ece`."""
+    """Confidence and accuracy of the top class by confidence, in the bins of the ECE."""
     confidence_N = probs_NK.max(axis=1)
     right_N = probs_NK.argmax(axis=1) == labels_N
     bin_N = confidence_bins(confidence_N, bins)
@@ -158,7 +158,7 @@ def selective(
 def class_figures(
     probs_NK: Floats, labels_N: Labels, classes: Sequence[str]
 ) -> tuple[ClassFigures, ...]:
-    """Per class what is right and what it is taken for; the least accurate first.
+    """What is right of each class and what it is taken for, the least accurate class first.
 
     Classes without images come last; of equals, those with more images come first.
     """

@@ -1,4 +1,4 @@
-"""Ways to serve a bundle: what each costs, and how good its answers and sets are. Pure.
+"""Ways to serve a bundle: what each costs, and how good its answers and sets are.
 
 Shapes: M members, N images, K classes.
 """
@@ -15,7 +15,7 @@ from snapensemble.report.bundle.records import Option, SetFigures, SpeedRecord
 
 
 def precision_of(bundle: BundleManifest) -> Precision:
-    """What the members are; int8 if any of them is."""
+    """The precision of the members: int8 if any of them is."""
     return "int8" if any(member.precision == "int8" for member in bundle.members) else "fp32"
 
 
@@ -27,7 +27,7 @@ def full_answers(bundle: BundleManifest, probs_MNK: Floats) -> Floats:
 def serving_options(
     bundle: BundleManifest, probs_MNK: Floats, labels_N: Labels, precision: Precision
 ) -> tuple[Option, ...]:
-    """Every member asked, and then each point of the cascade, cheapest first.
+    """Measure asking every member, and then each point of the cascade, the cheapest first.
 
     Args:
         bundle: carries weights, temperatures and thresholds.
@@ -69,7 +69,7 @@ def cost(option: Option, speed: SpeedRecord | None) -> float:
 def all_set_figures(
     bundle: BundleManifest, probs_MNK: Floats, labels_N: Labels, *, fitted_here: bool
 ) -> tuple[SetFigures, ...]:
-    """Each method and coverage, of every member and of the active cascade.
+    """Measure each method and coverage, for every member and for the active cascade.
 
     Args:
         bundle: carries the quantiles.

@@ -44,7 +44,7 @@ class Option(Record):
 
 
 class SetFigures(Record):
-    """How prediction sets do."""
+    """How one kind of prediction set does on the images shown."""
 
     cascade: bool  # the active point; else every member is asked
     method: Method
@@ -66,7 +66,7 @@ class ClassFigures(Record):
 
 
 class ImagesPerSecond(Record):
-    """Of one member on one thread, by how many images it is given at a time."""
+    """Images per second of one member on one thread, by how many it is given at a time."""
 
     batch_1: PerSecond
     batch_16: PerSecond
@@ -116,6 +116,6 @@ class BundleFigures(Record):
 
 
 def read_figures(bundle_dir: Path) -> BundleFigures:
-    """The numbers of a bundle's report; InvalidManifest if they are not right."""
+    """Read the numbers of a bundle's report; raise InvalidManifest if they are not right."""
     path = bundle_dir / REPORT_DIR / FIGURES_FILE
     return read_manifest(path, BundleFigures, made_by="snapensemble export")

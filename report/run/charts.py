@@ -1,4 +1,4 @@
-"""The charts of a run. Each function draws one and returns the bytes of a PNG.
+"""The charts of a run; each function draws one and returns the bytes of a PNG.
 
 Shapes: T points of a curve.
 """
@@ -28,7 +28,7 @@ FEW = 12  # snapshots that can each have a label
 
 
 def draw_charts(measured: Measured) -> dict[str, bytes]:
-    """The charts that the run has numbers for, by name."""
+    """Draw the charts that the run has numbers for; their names are the template's."""
     names: list[str] = []
     if measured.steps:
         names += ["learning-rate", "curves"]

@@ -67,7 +67,7 @@ class History:
 
 
 def read_history(run_dir: Path) -> History:
-    """All that the run logged. A run that was killed may have torn its last line: it is left out.
+    """Read all that a run logged, without the last line if a killed run has torn it.
 
     Raises:
         InvalidManifest: there is no such file, or another line is damaged.

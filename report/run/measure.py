@@ -1,4 +1,4 @@
-"""measure(): a run directory -> all that its report says.
+"""measure() reads a run directory and works out all that its report says.
 
 Shapes: S snapshots, E epochs, T points of a curve.
 """
@@ -53,7 +53,7 @@ class Measured:
 
     @property
     def cycle_word(self) -> str:
-        """`cycle` where the rate restarts; else snapshots are equally spaced, at `interval`s."""
+        """`cycle` where the rate restarts; else `interval`, as snapshots are equally spaced."""
         return "cycle" if self.run.schedule.name == "sgdr" else "interval"
 
     @property
@@ -124,7 +124,7 @@ def _curves(history: History, steps_per_epoch: int) -> dict[str, Any]:
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
-    """The numbers behind the pictures, curves as they are drawn."""
+    """The numbers behind the charts, with the curves as they are drawn."""
     cycles = [snapshot.cycle for snapshot in measured.run.snapshots]
     growth = [
         {

@@ -1,4 +1,4 @@
-"""write_report(): a run directory -> one page, and its charts beside it."""
+"""write_report() makes one page of a run directory, with its charts beside it."""
 
 import shlex
 from collections.abc import Mapping

@@ -1,34 +1,21 @@
 """create_app(): engine and settings -> an ASGI application."""
 
 from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from snapensemble.serving.documentation import documentation_router
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.http.exchange import Exchanges
 from snapensemble.serving.http.middleware import Auth, Cors
 from snapensemble.serving.http.openapi import describe
-from snapensemble.serving.http.prediction import predict
-from snapensemble.serving.http.problems import add_problem_handlers, method_not_allowed
-from snapensemble.serving.http.routes import PREDICT, metrics_router, router
+from snapensemble.serving.http.pages import ASSETS, docs_assets
+from snapensemble.serving.http.prediction import Predictions
+from snapensemble.serving.http.problems import add_problem_handlers
+from snapensemble.serving.http.routes import router_of
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.shutdown import Life
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
-
-ROUTES = (
-    PREDICT,
-    "/health/live",
-    "/health/ready",
-    "/metrics",
-    "/model",
-    "/",
-    "/docs",
-    "/openapi.json",
-)
 
 
 def create_app(
@@ -37,7 +24,7 @@ def create_app(
     metrics: Metrics | None = None,
     life: Life | None = None,
     traces: Traces | None = None,
-) -> "Application":
+) -> FastAPI:
     """Assemble the server around a running engine, whose owner starts and stops it.
 
     Raises:
@@ -46,49 +33,31 @@ def create_app(
     """
     tokens = read_tokens(settings)
     metrics, life = metrics or Metrics(), life or Life()
-    app = Application(
-        # Its own document knows neither what goes wrong nor the bodies: `serving.http.openapi`.
-        openapi_url=None,
+    app = FastAPI(
+        openapi_url=None,  # what it knows of the routes is a part of our document
         redirect_slashes=False,
     )
-    app.state.service = Service(settings, engine, metrics, life, traces)
+    app.state.service = Service(settings, engine, metrics, life)
     app.state.engine = engine
     app.state.metrics = metrics
-    app.state.document = describe(settings, guarded=tokens is not None)
+    router = router_of(settings, guarded=tokens is not None)
+    app.state.document = describe(router.routes)
     app.include_router(router)
-    app.include_router(documentation_router(app.state.document))
-    if settings.metrics_port is None:
-        app.include_router(metrics_router)
+    app.mount(f"/{ASSETS}", docs_assets())
     add_problem_handlers(app)
-    app.layers = app.inmost
+    # Each around those before it: what FastAPI does for a request in general costs more than a
+    # small ensemble, so predictions are answered before it.
+    app.add_middleware(Predictions, service=app.state.service)
     if tokens is not None:
-        app.layers = Auth(app.layers, tokens)
+        app.add_middleware(Auth, tokens=tokens)
     if settings.allowed_origins:  # around the tokens: a preflight request has none
-        app.layers = Cors(app.layers, settings.allowed_origins)
-    app.layers = Exchanges(
-        app.layers, ROUTES, metrics, life, traces, access_log=settings.access_log
+        app.add_middleware(Cors, origins=settings.allowed_origins)
+    app.add_middleware(
+        Exchanges,
+        routes=tuple(app.state.document["paths"]),
+        metrics=metrics,
+        life=life,
+        traces=traces,
+        access_log=settings.access_log,
     )
     return app
-
-
-class Application(FastAPI):
-    """FastAPI behind layers of our own, and beside it what answers predictions.
-
-    What FastAPI does for a request in general costs more than a small ensemble.
-    """
-
-    layers: ASGIApp
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        scope["app"] = self
-        await self.layers(scope, receive, send)
-
-    async def inmost(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """What the layers are around."""
-        if scope["type"] != "http" or scope["path"] != PREDICT:
-            await super().__call__(scope, receive, send)
-        elif scope["method"] == "POST":
-            await predict(self.state.service, scope, receive, send)
-        else:
-            await method_not_allowed(Request(scope), "POST")(scope, receive, send)

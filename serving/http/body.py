@@ -1,12 +1,18 @@
 """A request's body -> encoded pictures, within limits that hold while it arrives."""
 
 import asyncio
+import base64
+import binascii
 import contextlib
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException
+from pydantic_core import from_json
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import (
+    MultipartParser,
+    parse_options_header,
+)
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
@@ -19,10 +25,8 @@ from snapensemble.serving.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from snapensemble.serving.http.form import WholeForm, refuse_odd_charset
-from snapensemble.serving.http.json_images import GROWTH, pictures_of_json, too_many
-from snapensemble.serving.http.scope import is_whole
-from snapensemble.serving.inference.admission import Holding
+from snapensemble.serving.http.scope import STATE
+from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.settings import Settings
 
 OCTETS = "application/octet-stream"
@@ -36,6 +40,12 @@ FORMS = (
     "one picture as the body (Content-Type: image/png, image/jpeg, … or application/octet-stream), "
     'files as multipart/form-data, or JSON {"images": [base64, …]}'
 )
+CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1", b"latin1")
+# Bytes that are held beside the body while it is parsed: its strings, and the pictures in them.
+GROWTH = 2
+MAX_VALUES = 10_000
+SLICE = 2**20  # characters decoded in one step, in which no other thread runs; a multiple of 4
+EXPECTED = 'expected {"images": [base64, …]} with at least one image'
 
 
 class Body:
@@ -52,14 +62,14 @@ class Body:
         self,
         scope: Scope,
         receive: Receive,
-        held: Holding,
+        held: PendingRequest,
         settings: Settings,
     ) -> None:
         self._headers: dict[bytes, str] = {}
         for name, value in scope["headers"]:
             if name in HEADERS and name not in self._headers:
                 self._headers[name] = value.decode("latin-1")
-        self._is_whole = is_whole(scope)
+        self._is_whole = scope["state"][STATE].is_whole
         self._receive = receive
         self._held = held
         self._settings = settings
@@ -129,37 +139,13 @@ class Body:
         return await asyncio.to_thread(pictures_of_json, body, limit=limit)
 
     async def _form(self) -> list[bytes]:
-        limit = self._settings.max_images_per_request
-        content_type = self._headers[b"content-type"]
-        refuse_odd_charset(content_type)
-        parser = WholeForm(
-            Headers({"content-type": content_type}), self._doubled(), max_parts=limit
-        )
-        # Never to a temporary file: the container's file system is read-only.
-        parser.spool_max_size = self._settings.max_body_bytes + 1
-        try:
-            form = await parser.parse()
-        except MultiPartException as error:
-            if "Too many files" in error.message:
-                raise TooManyImages(too_many(f"more than {limit}", limit)) from error
-            raise MalformedBody(f"the multipart body cannot be read: {error.message}") from error
-        except UnicodeError as error:
-            raise MalformedBody(f"the multipart body cannot be read: {error}") from error
-        try:
-            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            if not files:
-                raise EmptyBody('the form has no file; send one with curl -F "image=@cat.jpg"')
-            return [await file.read() for file in files]
-        finally:
-            await form.close()
-
-    async def _doubled(self) -> AsyncGenerator[bytes, None]:
-        """The body's chunks, held twice: in the form, and as the pictures that are made of it."""
+        form = Form(self._headers[b"content-type"], limit=self._settings.max_images_per_request)
         more = True
         while more:
             chunk, more = await self._chunk()
-            self._held.hold(len(chunk))
-            yield chunk
+            self._held.hold(len(chunk))  # twice: in the body, and as the pictures made of it
+            form.feed(chunk)
+        return form.pictures()
 
     async def _drain(self) -> None:
         """Read on for a moment and keep nothing.
@@ -219,3 +205,172 @@ def essence(content_type: str) -> str:
 def is_picture(media_type: str) -> bool:
     """Whether a body of this media type, or of none, is one picture."""
     return media_type in ("", OCTETS) or media_type.startswith("image/")
+
+
+class Form:
+    """A multipart form, parsed as it arrives: its files are pictures, its fields are ignored.
+
+    Starlette's parser would make a file object for each of them, which costs more than the rest
+    of a request.
+
+    Args:
+        content_type: with the boundary.
+        limit: files at most, and fields.
+
+    Raises:
+        MalformedBody: no boundary, or names in a charset that is not plain. Python knows charsets
+            that it decodes in quadratic time, minutes for a megabyte of punycode in which the
+            server would answer nobody, and keeps every name that it does not know.
+    """
+
+    def __init__(self, content_type: str, *, limit: int) -> None:
+        _, options = parse_options_header(content_type)
+        charset = options.get(b"charset", b"utf-8")
+        if charset.lower() not in CHARSETS:
+            raise MalformedBody(
+                f"the form has the charset {charset.decode('latin-1')!r}; expected utf-8"
+            )
+        if b"boundary" not in options:
+            raise _malformed_form("its Content-Type names no boundary")
+        self._limit = limit
+        self._files: list[bytearray] = []
+        self._fields = 0
+        self._is_in_file = False
+        self._is_closed = False
+        self._header_name = self._header_value = self._disposition = b""
+        try:
+            self._parser = MultipartParser(
+                options[b"boundary"],
+                {
+                    "on_part_begin": self._on_part_begin,
+                    "on_header_field": self._on_header_field,
+                    "on_header_value": self._on_header_value,
+                    "on_header_end": self._on_header_end,
+                    "on_headers_finished": self._on_headers_finished,
+                    "on_part_data": self._on_part_data,
+                    "on_end": self._on_end,
+                },
+            )
+        except FormParserError as error:
+            raise _malformed_form(str(error)) from error
+
+    def feed(self, chunk: bytes) -> None:
+        """Parse some more.
+
+        Raises:
+            MalformedBody: it is no form.
+            TooManyImages: more files than are accepted.
+        """
+        try:
+            self._parser.write(chunk)
+        except (FormParserError, UnicodeError) as error:
+            raise _malformed_form(str(error)) from error
+
+    def pictures(self) -> list[bytes]:
+        """The files, when all has come.
+
+        Raises:
+            MalformedBody: it has not come whole; without its end the last files may be missing.
+            EmptyBody: there are none.
+        """
+        if not self._is_closed:
+            raise _malformed_form("it ends before its closing boundary")
+        if not self._files:
+            raise EmptyBody('the form has no file; send one with curl -F "image=@cat.jpg"')
+        return [bytes(file) for file in self._files]
+
+    def _on_part_begin(self) -> None:
+        self._disposition = b""
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = self._header_value
+        self._header_name = self._header_value = b""
+
+    def _on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if b"name" not in options:
+            raise _malformed_form("a part has no Content-Disposition with a name")
+        self._is_in_file = b"filename" in options
+        if self._is_in_file:
+            self._files.append(bytearray())
+            if len(self._files) > self._limit:
+                raise TooManyImages(too_many(f"more than {self._limit}", self._limit))
+        else:
+            self._fields += 1
+            if self._fields > self._limit:
+                raise _malformed_form(f"it has more than {self._limit} fields")
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._is_in_file:
+            self._files[-1] += data[start:end]
+
+    def _on_end(self) -> None:
+        self._is_closed = True
+
+
+def _malformed_form(reason: str) -> MalformedBody:
+    return MalformedBody(f"the multipart body cannot be read: {reason}")
+
+
+def pictures_of_json(body: bytes | bytearray, *, limit: int) -> list[bytes]:
+    """The pictures of a document.
+
+    Checked by hand and not by a model: a megabyte of wrong entries would make as many errors.
+
+    Args:
+        body: the document.
+        limit: pictures at most.
+
+    Raises:
+        MalformedBody: not such a document, or an entry is not base64.
+        TooManyImages: more than `limit`.
+    """
+    separators = sum(body.count(character) for character in b",:[{")
+    if separators > MAX_VALUES:
+        raise MalformedBody(
+            f"the JSON has {separators:,} values or more, at most {MAX_VALUES:,} are parsed; "
+            f"{EXPECTED}, and at most {limit}"
+        )
+    # One character beyond Latin-1 makes Python keep a whole string in two or four bytes for each.
+    if not body.isascii() or body.count(b"\\u") > body.count(b"\\u00"):
+        raise MalformedBody(f"the JSON has characters that are not of base64; {EXPECTED}")
+    try:
+        document = from_json(bytes(body), allow_inf_nan=False, cache_strings="none")
+    except ValueError as error:
+        raise MalformedBody(f"the body is not JSON: {error}") from error
+    texts = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(texts, list) or not texts or len(document) != 1:
+        raise MalformedBody(EXPECTED)
+    if len(texts) > limit:
+        raise TooManyImages(too_many(f"{len(texts):,}", limit))
+    return [_decoded(index, text) for index, text in enumerate(texts)]
+
+
+def too_many(found: str, limit: int) -> str:
+    """The message of TooManyImages."""
+    return f"the request has {found} images, at most {limit} are accepted; send several requests"
+
+
+def _decoded(index: int, text: object) -> bytes:
+    if not isinstance(text, str):
+        raise MalformedBody(f"images.{index}: expected a string, found {type(text).__name__}")
+    try:
+        return b"".join(
+            _slice_decoded(text[start : start + SLICE], is_last=start + SLICE >= len(text))
+            for start in range(0, len(text), SLICE)
+        )
+    except ValueError as error:
+        raise MalformedBody(f"images.{index}: not base64: {error}") from error
+
+
+def _slice_decoded(text: str, *, is_last: bool) -> bytes:
+    if not is_last and text.endswith("="):
+        raise binascii.Error("padding before the end")
+    return base64.b64decode(text, validate=True)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from snapensemble.serving.inference.engine import Engine
-from snapensemble.serving.inference.request import Answer, Picture
-from snapensemble.serving.stages import Mode
+from snapensemble.contracts.cascade import Mode
+from snapensemble.serving.inference.request import PendingImage
+from snapensemble.serving.inference.scheduler import Scheduler
 
 log = logging.getLogger("snapensemble")
 Callback = Callable[[Any], None]  # takes the answer
@@ -24,35 +24,35 @@ class Bridge:
     """Of one event loop, on whose thread all but `_post` is called.
 
     Args:
-        engine: whose lanes answer.
+        scheduler: whose lanes answer.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self._handed_in = 0
         self._answered: deque[tuple[Callback, Any]] = deque()
         self._is_woken = False
 
-    def submit(self, pictures: Sequence[Picture], mode: Mode, callback: Callback) -> list[Answer]:
-        """One future per picture, as of `Lanes.submit`, which says what is raised.
+    def submit(self, images: Sequence[PendingImage], mode: Mode, callback: Callback) -> None:
+        """Hand the images of one request to the scheduler; see `Scheduler.submit`.
 
         Args:
-            pictures: of one request.
+            images: that have been accepted.
             mode: which members to ask.
             callback: called on the event loop with each future that is done or cancelled.
         """
-        answers = self._engine.submit(pictures, mode, wake=False)
+        self._scheduler.submit(images, mode, wake=False)
         loop = asyncio.get_running_loop()
         if not self._handed_in:
             loop.call_soon(self._wake)
-        self._handed_in += len(answers)
-        for answer in answers:
-            answer.add_done_callback(partial(self._post, loop, callback))
-        return answers
+        self._handed_in += len(images)
+        post = partial(self._post, loop, callback)
+        for image in images:
+            image.answer.add_done_callback(post)
 
     def _wake(self) -> None:
         count, self._handed_in = self._handed_in, 0
-        self._engine.lanes.wake(count)
+        self._scheduler.wake(count)
 
     def _post(self, loop: asyncio.AbstractEventLoop, callback: Callback, answer: Any) -> None:
         """On a lane, or on the loop if the answer is cancelled."""

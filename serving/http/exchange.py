@@ -2,20 +2,22 @@
 
 import asyncio
 import logging
+import random
+import re
 import time
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snapensemble.serving.errors import Stopping
 from snapensemble.serving.http.problems import internal_problem, serving_problem
-from snapensemble.serving.http.scope import is_crowded, noted, refused_status
+from snapensemble.serving.http.scope import STATE, RequestState
 from snapensemble.serving.shutdown import Life
-from snapensemble.serving.telemetry.logs import id_of_request, log_access, request_id
+from snapensemble.serving.telemetry.logs import log_access, request_id
 from snapensemble.serving.telemetry.metrics import Metrics
-from snapensemble.serving.telemetry.tracing import Traces
+from snapensemble.serving.telemetry.tracing import Exchanged, Traces
 
+OTHER = "other"  # paths that there are not
 NO_ANSWER = 499  # it was never begun: the client has left, or the server had to stop
 # Where a handler has not said otherwise. An answer is about one picture and of one moment.
 DEFAULTS = {
@@ -24,6 +26,8 @@ DEFAULTS = {
     b"referrer-policy": b"no-referrer",
     b"x-content-type-options": b"nosniff",
 }
+_ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")  # printable, without a space: it stays one word
+_ids = random.Random()  # noqa: S311 # unique, not secret; asking the system takes ten times as long
 log = logging.getLogger("snapensemble")
 
 
@@ -89,25 +93,23 @@ class Exchange:
     """
 
     def __init__(self, all_of_them: Exchanges, scope: Scope, send: Send) -> None:
-        self.route = scope["path"] if scope["path"] in all_of_them.routes else "other"
+        self.route = scope["path"] if scope["path"] in all_of_them.routes else OTHER
         self.status = 0  # none yet
         self._all = all_of_them
         self._scope = scope
+        self._state: RequestState = scope.setdefault("state", {}).setdefault(STATE, RequestState())
         self._send = send
         self._identity = id_of_request(scope["headers"])
 
     def __enter__(self) -> "Exchange":
         self._started = time.monotonic()
         self._token = request_id.set(self._identity)
-        if self._all.traces is not None:
-            self._stack = ExitStack()
-            span = self._all.traces.request(self._scope, self._all.routes)
-            self._span = self._stack.enter_context(span)
         return self
 
     def __exit__(self, *error: object) -> None:
-        status = self.status or refused_status(self._scope) or NO_ANSWER
-        seconds = time.monotonic() - self._started
+        status = self.status or self._state.refused_status or NO_ANSWER
+        ended = time.monotonic()
+        seconds = ended - self._started
         self._all.metrics.request(self.route, status, seconds)
         if self._all.access_log:
             log_access(
@@ -115,11 +117,25 @@ class Exchange:
                 route=self.route,
                 status=status,
                 milliseconds=round(seconds * 1000, 3),
-                **noted(self._scope),
+                **self._state.notes,
             )
         if self._all.traces is not None:
-            self._span.status = self.status
-            self._stack.close()
+            route = None if self.route == OTHER else self.route
+            self._all.traces.add(
+                Exchanged(
+                    method=self._scope["method"],
+                    scheme=self._scope["scheme"],
+                    headers=self._scope["headers"],
+                    route=route,
+                    identity=self._identity,
+                    status=self.status,
+                    started=self._started,
+                    ended=ended,
+                    notes=self._state.notes,
+                    received=self._state.received,
+                    times=self._state.times,
+                )
+            )
         request_id.reset(self._token)
 
     async def send(self, message: Message) -> None:
@@ -130,7 +146,19 @@ class Exchange:
             said = {name for name, _ in headers}
             headers += [pair for pair in DEFAULTS.items() if pair[0] not in said]
             headers.append((b"x-request-id", self._identity.encode()))
-            if (self._all.life.stopping or is_crowded(self._scope)) and b"connection" not in said:
+            if (self._all.life.stopping or self._state.is_crowded) and b"connection" not in said:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)
+
+
+def id_of_request(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The X-Request-ID that came with a request, or a new one if there is none that can be used.
+
+    Args:
+        headers: names in lower case, as ASGI gives them.
+    """
+    for name, value in headers:
+        if name == b"x-request-id" and _ACCEPTED.fullmatch(value):
+            return value.decode()
+    return f"{_ids.getrandbits(128):032x}"

@@ -4,39 +4,66 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
+from pydantic import ValidationError
+from pydantic_core import to_json
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.errors import InvalidImage
-from snapensemble.serving.errors import BadImageInRequest, ServingError
+from snapensemble.serving.errors import BadImageInRequest, InvalidParameter, ServingError
 from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.problems import serving_problem
-from snapensemble.serving.http.scope import note, refuse_crowd
+from snapensemble.serving.http.responses import prediction, response
+from snapensemble.serving.http.routes import PREDICT
+from snapensemble.serving.http.schemas import PredictOptions
+from snapensemble.serving.http.scope import STATE, RequestState
 from snapensemble.serving.http.service import Service
-from snapensemble.serving.inference.admission import Holding
-from snapensemble.serving.inference.request import Answer, Said
-from snapensemble.serving.query import options_of
-from snapensemble.serving.stages import Mode
+from snapensemble.serving.inference.admission import PendingRequest
+from snapensemble.serving.inference.request import Answer, MemberOutputs, PendingImage
 
 # Most answers are there before a client could have left; to listen for that costs more than a
 # small ensemble.
 LISTEN_AFTER_S = 0.05
+MAX_QUERY_BYTES = 1024
+MAX_PROBLEMS = 3  # of which a message tells; each costs more to word than to find
 
 
-async def predict(service: Service, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the averaged class probabilities of one or more images."""
-    try:
-        body = await answer(service, scope, receive)
-    except ServingError as error:
-        await serving_problem(error, service.metrics)(scope, receive, send)
-    except ClientDisconnect:  # nobody is there to be answered
-        service.metrics.departed.inc()
-    else:
-        length = (b"content-length", b"%d" % len(body))
-        headers = [length, (b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+class Predictions:
+    """Answers POST /predict, and lets all other requests go on to the application.
+
+    Args:
+        app: the application.
+        service: what the answers come from.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] == "http" and scope["path"] == PREDICT and scope["method"] == "POST":
+            await self._predict(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await answer(self._service, scope, receive)
+        except ServingError as error:
+            await serving_problem(error, self._service.metrics)(scope, receive, send)
+        except ClientDisconnect:  # nobody is there to be answered
+            self._service.metrics.departed.inc()
+        else:
+            length = (b"content-length", b"%d" % len(body))
+            headers = [length, (b"content-type", b"application/json")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
 
 
 async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
@@ -46,53 +73,70 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
         ServingError: the request gets none.
         ClientDisconnect: its sender has left.
     """
-    refuse_crowd(scope)
+    state: RequestState = scope["state"][STATE]
     options = options_of(scope["query_string"])
+    mode = options.mode or service.settings.mode
     within_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1000
-    with service.admission.request(within_s) as held:
-        asked = service.asked(options)
+    with service.admission.request(within_s, is_crowded=state.is_crowded) as request:
+        if options.mode is not None:  # the server's own is right
+            service.engine.check_mode(mode)
+        quantile = None
+        if options.coverage is not None:
+            quantile = service.engine.quantile(mode, options.coverage)
         deadline = within_s  # by the event loop's clock
         if deadline < math.inf:
             deadline += asyncio.get_running_loop().time()
-        body = Body(scope, receive, held, service.settings)
-        started = time.monotonic()
-        try:
-            pictures = await body.pictures(deadline)
-        finally:
-            service.received(started)
-        note(scope, images=len(pictures))
-        said_N = await classify(service, held, pictures, asked.mode, receive, deadline)
-        note(scope, members_used=sum([len(said.probs_dK) for said in said_N]))
-        return service.answer(asked, said_N)
+        pictures = await _received(service, scope, receive, request, deadline)
+        state.notes["images"] = len(pictures)
+        images = request.accept(pictures)
+        state.times = [image.times for image in images]
+        outputs_N = await _classified(service, request, images, mode, receive, deadline)
+        state.notes["members_used"] = sum([len(each.probs_dK) for each in outputs_N])
+        bundle = service.engine.bundle
+        predictions = [prediction(each, bundle, options, quantile) for each in outputs_N]
+        _count(service, mode, predictions)
+        return to_json(response(predictions, bundle, service.name), inf_nan_mode="null")
 
 
-async def classify(
+async def _received(
+    service: Service, scope: Scope, receive: Receive, request: PendingRequest, deadline: float
+) -> list[bytes]:
+    """The pictures in the body, and the measured stage in which it came, well or not."""
+    started = time.monotonic()
+    try:
+        return await Body(scope, receive, request, service.settings).pictures(deadline)
+    finally:
+        ended = time.monotonic()
+        service.metrics.receive_seconds.observe(ended - started)
+        scope["state"][STATE].received = started, ended
+
+
+async def _classified(
     service: Service,
-    held: Holding,
-    pictures: list[bytes],
+    request: PendingRequest,
+    images: Sequence[PendingImage],
     mode: Mode,
     receive: Receive,
-    deadline: float = math.inf,
-) -> list[Said]:
-    """Decode and run all pictures of a request: what members say of each.
+    deadline: float,
+) -> list[MemberOutputs]:
+    """Let the scheduler answer all images of a request: what members say of each.
 
     Args:
         service: runs them.
-        held: by the request.
-        pictures: encoded; the list is emptied.
+        request: holds them.
+        images: all of it, accepted.
         mode: which members to ask.
         receive: tells that the client has left; the body has been read.
         deadline: when to answer with what there is, by the event loop's clock; infinite: never.
 
     Raises:
-        Overloaded: before anything is decoded.
         BadImageInRequest: a picture that cannot be read; the others are not answered.
         InferenceFailed: a member failed.
         DeadlineExceeded: at the deadline no member has answered for an image.
         ClientDisconnect: the client has left.
     """
     is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    count = left = len(pictures)
+    left = len(images)
 
     def answered(answer: Answer) -> None:
         nonlocal left
@@ -102,33 +146,30 @@ async def classify(
         if left == 0:
             is_over.set_result(None)
         elif not answer.cancelled() and answer.exception() is not None:
-            is_over.set_exception(_failure_of(answers, answer))
+            is_over.set_exception(_failure_of(images, answer))
 
-    answers = held.submit(pictures, mode, service.bridge.submit, answered)
-    try:
-        await _over_or_left(is_over, receive, deadline)
-        if left == 0:
-            held.all_answered()
-        return [_said_of(one, index, count) for index, one in enumerate(answers)]
-    finally:
-        if service.traces is not None:
-            service.traces.answers(answers)
+    service.bridge.submit(images, mode, answered)
+    await _over_or_left(is_over, receive, deadline)
+    if left == 0:
+        request.all_answered()
+    return [_outputs_of(image, index, len(images)) for index, image in enumerate(images)]
 
 
-def _said_of(answer: Answer, index: int, count: int) -> Said:
+def _outputs_of(image: PendingImage, index: int, count: int) -> MemberOutputs:
     """What members have said so far of the picture in this place of a request."""
     try:
-        return answer.cut_short()
+        return image.answer.cut_short()
     except InvalidImage as error:
         raise BadImageInRequest(index, count, error) from error
 
 
-def _failure_of(answers: Sequence[Answer], failed: Answer) -> BaseException:
+def _failure_of(images: Sequence[PendingImage], failed: Answer) -> BaseException:
     """Why a request fails of which one picture has failed."""
     error = failed.exception()
     assert error is not None
     if isinstance(error, InvalidImage):
-        return BadImageInRequest(answers.index(failed), len(answers), error)
+        index = next(place for place, image in enumerate(images) if image.answer is failed)
+        return BadImageInRequest(index, len(images), error)
     return error
 
 
@@ -160,3 +201,44 @@ async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadl
             timer.cancel()
         for listener in listeners:
             listener.cancel()
+
+
+def _count(service: Service, mode: Mode, predictions: Sequence[dict[str, Any]]) -> None:
+    """Count how sure the answers to a request are, and how far from those on validation."""
+    most_nats = math.log(len(service.engine.bundle.classes))
+    for one in predictions:
+        nats = one["uncertainty"]["entropy_nats"]
+        service.metrics.entropy.observe(nats / most_nats)
+        if "partial" in one:
+            service.metrics.partial.inc()
+        # The reference is of full answers; those of fewer members are spread in another way.
+        elif service.drift is not None and mode == "full":
+            service.drift.add(
+                confidence=one["probability"],
+                disagreement=one["uncertainty"]["disagreement_nats"],
+            )
+
+
+def options_of(query: bytes) -> PredictOptions:
+    """The parameters of a query; of one that is repeated the last counts.
+
+    Raises:
+        InvalidParameter: one is unknown or out of bounds; names it. Or they are longer than all
+            parameters that there are could be.
+    """
+    if len(query) > MAX_QUERY_BYTES:
+        raise InvalidParameter(
+            f"the query has {len(query):,} bytes, at most {MAX_QUERY_BYTES:,} are accepted"
+        )
+    return _options_of(query)
+
+
+@lru_cache(maxsize=256)
+def _options_of(query: bytes) -> PredictOptions:
+    try:
+        return PredictOptions.model_validate(dict(QueryParams(query)))
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        more = len(problems) - MAX_PROBLEMS
+        told = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        raise InvalidParameter("; ".join(told)) from error

@@ -126,11 +126,6 @@ def _http_error(request: Request, error: Exception) -> Response:
     return problem(metrics, error.status_code, code, error.detail, detail, headers)
 
 
-def method_not_allowed(request: Request, *allowed: str) -> Response:
-    """What a path answers to other methods than its own."""
-    return _http_error(request, HTTPException(405, headers={"allow": ", ".join(allowed)}))
-
-
 def internal_problem(metrics: Metrics) -> Response:
     """What clients see of a defect in the server: that there is one."""
     return problem(metrics, *INTERNAL_ERROR, "the server's log says more")

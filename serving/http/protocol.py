@@ -9,7 +9,7 @@ import asyncio
 import math
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -23,9 +23,9 @@ from snapensemble.serving.http.problems import (
     Refusal,
     Refused,
 )
-from snapensemble.serving.http.scope import mark_crowded, mark_refused, mark_whole
-from snapensemble.serving.http.transport import GatheringTransport, Timekeeper
-from snapensemble.serving.inference.memory import MemoryBudget
+from snapensemble.serving.http.scope import STATE, RequestState
+from snapensemble.serving.http.transport import Timekeeper
+from snapensemble.serving.inference.admission import MemoryBudget
 
 MAX_WAITING_BYTES = 64 * 1024  # of requests that came behind one that is not answered yet
 HEAD_TIMEOUT_S = 30.0
@@ -62,6 +62,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timekeeper = timekeeper or Timekeeper()
         self._on_refusal = on_refusal
         self._is_crowded = False
+        self._state = RequestState()  # of the request that has begun last
         self._head = head.Progress()
         self._in_message = False  # from a request's first byte to its last
         self._body_left: int | None = 0  # bytes; None: chunks, and nobody knows
@@ -77,7 +78,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected and must say something soon."""
-        super().connection_made(GatheringTransport(transport, self.loop))
+        gathering = cast("asyncio.Transport", GatheringTransport(transport, self.loop))
+        super().connection_made(gathering)
         self._is_crowded = len(self.connections) > self._max_connections
         self._timekeeper.add(self)
         self._read_within(HEAD_TIMEOUT_S)
@@ -159,8 +161,8 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._is_upgrade:
             return  # `_without_upgrade` begins it again
         self._read_by = math.inf  # the application knows how long a body may take
-        if self._is_crowded:
-            mark_crowded(self.scope)  # type: ignore[arg-type]
+        self._state = RequestState(is_crowded=self._is_crowded)
+        self.scope["state"][STATE] = self._state
         super().on_headers_complete()
         if self._is_last:
             self.cycle.keep_alive = False
@@ -180,7 +182,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self.cycle.response_complete:
             self._read_within(self.timeout_keep_alive)
-        mark_whole(self.cycle.scope)  # type: ignore[arg-type]
+        self._state.is_whole = True
         super().on_message_complete()
 
     # What the application has done.
@@ -276,7 +278,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if is_running:
             cycle = self.cycle
             if not (cycle.response_complete or cycle.response_started):
-                mark_refused(cycle.scope, refusal.status)  # type: ignore[arg-type]
+                self._state.refused_status = refusal.status
                 self.transport.write(refusal.answer)
             cycle.disconnected = True  # so the application hears, as if the client had left
             cycle.message_event.set()
@@ -312,3 +314,43 @@ class GuardedProtocol(HttpToolsProtocol):
 
 class _NotYet(Exception):
     """A request has begun before the one before it is answered."""
+
+
+class GatheringTransport:
+    """Sends what is written in one turn of the event loop with one call; else as the transport.
+
+    uvicorn writes the head of an answer and its body by themselves, and each write is a call of
+    the system, which for a small answer costs as much as all that its head took to make.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._gathered: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send these bytes, soon, with those of the same turn."""
+        if not self._gathered:
+            self._loop.call_soon(self._flush)
+        self._gathered.append(data)
+
+    def close(self) -> None:
+        """Send what is written, then close."""
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._gathered.clear()
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        if not self._gathered:
+            return
+        data = b"".join(self._gathered)
+        self._gathered.clear()
+        if not self._transport.is_closing():  # the client may have left in the same turn
+            self._transport.write(data)

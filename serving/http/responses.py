@@ -11,11 +11,11 @@ from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.prediction_sets import SetQuantile, prediction_sets
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.aggregate import summaries, weights
-from snapensemble.serving.inference.request import Said
+from snapensemble.serving.inference.request import MemberOutputs
 
 
 def prediction(
-    said: Said,
+    said: MemberOutputs,
     bundle: BundleManifest,
     options: PredictOptions,
     quantile: SetQuantile | None = None,
@@ -56,7 +56,7 @@ def prediction(
     return answer
 
 
-def member_distributions(said: Said, bundle: BundleManifest) -> list[dict[str, Any]]:
+def member_distributions(said: MemberOutputs, bundle: BundleManifest) -> list[dict[str, Any]]:
     """What each member asked said, and how much it counted."""
     depth = len(said.probs_dK)
     places = said.partial_of or range(depth)

@@ -1,62 +1,145 @@
-"""The handlers of all paths but that of predictions, which is `serving.http.prediction`."""
+"""The routes, with what the OpenAPI document says of each. FastAPI answers all but /predict."""
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi import APIRouter, Query, Request, Security
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.security import HTTPBearer
 
+from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
+from snapensemble.serving import errors
+from snapensemble.serving.http.openapi import READ, problem_responses
+from snapensemble.serving.http.pages import pages_router
+from snapensemble.serving.http.schemas import (
+    EXAMPLE,
+    Live,
+    ModelResponse,
+    PredictOptions,
+    PredictResponse,
+    Ready,
+)
 from snapensemble.serving.http.service import Service
-from snapensemble.serving.page import PAGE, PAGE_HEADERS
+from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.metrics import CONTENT_TYPE
 
-router = APIRouter()
-metrics_router = APIRouter()  # the main port has it, or a port of its own
 PREDICT = "/predict"
-READ = ["GET", "HEAD"]  # RFC 9110 wants both or neither
+PREDICT_ERRORS = (
+    errors.EmptyBody,
+    errors.MalformedBody,
+    errors.BodyTimeout,
+    errors.BodyTooLarge,
+    errors.TooManyImages,
+    ImageTooLarge,
+    errors.UnsupportedMediaType,
+    ImageTooCostly,
+    InvalidImage,
+    errors.InvalidParameter,
+    errors.InferenceFailed,
+    errors.Overloaded,
+    errors.Stopping,
+    errors.DeadlineExceeded,
+)
+JSON = "application/json"
+BINARY = {"type": "string", "format": "binary"}
+probes_router = APIRouter(tags=["operation"], responses=problem_responses())
+metrics_router = APIRouter(tags=["operation"], responses=problem_responses())
+model_router = APIRouter(tags=["model"], responses=problem_responses())
 
 
-@router.api_route("/health/live", methods=READ)
-async def live() -> dict[str, bool]:
-    """200 as long as the process can answer."""
-    return {"live": True}
+def router_of(settings: Settings, *, guarded: bool) -> APIRouter:
+    """All routes of a server.
+
+    Args:
+        settings: limits that the document tells, and whether /metrics is on this port.
+        guarded: whether the document says that requests need a token, which a layer around the
+            application looks at.
+    """
+    needs: dict[str, Any] = {}
+    if guarded:
+        needs["responses"] = problem_responses(errors.Unauthorized)
+        needs["dependencies"] = [Security(HTTPBearer(scheme_name="bearer", auto_error=False))]
+    router = APIRouter(generate_unique_id_function=lambda route: route.name)
+    router.include_router(_predict_router(settings), **needs)
+    router.include_router(model_router, **needs)
+    router.include_router(probes_router)
+    if settings.metrics_port is None:
+        router.include_router(metrics_router, **needs)
+    router.include_router(pages_router, **needs)
+    return router
 
 
-@router.api_route("/health/ready", methods=READ)
-async def ready(request: Request) -> dict[str, bool]:
-    """200 from the port's opening, when members are loaded and warm, until the server stops."""
-    service: Service = request.app.state.service
-    service.check_ready()
-    return {"ready": True}
+def _predict_router(settings: Settings) -> APIRouter:
+    most = settings.max_images_per_request
+    pictures = {"type": "array", "items": BINARY, "minItems": 1, "maxItems": most}
+    form = {"type": "object", "properties": {"image": pictures}, "required": ["image"]}
+    body = {
+        "required": True,
+        "description": (
+            "One encoded picture (JPEG, PNG, WebP, BMP, GIF or TIFF) as the body, or up to "
+            f"{most} as files of a form, under any names, or as base64 in JSON; "
+            f"{settings.max_body_bytes:,} bytes at most."
+        ),
+        "content": {
+            "image/*": {"schema": BINARY},
+            "application/octet-stream": {"schema": BINARY},
+            "multipart/form-data": {"schema": form},
+            JSON: {"schema": {"$ref": "#/components/schemas/JsonImages"}},
+        },
+    }
+    answer: dict[str, Any] = {"model": PredictResponse, "content": {JSON: {"example": EXAMPLE}}}
+    router = APIRouter(tags=["model"])
+
+    @router.post(
+        PREDICT,
+        responses={200: answer, **problem_responses(*PREDICT_ERRORS)},
+        openapi_extra={"requestBody": body},
+    )
+    def predict(options: Annotated[PredictOptions, Query()]) -> None:
+        """The averaged class probabilities of one or more images."""
+        # Never called: the application answers POST before it asks FastAPI.
+
+    return router
 
 
-@metrics_router.api_route("/metrics", methods=READ)
-async def metrics(request: Request) -> Response:
-    """Prometheus text."""
-    service: Service = request.app.state.service
-    service.show_load()
-    service.show_drift()
-    return Response(service.metrics.page(), media_type=CONTENT_TYPE)
-
-
-@router.api_route("/model", methods=READ)
-async def model(request: Request) -> dict[str, Any]:
+@model_router.api_route("/model", methods=READ, responses={200: {"model": ModelResponse}})
+async def model(request: Request) -> JSONResponse:
     """What is served, how it was chosen, and how good it was on the validation split."""
     service: Service = request.app.state.service
     content = service.engine.bundle.model_dump(mode="json")
     del content["data"]["spec"]  # a path of the machine that trained
     content["name"] = service.name
     content["uptime_seconds"] = round(time.monotonic() - service.started, 1)
-    content["lanes"] = service.engine.lanes.threads
+    content["lanes"] = service.engine.scheduler.threads
     content["providers"] = service.engine.providers
     content["workers"] = service.settings.workers
     content["mode"] = service.settings.mode
     point = service.engine.point
     content["cascade_point"] = None if point is None else point.model_dump(mode="json")
-    return content
+    return JSONResponse(content)
 
 
-@router.api_route("/", methods=READ)
-async def page() -> HTMLResponse:
-    """A page for people."""
-    return HTMLResponse(PAGE, headers=PAGE_HEADERS)
+@probes_router.api_route("/health/live", methods=READ)
+async def live() -> Live:
+    """200 as long as the process answers."""
+    return Live(live=True)
+
+
+@probes_router.api_route(
+    "/health/ready",
+    methods=READ,
+    responses=problem_responses(errors.Stopping, errors.MemberFailing),
+)
+async def ready(request: Request) -> Ready:
+    """200 when members are loaded and warm, until the server stops."""
+    service: Service = request.app.state.service
+    service.check_ready()
+    return Ready(ready=True)
+
+
+@metrics_router.api_route("/metrics", methods=READ, response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Counts for Prometheus."""
+    service: Service = request.app.state.service
+    service.show_load()
+    return Response(service.metrics.page(), media_type=CONTENT_TYPE)

@@ -5,10 +5,26 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from snapensemble.contracts.bundle import BundleManifest
-from snapensemble.contracts.cascade import CascadePoint
-from snapensemble.serving.stages import Mode
+from snapensemble.contracts.cascade import CascadePoint, Mode
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+EXAMPLE = {
+    "predictions": [
+        {
+            "class": "cat",
+            "index": 1,
+            "probability": 0.91,
+            "top": [
+                {"class": "cat", "index": 1, "probability": 0.91},
+                {"class": "ant", "index": 0, "probability": 0.09},
+            ],
+            "probabilities": [0.09, 0.91],
+            "uncertainty": {"entropy_nats": 0.3, "disagreement_nats": 0.02},
+            "members_used": 5,
+        }
+    ],
+    "model": {"name": "animals", "version": "9f2c1e7a"},
+}
 
 
 class PredictOptions(BaseModel):
@@ -123,6 +139,18 @@ class JsonImages(BaseModel):
     images: Annotated[
         list[str], Field(min_length=1, description="encoded pictures, base64 (RFC 4648)")
     ]
+
+
+class Live(BaseModel):
+    """GET /health/live."""
+
+    live: Literal[True]
+
+
+class Ready(BaseModel):
+    """GET /health/ready."""
+
+    ready: Literal[True]
 
 
 class Problem(BaseModel):

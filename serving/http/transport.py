@@ -1,64 +1,12 @@
-"""A connection's transport as the protocol needs it, and the clock that bounds every connection."""
+"""No connection stays in any state for longer than that state may last.
+
+One clock looks at all connections once a second: a timer for each request would cost more than the
+rest of what a protocol does for it.
+"""
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
-
-
-class GatheringTransport(asyncio.Transport):
-    """Around another transport.
-
-    Args:
-        transport: sends.
-        loop: of both.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
-        self._transport = transport
-        self._loop = loop
-        self._gathered: list[bytes] = []
-
-    def write(self, data: Any) -> None:
-        """Send these bytes, soon, with those of the same turn."""
-        if not self._gathered:
-            self._loop.call_soon(self._flush)
-        self._gathered.append(data)
-
-    def close(self) -> None:
-        """Send what is written, then close."""
-        self._flush()
-        self._transport.close()
-
-    def abort(self) -> None:
-        """Close at once."""
-        self._gathered.clear()
-        self._transport.abort()
-
-    def is_closing(self) -> bool:
-        """Whether it is closing, or closed."""
-        return self._transport.is_closing()
-
-    def pause_reading(self) -> None:
-        """Take no more from the client."""
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Take more again."""
-        self._transport.resume_reading()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """What the transport knows of the connection."""
-        return self._transport.get_extra_info(name, default)
-
-    def _flush(self) -> None:
-        if not self._gathered:
-            return
-        data = b"".join(self._gathered)
-        self._gathered.clear()
-        if not self._transport.is_closing():  # the client may have left in the same turn
-            self._transport.write(data)
-
+from typing import Protocol
 
 EVERY_S = 1.0
 

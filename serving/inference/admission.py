@@ -1,88 +1,224 @@
-"""Who is let in, and all that a request holds, in one object with one end.
+"""Admission: whether a request comes in is decided here alone; and what it holds once it is in.
 
 A request holds bytes, places among the images under way, and the futures of its images. It gives
 all of it back when its `with` ends, whatever ended it: an answer, a refusal, a client that left, a
 cancellation, a defect.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
-from snapensemble.serving.errors import Overloaded
-from snapensemble.serving.inference.memory import Encoded, MemoryBudget
-from snapensemble.serving.inference.request import Answer
-from snapensemble.serving.stages import Mode
+from snapensemble.serving.errors import Overloaded, Stopping
+from snapensemble.serving.inference.request import Encoded, PendingImage
 
-Submit = Callable[[Sequence[Encoded], Mode, Callable[[Answer], None]], list[Answer]]
+# How far predicted waits can be trusted: as far as earlier ones came out.
+MEMORY = 32  # micro-batches
+DEVIATIONS = 4.0
+MOST = 2.0
+SAYS_LITTLE = 0.25  # of the longest wait that is accepted: below it other things count
 
 
-class Queue(Protocol):
-    """Where images wait for members."""
+class Forecast:
+    """Corrects predicted waits upwards, so that nearly all requests are answered in time.
 
-    def refuse_overload(self, count: int, within_s: float = math.inf) -> None:
-        """Raise Overloaded or Stopping if so many images cannot be answered in time."""
+    A queue that is kept as long as is allowed would keep half of the requests waiting for longer.
+    The correction is that of TCP's retransmission timer (RFC 6298, section 2): a smoothed mean, and
+    a multiple of the smoothed deviation from it; here of waits as parts of what was predicted.
+
+    Args:
+        max_wait_s: the longest that is accepted.
+        memory: micro-batches after which a wait counts for a third.
+    """
+
+    def __init__(self, max_wait_s: float, *, memory: int = MEMORY) -> None:
+        self._max_wait_s = max_wait_s
+        self._memory = memory
+        self._mean = 1.0
+        self._deviation = 0.0
+
+    def came_out(self, predicted_s: float, waited_s: float) -> None:
+        """Learn from an image that is answered."""
+        if predicted_s <= SAYS_LITTLE * self._max_wait_s:
+            return
+        error = min(waited_s / predicted_s, MOST) - self._mean
+        self._deviation += (abs(error) - self._deviation) / self._memory
+        self._mean += error / self._memory
+
+    def corrected(self, predicted_s: float) -> float:
+        """A wait that few will exceed; at most twice the predicted one."""
+        factor = self._mean + DEVIATIONS * self._deviation
+        return predicted_s * min(max(1.0, factor), MOST)
+
+
+class MemoryBudget:
+    """Counts bytes up to a limit. Safe from any thread.
+
+    Args:
+        limit: bytes that may be held at the same time.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+        self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
+        self._waiting = 0
+
+    def hold(self, size: int) -> None:
+        """Count so many bytes.
+
+        Raises:
+            Overloaded: together it would be too much; nothing is counted.
+        """
+        with self._lock:
+            if self.held + size > self.limit:
+                raise Overloaded(
+                    f"requests hold {self.held:,} bytes and {size:,} more were to come, at most "
+                    f"{self.limit:,} are held at the same time; try again later",
+                    1.0,
+                )
+            self.held += size
+
+    def let_go(self, size: int) -> None:
+        """So many bytes are free."""
+        with self._lock:
+            self.held -= size
+            if self._waiting:
+                self._freed.notify_all()
+
+    @contextlib.contextmanager
+    def held_when_free(self, size: int, within_s: float) -> Iterator[None]:
+        """Count so many bytes while the body runs; waits until others have freed enough.
+
+        Raises:
+            Overloaded: they have not within that time, or it is more than there can ever be.
+        """
+        end = time.monotonic() + within_s
+        with self._lock:
+            while self.held + size > self.limit:
+                left_s = end - time.monotonic()
+                if size > self.limit or left_s <= 0:
+                    raise Overloaded(
+                        f"{size:,} bytes are needed to decode the picture and {self.held:,} are "
+                        f"held, at most {self.limit:,} are at the same time; try again later",
+                        1.0,
+                    )
+                self._waiting += 1
+                self._freed.wait(left_s)
+                self._waiting -= 1
+            self.held += size
+        try:
+            yield
+        finally:
+            self.let_go(size)
+
+
+class Scheduler(Protocol):
+    """What admission knows of the scheduler, `serving.inference.scheduler.Scheduler`."""
+
+    closed: bool  # nobody is let in any more
+    unclaimed: int  # unanswered images that no request counts
+
+    @property
+    def predicted_wait_s(self) -> float:
+        """Seconds until an image that comes now would be answered."""
+
+    def disown(self, images: Iterable[PendingImage]) -> None:
+        """Count those of a request that is over which have not been answered."""
 
 
 class Admission:
     """Lets requests in, on the event loop's thread.
 
     Args:
-        queue: where images wait.
-        max_images: of all requests that are under way.
-        memory: what they may hold.
+        scheduler: what it is for.
+        max_images: accepted and not answered. An image counts from the moment when it is handed to
+            the scheduler until its answer is handed to the client's connection; if the client
+            leaves before, until the scheduler has put it out of its queue.
+        max_wait_s: predicted wait above which requests are refused.
+        memory: bytes that requests may hold.
+        forecast: corrects predicted waits.
     """
 
-    def __init__(self, queue: Queue, *, max_images: int, memory: MemoryBudget) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        max_images: int = sys.maxsize,
+        max_wait_s: float = math.inf,
+        memory: MemoryBudget,
+        forecast: Forecast,
+    ) -> None:
         self.memory = memory
         self.images = 0  # of requests under way
         self.requests = 0
-        self._queue = queue
+        self.scheduler = scheduler
         self._max_images = max_images
+        self._max_wait_s = max_wait_s
+        self._forecast = forecast
 
-    def request(self, within_s: float = math.inf) -> "Holding":
+    def request(self, within_s: float = math.inf, *, is_crowded: bool = False) -> "PendingRequest":
         """What one more request will hold, nothing yet: enter it.
+
+        It is checked before its body is read, as if it had one image: a refusal costs little. What
+        it really has is checked when it is there, by `PendingRequest.accept`.
 
         Args:
             within_s: when its sender needs the answer.
+            is_crowded: it has come over a connection beyond those that are accepted.
 
         Raises:
-            Overloaded: it would wait for longer. Before its body is read: a refusal costs little.
+            Overloaded: there is no room, or no time, for it.
             Stopping: nobody is let in any more.
         """
-        self._queue.refuse_overload(1, within_s)
-        return Holding(self)
+        self.check(1, within_s, is_crowded=is_crowded)
+        return PendingRequest(self)
 
-    def enter(self, count: int) -> None:
-        """Keep so many images in mind.
-
-        The lanes know only of those that they have not answered. Where the members are quick, it
-        is this thread, which writes the answers, that has more work than it can do.
+    def check(self, count: int, within_s: float = math.inf, *, is_crowded: bool = False) -> float:
+        """Predict how long so many images would wait, seconds; takes no lock.
 
         Raises:
-            Overloaded: there are too many already.
+            Overloaded: there are too many connections or images, or they would wait for too long.
+            Stopping: nobody is let in any more.
         """
-        if self.images + count > self._max_images:
+        if is_crowded:
+            raise Overloaded("too many connections are open; use fewer, or try again later", 1.0)
+        if self.scheduler.closed:
+            raise Stopping("the server is shutting down; send the request elsewhere")
+        predicted_s = self.scheduler.predicted_wait_s
+        wait_s = self._forecast.corrected(predicted_s)
+        under_way = self.images + self.scheduler.unclaimed
+        if under_way + count > self._max_images:
             raise Overloaded(
-                f"{self.images} images are under way, at most {self._max_images} may be", 1.0
+                f"{under_way} images are under way, at most {self._max_images} may be", wait_s
             )
-        self.images += count
+        most_s = min(self._max_wait_s, within_s)
+        if wait_s > most_s:
+            raise Overloaded(
+                f"the wait would be {wait_s:.1f} s, at most {most_s:.1f} s is accepted",
+                wait_s - most_s,
+            )
+        return predicted_s
 
 
-class Holding:
+class PendingRequest:
     """What one request holds. A context manager that gives all of it back."""
 
-    __slots__ = ("_admission", "_answers", "_bytes", "_images", "_pictures")
+    __slots__ = ("_admission", "_bytes", "_images", "_is_answered")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._bytes = 0
-        self._images = 0
-        self._pictures: Sequence[Encoded] = ()
-        self._answers: Sequence[Answer] = ()
+        self._images: Sequence[PendingImage] = ()
+        self._is_answered = False
 
-    def __enter__(self) -> "Holding":
+    def __enter__(self) -> "PendingRequest":
         self._admission.requests += 1
         return self
 
@@ -92,13 +228,14 @@ class Holding:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for answer in self._answers:  # an image that nobody waits for is in no later micro-batch
-            answer.cancel()
-        for picture in self._pictures:
-            picture.drop()
+        if self._images and not self._is_answered:
+            for image in self._images:
+                image.answer.cancel()  # what nobody waits for is in no later micro-batch
+                image.drop()
+            self._admission.scheduler.disown(self._images)
         self.let_go(self._bytes)
-        self._admission.images -= self._images
-        self._images = 0
+        self._admission.images -= len(self._images)
+        self._images = ()
         self._admission.requests -= 1
 
     def hold(self, size: int) -> None:
@@ -112,34 +249,27 @@ class Holding:
             self._admission.memory.let_go(size)
             self._bytes -= size
 
-    def all_answered(self) -> None:
-        """Every picture has been decoded and answered: there is nothing to cancel or to free."""
-        self._answers = self._pictures = ()
-
-    def submit(
-        self,
-        pictures: list[bytes],
-        mode: Mode,
-        submit: Submit,
-        callback: Callable[[Answer], None],
-    ) -> Sequence[Answer]:
-        """Hand the pictures in; from now on their bytes are freed as each of them is decoded.
+    def accept(self, pictures: list[bytes]) -> Sequence[PendingImage]:
+        """Let the pictures in, for the scheduler; their bytes are freed as each is decoded.
 
         Args:
             pictures: encoded, held already. Nobody else may keep them: the list is emptied.
-            mode: which members to ask.
-            submit: takes them, or raises and takes none.
-            callback: told of each answer.
 
         Raises:
-            Overloaded: there is no place for them.
+            Overloaded: there is no room, or no time, for all of them.
+            Stopping: nobody is let in any more.
         """
-        self._admission.enter(len(pictures))
-        self._images = len(pictures)
-        handed_in = [Encoded(picture, self._admission.memory) for picture in pictures]
+        predicted_s = self._admission.check(len(pictures))
+        let_go = self._admission.memory.let_go
+        self._images = [PendingImage(Encoded(each, let_go), is_claimed=True) for each in pictures]
+        self._admission.images += len(pictures)
+        self._images[0].times.predicted_s = predicted_s  # the others wait for it, too
+        rest = self._bytes - sum(map(len, pictures))
+        self._bytes = rest
+        self.let_go(rest)  # what was around the pictures
         pictures.clear()
-        self._answers = submit(handed_in, mode, callback)
-        self._pictures = handed_in
-        self._bytes -= sum(picture.size for picture in handed_in)
-        self.let_go(self._bytes)  # what was around the pictures
-        return self._answers
+        return self._images
+
+    def all_answered(self) -> None:
+        """Every picture has been decoded and answered: there is nothing to cancel or to free."""
+        self._is_answered = True

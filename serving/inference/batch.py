@@ -1,26 +1,110 @@
-"""A micro-batch: images that are asked about together, and what becomes of each.
+"""Stages where images wait for their next members, and the micro-batches that they leave in.
+
+In full mode there is one stage, whose micro-batches ask all members side by side. A cascade has a
+stage per member: images whose answer is safe leave after it, the others go on to the next.
 
 Shapes: M members, d members asked so far, B images, C channels, H height, W width, K classes.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.metrics import Floats, softmax
-from snapensemble.serving.clock import Clock
 from snapensemble.serving.errors import InferenceFailed
 from snapensemble.serving.inference.aggregate import Summary
-from snapensemble.serving.inference.request import Said, Waiting
+from snapensemble.serving.inference.request import MemberOutputs, PendingImage
 
 MemberCall = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 LeaveCall = Callable[[Floats], NDArray[np.bool_]]  # probs_dBK -> leaves_B
 SummarizeCall = Callable[[Floats], Sequence[Summary | None]]  # probs_dBK -> one per image
+
+
+class Clock:
+    """Where the time of a lane goes, without gaps: under load much of it is waiting for a turn."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the last time."""
+        now = time.monotonic()
+        since, self._since = self._since, now
+        return now - since
+
+
+@dataclass(slots=True)
+class Load:
+    """The unanswered images of a mode, and what one has cost lately."""
+
+    unanswered: int = 0
+    image_s: float = 0.0  # that an image takes of all lanes together; 0 before anything is measured
+    _seconds: float = 0.0
+    _begun: float = 0.0
+
+    def measured(self, seconds: float, begun: int) -> None:
+        """Count a micro-batch and how many of its images were new.
+
+        Work and images are summed apart, since later stages of a cascade are work for images
+        that began before. Both sums forget what about ten batches of new images ago was.
+        """
+        kept = 0.9 if begun else 1.0
+        self._seconds = kept * self._seconds + seconds
+        self._begun = kept * self._begun + begun
+        self.image_s = self._seconds / self._begun if self._begun else 0.0
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds until the unanswered images are answered; 0 before anything is measured."""
+        return self.unanswered * self.image_s
+
+
+@dataclass(slots=True)
+class Stage:
+    """Images that wait for the same members."""
+
+    members: range  # that a micro-batch asks side by side
+    load: Load
+    leaves: LeaveCall | None = None  # whom to answer after these members; None: everyone
+    following: "Stage | None" = None  # where the others go
+    waiting: deque[PendingImage] = field(default_factory=deque)
+
+
+def full_stage(members: int) -> Stage:
+    """The one stage of full mode."""
+    return Stage(range(members), Load())
+
+
+def cascade_stages(members: int, leaves: LeaveCall) -> list[Stage]:
+    """A stage per member, in their order."""
+    load = Load()
+    stages = [Stage(range(index, index + 1), load) for index in range(members)]
+    for stage, following in pairwise(stages):
+        stage.leaves, stage.following = leaves, following
+    return stages
+
+
+def stages_of(members: int, leaves: LeaveCall | None) -> tuple[list[Stage], dict[Mode, Stage]]:
+    """All stages, and the one in which images of each mode wait for their first member."""
+    full = full_stage(members)
+    if leaves is None:
+        return [full], {"full": full}
+    cascade = cascade_stages(members, leaves)
+    return [full, *cascade], {"full": full, "cascade": cascade[0]}
+
+
+def next_stage(stages: Iterable[Stage]) -> Stage | None:
+    """The stage whose first image was accepted earliest; None if nobody waits."""
+    busy = [stage for stage in stages if stage.waiting]
+    return min(busy, key=lambda stage: stage.waiting[0].times.accepted, default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +127,8 @@ class BatchReport:
 class Outcome:
     """Who gets which answer, and who goes on to the next member."""
 
-    answers: list[tuple[Waiting, Floats | InferenceFailed]]
-    going_on: list[Waiting]
+    answers: list[tuple[PendingImage, Floats | InferenceFailed]]
+    going_on: list[PendingImage]
     failed: bool = False  # the whole batch
 
 
@@ -57,7 +141,9 @@ class MicroBatch:
         is_last: whether no image is asked about more members afterwards.
     """
 
-    def __init__(self, images: Sequence[Waiting], members: range, *, is_last: bool = True) -> None:
+    def __init__(
+        self, images: Sequence[PendingImage], members: range, *, is_last: bool = True
+    ) -> None:
         self.members = members
         self._is_last = is_last
         self._images = images
@@ -102,7 +188,7 @@ class MicroBatch:
             self._left -= 1
             return self._left == 0
 
-    def so_far(self, row: int) -> Said | None:
+    def so_far(self, row: int) -> MemberOutputs | None:
         """What members have said of one image, in this batch and before; None if nothing yet."""
         said = [
             (member, logits_BK[row])
@@ -118,8 +204,10 @@ class MicroBatch:
         if not np.isfinite(whole_dK).all():
             return None
         if self._is_last and len(said) == len(self.members):
-            return Said(whole_dK)  # all that will be said
-        return Said(whole_dK, (*range(self.members.start), *(member for member, _ in said)))
+            return MemberOutputs(whole_dK)  # all that will be said
+        return MemberOutputs(
+            whole_dK, (*range(self.members.start), *(member for member, _ in said))
+        )
 
     def outcome(self, leaves: LeaveCall | None, summarize: SummarizeCall) -> Outcome:
         """What becomes of each image now that its members have answered.

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from snapensemble.contracts.cpu import stand_back
 from snapensemble.contracts.errors import SnapensembleError, TakesTime
 from snapensemble.serving.errors import InferenceFailed, Overloaded
-from snapensemble.serving.inference.request import Image, Waiting
-from snapensemble.serving.stages import Stage
+from snapensemble.serving.inference.batch import Stage
+from snapensemble.serving.inference.request import Image, PendingImage
 
 # Processor time that a lane gives to one picture.
 LANE_PATIENCE_S = 0.1
@@ -29,7 +29,7 @@ HoldMemory = Callable[[int], AbstractContextManager[None]]
 
 class _Costly(NamedTuple):
     stage: Stage
-    waiting: Waiting
+    waiting: PendingImage
     cost: TakesTime
 
 
@@ -48,7 +48,7 @@ class CostlyPictures:
         self,
         decode: Callable[[bytes], Image],
         hold_memory: HoldMemory,
-        done: Callable[[Stage, Waiting, TakesTime, Exception | None], None],
+        done: Callable[[Stage, PendingImage, TakesTime, Exception | None], None],
     ) -> None:
         self._decode = decode
         self._hold_memory = hold_memory
@@ -67,7 +67,7 @@ class CostlyPictures:
         self._queue.put(None)
         self._thread.join()
 
-    def hand_over(self, stage: Stage, waiting: Waiting, cost: TakesTime) -> Overloaded | None:
+    def hand_over(self, stage: Stage, waiting: PendingImage, cost: TakesTime) -> Overloaded | None:
         """Take a picture, or say why not: others take long already."""
         if self.pending and self._pending_s + cost.seconds > MOST_WAITING_S:
             return Overloaded(

@@ -15,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.bundle import BundleManifest, read_bundle
-from snapensemble.contracts.cascade import CascadePoint
+from snapensemble.contracts.cascade import CascadePoint, Mode
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.metrics import Floats
 from snapensemble.contracts.pixels import MAX_PIXELS, SERVER_LIMITS
 from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.contracts.sessions import Provider, check_providers
-from snapensemble.serving.errors import InvalidParameter, Overloaded, Stopping
-from snapensemble.serving.health import MemberHealth
+from snapensemble.serving.errors import InvalidParameter, Stopping
+from snapensemble.serving.inference.admission import Admission, Forecast, MemoryBudget
 from snapensemble.serving.inference.aggregate import summaries
 from snapensemble.serving.inference.batch import BatchReport
 from snapensemble.serving.inference.costly import (
@@ -31,11 +31,9 @@ from snapensemble.serving.inference.costly import (
     LANE_PATIENCE_S,
     MEMORY_PATIENCE_S,
 )
-from snapensemble.serving.inference.memory import MemoryBudget
-from snapensemble.serving.inference.request import Answer, Picture
-from snapensemble.serving.inference.scheduler import Lanes
-from snapensemble.serving.inference.session import MemberSession, load_member
-from snapensemble.serving.stages import Mode
+from snapensemble.serving.inference.request import Answer, PendingImage, Picture
+from snapensemble.serving.inference.scheduler import Scheduler
+from snapensemble.serving.inference.session import MemberHealth, MemberSession, load_member
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +42,7 @@ class Limits:
 
     threads: int | None = None  # lanes; the CPU budget of this process if not given
     max_batch_size: int = 32
-    max_queue: int = 1024
+    max_queue: int = 1024  # images accepted and not answered, see `Admission`
     max_wait_s: float = math.inf
     max_image_pixels: int = MAX_PIXELS
     max_held_bytes: int = 2 * SERVER_LIMITS.max_memory  # by all requests
@@ -53,58 +51,54 @@ class Limits:
 
 
 class Engine:
-    """A verified, warmed up bundle and the lanes that run it. Use as a context manager.
+    """A verified, warmed up bundle and the scheduler that runs it. Use as a context manager.
 
     Args:
         bundle: what the members are.
-        lanes: run them.
-        limits: those of the lanes.
+        scheduler: asks them.
+        admission: decides about requests for it.
+        health: which members fail.
         point: where the cascade stands; None if the bundle carries none.
-        health: told of each micro-batch by the lanes.
         providers: by member, what runs it, as ONNX Runtime names it.
-        memory: counts what requests hold, and pictures that the lanes have decoded elsewhere.
     """
 
     def __init__(
         self,
         bundle: BundleManifest,
-        lanes: Lanes,
-        limits: Limits,
+        scheduler: Scheduler,
+        admission: Admission,
+        health: MemberHealth,
         point: CascadePoint | None = None,
-        health: MemberHealth | None = None,
         providers: Mapping[str, Sequence[str]] = MappingProxyType({}),
-        memory: MemoryBudget | None = None,
     ) -> None:
         self.bundle = bundle
-        self.lanes = lanes
+        self.scheduler = scheduler
+        self.admission = admission
+        self.health = health
         self.point = point
-        self.health = health or MemberHealth([member.name for member in bundle.members])
         self.providers = providers
-        self.memory = memory or MemoryBudget(limits.max_held_bytes)
         self._trial: Answer | None = None
-        self._chunk = min(256, limits.max_queue)
 
     def __enter__(self) -> "Engine":
-        self.lanes.__enter__()
+        self.scheduler.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.lanes.__exit__(*error)
+        self.scheduler.__exit__(*error)
 
-    def submit(
-        self, pictures: Sequence[Picture], mode: Mode = "full", *, wake: bool = True
-    ) -> list[Answer]:
-        """One future per picture: the distributions of the members asked. See `Lanes.submit`."""
+    def submit(self, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
+        """One future per picture, in process: the distributions of the members asked.
+
+        Nothing is refused for overload; see `Scheduler.submit`.
+        """
         self.check_mode(mode)
-        return self.lanes.submit(pictures, mode, wake=wake)
+        images = [PendingImage(picture) for picture in pictures]
+        self.scheduler.submit(images, mode)
+        return [image.answer for image in images]
 
     def ask(self, images_NCHW: NDArray[np.uint8], mode: Mode = "full") -> list[Floats]:
-        """probs_dK of each of any number of images, in pieces that fit the queue; waits."""
-        answers = []
-        for start in range(0, len(images_NCHW), self._chunk):
-            futures = self.submit(list(images_NCHW[start : start + self._chunk]), mode)
-            answers += [future.result() for future in futures]
-        return answers
+        """probs_dK of each of any number of images; waits."""
+        return [answer.result() for answer in self.submit(list(images_NCHW), mode)]
 
     def predict(self, images_NCHW: NDArray[np.uint8]) -> Floats:
         """probs_MNK: what every member says of any number of images."""
@@ -117,7 +111,7 @@ class Engine:
         member that failed answers again.
         """
         if self._trial is None or self._trial.done():
-            with contextlib.suppress(Overloaded, Stopping):
+            with contextlib.suppress(Stopping):
                 (self._trial,) = self.submit([np.zeros(self.bundle.image.shape, np.uint8)])
 
     def check_mode(self, mode: Mode) -> None:
@@ -165,8 +159,8 @@ def load_engine(
     Args:
         bundle_dir: made by `snapensemble export`.
         limits: how to use the machine.
-        on_batch: see `Lanes`.
-        on_decode: likewise.
+        on_batch: called on a lane after each micro-batch; must be quick.
+        on_decode: called on a lane after each picture, with seconds; likewise.
         max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
         expected_sha256: of the bundle's manifest, if only one is right.
 
@@ -186,7 +180,7 @@ def load_engine(
     warm_up(members, bundle, limits.max_batch_size)
     health = MemberHealth([member.name for member in members])
 
-    memory = MemoryBudget(limits.max_held_bytes)
+    memory, forecast = MemoryBudget(limits.max_held_bytes), Forecast(limits.max_wait_s)
     decode = partial(
         bundle.image.decode,
         limits=SERVER_LIMITS.with_pixels(limits.max_image_pixels).within_memory(
@@ -194,27 +188,29 @@ def load_engine(
         ),
     )
 
-    def finished(report: BatchReport) -> None:
-        health.batch(report)
-        on_batch(report)
-
-    lanes = Lanes(
+    scheduler = Scheduler(
         members,
         threads=limits.threads or cpu_budget(),
         max_batch_size=limits.max_batch_size,
-        max_queue=limits.max_queue,
-        max_wait_s=limits.max_wait_s,
         decode=partial(decode, patience_s=LANE_PATIENCE_S, patience_bytes=LANE_PATIENCE_BYTES),
         decode_costly=decode,
         hold_memory=partial(memory.held_when_free, within_s=MEMORY_PATIENCE_S),
         leaves=None if cascade is None else cascade.leaves,
         summarize=partial(summaries, bundle=bundle),
         on_decode=on_decode,
-        on_batch=finished,
+        on_batch=(health.batch, on_batch),
+        on_wait=forecast.came_out,
+    )
+    admission = Admission(
+        scheduler,
+        max_images=limits.max_queue,
+        max_wait_s=limits.max_wait_s,
+        memory=memory,
+        forecast=forecast,
     )
     point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
     providers = {member.name: member.providers for member in members}
-    return Engine(bundle, lanes, limits, point, health, providers, memory)
+    return Engine(bundle, scheduler, admission, health, point, providers)
 
 
 def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:

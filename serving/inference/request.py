@@ -1,4 +1,4 @@
-"""An accepted picture, and the future that its caller holds.
+"""One image on its way through the ensemble: its bytes, its times, and the future of its answer.
 
 Shapes: d members asked, C channels, H height, W width, K classes.
 """
@@ -15,27 +15,20 @@ from snapensemble.contracts.errors import TakesTime
 from snapensemble.contracts.metrics import Floats
 from snapensemble.serving.errors import DeadlineExceeded
 from snapensemble.serving.inference.aggregate import Summary
-from snapensemble.serving.inference.memory import Encoded
 
 Image = NDArray[np.uint8]  # image_CHW
-Picture = Image | Encoded | bytes  # bytes: encoded, and nobody counts them
-
-
-def no_decoder(_: bytes) -> Image:
-    """Decodes nothing."""
-    raise TypeError("these lanes take decoded images only")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What members have said of an image."""
+class MemberOutputs:
+    """The distributions that members gave for an image."""
 
     probs_dK: Floats
     partial_of: tuple[int, ...] | None = None  # the members, where not all were heard
     summary: Summary | None = None
 
 
-def nothing_yet() -> Said | None:
+def nothing_yet() -> MemberOutputs | None:
     """What is there before the first member has answered."""
     return None
 
@@ -64,11 +57,11 @@ class Answer(Future[Floats]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.so_far: Callable[[], Said | None] = nothing_yet  # set by who asks members
+        self.so_far: Callable[[], MemberOutputs | None] = nothing_yet  # set by who asks members
         self.summary: Summary | None = None  # likewise, before the result
         self.times = Times()
 
-    def cut_short(self) -> Said:
+    def cut_short(self) -> MemberOutputs:
         """All of it if it is there, or else what members have said so far; ends the waiting.
 
         Raises:
@@ -76,24 +69,82 @@ class Answer(Future[Floats]):
         """
         said = self.so_far()  # before the rest is cancelled: afterwards it may be forgotten
         if not self.cancel():
-            return Said(self.result(), summary=self.summary)
+            return MemberOutputs(self.result(), summary=self.summary)
         if said is None:
             raise DeadlineExceeded("no member had answered when the deadline passed")
         return said
 
 
-@dataclass(slots=True)
-class Waiting:
-    """An accepted picture, the future that its caller holds, and what members have said of it."""
+class Encoded:
+    """The bytes of a picture, which count as held until whoever has them last is done.
 
-    picture: Image | Encoded
-    answer: Answer
+    Either a lane takes them, or the request that brought them drops them; only one of the two.
+    """
+
+    __slots__ = ("_box", "_is_wanted", "_let_go", "size")
+
+    def __init__(self, data: bytes, let_go: Callable[[int], None] = lambda _: None) -> None:
+        """Take over bytes that count already; `let_go` is told their number when they are free."""
+        self.size = len(data)
+        self._box = [data]
+        self._is_wanted = True
+        self._let_go = let_go
+
+    def take(self) -> bytes | None:
+        """The bytes, for who then calls `done` or `put_back`; None if they were dropped before."""
+        try:
+            return self._box.pop()  # one step for the interpreter: only one thread gets them
+        except IndexError:
+            return None
+
+    def done(self) -> None:
+        """Who has taken them needs them no more."""
+        self._let_go(self.size)
+
+    def put_back(self, data: bytes) -> None:
+        """Who has taken them leaves them to the next."""
+        self._box.append(data)
+        if not self._is_wanted:  # dropped meanwhile, perhaps before they were there
+            self.drop()
+
+    def drop(self) -> None:
+        """Nobody wants them any more; if they have been taken, they are free when that is over."""
+        self._is_wanted = False  # before the look into the box: see `put_back`
+        if self.take() is not None:
+            self.done()
+
+
+Picture = Image | Encoded | bytes  # bytes: encoded, and nobody counts them
+
+
+@dataclass(slots=True, eq=False)
+class PendingImage:
+    """An accepted picture, the future that its caller holds, and what members have said of it.
+
+    Args:
+        picture: encoded, or an array of the shape that the members take.
+        answer: the future.
+    """
+
+    picture: Picture
+    answer: Answer = field(default_factory=Answer)
     probs_dK: Floats | None = None
+    is_queued: bool = False  # the scheduler has it and owes it an answer
+    is_claimed: bool = False  # a request counts it, and will say when it does not any more
+
+    def __post_init__(self) -> None:
+        if isinstance(self.picture, bytes):
+            self.picture = Encoded(self.picture)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether members can be asked about it."""
+        return not isinstance(self.picture, Encoded)
 
     @property
     def image_CHW(self) -> Image:  # noqa: N802 # a shape
         """The picture, which has been decoded."""
-        assert not isinstance(self.picture, Encoded)
+        assert isinstance(self.picture, np.ndarray)
         return self.picture
 
     @property
@@ -129,6 +180,11 @@ class Waiting:
         encoded.done()
         return None
 
+    def drop(self) -> None:
+        """Nobody wants its bytes any more."""
+        if isinstance(self.picture, Encoded):
+            self.picture.drop()
+
     def has_left(self) -> bool:
         """Whether the caller has cancelled; then those who wait for the future are told."""
         if not self.answer.cancelled():
@@ -139,8 +195,7 @@ class Waiting:
 
     def resolve(self, outcome: Floats | Exception) -> None:
         """Answer, unless the caller has left."""
-        if isinstance(self.picture, Encoded):  # nobody will decode it
-            self.picture.drop()
+        self.drop()  # if nobody has decoded it, nobody will
         self.times.ended = time.monotonic()
         if self.answer.set_running_or_notify_cancel():
             if isinstance(outcome, Exception):

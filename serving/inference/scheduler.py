@@ -1,43 +1,131 @@
-"""Lanes: threads that decode pictures and run (micro-batch, member) tasks, from one queue.
+"""The scheduler: threads, called lanes, that decode pictures and ask members, from one queue.
 
 A micro-batch forms when a lane has nothing else to do, from whatever waits then: a lone image
 starts at once, in full mode with its members spread over the lanes, and under load batches grow by
 themselves. Lanes decode until they have a full batch, so that what waits is mostly encoded.
 
+The scheduler refuses nothing as long as it runs; `snapensemble.serving.inference.admission` does.
+
 Shapes: d members asked, K classes.
 """
 
+import heapq
+import itertools
 import logging
 import math
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.cpu import stand_back
-from snapensemble.contracts.errors import TakesTime
-from snapensemble.serving.clock import Clock
+from snapensemble.contracts.errors import ImageTooCostly, TakesTime
+from snapensemble.serving.errors import Stopping
 from snapensemble.serving.inference.aggregate import no_summaries
 from snapensemble.serving.inference.batch import (
     BatchReport,
+    Clock,
     LeaveCall,
     MemberCall,
     MicroBatch,
+    Stage,
     SummarizeCall,
+    next_stage,
+    stages_of,
 )
 from snapensemble.serving.inference.costly import CostlyPictures, HoldMemory, failure_of
-from snapensemble.serving.inference.request import Answer, Image, Picture, Waiting, no_decoder
-from snapensemble.serving.lobby import Lobby
-from snapensemble.serving.stages import Mode, Stage, next_stage, stages_of
-from snapensemble.serving.turns import Turn
+from snapensemble.serving.inference.request import Image, PendingImage
 
+PATIENCE = 4.0
+MOST_DECODING_S = 1.0  # processor time of one request
 log = logging.getLogger("snapensemble")
 Task = Callable[[Clock], None]
 
 
-class Lanes:
+def no_decoder(_: bytes) -> Image:
+    """Decodes nothing."""
+    raise TypeError("this scheduler takes decoded images only")
+
+
+class Turn:
+    """Pictures of one request that wait to be decoded.
+
+    Args:
+        stage: where they go when they are decoded.
+        pictures: at least one.
+    """
+
+    def __init__(self, stage: Stage, pictures: Iterable[PendingImage]) -> None:
+        self.stage = stage
+        self.pictures = deque(pictures)
+        self.since = self.pictures[0].times.accepted
+        self._decoding_s = 0.0
+        self._is_alone = len(self.pictures) == 1
+
+    def attempt(self, image: PendingImage, decode: Callable[[bytes], Image]) -> Exception | None:
+        """Decode one of its pictures, or say why not: see `PendingImage.attempt`."""
+        if self._is_alone:  # what one picture may take is bounded already
+            return image.attempt(decode)
+        if self._decoding_s > MOST_DECODING_S:
+            return ImageTooCostly(
+                f"the pictures before it in the request took {self._decoding_s:.1f} s of processor "
+                f"time to decode, at most {MOST_DECODING_S:.0f} s are spent on one request; send "
+                "fewer in each"
+            )
+        began = time.thread_time()
+        failure = image.attempt(decode)
+        self._decoding_s += time.thread_time() - began
+        if isinstance(failure, TakesTime):  # and will take that
+            self._decoding_s += failure.seconds
+        return failure
+
+    def used(self, seconds: float) -> None:
+        """Stand back as if the request had come `PATIENCE` times later than what it has had.
+
+        While others keep coming, a request with many pictures so has a fifth of the lanes: a form
+        of large ones keeps nobody waiting for all of them, and is not kept waiting without end.
+        """
+        self.since += PATIENCE * seconds
+
+
+class Turns:
+    """The queue of them: who has waited longest comes first.
+
+    But a request that has had much of the lanes already lets others go ahead.
+    """
+
+    def __init__(self) -> None:
+        self._turns: list[tuple[float, int, Turn]] = []  # a heap; a turn may have moved back since
+        self._numbers = itertools.count()
+        self._pictures = 0
+
+    def __len__(self) -> int:
+        """Pictures that wait."""
+        return self._pictures
+
+    def add(self, turn: Turn) -> None:
+        """Queue the pictures of one request."""
+        self._pictures += len(turn.pictures)
+        heapq.heappush(self._turns, (turn.since, next(self._numbers), turn))
+
+    def take(self) -> tuple[Turn, PendingImage]:
+        """The next picture of the request whose turn it is; there must be one."""
+        since, number, turn = self._turns[0]
+        while turn.since > since:
+            heapq.heapreplace(self._turns, (turn.since, number, turn))
+            since, number, turn = self._turns[0]
+        self._pictures -= 1
+        image = turn.pictures.popleft()
+        if not turn.pictures:
+            heapq.heappop(self._turns)
+        return turn, image
+
+
+class Scheduler:
     """Runs every picture through its members, on `threads` threads.
 
     Use as a context manager: on leaving, nothing new is accepted, every accepted image is
@@ -47,8 +135,6 @@ class Lanes:
         members: each maps images_BCHW to logits_BK; called from any lane, also at the same time.
         threads: how many lanes.
         max_batch_size: images that run together at most.
-        max_queue: images that wait at most.
-        max_wait_s: predicted wait above which images are refused.
         split_above_s: predicted wait above which a micro-batch takes half of what waits.
         decode: makes images of pictures, on any lane; raises TakesTime if one would keep it long.
         decode_costly: makes images of those, on a thread of its own; as `decode` unless given.
@@ -56,7 +142,9 @@ class Lanes:
         leaves: the rule of the cascade; without it there is full mode only.
         summarize: what members say of answered images -> the `summary` of each `Answer`.
         on_decode: called on a lane after each picture, with seconds; must be quick.
-        on_batch: called on a lane after each micro-batch; likewise.
+        on_batch: each is called on a lane after each micro-batch; likewise.
+        on_wait: called under the lock for one image of each answered micro-batch, with the wait
+            that was predicted for it and the one that it had, seconds.
     """
 
     def __init__(
@@ -65,8 +153,6 @@ class Lanes:
         *,
         threads: int,
         max_batch_size: int,
-        max_queue: int,
-        max_wait_s: float = math.inf,
         split_above_s: float = 0.02,
         decode: Callable[[bytes], Image] = no_decoder,
         decode_costly: Callable[[bytes], Image] | None = None,
@@ -74,7 +160,8 @@ class Lanes:
         leaves: LeaveCall | None = None,
         summarize: SummarizeCall = no_summaries,
         on_decode: Callable[[float], None] = lambda _: None,
-        on_batch: Callable[[BatchReport], None] = lambda _: None,
+        on_batch: Sequence[Callable[[BatchReport], None]] = (),
+        on_wait: Callable[[float, float], None] = lambda *_: None,
     ) -> None:
         self.threads = threads
         self._members = members
@@ -84,18 +171,23 @@ class Lanes:
         self._summarize = summarize
         self._on_decode = on_decode
         self._on_batch = on_batch
+        self._on_wait = on_wait
+        self.closed = False
+        self.unclaimed = 0  # unanswered images that no request counts
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._stages, entries = stages_of(len(members), leaves)
-        self._lobby = Lobby(entries, max_queue=max_queue, max_wait_s=max_wait_s)
-        self._costly = CostlyPictures(decode_costly or decode, hold_memory, self._decoded_costly)
+        self._stages, self._entries = stages_of(len(members), leaves)
+        self._encoded = Turns()
+        self._costly = CostlyPictures(
+            decode_costly or decode, hold_memory, self._has_decoded_costly
+        )
         self._tasks: deque[Task] = deque()
         self._threads = [
             threading.Thread(target=self._lane, name=f"lane-{i}", daemon=True)
             for i in range(threads)
         ]
 
-    def __enter__(self) -> "Lanes":
+    def __enter__(self) -> "Scheduler":
         for thread in self._threads:
             thread.start()
         self._costly.start()
@@ -103,7 +195,7 @@ class Lanes:
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
-            self._lobby.closed = True
+            self.closed = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -112,48 +204,62 @@ class Lanes:
     @property
     def queued(self) -> int:
         """Images that wait to be decoded, or for their first member."""
-        return self._lobby.queued
+        return len(self._encoded) + self._decoded
+
+    @property
+    def predicted_wait_s(self) -> float:
+        """Seconds until an image that comes now would be answered, from the measured rates."""
+        return sum([stage.load.wait_s for stage in self._entries.values()])
+
+    @property
+    def _decoded(self) -> int:
+        return sum([len(stage.waiting) for stage in self._entries.values()])
 
     def submit(
-        self, pictures: Sequence[Picture], mode: Mode = "full", *, wake: bool = True
-    ) -> list[Answer]:
-        """Accept all pictures of a request or none.
+        self, images: Sequence[PendingImage], mode: Mode = "full", *, wake: bool = True
+    ) -> None:
+        """Answer each of these images of one request, sooner or later and exactly once.
 
-        A future that is cancelled takes its picture out before it is decoded, or before the next
-        micro-batch.
+        The future of an image gets the distributions of the members asked, probs_dK, or what
+        `decode` raised; its `cut_short` gives those that are there already. Cancelled, it takes
+        its image out before it is decoded, or before the next micro-batch.
 
         Args:
-            pictures: encoded, or arrays of the shape that the members take.
+            images: that nobody has submitted yet.
             mode: `full` asks every member, `cascade` as many as the image needs.
             wake: idle lanes; or else somebody must call `wake` soon.
 
-        Returns:
-            One future per picture: the distributions of the members asked, probs_dK, or what
-            `decode` raised. `cut_short` gives those that are there already.
-
         Raises:
-            Overloaded: the queue is full, or the wait would be too long.
-            Stopping: the lanes are being closed.
+            Stopping: the lanes are ending, and nobody would answer.
         """
+        entry = self._entries[mode]
+        encoded = [image for image in images if not image.is_decoded]
         with self._lock:
-            answers = self._lobby.accept(pictures, mode)
+            if self.closed:
+                raise Stopping("the server is shutting down; send the request elsewhere")
+            if encoded:
+                self._encoded.add(Turn(entry, encoded))
+            if len(encoded) < len(images):
+                entry.waiting.extend(image for image in images if image.is_decoded)
+            entry.load.unanswered += len(images)
+            for image in images:
+                image.is_queued = True
+                self.unclaimed += not image.is_claimed
         if wake:
-            self.wake(len(pictures))
-        return answers
+            self.wake(len(images))
 
     def wake(self, count: int) -> None:
         """Wake idle lanes for so many pictures."""
         with self._lock:
             self._changed.notify(count)
 
-    def refuse_overload(self, count: int, within_s: float = math.inf) -> None:
-        """Raise what `submit` would raise for so many images, before work is put into them.
-
-        Args:
-            count: images.
-            within_s: when their sender needs the answer; a longer wait is refused too.
-        """
-        self._lobby.refuse_overload(count, within_s)
+    def disown(self, images: Iterable[PendingImage]) -> None:
+        """Count by itself those of a request that is over which have not been answered."""
+        with self._lock:
+            for image in images:
+                if image.is_queued and image.is_claimed:
+                    image.is_claimed = False
+                    self.unclaimed += 1
 
     def _lane(self) -> None:
         stand_back()  # for the thread that answers clients, also those that are refused
@@ -170,47 +276,64 @@ class Lanes:
             while True:
                 if self._tasks:
                     return self._tasks.popleft()
-                if self._lobby.encoded and self._lobby.decoded < self._max_batch_size:
-                    return partial(self._decode_picture, *self._lobby.encoded.take())
+                if self._encoded and self._decoded < self._max_batch_size:
+                    return partial(self._decode_picture, *self._encoded.take())
                 stage = next_stage(self._stages)
                 if stage is not None:
                     self._form_batch(stage)
-                elif self._lobby.closed and not self._costly.pending:
+                elif self.closed and not self._costly.pending:
                     return None
                 else:
                     self._changed.wait()
                     clock.lap()  # idle: nobody pays
 
-    def _decode_picture(self, turn: Turn, waiting: Waiting, clock: Clock) -> None:
-        failure = turn.attempt(waiting, self._decode)
-        if has_left := waiting.has_left():
+    def _decode_picture(self, turn: Turn, image: PendingImage, clock: Clock) -> None:
+        failure = turn.attempt(image, self._decode)
+        if has_left := image.has_left():
             failure = None
         with self._lock:
             if handed_over := isinstance(failure, TakesTime):
-                failure = self._costly.hand_over(turn.stage, waiting, failure)
+                failure = self._costly.hand_over(turn.stage, image, failure)
             # Images are counted as begun by their micro-batch; those that end here began here.
             turn.stage.load.measured(clock.lap() / self.threads, int(failure is not None))
-            turn.used(max(waiting.times.decode_s, turn.stage.load.image_s))
+            turn.used(max(image.times.decode_s, turn.stage.load.image_s))
             if not handed_over or failure is not None:
-                turn.stage.decoded(waiting, is_over=has_left or failure is not None)
+                self._has_decoded(turn.stage, image, is_over=has_left or failure is not None)
         if failure is not None:
-            waiting.resolve(failure_of(failure))
+            image.resolve(failure_of(failure))
         if not (has_left or handed_over):
-            self._tell(self._on_decode, waiting.times.decode_s)
+            self._tell(self._on_decode, image.times.decode_s)
 
-    def _decoded_costly(
-        self, stage: Stage, waiting: Waiting, cost: TakesTime, failure: Exception | None
+    def _has_decoded_costly(
+        self, stage: Stage, image: PendingImage, cost: TakesTime, failure: Exception | None
     ) -> None:
-        has_left = waiting.has_left()
+        has_left = image.has_left()
         with self._lock:
             self._costly.forget(cost)
-            stage.decoded(waiting, is_over=has_left or failure is not None)
+            self._has_decoded(stage, image, is_over=has_left or failure is not None)
             self._changed.notify_all()  # also those that wait for the end
         if has_left:
             return
         if failure is not None:
-            waiting.resolve(failure)
-        self._tell(self._on_decode, waiting.times.decode_s)
+            image.resolve(failure)
+        self._tell(self._on_decode, image.times.decode_s)
+
+    def _has_decoded(self, stage: Stage, image: PendingImage, *, is_over: bool) -> None:
+        """Let an image wait for its first member, unless it has failed or its caller has left.
+
+        No lane is woken: the one that has decoded it is free as soon as it has the lock back.
+        """
+        if is_over:
+            self._let_go(stage, [image])
+        else:
+            stage.waiting.append(image)
+
+    def _let_go(self, stage: Stage, images: Sequence[PendingImage]) -> None:
+        """Owe these images no answer any more; the lock is held."""
+        stage.load.unanswered -= len(images)
+        for image in images:
+            image.is_queued = False
+            self.unclaimed -= not image.is_claimed
 
     def _run_member(self, stage: Stage, batch: MicroBatch, member: int, clock: Clock) -> None:
         if batch.run(member, self._members[member], clock):
@@ -224,7 +347,12 @@ class Lanes:
         if stage.load.wait_s > self._split_above_s:
             shares = max(2, shares)
         size = min(self._max_batch_size, math.ceil(len(stage.waiting) / shares))
-        present = stage.take(size)
+        present: list[PendingImage] = []
+        left: list[PendingImage] = []
+        for _ in range(size):
+            image = stage.waiting.popleft()
+            (left if image.has_left() else present).append(image)
+        self._let_go(stage, left)
         if not present:
             return
         batch = MicroBatch(present, stage.members, is_last=stage.following is None)
@@ -237,15 +365,19 @@ class Lanes:
         outcome = batch.outcome(stage.leaves, self._summarize)
         report = batch.report(outcome, self.queued)
         with self._lock:
-            self._lobby.answered(stage, [waiting for waiting, _ in outcome.answers])
+            self._let_go(stage, [image for image, _ in outcome.answers])
+            for image, _ in outcome.answers[:1]:  # one says it for all
+                waited_s = time.monotonic() - image.times.accepted
+                self._on_wait(image.times.predicted_s, waited_s)
             if not outcome.failed:  # failures say nothing of the rate
                 stage.load.measured(batch.lane_s / self.threads, len(report.waits_s))
             if stage.following is not None:
                 # No lane is woken for them: this one is free as soon as it has answered the others.
                 stage.following.waiting.extend(outcome.going_on)
-        for waiting, answer in outcome.answers:
-            waiting.resolve(answer)
-        self._tell(self._on_batch, report)
+        for image, answer in outcome.answers:
+            image.resolve(answer)
+        for listener in self._on_batch:
+            self._tell(listener, report)
 
     def _tell(self, listener: Callable[[Any], None], what: object) -> None:
         try:

@@ -1,8 +1,9 @@
-"""ONNX Runtime sessions, one per member, each with one thread.
+"""ONNX Runtime sessions, one per member, each with one thread; and which members fail.
 
 Shapes: B images, C channels, H height, W width, K classes.
 """
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from snapensemble.contracts.bundle import BundleManifest, Member
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import read_verified
 from snapensemble.contracts.sessions import PROVIDERS, Provider, open_session
+from snapensemble.serving.inference.batch import BatchReport
 
 Logits = NDArray[np.float32]
+TOO_MANY = 3  # micro-batches in a row; one alone may be bad luck
 
 
 class MemberSession:
@@ -83,3 +86,29 @@ def _check_contract(file: Path, session: Any, bundle: BundleManifest) -> None:
 
 def _signature(value: Any) -> tuple[str, str, tuple[int, ...]]:
     return value.name, value.type, tuple(value.shape[1:])
+
+
+class MemberHealth:
+    """Counts how often each member has failed since it last answered. Safe from any thread."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._failures = [0] * len(names)
+        self._lock = threading.Lock()
+
+    def batch(self, report: BatchReport) -> None:
+        """Take note of a finished micro-batch; members that it did not ask are not judged."""
+        with self._lock:
+            for member in report.members_answered:
+                self._failures[member] = 0
+            for member in report.members_failed:
+                self._failures[member] += 1
+
+    @property
+    def failing(self) -> list[str]:
+        """The names of members whose last few micro-batches have all failed."""
+        return [
+            name
+            for name, failures in zip(self._names, self._failures, strict=True)
+            if failures >= TOO_MANY
+        ]

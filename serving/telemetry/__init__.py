@@ -1,1 +1,1 @@
-"""What a server says of itself: metrics, traces, log lines, drift."""
+"""What operators see: metrics, traces, log lines, drift of the answers."""

@@ -6,10 +6,7 @@ Bodies, tokens, paths and names that clients chose are never in them.
 import json
 import logging
 import math
-import random
-import re
 import sys
-from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,23 +14,8 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-_ACCEPTED = re.compile(
-    rb"[\x21-\x7e]{1,128}"
-)  # printable and without a space, so it stays one word
-_ids = random.Random()  # noqa: S311 # unique, not secret; asking the system takes ten times as long
+_encoder = json.JSONEncoder(default=str)  # to make one takes as long as to use it
 access_log = logging.getLogger("snapensemble.access")
-
-
-def id_of_request(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The X-Request-ID that came with a request, or a new one if there is none that can be used.
-
-    Args:
-        headers: names in lower case, as ASGI gives them.
-    """
-    for name, value in headers:
-        if name == b"x-request-id" and _ACCEPTED.fullmatch(value):
-            return value.decode()
-    return f"{_ids.getrandbits(128):032x}"
 
 
 def log_access(**fields: object) -> None:
@@ -98,7 +80,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _encoder.encode(line)
 
 
 class TextLines(logging.Formatter):

@@ -1,20 +1,25 @@
 """Prometheus metrics, in base units. One registry per server."""
 
+from collections import deque
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.drift import ReferenceRecord, population_stability_index
 from snapensemble.contracts.sessions import RUNTIME_VERSION
 from snapensemble.serving.inference.batch import BatchReport
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+WINDOW = 1000  # answers that count for drift
+ENOUGH = 100  # without which nothing is said of it
 
 
 class Metrics:
@@ -199,3 +204,38 @@ class Metrics:
         together = CollectorRegistry()
         MultiProcessCollector(together, str(self._directory))  # type: ignore[no-untyped-call]
         return generate_latest(together)
+
+
+class Drift:
+    """Knows how sure the last answers were. For one thread.
+
+    Args:
+        reference: of the bundle that answers.
+        window: how many of the last answers count.
+        enough: how many there must be before an index means something.
+    """
+
+    def __init__(
+        self, reference: ReferenceRecord, *, window: int = WINDOW, enough: int = ENOUGH
+    ) -> None:
+        self._of = {"confidence": reference.confidence, "disagreement": reference.disagreement}
+        self._enough = enough
+        self._last: deque[tuple[float, float]] = deque(maxlen=window)
+
+    def __len__(self) -> int:
+        """Answers that count now."""
+        return len(self._last)
+
+    def add(self, *, confidence: float, disagreement: float) -> None:
+        """Count an answer, and forget the oldest if there are too many."""
+        self._last.append((confidence, disagreement))
+
+    def indices(self) -> dict[str, float]:
+        """The population stability index of each quantity; empty while there are too few."""
+        if len(self._last) < self._enough:
+            return {}
+        quantities = np.array(self._last).T
+        return {
+            name: population_stability_index(one.shares, one.counts_of(values_N))
+            for (name, one), values_N in zip(self._of.items(), quantities, strict=True)
+        }

@@ -6,17 +6,16 @@ Otherwise no SDK and no exporter is imported; the server does without them.
 import contextlib
 import logging
 import os
+import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from starlette.types import Scope
-
-from snapensemble.serving.http.scope import noted
-from snapensemble.serving.inference.request import Answer
-from snapensemble.serving.telemetry.logs import request_id
+from snapensemble.contracts.cpu import stand_back
+from snapensemble.serving.inference.request import Times
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -26,6 +25,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
 LAST_S = 3.0
+MOST_WAITING = 2048  # requests of which no spans are made yet
 log = logging.getLogger("snapensemble")
 
 
@@ -76,10 +76,16 @@ def exported_traces(left_s: Callable[[], float] = lambda: LAST_S) -> Iterator["T
         resource = resource.merge(Resource({SERVICE_NAME: NAME}))
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    traces = Traces(provider).__enter__()
+
+    def end() -> None:
+        traces.__exit__()
+        provider.shutdown()
+
     try:
-        yield Traces(provider)
+        yield traces
     finally:
-        last = threading.Thread(target=provider.shutdown, name="traces", daemon=True)
+        last = threading.Thread(target=end, name="last-traces", daemon=True)
         last.start()
         # By itself it would try for longer than containers have to stop.
         last.join(may_take_s := min(LAST_S, left_s()))
@@ -87,8 +93,32 @@ def exported_traces(left_s: Callable[[], float] = lambda: LAST_S) -> Iterator["T
             log.warning("the last traces could not be sent within %.1f s", may_take_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """A request that is over; times by `time.monotonic`."""
+
+    method: str
+    scheme: str
+    headers: Sequence[tuple[bytes, bytes]]
+    route: str | None  # None: a path that is none of ours, so its sender chose it
+    identity: str
+    status: int  # 0: there was no answer
+    started: float
+    ended: float
+    notes: Mapping[str, int]
+    received: tuple[float, float] | None  # when its body began to come, and had come
+    times: Sequence[Times]  # of its images
+
+
 class Traces:
-    """Makes a span for each request, and in it one for each of its stages."""
+    """Makes a span of each request that is over, and in it one of each of its stages.
+
+    To make them takes longer than all else that the event loop does for a request, so a thread
+    does it. Use as a context manager.
+
+    Args:
+        provider: what the spans are for.
+    """
 
     def __init__(self, provider: "TracerProvider") -> None:
         from opentelemetry import propagate, trace
@@ -96,62 +126,87 @@ class Traces:
         self._tracer = provider.get_tracer(NAME, version(NAME))
         self._extract = propagate.extract
         self._trace = trace
+        self._queue: queue.SimpleQueue[Exchanged | None] = queue.SimpleQueue()
+        self._is_dropping = False
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
 
-    @contextlib.contextmanager
-    def request(self, scope: Scope, routes: Collection[str]) -> Iterator["RequestSpan"]:
+    def __enter__(self) -> "Traces":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+
+    def add(self, exchanged: Exchanged) -> None:
+        """Make spans of a request, soon; or none if too many wait."""
+        is_dropping = self._queue.qsize() >= MOST_WAITING
+        if is_dropping and not self._is_dropping:
+            log.warning("more requests come than spans can be made of; some have none")
+        self._is_dropping = is_dropping
+        if not is_dropping:
+            self._queue.put(exchanged)
+
+    def _run(self) -> None:
+        stand_back()  # for the thread that answers clients
+        while (exchanged := self._queue.get()) is not None:
+            try:
+                self._record(exchanged)
+            except Exception:  # the next ones are made all the same
+                log.exception("no spans could be made of a request")
+
+    def _record(self, exchanged: Exchanged) -> None:
         """The span of a request, part of the trace that its `traceparent` names."""
+        method, route, status = exchanged.method, exchanged.route, exchanged.status
         headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+            name.decode("latin-1"): value.decode("latin-1") for name, value in exchanged.headers
         }
-        method = scope["method"]
-        attributes = {"http.request.method": method, "url.scheme": scope["scheme"]}
-        name = method
-        if scope["path"] in routes:  # no other: a client chose it
-            attributes["http.route"] = scope["path"]
-            name = f"{method} {scope['path']}"
-        if (identity := request_id.get()) is not None:
-            attributes["snapensemble.request_id"] = identity
-        with self._tracer.start_as_current_span(
-            name,
+        attributes = {
+            "http.request.method": method,
+            "url.scheme": exchanged.scheme,
+            "snapensemble.request_id": exchanged.identity,
+        }
+        if route is not None:
+            attributes["http.route"] = route
+        offset_ns = time.time_ns() - time.monotonic_ns()  # spans are dated by the wall clock
+        span = self._tracer.start_span(
+            method if route is None else f"{method} {route}",
             context=self._extract(headers),
             kind=self._trace.SpanKind.SERVER,
             attributes=attributes,
-        ) as span:
-            answered = RequestSpan()
-            try:
-                yield answered
-            finally:
-                said = noted(scope).items()
-                span.set_attributes({f"snapensemble.{key}": value for key, value in said})
-                if answered.status:
-                    span.set_attribute("http.response.status_code", answered.status)
-                if answered.status >= 500 or not answered.status:
-                    span.set_status(self._trace.StatusCode.ERROR)
-
-    def stage(self, name: str, started: float, ended: float) -> None:
-        """A stage of the current request that is over; both times by `time.monotonic`."""
-        offset_ns = time.time_ns() - time.monotonic_ns()  # spans are dated by the wall clock
-        span = self._tracer.start_span(name, start_time=offset_ns + int(started * 1e9))
-        span.end(offset_ns + int(ended * 1e9))
-
-    def answers(self, answers: Sequence[Answer]) -> None:
-        """The stages `queue`, `decode` and `inference` of a request that is over.
-
-        The queue ends where the first image meets a member; decoding and inference go from the
-        first image's start to the last one's end.
-        """
-        now = time.monotonic()
-        times = [answer.times for answer in answers]
-        begun = [each.begun for each in times if each.begun is not None]
-        self.stage("queue", min(each.accepted for each in times), min(begun, default=now))
-        if decoding := [each for each in times if each.decoding is not None]:
-            ended = max(each.decoded or now for each in decoding)
-            self.stage("decode", min(each.decoding or now for each in decoding), ended)
-        if begun:
-            self.stage("inference", min(begun), max(each.ended or now for each in times))
+            start_time=offset_ns + int(exchanged.started * 1e9),
+        )
+        context = self._trace.set_span_in_context(span)
+        for name, started, ended in stages(exchanged):
+            stage = self._tracer.start_span(
+                name, context=context, start_time=offset_ns + int(started * 1e9)
+            )
+            stage.end(offset_ns + int(ended * 1e9))
+        span.set_attributes(
+            {f"snapensemble.{key}": value for key, value in exchanged.notes.items()}
+        )
+        if status:
+            span.set_attribute("http.response.status_code", status)
+        if status >= 500 or not status:
+            span.set_status(self._trace.StatusCode.ERROR)
+        span.end(offset_ns + int(exchanged.ended * 1e9))
 
 
-class RequestSpan:
-    """What is known of a request when it is over."""
+def stages(exchanged: Exchanged) -> Iterator[tuple[str, float, float]]:
+    """Name, start and end of each stage of a request.
 
-    status = 0
+    The queue ends where the first image meets a member; decoding and inference go from the first
+    image's start to the last one's end. Lanes may go on with images that nobody waits for.
+    """
+    times, now = exchanged.times, exchanged.ended
+    if exchanged.received is not None:
+        yield ("receive", *exchanged.received)
+    if not times:
+        return
+    begun = [each.begun for each in times if each.begun is not None and each.begun < now]
+    yield "queue", min(each.accepted for each in times), min(begun, default=now)
+    if decoding := [each for each in times if each.decoding is not None and each.decoding < now]:
+        ended = max(min(each.decoded or now, now) for each in decoding)
+        yield "decode", min(each.decoding or now for each in decoding), ended
+    if begun:
+        yield "inference", min(begun), max(min(each.ended or now, now) for each in times)

@@ -20,13 +20,13 @@ from snapensemble.bench.load import closed_loop, open_loop, poisson_arrivals
 from snapensemble.bench.pictures import Pictures, noise, read_pictures
 from snapensemble.bench.targets import InProcess, Target, check, metered
 from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.options import Options, add_options, build
 from snapensemble.contracts.process import signals_deferred
 from snapensemble.server_process import server_process
 from snapensemble.serving.cli import build_settings
 from snapensemble.serving.inference.engine import load_engine
-from snapensemble.serving.stages import Mode
 
 CONCURRENCY = (1, 8, 32)
 WARM_UP_S = 1.0  # at most, before each row

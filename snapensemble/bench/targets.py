@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from snapensemble.bench.figures import Usage
 from snapensemble.bench.load import Answer, Ask, Sample
 from snapensemble.bench.processes import cpu_seconds, peak_resident_bytes
+from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.serving.errors import ServingError
 from snapensemble.serving.http.problems import PROBLEMS
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.request import Image
-from snapensemble.serving.stages import Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,8 +74,8 @@ def png(
     if pixels is None:
         samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
         deflate = zlib.compressobj(9)
-        row = bytes(1 + -(-width * depth * samples // 8))
-        pixels = b"".join(deflate.compress(row * 64) for _ in range(-(-height // 64)))
+        rows = bytes(1 + -(-width * depth * samples // 8)) * min(64, height)
+        pixels = b"".join(deflate.compress(rows) for _ in range(-(-height // 64)))
         pixels += deflate.flush()
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     data = b"".join(chunk(b"IDAT", pixels[at : at + idat]) for at in range(0, len(pixels), idat))

@@ -24,7 +24,7 @@ from snapensemble.predict import predict_with_bundle
 from snapensemble.serving.http.responses import prediction
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import load_engine
-from snapensemble.serving.inference.request import Said
+from snapensemble.serving.inference.request import MemberOutputs
 from tests.contracts.test_manifest import change
 from tests.contracts.test_onnx_files import PLACES
 from tests.factories import (
@@ -35,7 +35,7 @@ from tests.factories import (
     make_bundle,
     picture,
 )
-from tests.serving.process.test_server import run
+from tests.forks import run
 
 MEMBER = "members/cycle-01.onnx"
 
@@ -239,7 +239,7 @@ def test_whatever_a_manifest_that_is_accepted_says_answers_are_distributions(
     rows = data.draw(st.lists(logits, min_size=9, max_size=9))
     probs_MK = softmax(np.array(rows, np.float32).reshape(3, 3))
     for depth in (1, 2, 3):
-        answer = prediction(Said(probs_MK[:depth]), bundle, PredictOptions(members=True))
+        answer = prediction(MemberOutputs(probs_MK[:depth]), bundle, PredictOptions(members=True))
         shown = [answer["probabilities"], *(each["probabilities"] for each in answer["members"])]
         for probs_K in shown:
             assert np.isfinite(probs_K).all() and np.min(probs_K) >= 0

@@ -25,7 +25,8 @@ from snapensemble.server_process import server_process
 from snapensemble.serving.cli import build_settings, expecting_what_is_signed
 from snapensemble.serving.inference.engine import load_engine
 from tests.factories import linear_member, make_bundle
-from tests.serving.process.test_server import is_well, run
+from tests.forks import run
+from tests.serving.process.test_server import is_well
 
 PEM = serialization.Encoding.PEM
 PKCS8 = serialization.PrivateFormat.PKCS8

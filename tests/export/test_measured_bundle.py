@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,18 @@ from snapensemble.contracts.errors import InvalidData
 from snapensemble.evaluate import evaluate
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.config import ExportConfig
+from snapensemble.export.speed import compare_speed
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.run import train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _speed_is_measured_shortly() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "snapensemble.export.report_inputs.compare_speed", partial(compare_speed, seconds=0.05)
+        )
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-import snapensemble.serving.http.service
+import snapensemble.serving.http.app
 from snapensemble.serving.http.app import create_app
-from snapensemble.serving.inference.admission import Admission
+from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.engine import Engine, load_engine
 from snapensemble.serving.settings import Settings
 from tests.fakes import client
@@ -27,18 +27,20 @@ LIMITS = Settings(
 @pytest.fixture(autouse=True)
 def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Whatever a test did to a server: afterwards its requests hold nothing."""
-    made: list[Admission] = []
+    made: list[Service] = []
 
-    class Noted(Admission):
+    class Noted(Service):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             made.append(self)
 
-    monkeypatch.setattr(snapensemble.serving.http.service, "Admission", Noted)
+    monkeypatch.setattr(snapensemble.serving.http.app, "Service", Noted)
     yield
-    for admission in made:
+    for service in made:
+        admission, scheduler = service.admission, service.engine.scheduler
         held = admission.memory.held, admission.images, admission.requests
         assert held == (0, 0, 0), "bytes, images, requests that nobody has given back"
+        assert not scheduler.closed or scheduler.unclaimed == 0, "images nobody has answered"
 
 
 @pytest.fixture

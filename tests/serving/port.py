@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 
-from snapensemble.serving.http.app import Application
 from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.process.server import uvicorn_config
 
@@ -25,7 +25,7 @@ PAUSE_S = 0.1  # without a byte of answer; then the client stops sending
 class Port:
     """A server on a thread of this process, whose inside the test can look at."""
 
-    def __init__(self, server: uvicorn.Server, app: Application, address: tuple[str, int]) -> None:
+    def __init__(self, server: uvicorn.Server, app: FastAPI, address: tuple[str, int]) -> None:
         self.server = server
         self.app = app
         self.address = address
@@ -56,7 +56,7 @@ class Port:
     def is_holding(self) -> bool:
         """Whether a request that is over, or a connection, has left something behind."""
         admission = self.app.state.service.admission
-        lanes = self.app.state.engine.lanes
+        lanes = self.app.state.engine.scheduler
         return any((admission.memory.held, admission.images, admission.requests, lanes.queued))
 
 
@@ -68,7 +68,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
-def open_port(app: Application, **limits: Any) -> Iterator[Port]:
+def open_port(app: FastAPI, **limits: Any) -> Iterator[Port]:
     """Serve until the end of the block; then nothing may be left of any request.
 
     Args:

@@ -7,7 +7,7 @@ import pytest
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.serving.cli import build_settings
 from snapensemble.serving.settings import OTHERS, Settings, check_environment
-from tests.serving.process.test_server import run
+from tests.forks import run
 
 
 @pytest.mark.parametrize(

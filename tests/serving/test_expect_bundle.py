@@ -9,7 +9,8 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.files import sha256_of
 from snapensemble.server_process import server_process
 from snapensemble.serving.cli import build_settings
-from tests.serving.process.test_server import is_well, run
+from tests.forks import run
+from tests.serving.process.test_server import is_well
 
 ONE_WORKER = ("--port", "0")
 TWO_WORKERS = ("--port", "0", "--workers", "2", "--threads", "1")
@@ -50,5 +51,7 @@ def test_the_hash_can_be_a_variable(bundle_dir: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("text", ["", "0" * 12, "g" * 64, f"sha256:{'0' * 64}"])
 def test_what_is_no_hash_is_named(text: str) -> None:
-    with pytest.raises(InvalidConfig, match="EXPECT_BUNDLE.*64 hexadecimal digits, as sha256sum"):
+    with pytest.raises(
+        InvalidConfig, match="^--expect-bundle: expected 64 hexadecimal digits, as sha256sum"
+    ):
         build_settings({"expect_bundle": text})

@@ -10,6 +10,7 @@ import pytest
 from snapensemble.cli import COMMANDS, main
 from snapensemble.contracts.run import read_run
 from tests.factories import encoded, make_bundle, picture
+from tests.forks import forked
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -191,16 +192,15 @@ def test_a_stopped_run_keeps_its_finished_cycles(
 ) -> None:
     out = tmp_path / "run"
     command = [
-        sys.executable, "-m", "snapensemble.cli", "train", "--data", "digits", "--out", str(out),
+        "train", "--data", "digits", "--out", str(out),
         "--cycles", "500", "--cycle-epochs", "1", "--threads", "1",
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    with forked(lambda: main(command)) as process:
         for line in process.stderr:
             if line.startswith("cycle 2  snapshot"):
                 process.send_signal(signum)
                 break
-        rest = process.stderr.read()
+        _, rest = process.communicate()
     assert process.returncode == code
     assert "Traceback" not in rest
     finished = len(read_run(out).snapshots)

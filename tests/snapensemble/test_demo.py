@@ -1,7 +1,5 @@
 """The demo as a stranger runs it, and what it promises."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +8,13 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.run import RUN_FILE
 from snapensemble.demo import free_port, remove_former
 from snapensemble.evaluate import evaluate
+from tests.forks import run
 
 
 def test_the_demo_trains_serves_and_answers_better_than_the_chosen_member_alone(
     tmp_path: Path,
 ) -> None:
-    command = [sys.executable, "-m", "snapensemble.cli", "demo", "--once", "--out", str(tmp_path)]
-    found = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=240)
+    found = run("demo", "--once", "--out", tmp_path, "--port", "0")
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("right\n") >= 8
     assert "curl -H 'Content-Type: image/png' --data-binary @" in found.stdout

@@ -1,13 +1,22 @@
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 import torch
+import torch.distributed as dist
 
 from snapensemble.contracts.run import RunManifest, read_run
+from tests.forks import Fork, forked
+from tests.trainer import torchrun_jobs as jobs
 
 JOBS = str(Path(__file__).with_name("torchrun_jobs.py"))
 FLAGS = (
@@ -16,13 +25,11 @@ FLAGS = (
 )
 
 
-def torchrun(
-    *command: str, processes: int = 2, restarts: int = 0
-) -> subprocess.CompletedProcess[str]:
+def torchrun(*command: str, restarts: int = 0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(processes), "--max-restarts", str(restarts)),
+            *("--nproc-per-node", "2", "--max-restarts", str(restarts)),
             *command,
         ],
         capture_output=True,
@@ -32,17 +39,38 @@ def torchrun(
     )
 
 
-def job(name: str, *flags: str, processes: int = 2, restarts: int = 0) -> str:
-    done = torchrun(JOBS, name, *flags, processes=processes, restarts=restarts)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+@contextlib.contextmanager
+def forked_by_torchrun(
+    job: Callable[[], int], *flags: str, processes: int = 2
+) -> Iterator[list[Fork]]:
+    """Processes as torchrun starts them, without the seconds that each needs to import torch."""
+    for late in ("sklearn.datasets", "torch._dynamo"):  # imported where training needs them
+        import_module(late)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def work(rank: int) -> int:
+        sys.argv[1:] = flags
+        os.environ |= {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+            "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+            "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }  # fmt: skip
+        return job()
+
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(forked(partial(work, rank))) for rank in range(processes)]
 
 
-def trained(
-    out: Path, model: str, *, processes: int, name: str = "train", restarts: int = 0
-) -> Path:
-    flags = [*FLAGS.split(), "--model", model, "--out", str(out)]
-    job(name, *flags, processes=processes, restarts=restarts)
+def all_end_well(job: Callable[[], int], *flags: str, processes: int = 2) -> None:
+    with forked_by_torchrun(job, *flags, processes=processes) as forks:
+        said = [fork.communicate()[1] for fork in forks]
+        assert [fork.returncode for fork in forks] == [0] * processes, said
+
+
+def trained(out: Path, model: str, *, processes: int) -> Path:
+    all_end_well(
+        jobs.training, *FLAGS.split(), "--model", model, "--out", str(out), processes=processes
+    )
     return out
 
 
@@ -57,22 +85,23 @@ def weights(run_dir: Path, run: RunManifest, cycle: int) -> dict[str, np.ndarray
 
 
 def test_two_processes_average_share_and_gather() -> None:
-    job("arithmetic")
+    all_end_well(jobs.arithmetic)
 
 
 def test_the_others_find_what_the_leader_has_made(tmp_path: Path) -> None:
-    job("leader-first", str(tmp_path / "file"))
+    all_end_well(jobs.leader_first, str(tmp_path / "file"))
 
 
 def test_the_others_hear_why_the_leader_has_failed() -> None:
-    job("leader-fails")
+    all_end_well(jobs.leader_fails)
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
     flags = [*FLAGS.replace("minutes 0", "minutes 60").split(), "--model", "tiny"]
-    done = torchrun(JOBS, "signal", *flags, "--out", str(tmp_path / "run"))
-    assert done.returncode != 0
-    assert "stopped by SIGTERM: 0 of 2 cycles are finished and whole; " in done.stderr
+    flags += ["--out", str(tmp_path / "run")]
+    with forked_by_torchrun(jobs.training_with_a_signal_to_one, *flags) as (leader, other):
+        assert "stopped by SIGTERM: 0 of 2 cycles are finished and whole; " in leader.stderr.read()
+        assert (leader.wait(), other.wait()) == (128 + signal.SIGTERM,) * 2
     assert torch.load(tmp_path / "run" / "checkpoint.pt")["step"] == 10
 
 
@@ -99,7 +128,10 @@ def test_a_dead_process_is_started_again_and_the_run_goes_on_from_its_checkpoint
     tmp_path: Path,
 ) -> None:
     whole = trained(tmp_path / "whole", "tiny", processes=2)
-    died = trained(tmp_path / "died", "tiny", processes=2, name="death", restarts=1)
+    died = tmp_path / "died"
+    flags = [*FLAGS.split(), "--model", "tiny", "--out", str(died)]
+    done = torchrun(JOBS, "death", *flags, restarts=1)
+    assert done.returncode == 0, done.stderr
     assert losses(died) == losses(whole)
     run = read_run(died)
     assert run.complete
@@ -116,16 +148,18 @@ def test_without_restarts_a_dead_process_ends_the_job_with_a_message(tmp_path: P
     done = torchrun(JOBS, "death", *flags)
     assert done.returncode != 0
     assert f"--resume {tmp_path / 'run'} goes on" in done.stderr
-    again = torchrun("-m", "snapensemble.trainer", "--resume", str(tmp_path / "run"))
-    assert again.returncode == 0, again.stderr
+    all_end_well(jobs.training, "--resume", str(tmp_path / "run"))
     assert read_run(tmp_path / "run").complete
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     flags = FLAGS.replace("--batch-size 64", "--batch-size 65").split()
-    done = torchrun("-m", "snapensemble.trainer", *flags, "--out", str(tmp_path / "run"))
-    assert done.returncode != 0
-    assert "a batch of 65 cannot be shared equally by 2 processes" in done.stderr
+    flags += ["--out", str(tmp_path / "run")]
+    with forked_by_torchrun(jobs.training, *flags) as forks:
+        for fork in forks:
+            said = fork.communicate()[1]
+            assert "a batch of 65 cannot be shared equally by 2 processes" in said
+            assert fork.returncode == 2
     assert not (tmp_path / "run").exists()
 
 

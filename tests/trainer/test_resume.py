@@ -3,7 +3,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from snapensemble.cli import main
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
 from snapensemble.contracts.process import SIGNALS, Stopped
 from snapensemble.contracts.run import read_run
@@ -28,6 +28,8 @@ from snapensemble.trainer.recording.checkpoint import CHECKPOINT_FILE
 from snapensemble.trainer.recording.observers import MetricsFile
 from snapensemble.trainer.recording.run_directory import locked
 from snapensemble.trainer.run import resume, train
+from tests.forks import finished, forked
+from tests.forks import run as run_command
 
 EVERY_STEP = 0.0
 
@@ -67,40 +69,34 @@ def killed(run: Callable[[], object], event: int) -> int:
 
     Events are steps and, in every file written, the moments before and after it takes its name.
     """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        seen = 0
+    seen = 0
 
-        def count(real: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
-            def counted(*args: Any, **kwargs: Any) -> Any:
-                nonlocal seen
-                seen += 1
-                if seen == event:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                result = real(*args, **kwargs)
-                seen += after
-                if after and seen == event:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
+    def count(real: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal seen
+            seen += 1
+            if seen == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*args, **kwargs)
+            seen += after
+            if after and seen == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
 
-            return counted
+        return counted
 
+    def counting() -> int:
         for owner, name, after in ((Path, "replace", True), (MetricsFile, "step", False)):
             mock.patch.object(owner, name, count(getattr(owner, name), after=after)).start()
-        code = 1
-        try:
-            run()
-            code = 0
-        finally:
-            os.write(writing, str(seen).encode())
-            os._exit(code)
-    os.close(writing)
-    _, status = os.waitpid(child, 0)
-    with os.fdopen(reading) as pipe:
-        told = pipe.read()
-    assert status == (0 if told else signal.SIGKILL), f"the child ended with {status}"
-    return int(told or event)
+        run()
+        sys.stdout.write(f"events: {seen}")
+        return 0
+
+    done = finished(counting)
+    if done.returncode == -signal.SIGKILL:
+        return event
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.rpartition("events:")[2])
 
 
 @pytest.fixture(scope="module")
@@ -255,20 +251,15 @@ def test_the_command_line_says_how_to_go_on_and_goes_on(
     run_dir = tmp_path / "run"
     flags = "--data digits --model tiny --cycles 2 --cycle-epochs 2 --batch-size 64 --flip"
     flags += " --crop-padding 1 --cutout 2 --threads 1 --checkpoint-minutes 60"
-    command = [sys.executable, "-m", "snapensemble.cli", "train"]
-    with subprocess.Popen(
-        [*command, *flags.split(), "--out", str(run_dir)], stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        while "epoch   0" not in process.stderr.readline():
-            assert process.poll() is None
+    with forked(lambda: main(["train", *flags.split(), "--out", str(run_dir)])) as process:
+        while "epoch   0" not in (line := process.stderr.readline()):
+            assert line, process.communicate()
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
+        _, said = process.communicate()
     assert process.returncode == 130
     assert f"snapensemble train --resume {run_dir} goes on" in said.splitlines()[-1]
-    again = subprocess.run(
-        [*command, "--resume", str(run_dir)], capture_output=True, text=True, check=True
-    )
+    again = run_command("train", "--resume", run_dir)
+    assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1] == str(run_dir)
     assert outcome(run_dir) == uninterrupted
 

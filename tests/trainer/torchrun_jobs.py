@@ -103,12 +103,5 @@ def signal_in_step(number: int, signum: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    jobs = {
-        "arithmetic": arithmetic,
-        "leader-first": leader_first,
-        "leader-fails": leader_fails,
-        "train": training,
-        "death": training_with_a_death,
-        "signal": training_with_a_signal_to_one,
-    }
+    jobs = {"death": training_with_a_death}
     leave(jobs[sys.argv.pop(1)]())

@@ -18,14 +18,14 @@ from fastapi.responses import JSONResponse
 from benchmarks.peers.apps.members import CORES, HOST, MAX_BATCH_SIZE, PORT, Image, Members
 from snapensemble.contracts.metrics import Floats
 
-Waiting = tuple[Image, "asyncio.Future[Floats]"]
+PendingImage = tuple[Image, "asyncio.Future[Floats]"]
 
 
 def create_app() -> FastAPI:
     """The application."""
     members, threads = Members(), ThreadPoolExecutor(CORES)
     batches = ThreadPoolExecutor(1)  # holds a batch together while the threads ask its members
-    waiting: asyncio.Queue[Waiting] = asyncio.Queue()
+    waiting: asyncio.Queue[PendingImage] = asyncio.Queue()
 
     async def run_batches() -> None:
         loop = asyncio.get_running_loop()

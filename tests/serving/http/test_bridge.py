@@ -9,6 +9,7 @@ import pytest
 
 from snapensemble.serving.http.bridge import Bridge
 from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.inference.request import Answer, PendingImage
 from tests.factories import encoded, picture
 from tests.fakes import GatedMember
 
@@ -17,8 +18,14 @@ PNG = encoded(picture(1))
 
 def gate_of(engine: Engine) -> GatedMember:
     gate = GatedMember(is_open=False)
-    engine.lanes._members = [gate, GatedMember(), GatedMember()]
+    engine.scheduler._members = [gate, GatedMember(), GatedMember()]
     return gate
+
+
+def submit(bridge: Bridge, pictures: list[bytes], callback: Callable[[Any], None]) -> list[Answer]:
+    images = [PendingImage(picture) for picture in pictures]
+    bridge.submit(images, "full", callback)
+    return [image.answer for image in images]
 
 
 def counting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[tuple[Any, ...]]:
@@ -35,8 +42,8 @@ def counting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[tup
 
 
 async def test_each_picture_is_told_once_when_it_is_answered(engine: Engine) -> None:
-    bridge, told = Bridge(engine), asyncio.Queue[Any]()
-    answers = bridge.submit([PNG, b"no picture", PNG], "full", told.put_nowait)
+    bridge, told = Bridge(engine.scheduler), asyncio.Queue[Any]()
+    answers = submit(bridge, [PNG, b"no picture", PNG], told.put_nowait)
     heard = [await asyncio.wait_for(told.get(), 30) for _ in answers]
     assert set(heard) == set(answers) and told.empty()
     assert answers[0].result(0).shape == (3, 3)
@@ -46,15 +53,15 @@ async def test_each_picture_is_told_once_when_it_is_answered(engine: Engine) -> 
 async def test_pictures_of_one_turn_wake_the_lanes_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bridge, told = Bridge(engine), asyncio.Queue[Any]()
-    wakes = counting(monkeypatch, engine.lanes, "wake")
+    bridge, told = Bridge(engine.scheduler), asyncio.Queue[Any]()
+    wakes = counting(monkeypatch, engine.scheduler, "wake")
     for _ in range(5):
-        bridge.submit([PNG, PNG], "full", told.put_nowait)
+        submit(bridge, [PNG, PNG], told.put_nowait)
     assert wakes == []
     for _ in range(10):
         await asyncio.wait_for(told.get(), 30)
     assert wakes == [(10,)]
-    bridge.submit([PNG], "full", told.put_nowait)
+    submit(bridge, [PNG], told.put_nowait)
     await asyncio.wait_for(told.get(), 30)
     assert wakes == [(10,), (1,)]
 
@@ -62,9 +69,9 @@ async def test_pictures_of_one_turn_wake_the_lanes_once(
 async def test_answers_that_are_there_together_wake_the_loop_once(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bridge, told = Bridge(engine), asyncio.Queue[Any]()
+    bridge, told = Bridge(engine.scheduler), asyncio.Queue[Any]()
     rings = counting(monkeypatch, asyncio.get_running_loop(), "call_soon_threadsafe")
-    answers = bridge.submit([PNG] * 20, "full", told.put_nowait)
+    answers = submit(bridge, [PNG] * 20, told.put_nowait)
     await asyncio.sleep(0)  # the lanes are woken
     while len(bridge._answered) < len(answers):  # this thread does not look before all are there
         time.sleep(0.001)
@@ -76,14 +83,14 @@ async def test_answers_that_are_there_together_wake_the_loop_once(
 async def test_one_who_cannot_be_told_does_not_keep_it_from_the_others(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bridge, told = Bridge(engine), asyncio.Queue[Any]()
+    bridge, told = Bridge(engine.scheduler), asyncio.Queue[Any]()
 
     def broken(answer: Any) -> None:
         told.put_nowait(answer)
         raise ZeroDivisionError("oops")
 
-    bridge.submit([PNG], "full", broken)
-    bridge.submit([PNG], "full", told.put_nowait)
+    submit(bridge, [PNG], broken)
+    submit(bridge, [PNG], told.put_nowait)
     for _ in range(2):
         await asyncio.wait_for(told.get(), 30)
     assert "oops" in caplog.text
@@ -91,9 +98,9 @@ async def test_one_who_cannot_be_told_does_not_keep_it_from_the_others(
 
 async def test_a_cancelled_picture_is_told_too(engine: Engine) -> None:
     gate = gate_of(engine)
-    bridge, told = Bridge(engine), asyncio.Queue[Any]()
+    bridge, told = Bridge(engine.scheduler), asyncio.Queue[Any]()
     try:
-        answers = bridge.submit([PNG] * 3, "full", told.put_nowait)
+        answers = submit(bridge, [PNG] * 3, told.put_nowait)
         answers[2].cancel()
         assert await asyncio.wait_for(told.get(), 30) is answers[2]
     finally:
@@ -104,7 +111,7 @@ def test_answers_after_the_loop_has_ended_are_nobodys(engine: Engine) -> None:
     gate = gate_of(engine)
 
     async def submit_and_go() -> list[Any]:
-        answers: list[Any] = Bridge(engine).submit([PNG], "full", lambda _: None)
+        answers: list[Any] = submit(Bridge(engine.scheduler), [PNG], lambda _: None)
         while not gate.batches:
             await asyncio.sleep(0)
         return answers

@@ -8,7 +8,7 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snapensemble.serving.http.exchange import Exchanges
-from snapensemble.serving.http.scope import mark_crowded, mark_refused
+from snapensemble.serving.http.scope import STATE, RequestState
 from snapensemble.serving.shutdown import Life
 from snapensemble.serving.telemetry.metrics import Metrics
 from tests.fakes import prediction_scope
@@ -86,7 +86,7 @@ async def test_each_request_is_counted_once_with_what_its_client_got(
 
 async def test_what_the_protocol_has_answered_counts_as_that() -> None:
     metrics, scope = Metrics(), prediction_scope([])
-    mark_refused(scope, 400)
+    scope["state"][STATE] = RequestState(refused_status=400)
     assert await ask(silent, metrics, Life(), scope) == []
     assert counted(metrics) == {("/predict", "400"): 1}
 
@@ -136,7 +136,7 @@ async def test_a_connection_that_is_to_end_is_told(why: str) -> None:
     if why == "stopping":
         life.stop(15)
     else:
-        mark_crowded(scope)
+        scope["state"][STATE] = RequestState(is_crowded=True)
     start, _ = await ask(fine, Metrics(), life, scope)
     assert dict(start["headers"])[b"connection"] == b"close"
 

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +17,7 @@ from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
 from tests.factories import encoded, make_bundle, picture
 from tests.fakes import client
+from tests.forks import run
 from tests.serving.http.test_http import is_problem
 from tests.serving.process.test_server import connect
 
@@ -46,6 +44,7 @@ PATHS = [
     "/model",
     "/metrics",
     "/openapi.json",
+    "/docs/assets/swagger-ui.css",
     "/nope",
     "/predict",
     "/health/live/../../model",
@@ -167,22 +166,17 @@ def test_a_large_body_without_a_token_is_refused_before_it_is_sent(
 
 
 def test_predict_shows_the_token_of_its_environment(
-    guarded: tuple[str, Path], tmp_path: Path
+    guarded: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
-    command = [sys.executable, "-m", "snapensemble.cli", "predict", str(tmp_path / "a.png")]
-    command += ["--url", guarded[0]]
-    without = {k: v for k, v in os.environ.items() if k != "SNAPENSEMBLE_TOKEN"}
-    found = subprocess.run(command, capture_output=True, text=True, env=without)
+    monkeypatch.delenv("SNAPENSEMBLE_TOKEN", raising=False)
+    found = run("predict", tmp_path / "a.png", "--url", guarded[0])
     assert found.returncode == 2 and "wants a token: set SNAPENSEMBLE_TOKEN" in found.stderr
     answer = predict_with_url(guarded[0], [tmp_path / "a.png"], [PNG], token=TOKEN)
     assert answer["model"]["name"] == "insects"
 
 
 def test_a_server_without_a_readable_token_does_not_start(bundle_dir: Path) -> None:
-    command = [sys.executable, "-m", "snapensemble.cli", "serve", str(bundle_dir), "--port", "0"]
-    found = subprocess.run(
-        [*command, "--tokens-file", "/no/tokens"], capture_output=True, text=True, timeout=60
-    )
+    found = run("serve", bundle_dir, "--port", "0", "--tokens-file", "/no/tokens")
     assert found.returncode == 2 and "--tokens-file /no/tokens: No such file" in found.stderr
     assert found.stdout == ""

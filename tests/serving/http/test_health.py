@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from snapensemble.serving.errors import InferenceFailed
-from snapensemble.serving.health import TOO_MANY
-from snapensemble.serving.inference.batch import BatchReport
 from snapensemble.serving.inference.engine import Engine, load_engine
+from snapensemble.serving.inference.session import TOO_MANY
 from snapensemble.serving.telemetry.metrics import Metrics
 from tests.factories import CONTRACT
 from tests.fakes import GatedMember
@@ -35,16 +34,13 @@ class Flaky:
 @pytest.fixture
 def flaky(engine: Engine) -> Flaky:
     """The second member of the bundle."""
-    first, second, third = engine.lanes._members
+    first, second, third = engine.scheduler._members
     member = Flaky(second)
-    engine.lanes._members = [first, member, third]
-    report_on = engine.lanes._on_batch
-
-    def report(batch: BatchReport) -> None:
-        report_on(batch)
-        member.reported.release()
-
-    engine.lanes._on_batch = report
+    engine.scheduler._members = [first, member, third]
+    engine.scheduler._on_batch = [
+        *engine.scheduler._on_batch,
+        lambda _: member.reported.release(),
+    ]
     return member
 
 
@@ -110,11 +106,11 @@ async def test_one_trial_is_under_way_at_most(
     flaky.fails = True
     await ask(http, flaky, TOO_MANY)
     slow = GatedMember(is_open=False)
-    engine.lanes._members = [slow, GatedMember(), GatedMember()]
+    engine.scheduler._members = [slow, GatedMember(), GatedMember()]
     try:
         for _ in range(5):
             is_problem(await http.get("/health/ready"), 503, "member_failing")
-        assert slow.entered.acquire(timeout=30) and engine.lanes.queued == 0
+        assert slow.entered.acquire(timeout=30) and engine.scheduler.queued == 0
     finally:
         slow.gate.set()
 
@@ -123,10 +119,10 @@ def test_failures_are_counted_for_each_member(bundle_dir: Path) -> None:
     metrics = Metrics()
     with load_engine(bundle_dir, on_batch=metrics.batch) as engine:
         metrics.describe("insects", engine.bundle)
-        first, second, third = engine.lanes._members
+        first, second, third = engine.scheduler._members
         bad = Flaky(second)
         bad.fails = True
-        engine.lanes._members = [first, bad, third]
+        engine.scheduler._members = [first, bad, third]
         for _ in range(2):
             (answer,) = engine.submit([np.zeros(CONTRACT.shape, np.uint8)])
             assert isinstance(answer.exception(30), InferenceFailed)

@@ -14,7 +14,6 @@ from fastapi import FastAPI
 import snapensemble.serving.http.body
 from snapensemble.contracts.metrics import disagreement, entropy, mean_probabilities, softmax
 from snapensemble.contracts.pixels import decode_image
-from snapensemble.serving.errors import Overloaded
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.schemas import PredictResponse, Problem
 from snapensemble.serving.inference.engine import Engine, load_engine
@@ -240,10 +239,7 @@ async def test_all_bodies_together_are_limited(http: httpx.AsyncClient, app: Fas
 async def test_overload_says_when_to_come_back(
     http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise Overloaded("50 images wait, at most 50 may", 2.3)
-
-    monkeypatch.setattr(engine, "submit", refuse)
+    monkeypatch.setattr(type(engine.scheduler), "predicted_wait_s", LIMITS.max_wait_ms / 1000 + 2.3)
     reply = await http.post("/predict", content=PNG, headers=HEADERS)
     is_problem(reply, 503, "overloaded")
     assert reply.headers["retry-after"] == "3"
@@ -254,8 +250,8 @@ async def test_overload_says_when_to_come_back(
 async def gate(engine: Engine) -> AsyncIterator[GatedMember]:
     """Every lane is busy until the gate opens: what comes next must wait."""
     member = GatedMember(is_open=False)
-    engine.lanes._members = [member, GatedMember(), GatedMember()]
-    for _ in range(engine.lanes.threads):
+    engine.scheduler._members = [member, GatedMember(), GatedMember()]
+    for _ in range(engine.scheduler.threads):
         engine.submit([np.zeros(CONTRACT.shape, np.uint8)])
         assert member.entered.acquire(timeout=30)
     yield member
@@ -264,7 +260,7 @@ async def gate(engine: Engine) -> AsyncIterator[GatedMember]:
 
 def run_after(gate: GatedMember, engine: Engine, count: int) -> int:
     """Open the gate, run `count` more images alone, and say how many ran besides those."""
-    before = engine.lanes.threads
+    before = engine.scheduler.threads
     gate.gate.set()
     for value in range(count):
         engine.submit([np.full(CONTRACT.shape, value, np.uint8)])[0].result(30)
@@ -294,7 +290,7 @@ async def test_a_client_that_leaves_takes_its_image_out_of_the_queue(
 ) -> None:
     leaving = LeavingClient(app, PNG)
     request = asyncio.create_task(leaving.run())
-    while engine.lanes.queued == 0:
+    while engine.scheduler.queued == 0:
         await asyncio.sleep(0)
     leaving.leave.set()
     await request
@@ -313,12 +309,9 @@ async def test_overload_is_refused_before_anything_is_decoded(
 
 
 async def test_overload_is_refused_before_the_body_is_read(
-    app: FastAPI, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, engine: Engine, gate: GatedMember
 ) -> None:
-    def refuse(*_: Any) -> None:
-        raise Overloaded("50 images wait, at most 50 may", 2.3)
-
-    monkeypatch.setattr(engine.lanes, "refuse_overload", refuse)
+    engine.submit([np.zeros(CONTRACT.shape, np.uint8)] * 50)
 
     async def body() -> AsyncIterator[bytes]:
         raise AssertionError("the body was asked for")
@@ -334,7 +327,7 @@ async def test_images_that_the_lanes_have_answered_count_until_their_clients_are
 ) -> None:
     with app.state.service.admission.request() as others:
         others.hold(50 * len(PNG))
-        others.submit([PNG] * 50, "full", lambda *_: [], lambda _: None)  # all of them answered
+        others.accept([PNG] * 50)
         reply = await http.post("/predict", content=PNG, headers=HEADERS)
         is_problem(reply, 503, "overloaded")
         assert "50 images are under way" in reply.json()["detail"]
@@ -344,7 +337,7 @@ async def test_images_that_the_lanes_have_answered_count_until_their_clients_are
 async def test_a_deadline_that_cannot_be_kept_is_refused_at_once(
     http: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snapensemble.serving.lobby.Lobby.predicted_wait_s", 2.0)
+    monkeypatch.setattr(type(engine.scheduler), "predicted_wait_s", 2.0)
     reply = await http.post("/predict?deadline_ms=500", content=PNG, headers=HEADERS)
     is_problem(reply, 503, "overloaded")
     assert "would be 2.0 s, at most 0.5 s" in reply.json()["detail"]
@@ -451,7 +444,7 @@ async def test_a_defect_is_a_500_without_a_stack_trace(
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(engine, "submit", broken)
+    monkeypatch.setattr(engine.scheduler, "submit", broken)
     reply = await http.post("/predict", content=PNG, headers=HEADERS)
     assert "oops" not in is_problem(reply, 500, "internal_error")
     assert "ZeroDivisionError" in caplog.text

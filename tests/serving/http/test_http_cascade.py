@@ -222,7 +222,7 @@ async def test_a_coverage_that_is_not_carried_is_refused_with_those_that_are(
 async def test_a_client_that_leaves_takes_its_image_out_between_stages(cascade_dir: Path) -> None:
     fakes = [GatedMember(is_open=False), GatedMember(), GatedMember()]
     with load_engine(cascade_dir, max_accuracy_drop=0) as engine:  # where everyone goes on
-        engine.lanes._members = fakes
+        engine.scheduler._members = fakes
         leaving = LeavingClient(create_app(Settings(mode="cascade"), engine), PICTURES[0])
         request = asyncio.create_task(leaving.run())
         assert await asyncio.to_thread(fakes[0].entered.acquire, timeout=30)

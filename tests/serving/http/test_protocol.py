@@ -65,11 +65,11 @@ async def wire(running: Engine) -> AsyncIterator[Wire]:
 @pytest.fixture
 def gate(running: Engine) -> Iterator[GatedMember]:
     """Nothing is answered before it opens."""
-    members, gate = running.lanes._members, GatedMember(is_open=False)
-    running.lanes._members = [gate, GatedMember(), GatedMember()]
+    members, gate = running.scheduler._members, GatedMember(is_open=False)
+    running.scheduler._members = [gate, GatedMember(), GatedMember()]
     yield gate
     gate.gate.set()
-    running.lanes._members = members
+    running.scheduler._members = members
 
 
 def in_pieces(data: bytes, cuts: list[int]) -> list[bytes]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapensemble.serving.errors import InvalidParameter
-from snapensemble.serving.query import MAX_QUERY_BYTES, options_of
+from snapensemble.serving.http.prediction import MAX_QUERY_BYTES, options_of
 
 
 def test_parameters_become_options_and_the_last_of_several_counts() -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from schemathesis import checks
 
 from snapensemble.server_process import server_process
-from snapensemble.serving.http.openapi import describe
 from snapensemble.serving.settings import Settings
 from tests.factories import encoded, make_cascade_bundle, picture
+from tests.openapi import document_of
 
 PICTURES = [encoded(picture(seed), kind) for seed, kind in enumerate(["PNG", "JPEG", "BMP", "GIF"])]
 MAY_FAIL = (503, 504)  # too much to do, and a deadline too near
@@ -29,7 +29,7 @@ CONFORMS = [
 SOME_BODY = st.sampled_from(PICTURES) | st.sampled_from(PICTURES) | st.binary()
 for media_type in ("image/*", "application/octet-stream"):
     schemathesis.openapi.media_type(media_type, SOME_BODY)
-api = schemathesis.openapi.from_dict(describe(Settings(), guarded=False))
+api = schemathesis.openapi.from_dict(document_of(Settings(), guarded=False))
 
 
 @pytest.fixture(scope="module")

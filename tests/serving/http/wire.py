@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.server import ServerState
 
-from snapensemble.serving.http.app import Application
 from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.http.transport import Timekeeper
 from snapensemble.serving.process.server import uvicorn_config
@@ -67,7 +67,7 @@ class Wire:
         limits: of connections, as of `GuardedProtocol`.
     """
 
-    def __init__(self, app: Application, **limits: Any) -> None:
+    def __init__(self, app: FastAPI, **limits: Any) -> None:
         self.app = app
         self.state = ServerState()
         self.timekeeper = Timekeeper()

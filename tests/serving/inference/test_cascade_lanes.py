@@ -17,15 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from snapensemble.contracts.cascade import Cascade, run_cascade
+from snapensemble.contracts.cascade import Cascade, Mode, run_cascade
 from snapensemble.contracts.metrics import mean_probabilities, softmax
-from snapensemble.serving.clock import Clock
 from snapensemble.serving.errors import InferenceFailed
-from snapensemble.serving.inference.batch import BatchReport, MemberCall
+from snapensemble.serving.inference.batch import BatchReport, Clock, Load, MemberCall
 from snapensemble.serving.inference.request import Answer
-from snapensemble.serving.inference.scheduler import Lanes
-from snapensemble.serving.stages import Load, Mode
-from tests.fakes import GatedMember
+from snapensemble.serving.inference.scheduler import Scheduler
+from tests.fakes import GatedMember, submit
 from tests.serving.inference.test_scheduler import expected, image
 
 M = 3
@@ -37,15 +35,14 @@ def leaves(probs_dBK: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 @contextmanager
-def cascade(*members: GatedMember, **options: Any) -> Iterator[Lanes]:
+def cascade(*members: GatedMember, **options: Any) -> Iterator[Scheduler]:
     values: dict[str, Any] = {
         "threads": 2,
         "max_batch_size": 4,
-        "max_queue": 999,
         "split_above_s": math.inf,
         **options,
     }
-    with Lanes(members, **{"leaves": leaves, **values, **options}) as running:
+    with Scheduler(members, **{"leaves": leaves, **values, **options}) as running:
         try:
             yield running
         finally:  # a failed assertion must not leave a lane at a closed gate
@@ -58,8 +55,8 @@ def members(*, closed: int | None = None) -> list[GatedMember]:
     return [GatedMember(is_open=index != closed) for index in range(M)]
 
 
-def unanswered(lanes: Lanes) -> int:
-    return sum(stage.load.unanswered for stage in lanes._lobby._entries.values())
+def unanswered(lanes: Scheduler) -> int:
+    return sum(stage.load.unanswered for stage in lanes._entries.values())
 
 
 def linear(seed: int) -> MemberCall:
@@ -91,13 +88,13 @@ def test_answers_and_depths_are_those_of_the_reference_whatever_the_batches(
     fakes = [linear(seed) for seed in range(M)]
     shape = (sum(requests), 3, 2, 2)
     images_BCHW = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-    with Lanes(
-        fakes, threads=threads, max_batch_size=max_batch_size, max_queue=99, leaves=chosen.leaves
+    with Scheduler(
+        fakes, threads=threads, max_batch_size=max_batch_size, leaves=chosen.leaves
     ) as lanes:
         futures: list[Answer] = []
         for count in requests:
             start = len(futures)
-            futures += lanes.submit(list(images_BCHW[start : start + count]), "cascade")
+            futures += submit(lanes, list(images_BCHW[start : start + count]), "cascade")
         probs_BdK = [future.result(30) for future in futures]
     probs_MBK = softmax(np.stack([fake(images_BCHW) for fake in fakes]))
     answers_BK, used_B = run_cascade(probs_MBK, chosen, temperature=2.0)
@@ -124,7 +121,7 @@ def test_in_mixed_modes_every_image_gets_its_own_answer_or_has_left(
 ) -> None:
     fakes = members(closed=0)
     with cascade(*fakes, threads=threads) as lanes:
-        futures = [lanes.submit([image(value)], mode)[0] for value, mode, _ in images]
+        futures = [submit(lanes, [image(value)], mode)[0] for value, mode, _ in images]
         for future, (_, _, leaves_early) in zip(futures, images, strict=True):
             if leaves_early:
                 future.cancel()
@@ -140,7 +137,7 @@ def test_in_mixed_modes_every_image_gets_its_own_answer_or_has_left(
 def test_a_safe_answer_does_not_wait_for_its_batch_mates() -> None:
     fakes = members(closed=1)
     with cascade(*fakes, threads=1) as lanes:
-        easy, hard = lanes.submit([image(0), image(2)], "cascade")
+        easy, hard = submit(lanes, [image(0), image(2)], "cascade")
         np.testing.assert_allclose(easy.result(30), expected(0))
         assert fakes[1].entered.acquire(timeout=30) and not hard.done()
         fakes[1].gate.set()
@@ -150,10 +147,10 @@ def test_a_safe_answer_does_not_wait_for_its_batch_mates() -> None:
 
 def test_images_that_go_on_from_two_batches_run_together() -> None:
     fakes = members()
-    lanes = Lanes(fakes, threads=1, max_batch_size=4, max_queue=9, leaves=leaves)  # not started
+    lanes = Scheduler(fakes, threads=1, max_batch_size=4, leaves=leaves)  # not started
     tasks = []
     for value in (2, 5):
-        lanes.submit([image(value)], "cascade")
+        submit(lanes, [image(value)], "cascade")
         tasks.append(lanes._next_task(Clock()) or pytest.fail("nothing to do"))
     for task in tasks:
         task(Clock())
@@ -170,9 +167,9 @@ def test_an_image_that_goes_on_does_not_wait_for_those_that_came_later(later: Mo
         order.append(name)
 
     with cascade(*fakes, threads=1, max_batch_size=1) as lanes:
-        (hard,) = lanes.submit([image(2)], "cascade")
+        (hard,) = submit(lanes, [image(2)], "cascade")
         assert fakes[0].entered.acquire(timeout=30)
-        others = lanes.submit([image(0), image(3)], later)
+        others = submit(lanes, [image(0), image(3)], later)
         for name, future in (("hard", hard), *(("later", other) for other in others)):
             future.add_done_callback(partial(note, name))
         fakes[0].gate.set()
@@ -183,10 +180,10 @@ def test_full_images_that_came_first_do_not_wait_for_a_cascade() -> None:
     fakes = members(closed=0)
     order: list[str] = []
     with cascade(*fakes, threads=1) as lanes:
-        lanes.submit([image(0)], "cascade")
+        submit(lanes, [image(0)], "cascade")
         assert fakes[0].entered.acquire(timeout=30)
-        (full,) = lanes.submit([image(1)], "full")
-        (quick,) = lanes.submit([image(0)], "cascade")
+        (full,) = submit(lanes, [image(1)], "full")
+        (quick,) = submit(lanes, [image(0)], "cascade")
         full.add_done_callback(lambda _: order.append("full"))
         quick.add_done_callback(lambda _: order.append("quick"))
         fakes[0].gate.set()
@@ -196,7 +193,7 @@ def test_full_images_that_came_first_do_not_wait_for_a_cascade() -> None:
 def test_an_image_whose_client_leaves_between_stages_does_not_go_on() -> None:
     fakes = members(closed=0)
     with cascade(*fakes, threads=1) as lanes:
-        leaving, staying = lanes.submit([image(2), image(5)], "cascade")
+        leaving, staying = submit(lanes, [image(2), image(5)], "cascade")
         assert fakes[0].entered.acquire(timeout=30)
         assert leaving.cancel()
         fakes[0].gate.set()
@@ -208,11 +205,11 @@ def test_an_image_whose_client_leaves_between_stages_does_not_go_on() -> None:
 def test_a_stage_of_which_everyone_left_is_skipped() -> None:
     fakes = members(closed=0)
     with cascade(*fakes, threads=1) as lanes:
-        futures = lanes.submit([image(2), image(5)], "cascade")
+        futures = submit(lanes, [image(2), image(5)], "cascade")
         assert fakes[0].entered.acquire(timeout=30)
         assert all(future.cancel() for future in futures)
         fakes[0].gate.set()
-        np.testing.assert_allclose(lanes.submit([image(0)], "cascade")[0].result(30), expected(0))
+        np.testing.assert_allclose(submit(lanes, [image(0)], "cascade")[0].result(30), expected(0))
     assert fakes[1].batches == [] and unanswered(lanes) == 0
 
 
@@ -220,9 +217,9 @@ def test_a_failure_of_the_second_member_fails_the_images_that_it_was_asked_about
     fakes = members(closed=1)
     fakes[1].failure = RuntimeError("no memory")
     with cascade(*fakes, threads=1) as lanes:
-        easy, hard, harder = lanes.submit([image(0), image(1), image(2)], "cascade")
+        easy, hard, harder = submit(lanes, [image(0), image(1), image(2)], "cascade")
         assert fakes[1].entered.acquire(timeout=30)
-        other, full = *lanes.submit([image(3)], "cascade"), *lanes.submit([image(4)], "full")
+        other, full = *submit(lanes, [image(3)], "cascade"), *submit(lanes, [image(4)], "full")
         fakes[1].gate.set()
         for future in (hard, harder, full):
             with pytest.raises(InferenceFailed) as caught:
@@ -231,7 +228,7 @@ def test_a_failure_of_the_second_member_fails_the_images_that_it_was_asked_about
         np.testing.assert_allclose(easy.result(30), expected(0))
         np.testing.assert_allclose(other.result(30), expected(3))
         fakes[1].failure = None
-        (after,) = lanes.submit([image(5)], "cascade")
+        (after,) = submit(lanes, [image(5)], "cascade")
         np.testing.assert_allclose(after.result(30), expected(5, 3))
     assert unanswered(lanes) == 0
 
@@ -239,7 +236,7 @@ def test_a_failure_of_the_second_member_fails_the_images_that_it_was_asked_about
 def test_a_batch_that_failed_at_one_stage_does_not_fail_another_there() -> None:
     fakes = members(closed=1)
     with cascade(*fakes, threads=1, max_batch_size=1) as lanes:
-        first, second = lanes.submit([image(1), image(4)], "cascade")
+        first, second = submit(lanes, [image(1), image(4)], "cascade")
         assert fakes[1].entered.acquire(timeout=30)
         fakes[1].failure = RuntimeError("no memory")
         first.add_done_callback(lambda _: setattr(fakes[1], "failure", None))
@@ -259,8 +256,8 @@ def test_a_member_that_gives_no_number_fails_that_image_only(broken: int) -> Non
         return logits_BK
 
     fakes = [no_number_for_five if index == broken else good for index in range(M)]
-    with Lanes(fakes, threads=1, max_batch_size=4, max_queue=9, leaves=leaves) as lanes:
-        bad, mate = lanes.submit([image(5), image(8)], "cascade")
+    with Scheduler(fakes, threads=1, max_batch_size=4, leaves=leaves) as lanes:
+        bad, mate = submit(lanes, [image(5), image(8)], "cascade")
         with pytest.raises(InferenceFailed, match="gave no number"):
             bad.result(30)
         np.testing.assert_allclose(mate.result(30), expected(8, 3))
@@ -269,20 +266,20 @@ def test_a_member_that_gives_no_number_fails_that_image_only(broken: int) -> Non
 def test_a_rule_that_fails_is_an_answer_too() -> None:
     with cascade(*members(), leaves=lambda probs_dBK: np.ones(9, dtype=bool)) as lanes:
         with pytest.raises(InferenceFailed):
-            lanes.submit([image(2)], "cascade")[0].result(30)
-        np.testing.assert_allclose(lanes.submit([image(2)])[0].result(30), expected(2, 3))
+            submit(lanes, [image(2)], "cascade")[0].result(30)
+        np.testing.assert_allclose(submit(lanes, [image(2)])[0].result(30), expected(2, 3))
 
 
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_closing_answers_images_that_are_between_stages(closed: int) -> None:
     fakes = members(closed=closed)
-    lanes = Lanes(fakes, threads=2, max_batch_size=2, max_queue=99, leaves=leaves)
+    lanes = Scheduler(fakes, threads=2, max_batch_size=2, leaves=leaves)
     lanes.__enter__()
-    futures = lanes.submit([image(value) for value in range(12)], "cascade")
+    futures = submit(lanes, [image(value) for value in range(12)], "cascade")
     assert fakes[closed].entered.acquire(timeout=30)
     closing = threading.Thread(target=lanes.__exit__, args=(None, None, None))
     closing.start()
-    while not lanes._lobby.closed:
+    while not lanes.closed:
         pass
     fakes[closed].gate.set()
     closing.join(30)
@@ -292,29 +289,29 @@ def test_closing_answers_images_that_are_between_stages(closed: int) -> None:
 
 def test_images_between_stages_count_as_unanswered_but_not_as_queued() -> None:
     fakes = members(closed=2)
-    with cascade(*fakes, threads=1, max_batch_size=2, max_queue=2) as lanes:
-        wait(lanes.submit([image(0), image(1)], "cascade"), 30)  # measures the rate
-        hard = lanes.submit([image(2), image(5)], "cascade")
+    with cascade(*fakes, threads=1, max_batch_size=2) as lanes:
+        wait(submit(lanes, [image(0), image(1)], "cascade"), 30)  # measures the rate
+        hard = submit(lanes, [image(2), image(5)], "cascade")
         assert fakes[2].entered.acquire(timeout=30)
         assert lanes.queued == 0 and unanswered(lanes) == 2
-        before = lanes._lobby.predicted_wait_s
+        before = lanes.predicted_wait_s
         assert before > 0
-        waiting = lanes.submit([image(0), image(3)], "cascade")  # the queue has room for two
-        assert lanes.queued == 2 and lanes._lobby.predicted_wait_s == pytest.approx(2 * before)
+        waiting = submit(lanes, [image(0), image(3)], "cascade")
+        assert lanes.queued == 2 and lanes.predicted_wait_s == pytest.approx(2 * before)
         fakes[2].gate.set()
         wait([*hard, *waiting], 30)
-        assert lanes.queued == lanes._lobby.predicted_wait_s == 0
+        assert lanes.queued == lanes.predicted_wait_s == 0
 
 
 def test_the_wait_is_predicted_from_what_each_mode_costs() -> None:
-    lanes = Lanes(members(), threads=1, max_batch_size=4, max_queue=99, leaves=leaves)
+    lanes = Scheduler(members(), threads=1, max_batch_size=4, leaves=leaves)
     full, first, second, _ = lanes._stages
     full.load.measured(5.0, 1)
     first.load.measured(1.0, 1)
     assert second.load is first.load
-    lanes.submit([image(0)] * 2, "full")
-    lanes.submit([image(0)] * 3, "cascade")
-    assert lanes._lobby.predicted_wait_s == pytest.approx(2 * 5.0 + 3 * 1.0)
+    submit(lanes, [image(0)] * 2, "full")
+    submit(lanes, [image(0)] * 3, "cascade")
+    assert lanes.predicted_wait_s == pytest.approx(2 * 5.0 + 3 * 1.0)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 20])
@@ -330,8 +327,8 @@ def test_later_stages_count_as_work_for_images_that_began_before(depth: int) -> 
 
 def test_reports_say_how_many_members_each_image_took() -> None:
     reports: list[BatchReport] = []
-    with cascade(*members(), threads=1, on_batch=reports.append) as lanes:
-        wait(lanes.submit([image(value) for value in (0, 1, 2, 3)], "cascade"), 30)
+    with cascade(*members(), threads=1, on_batch=[reports.append]) as lanes:
+        wait(submit(lanes, [image(value) for value in (0, 1, 2, 3)], "cascade"), 30)
     told = [(r.images, r.answered, r.members_used, len(r.waits_s)) for r in reports]
     assert told == [(4, 2, 1, 4), (2, 1, 2, 0), (1, 1, 3, 0)]
     assert all(len(report.members_s) == 1 for report in reports)

@@ -15,17 +15,17 @@ import pytest_asyncio
 from fastapi import FastAPI
 
 from snapensemble.contracts.metrics import mean_probabilities
-from snapensemble.serving.clock import Clock
 from snapensemble.serving.errors import DeadlineExceeded, InferenceFailed
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.responses import prediction
 from snapensemble.serving.http.schemas import Prediction, PredictOptions
+from snapensemble.serving.inference.batch import Clock
 from snapensemble.serving.inference.engine import Engine, Limits, load_engine
-from snapensemble.serving.inference.request import Said
-from snapensemble.serving.inference.scheduler import Lanes
+from snapensemble.serving.inference.request import MemberOutputs
+from snapensemble.serving.inference.scheduler import Scheduler
 from snapensemble.serving.settings import Settings
 from tests.factories import calibration_record, cascade_record, make_bundle
-from tests.fakes import GatedMember
+from tests.fakes import GatedMember, submit
 from tests.serving.http.test_http import PNG, exact_MK, is_problem
 from tests.serving.inference.test_cascade_lanes import cascade, leaves
 from tests.serving.inference.test_scheduler import expected, image, lanes
@@ -37,7 +37,7 @@ WEIGHTS_M = [0.5, 0.3, 0.2]
 def test_the_members_heard_so_far_are_an_answer_and_the_mates_get_the_whole_one() -> None:
     slow = GatedMember(is_open=False)
     with lanes(GatedMember(), slow, GatedMember(), threads=1) as running:
-        hasty, patient = running.submit([image(1), image(2)])
+        hasty, patient = submit(running, [image(1), image(2)])
         assert slow.entered.acquire(timeout=30)
         said = hasty.cut_short()
         assert said.partial_of == (0,)
@@ -50,7 +50,7 @@ def test_the_members_heard_so_far_are_an_answer_and_the_mates_get_the_whole_one(
 def test_members_may_be_heard_in_any_order() -> None:
     slow, last = GatedMember(is_open=False), GatedMember()
     with lanes(slow, last, threads=2) as running:
-        (answer,) = running.submit([image(3)])
+        (answer,) = submit(running, [image(3)])
         assert slow.entered.acquire(timeout=30)
         while answer.so_far() is None:
             pass
@@ -62,9 +62,9 @@ def test_members_may_be_heard_in_any_order() -> None:
 def test_before_a_member_has_answered_there_is_none() -> None:
     slow = GatedMember(is_open=False)
     with lanes(slow, GatedMember(), threads=1) as running:
-        begun, *_ = running.submit([image(0)])
+        begun, *_ = submit(running, [image(0)])
         assert slow.entered.acquire(timeout=30)
-        (queued,) = running.submit([image(1)])
+        (queued,) = submit(running, [image(1)])
         for answer in (begun, queued):
             with pytest.raises(DeadlineExceeded):
                 answer.cut_short()
@@ -75,11 +75,11 @@ def test_before_a_member_has_answered_there_is_none() -> None:
 def test_a_whole_answer_is_not_partial_and_a_failure_stays_one() -> None:
     good, bad = GatedMember(), GatedMember()
     with lanes(good, bad) as running:
-        (whole,) = running.submit([image(1)])
+        (whole,) = submit(running, [image(1)])
         whole.result(30)
         assert whole.cut_short().partial_of is None
         bad.failure = RuntimeError("no memory")
-        (failed,) = running.submit([image(1)])
+        (failed,) = submit(running, [image(1)])
         assert failed.exception(30) is not None
         with pytest.raises(InferenceFailed):
             failed.cut_short()
@@ -88,7 +88,7 @@ def test_a_whole_answer_is_not_partial_and_a_failure_stays_one() -> None:
 def test_in_a_cascade_the_first_members_are_heard() -> None:
     fakes = [GatedMember(), GatedMember(), GatedMember(is_open=False)]
     with cascade(*fakes, threads=1) as running:
-        (hard,) = running.submit([image(2)], "cascade")
+        (hard,) = submit(running, [image(2)], "cascade")
         assert fakes[2].entered.acquire(timeout=30)
         said = hard.cut_short()
         assert said.partial_of == (0, 1)
@@ -97,8 +97,8 @@ def test_in_a_cascade_the_first_members_are_heard() -> None:
 
 def test_between_two_stages_no_member_is_heard_twice() -> None:
     fakes = [GatedMember() for _ in range(3)]
-    waiting = Lanes(fakes, threads=1, max_batch_size=4, max_queue=9, leaves=leaves)  # not started
-    (hard,) = waiting.submit([image(2)], "cascade")
+    waiting = Scheduler(fakes, threads=1, max_batch_size=4, leaves=leaves)  # not started
+    (hard,) = submit(waiting, [image(2)], "cascade")
     task = waiting._next_task(Clock())
     assert task is not None
     task(Clock())
@@ -109,7 +109,7 @@ def test_between_two_stages_no_member_is_heard_twice() -> None:
 
 def test_what_has_been_answered_holds_no_batch() -> None:
     with lanes(GatedMember()) as running:
-        (answer,) = running.submit([image(1)])
+        (answer,) = submit(running, [image(1)])
         answer.result(30)
     assert answer.so_far() is None
 
@@ -143,9 +143,9 @@ class After:
 @pytest_asyncio.fixture
 async def slow_member(engine: Engine) -> AsyncIterator[After]:
     """The last member of the bundle answers when it is told to."""
-    members = engine.lanes._members
+    members = engine.scheduler._members
     after = After(members[2])
-    engine.lanes._members = [*members[:2], after]
+    engine.scheduler._members = [*members[:2], after]
     yield after
     after.gate.gate.set()
 
@@ -187,7 +187,7 @@ async def test_an_answer_that_is_complete_in_time_does_not_mention_parts(
 async def test_a_request_with_an_image_that_no_member_has_heard_is_a_504(
     http: httpx.AsyncClient, engine: Engine, slow_member: After
 ) -> None:
-    engine.lanes._max_batch_size = 1  # one image at a time: the second one waits
+    engine.scheduler._max_batch_size = 1  # one image at a time: the second one waits
     files = [("f", ("a.png", PNG)), ("f", ("b.png", PNG))]
     reply = await http.post("/predict?deadline_ms=200", files=files)
     is_problem(reply, 504, "deadline_exceeded")
@@ -206,6 +206,8 @@ async def test_a_batch_mate_of_a_hasty_request_gets_its_whole_answer(
 
 def test_members_that_are_not_the_first_have_the_bundles_temperature(engine: Engine) -> None:
     probs_MK = exact_MK(PNG)
-    answer = prediction(Said(probs_MK[1:], partial_of=(1, 2)), engine.bundle, PredictOptions())
+    answer = prediction(
+        MemberOutputs(probs_MK[1:], partial_of=(1, 2)), engine.bundle, PredictOptions()
+    )
     expected_K = mean_probabilities(probs_MK[1:], [0.6, 0.4], 2.0)
     np.testing.assert_allclose(answer["probabilities"], expected_K)

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import InvalidImage
 from snapensemble.serving.errors import InferenceFailed
-from snapensemble.serving.inference.memory import Encoded
-from snapensemble.serving.inference.request import Answer, Image, Waiting
-from snapensemble.serving.inference.scheduler import Lanes
-from tests.fakes import GatedMember
+from snapensemble.serving.inference.request import Answer, Encoded, Image, PendingImage
+from snapensemble.serving.inference.scheduler import Scheduler
+from tests.fakes import GatedMember, submit
 from tests.serving.inference.test_scheduler import expected, image
 
 
@@ -45,15 +44,14 @@ def encoded(*values: int) -> list[bytes]:
 
 
 @contextmanager
-def lanes(*members: GatedMember, decode: Any, **options: Any) -> Iterator[Lanes]:
+def lanes(*members: GatedMember, decode: Any, **options: Any) -> Iterator[Scheduler]:
     values: dict[str, Any] = {
         "threads": 1,
         "max_batch_size": 4,
-        "max_queue": 100,
         "split_above_s": math.inf,
         **options,
     }
-    with Lanes(members, decode=decode, **{**values, **options}) as running:
+    with Scheduler(members, decode=decode, **{**values, **options}) as running:
         try:
             yield running
         finally:  # a failed assertion must not leave a lane at a closed gate
@@ -72,16 +70,16 @@ def test_every_encoded_picture_gets_its_own_answer(
 ) -> None:
     fakes, decode = [GatedMember(), GatedMember()], GatedDecoder()
     with lanes(*fakes, decode=decode, threads=threads, max_batch_size=max_batch_size) as running:
-        futures = [running.submit(encoded(*range(count))) for count in counts]
+        futures = [submit(running, encoded(*range(count))) for count in counts]
         for group in futures:
             for value, future in enumerate(group):
                 np.testing.assert_allclose(future.result(30), expected(value, 2))
-        assert running.queued == running._lobby.predicted_wait_s == 0
+        assert running.queued == running.predicted_wait_s == 0
 
 
 def test_a_damaged_picture_fails_alone() -> None:
     with lanes(GatedMember(), decode=GatedDecoder()) as running:
-        good, bad, other = running.submit([b"\x01", b"bad", b"\x02"])
+        good, bad, other = submit(running, [b"\x01", b"bad", b"\x02"])
         np.testing.assert_allclose(good.result(30), expected(1))
         np.testing.assert_allclose(other.result(30), expected(2))
         with pytest.raises(InvalidImage, match="damaged"):
@@ -93,19 +91,19 @@ def test_a_defect_of_the_decoder_is_the_servers_fault_and_ends_no_lane() -> None
         raise RuntimeError("a defect")
 
     with lanes(GatedMember(), decode=broken) as running:
-        (failed,) = running.submit(encoded(1))
+        (failed,) = submit(running, encoded(1))
         with pytest.raises(InferenceFailed) as caught:
             failed.result(30)
         assert isinstance(caught.value.__cause__, RuntimeError)
-        np.testing.assert_allclose(running.submit([image(3)])[0].result(30), expected(3))
+        np.testing.assert_allclose(submit(running, [image(3)])[0].result(30), expected(3))
 
 
 def test_requests_take_turns_so_that_many_pictures_do_not_hold_up_one() -> None:
     decode = GatedDecoder(is_open=False)
     with lanes(GatedMember(), decode=decode) as running:
-        futures = running.submit(encoded(1, 2, 3, 4))
+        futures = submit(running, encoded(1, 2, 3, 4))
         assert decode.entered.acquire(timeout=30)
-        futures += running.submit(encoded(9))
+        futures += submit(running, encoded(9))
         decode.gate.set()
         wait(futures, 30)
     assert decode.order.index(b"\x09") == 1  # the other request has had its share
@@ -114,9 +112,9 @@ def test_requests_take_turns_so_that_many_pictures_do_not_hold_up_one() -> None:
 def test_a_lone_picture_is_decoded_while_another_lane_runs_members() -> None:
     member, decode = GatedMember(is_open=False), GatedDecoder()
     with lanes(member, decode=decode, threads=2) as running:
-        running.submit(encoded(1))
+        submit(running, encoded(1))
         assert member.entered.acquire(timeout=30)
-        running.submit(encoded(2))
+        submit(running, encoded(2))
         assert decode.entered.acquire(timeout=30) and decode.entered.acquire(timeout=30)
         assert member.entered.acquire(timeout=30)  # and its own micro-batch has begun
 
@@ -124,9 +122,9 @@ def test_a_lone_picture_is_decoded_while_another_lane_runs_members() -> None:
 def test_no_more_is_decoded_than_the_next_micro_batch_takes() -> None:
     member, decode = GatedMember(is_open=False), GatedDecoder()
     with lanes(member, decode=decode, max_batch_size=3) as running:
-        futures = running.submit([image(0)])
+        futures = submit(running, [image(0)])
         assert member.entered.acquire(timeout=30)
-        futures += running.submit(encoded(*range(1, 9)))
+        futures += submit(running, encoded(*range(1, 9)))
         assert decode.order == [] and running.queued == 8
         member.gate.set()
         assert member.entered.acquire(timeout=30)
@@ -137,22 +135,22 @@ def test_no_more_is_decoded_than_the_next_micro_batch_takes() -> None:
 def test_a_picture_whose_client_left_is_not_decoded() -> None:
     member, decode = GatedMember(is_open=False), GatedDecoder()
     with lanes(member, decode=decode) as running:
-        running.submit([image(0)])
+        submit(running, [image(0)])
         assert member.entered.acquire(timeout=30)
-        left, stays = running.submit(encoded(1, 2))
+        left, stays = submit(running, encoded(1, 2))
         assert left.cancel()
         member.gate.set()
         np.testing.assert_allclose(stays.result(30), expected(2))
-        assert running._lobby.predicted_wait_s == 0
+        assert running.predicted_wait_s == 0
     assert decode.order == [b"\x02"]
 
 
 def test_pictures_that_wait_to_be_decoded_are_answered_on_leaving() -> None:
     member = GatedMember(is_open=False)
     with lanes(member, decode=GatedDecoder()) as running:
-        futures = running.submit([image(0)])
+        futures = submit(running, [image(0)])
         assert member.entered.acquire(timeout=30)
-        futures += running.submit(encoded(1, 2))
+        futures += submit(running, encoded(1, 2))
     assert [future.done() for future in futures] == [True] * 3
 
 
@@ -160,21 +158,21 @@ def test_what_damaged_pictures_cost_is_known_too() -> None:
     decode = GatedDecoder()
     told: list[float] = []
     with lanes(GatedMember(), decode=decode, on_decode=told.append) as running:
-        wait(running.submit([b"bad"] * 3), 30)
+        wait(submit(running, [b"bad"] * 3), 30)
         decode.gate.clear()
-        running.submit([b"bad"])
-        assert running._lobby.predicted_wait_s > 0
+        submit(running, [b"bad"])
+        assert running.predicted_wait_s > 0
     assert len(told) == 4 and min(told) > 0
 
 
 def test_lanes_without_a_decoder_say_so() -> None:
-    with Lanes([GatedMember()], threads=1, max_batch_size=1, max_queue=9) as running:
-        failure = running.submit(encoded(1))[0].exception(30)
+    with Scheduler([GatedMember()], threads=1, max_batch_size=1) as running:
+        failure = submit(running, encoded(1))[0].exception(30)
     assert isinstance(failure, InferenceFailed)
     assert "decoded images only" in str(failure.__cause__)
 
 
 def test_a_picture_knows_how_long_it_took_even_if_it_is_damaged() -> None:
-    waiting = Waiting(Encoded(b"bad"), Answer())
+    waiting = PendingImage(Encoded(b"bad"), Answer())
     assert isinstance(waiting.attempt(GatedDecoder()), InvalidImage)
     assert waiting.times.decode_s > 0

@@ -32,7 +32,7 @@ def test_answers_do_not_depend_on_the_company(bundle_dir: Path) -> None:
     np.testing.assert_allclose(one, many, atol=1e-6)
 
 
-def test_a_queue_shorter_than_the_data_is_enough(bundle_dir: Path) -> None:
+def test_in_process_no_number_of_images_is_too_much(bundle_dir: Path) -> None:
     with load_engine(bundle_dir, Limits(max_queue=7)) as engine:
         assert engine.predict(IMAGES[:50]).shape == (3, 50, 3)
 
@@ -76,12 +76,12 @@ def test_a_member_that_gives_no_numbers_stops_the_start(tmp_path: Path) -> None:
         load_engine(make_bundle(tmp_path / "bundle", [proto.SerializeToString()]))
 
 
-def test_the_limits_reach_the_lanes(bundle_dir: Path) -> None:
+def test_the_limits_reach_the_scheduler_and_admission(bundle_dir: Path) -> None:
     limits = Limits(threads=3, max_batch_size=5, max_queue=7, max_wait_s=1.5)
-    lanes = load_engine(bundle_dir, limits).lanes
-    assert lanes.threads == 3
-    lobby = lanes._lobby
-    assert (lanes._max_batch_size, lobby._max_queue, lobby._max_wait_s) == (5, 7, 1.5)
+    engine = load_engine(bundle_dir, limits)
+    scheduler, admission = engine.scheduler, engine.admission
+    assert (scheduler.threads, scheduler._max_batch_size) == (3, 5)
+    assert (admission._max_images, admission._max_wait_s) == (7, 1.5)
     assert Settings(max_wait_ms=1500, max_queue=100).limits().max_wait_s == 1.5
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapensemble.serving.forecast import MOST, Forecast
+from snapensemble.serving.inference.admission import MOST, Forecast
 
 
 def test_at_first_and_after_predictions_that_came_true_it_believes_them() -> None:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapensemble.serving.errors import Overloaded
-from snapensemble.serving.inference.memory import Encoded, MemoryBudget
+from snapensemble.serving.inference.admission import MemoryBudget
+from snapensemble.serving.inference.request import Encoded
 
 
 @given(st.lists(st.integers(0, 100), max_size=30))
@@ -74,7 +75,7 @@ def test_memory_is_free_again_after_a_failure() -> None:
 def test_bytes_count_until_whoever_has_taken_them_is_done() -> None:
     memory = MemoryBudget(100)
     memory.hold(3)
-    picture = Encoded(b"abc", memory)
+    picture = Encoded(b"abc", memory.let_go)
     assert picture.take() == b"abc"
     picture.drop()  # its client has left meanwhile
     assert memory.held == 3
@@ -85,7 +86,7 @@ def test_bytes_count_until_whoever_has_taken_them_is_done() -> None:
 def test_bytes_that_are_dropped_are_free_at_once_and_nobody_gets_them() -> None:
     memory = MemoryBudget(100)
     memory.hold(3)
-    picture = Encoded(b"abc", memory)
+    picture = Encoded(b"abc", memory.let_go)
     picture.drop()
     assert memory.held == 0
     assert picture.take() is None
@@ -99,7 +100,7 @@ def test_bytes_that_are_put_back_are_there_for_the_next_unless_they_were_dropped
 ) -> None:
     memory = MemoryBudget(100)
     memory.hold(3)
-    picture = Encoded(b"abc", memory)
+    picture = Encoded(b"abc", memory.let_go)
     data = picture.take()
     assert data is not None
     if leaves_meanwhile:
@@ -111,7 +112,7 @@ def test_bytes_that_are_put_back_are_there_for_the_next_unless_they_were_dropped
 
 def test_of_two_who_want_the_bytes_only_one_frees_them() -> None:
     memory = MemoryBudget(10**9)
-    pictures = [Encoded(bytes(size), memory) for size in range(2000)]
+    pictures = [Encoded(bytes(size), memory.let_go) for size in range(2000)]
     memory.hold(sum(picture.size for picture in pictures))
     start = threading.Barrier(2)
 

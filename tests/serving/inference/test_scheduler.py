@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from snapensemble.contracts.metrics import softmax
-from snapensemble.serving.errors import InferenceFailed, Overloaded, Stopping
+from snapensemble.serving.errors import InferenceFailed, Stopping
 from snapensemble.serving.inference.batch import BatchReport, MemberCall
-from snapensemble.serving.inference.scheduler import Lanes
-from tests.fakes import GatedMember
+from snapensemble.serving.inference.request import PendingImage
+from snapensemble.serving.inference.scheduler import Scheduler
+from tests.fakes import GatedMember, submit
 
 
 def image(value: int) -> NDArray[np.uint8]:
@@ -29,15 +30,14 @@ def expected(value: int, members: int = 1) -> NDArray[np.float64]:
 
 
 @contextmanager
-def lanes(*members: GatedMember, **options: Any) -> Iterator[Lanes]:
+def lanes(*members: GatedMember, **options: Any) -> Iterator[Scheduler]:
     values: dict[str, Any] = {
         "threads": 2,
         "max_batch_size": 4,
-        "max_queue": 100,
         "split_above_s": math.inf,
         **options,
     }
-    with Lanes(members, **{**values, **options}) as running:
+    with Scheduler(members, **{**values, **options}) as running:
         try:
             yield running
         finally:  # a failed assertion must not leave a lane at a closed gate
@@ -47,7 +47,7 @@ def lanes(*members: GatedMember, **options: Any) -> Iterator[Lanes]:
 
 def test_every_image_gets_its_own_answer_from_every_member() -> None:
     with lanes(GatedMember(), GatedMember(), GatedMember()) as running:
-        futures = running.submit([image(v) for v in range(50)])
+        futures = submit(running, [image(v) for v in range(50)])
         for value, future in enumerate(futures):
             np.testing.assert_allclose(future.result(30), expected(value, 3))
 
@@ -64,7 +64,7 @@ def test_no_answer_reaches_another_image(
 ) -> None:
     fakes = [GatedMember() for _ in range(members)]
     with lanes(*fakes, threads=threads, max_batch_size=max_batch_size) as running:
-        futures = [running.submit([image(v % 256) for v in range(count)]) for count in counts]
+        futures = [submit(running, [image(v % 256) for v in range(count)]) for count in counts]
         for group in futures:
             for value, future in enumerate(group):
                 np.testing.assert_allclose(future.result(30), expected(value % 256, members))
@@ -74,7 +74,7 @@ def test_no_answer_reaches_another_image(
 def test_a_lone_image_starts_at_once_and_its_members_run_side_by_side() -> None:
     first, second = GatedMember(is_open=False), GatedMember(is_open=False)
     with lanes(first, second, threads=2) as running:
-        (future,) = running.submit([image(1)])
+        (future,) = submit(running, [image(1)])
         assert first.entered.acquire(timeout=30)
         assert second.entered.acquire(timeout=30)  # while the first still runs
         assert not future.done()
@@ -83,10 +83,10 @@ def test_a_lone_image_starts_at_once_and_its_members_run_side_by_side() -> None:
 def test_a_batch_grows_while_the_lanes_are_busy() -> None:
     member = GatedMember(is_open=False)
     with lanes(member, threads=1, max_batch_size=4) as running:
-        futures = running.submit([image(0)])
+        futures = submit(running, [image(0)])
         assert member.entered.acquire(timeout=30)
         for value in range(1, 7):
-            futures += running.submit([image(value)])
+            futures += submit(running, [image(value)])
         member.gate.set()
         wait(futures, 30)
     assert member.batches == [1, 4, 2]
@@ -95,7 +95,7 @@ def test_a_batch_grows_while_the_lanes_are_busy() -> None:
 def test_with_fewer_members_than_lanes_the_queue_is_shared_among_them() -> None:
     member = GatedMember(is_open=False)
     with lanes(member, threads=2, max_batch_size=8) as running:
-        futures = running.submit([image(v) for v in range(6)])
+        futures = submit(running, [image(v) for v in range(6)])
         assert member.entered.acquire(timeout=30) and member.entered.acquire(timeout=30)
         member.gate.set()
         wait(futures, 30)
@@ -104,9 +104,9 @@ def test_with_fewer_members_than_lanes_the_queue_is_shared_among_them() -> None:
 
 def test_a_long_queue_is_cut_so_that_lanes_run_while_answers_are_written() -> None:
     member = GatedMember(is_open=False)
-    running = Lanes([member], threads=1, max_batch_size=8, max_queue=99, split_above_s=0.0)
+    running = Scheduler([member], threads=1, max_batch_size=8, split_above_s=0.0)
     running._stages[0].load.measured(1.0, 1)
-    futures = running.submit([image(v) for v in range(10)])
+    futures = submit(running, [image(v) for v in range(10)])
     member.gate.set()
     with running:
         wait(futures, 30)
@@ -122,8 +122,8 @@ def test_lanes_let_the_thread_go_first_that_answers_clients() -> None:
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         return np.zeros((len(images_BCHW), 2), np.float32)
 
-    with Lanes([member], threads=1, max_batch_size=1, max_queue=9) as running:
-        running.submit([image(0)])[0].result(30)
+    with Scheduler([member], threads=1, max_batch_size=1) as running:
+        submit(running, [image(0)])[0].result(30)
     assert found == [min(19, own + 5)]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
@@ -131,9 +131,9 @@ def test_lanes_let_the_thread_go_first_that_answers_clients() -> None:
 def test_an_image_whose_client_left_is_not_run() -> None:
     member = GatedMember(is_open=False)
     with lanes(member, threads=1) as running:
-        running.submit([image(0)])
+        submit(running, [image(0)])
         assert member.entered.acquire(timeout=30)
-        left, stays = running.submit([image(1), image(2)])
+        left, stays = submit(running, [image(1), image(2)])
         assert left.cancel()
         member.gate.set()
         np.testing.assert_allclose(stays.result(30), expected(2))
@@ -145,11 +145,11 @@ def test_an_image_whose_client_left_is_not_run() -> None:
 def test_a_batch_of_which_everyone_left_is_skipped() -> None:
     member = GatedMember(is_open=False)
     with lanes(member, threads=1) as running:
-        running.submit([image(0)])
+        submit(running, [image(0)])
         assert member.entered.acquire(timeout=30)
-        for future in running.submit([image(v) for v in range(4)]):
+        for future in submit(running, [image(v) for v in range(4)]):
             future.cancel()
-        (last,) = running.submit([image(9)])
+        (last,) = submit(running, [image(9)])
         member.gate.set()
         np.testing.assert_allclose(last.result(30), expected(9))
     assert member.batches == [1, 1]
@@ -158,7 +158,7 @@ def test_a_batch_of_which_everyone_left_is_skipped() -> None:
 def test_a_client_that_leaves_during_the_run_does_not_hurt_its_batch_mates() -> None:
     member = GatedMember(is_open=False)
     with lanes(member, threads=1) as running:
-        futures = running.submit([image(v) for v in range(3)])
+        futures = submit(running, [image(v) for v in range(3)])
         assert member.entered.acquire(timeout=30)
         assert futures[1].cancel()
         member.gate.set()
@@ -171,13 +171,13 @@ def test_a_failing_member_fails_its_batch_and_no_other() -> None:
     good, bad = GatedMember(), GatedMember()
     bad.failure = RuntimeError("no memory")
     with lanes(good, bad) as running:
-        futures = running.submit([image(v) for v in range(3)])
+        futures = submit(running, [image(v) for v in range(3)])
         for future in futures:
             with pytest.raises(InferenceFailed) as caught:
                 future.result(30)
             assert "no memory" in str(caught.value.__cause__)
         bad.failure = None
-        (after,) = running.submit([image(5)])
+        (after,) = submit(running, [image(5)])
         np.testing.assert_allclose(after.result(30), expected(5, 2))
 
 
@@ -187,8 +187,8 @@ def test_a_result_that_is_no_number_fails_its_image_only() -> None:
         logits_B = np.where(sums_B == 0, np.nan, sums_B / 100)
         return np.stack([logits_B, np.zeros_like(logits_B)], axis=1).astype(np.float32)
 
-    with Lanes([broken_for_black], threads=1, max_batch_size=4, max_queue=9) as running:
-        black, grey = running.submit([image(0), image(3)])
+    with Scheduler([broken_for_black], threads=1, max_batch_size=4) as running:
+        black, grey = submit(running, [image(0), image(3)])
         with pytest.raises(InferenceFailed, match="gave no number"):
             black.result(30)
         np.testing.assert_allclose(grey.result(30), expected(3))
@@ -201,73 +201,57 @@ def test_answers_that_do_not_fit_fail_their_batch_and_the_lane_goes_on() -> None
     def first(images_BCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         return answers_M[0](images_BCHW)
 
-    with Lanes([first], threads=1, max_batch_size=4, max_queue=9) as running:
-        for future in running.submit([image(v) for v in range(3)]):
+    with Scheduler([first], threads=1, max_batch_size=4) as running:
+        for future in submit(running, [image(v) for v in range(3)]):
             with pytest.raises(InferenceFailed):
                 future.result(30)
         answers_M.pop(0)
-        np.testing.assert_allclose(running.submit([image(5)])[0].result(30), expected(5))
+        np.testing.assert_allclose(submit(running, [image(5)])[0].result(30), expected(5))
 
 
 def test_a_report_that_fails_does_not_end_its_lane() -> None:
     def broken(_: BatchReport) -> None:
         raise RuntimeError("no metrics today")
 
-    with lanes(GatedMember(), threads=1, on_batch=broken) as running:
+    with lanes(GatedMember(), threads=1, on_batch=[broken]) as running:
         for value in (1, 2):
-            (future,) = running.submit([image(value)])
+            (future,) = submit(running, [image(value)])
             np.testing.assert_allclose(future.result(30), expected(value))
 
 
-def test_a_full_queue_accepts_all_of_a_request_or_nothing() -> None:
-    member = GatedMember(is_open=False)
-    with lanes(member, threads=1, max_queue=3) as running:
-        running.submit([image(0)])
-        assert member.entered.acquire(timeout=30)
-        running.submit([image(1), image(2)])
-        with pytest.raises(Overloaded, match="2 images wait, at most 3 may"):
-            running.submit([image(3), image(4)])
-        assert running.queued == 2
-        running.submit([image(3)])
-        member.gate.set()
-
-
-def test_a_wait_that_would_be_too_long_is_refused_with_the_time_to_come_back() -> None:
-    member = GatedMember(is_open=False)
-    with lanes(member, threads=1, max_batch_size=1, max_wait_s=1.0) as running:
-        running._stages[0].load.measured(0.4, 1)
-        running.submit([image(0)])
-        assert member.entered.acquire(timeout=30)
-        running.submit([image(v) for v in range(3)])
-        assert running._lobby.predicted_wait_s == pytest.approx(1.6)
-        with pytest.raises(Overloaded, match=r"would be 1\.6 s, at most 1\.0 s") as caught:
-            running.submit([image(9)])
-        assert caught.value.retry_after_s == pytest.approx(0.6)
-        member.gate.set()
+def test_what_images_waited_is_told_beside_what_was_predicted() -> None:
+    waits: list[tuple[float, float]] = []
+    with lanes(GatedMember(), threads=1, on_wait=lambda *wait: waits.append(wait)) as running:
+        image_1, image_2 = PendingImage(image(1)), PendingImage(image(2))
+        image_1.times.predicted_s = 0.3
+        running.submit([image_1, image_2])
+        wait([image_1.answer, image_2.answer], 30)
+    ((predicted_s, waited_s),) = waits  # one says it for the whole micro-batch
+    assert predicted_s == 0.3 and 0 < waited_s < 30
 
 
 def test_the_rate_is_measured() -> None:
     member = GatedMember()
     with lanes(member) as running:
-        wait(running.submit([image(v) for v in range(10)]), 30)
-        assert running._lobby.predicted_wait_s == 0
+        wait(submit(running, [image(v) for v in range(10)]), 30)
+        assert running.predicted_wait_s == 0
         member.gate.clear()
-        running.submit([image(0)])
-        assert 0 < running._lobby.predicted_wait_s < 30
+        submit(running, [image(0)])
+        assert 0 < running.predicted_wait_s < 30
 
 
 def test_leaving_answers_everything_that_was_accepted_and_refuses_the_rest() -> None:
     member = GatedMember(is_open=False)
-    running = Lanes([member], threads=1, max_batch_size=2, max_queue=100)
+    running = Scheduler([member], threads=1, max_batch_size=2)
     running.__enter__()
-    futures = running.submit([image(v) for v in range(7)])
+    futures = submit(running, [image(v) for v in range(7)])
     assert member.entered.acquire(timeout=30)
     closing = threading.Thread(target=running.__exit__, args=(None, None, None))
     closing.start()
-    while not running._lobby.closed:
+    while not running.closed:
         pass
     with pytest.raises(Stopping):
-        running.submit([image(0)])
+        submit(running, [image(0)])
     member.gate.set()
     closing.join(30)
     for value, future in enumerate(futures):
@@ -277,8 +261,8 @@ def test_leaving_answers_everything_that_was_accepted_and_refuses_the_rest() -> 
 
 def test_each_batch_is_reported_once() -> None:
     reports: list[BatchReport] = []
-    with lanes(GatedMember(), GatedMember(), threads=1, on_batch=reports.append) as running:
-        wait(running.submit([image(v) for v in range(4)]), 30)
+    with lanes(GatedMember(), GatedMember(), threads=1, on_batch=[reports.append]) as running:
+        wait(submit(running, [image(v) for v in range(4)]), 30)
     assert [(report.images, report.answered, report.members_used) for report in reports] == [
         (4, 4, 2)
     ]
@@ -289,12 +273,12 @@ def test_each_batch_is_reported_once() -> None:
 
 def test_many_threads_may_submit_at_once() -> None:
     results: dict[int, list[Future[NDArray[np.float64]]]] = {}
-    with lanes(GatedMember(), GatedMember(), max_queue=10_000) as running:
+    with lanes(GatedMember(), GatedMember()) as running:
 
-        def submit(value: int) -> None:
-            results[value] = [running.submit([image(value)])[0] for _ in range(25)]
+        def submit_many(value: int) -> None:
+            results[value] = [submit(running, [image(value)])[0] for _ in range(25)]
 
-        threads = [threading.Thread(target=submit, args=(value,)) for value in range(8)]
+        threads = [threading.Thread(target=submit_many, args=(value,)) for value in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:

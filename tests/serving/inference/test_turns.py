@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapensemble.serving.inference.memory import Encoded
-from snapensemble.serving.inference.request import Answer, Waiting
-from snapensemble.serving.stages import full_stage
-from snapensemble.serving.turns import PATIENCE, Turn, Turns
+from snapensemble.serving.inference.batch import full_stage
+from snapensemble.serving.inference.request import Answer, Encoded, PendingImage
+from snapensemble.serving.inference.scheduler import PATIENCE, Turn, Turns
 
 STAGE = full_stage(1)
 
@@ -20,8 +19,15 @@ def request(name: str, *, at: float, pictures: int = 1) -> Turn:
     for _ in range(pictures):
         answer = Answer()
         answer.times.accepted = at
-        waiting.append(Waiting(Encoded(name.encode()), answer))
+        waiting.append(PendingImage(name.encode(), answer))
     return Turn(STAGE, waiting)
+
+
+def name_of(image: PendingImage) -> str:
+    assert isinstance(image.picture, Encoded)
+    data = image.picture.take()
+    assert data is not None
+    return data.decode()
 
 
 def names(turns: Turns, *, seconds_each: float = 0.0) -> list[str]:
@@ -30,8 +36,7 @@ def names(turns: Turns, *, seconds_each: float = 0.0) -> list[str]:
     while turns:
         turn, waiting = turns.take()
         turn.used(seconds_each)
-        assert isinstance(waiting.picture, Encoded)
-        order.append((waiting.picture.take() or b"").decode())
+        order.append(name_of(waiting))
     return order
 
 
@@ -72,10 +77,11 @@ def test_newcomers_without_end_do_not_keep_a_form_waiting_without_end(
     turns.add(request("form", at=0.0, pictures=pictures))
     for number in itertools.count():
         turn, waiting = turns.take()
-        seconds = form_s if waiting.picture == b"form" else other_s
+        is_form = name_of(waiting) == "form"
+        seconds = form_s if is_form else other_s
         turn.used(seconds)
         now += seconds
-        if not turn.pictures and waiting.picture == b"form":
+        if not turn.pictures and is_form:
             break
         turns.add(request(f"{number}", at=now))
     # What it took itself, and the others for as long as it stood back.

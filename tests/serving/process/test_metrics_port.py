@@ -25,7 +25,7 @@ async def test_the_main_port_then_has_no_metrics(engine: Engine) -> None:
 
 
 async def test_the_second_port_has_metrics_and_nothing_else(engine: Engine) -> None:
-    service = Service(Settings(), engine, Metrics(), Life(), None)
+    service = Service(Settings(), engine, Metrics(), Life())
     async with client(create_metrics_app(service)) as http:
         reply = await http.get("/metrics")
         assert reply.headers["content-type"].startswith("text/plain")

@@ -4,8 +4,6 @@ import http.client
 import json
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from snapensemble.server_process import ServerFailed, server_process
 from tests.attacks.pictures import bmp
 from tests.contracts.test_pixels import png_claiming
 from tests.factories import encoded, make_bundle, picture
+from tests.forks import run
 from tests.serving.http.test_http import exact_MK
 
 
@@ -239,11 +238,6 @@ def test_idle_lanes_take_no_processor_time(server: tuple[str, Path, int]) -> Non
     assert busy_seconds() - before < 0.2
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snapensemble.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
 def test_a_damaged_bundle_is_not_served(bundle_dir: Path) -> None:
     file = bundle_dir / "members" / "cycle-00.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"\x00")
@@ -275,11 +269,11 @@ def test_predict_prints_a_line_per_file_or_json(
         (["{png}", "--url", "http://127.0.0.1:9"], "is the server running?"),
         (["{png}", "--url", "ftp://x"], "expected something like http://"),
         (["{png}", "--bundle", "/no/bundle"], "made by `snapensemble export`"),
-        (["{png}", "--bundle", "{bundle}", "--top", "-1"], "--top: Input should be greater"),
-        (["{png}", "--url", "{url}", "--top", "-1"], "answered 422: top:"),
+        (["{png}", "--bundle", "{bundle}", "--top", "-1"], "--top: expected a whole number"),
+        (["{png}", "--url", "{url}", "--top", "-1"], "--top: expected a whole number"),
         (["{rle}", "--bundle", "{bundle}"], "run-length encoded"),
         (["{rle}", "--bundle", "{bundle}"], "or give --max-image-cost"),
-        (["{rle}", "--bundle", "{bundle}", "--max-image-cost", "0"], "is between 1 and 10000"),
+        (["{rle}", "--bundle", "{bundle}", "--max-image-cost", "0"], "a number, from 1 to 10000"),
         (["{rle}", "--url", "{url}"], "answered 422: the BMP is run-length encoded"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from snapensemble.predict import describe, predict_with_bundle, predict_with_url
 from snapensemble.server_process import server_process
 from tests.factories import calibration_record, cascade_record, encoded, make_bundle, picture
-from tests.serving.process.test_server import run
+from tests.forks import run
 
 FILES = [Path(f"{seed}.png") for seed in range(12)]
 PICTURES = [encoded(picture(seed)) for seed in range(12)]
@@ -89,12 +89,15 @@ def test_a_line_without_a_set_ends_with_the_disagreement() -> None:
     [
         (["serve", "{plain}", "--port", "0", "--mode", "cascade"], "carries no cascade; use mode"),
         (["serve", "{plain}", "--port", "0", "--max-accuracy-drop", "0"], "no cascade to pick"),
-        (["serve", "{cascade}", "--max-accuracy-drop", "2"], "--max-accuracy-drop or SNAPENS"),
-        (["serve", "{cascade}", "--mode", "fast"], "--mode or SNAPENSEMBLE_MODE: Input should be"),
+        (["serve", "{cascade}", "--max-accuracy-drop", "2"], "--max-accuracy-drop: expected"),
+        (["serve", "{cascade}", "--mode", "fast"], "--mode: expected one of full, cascade, got"),
         (["predict", "{png}", "--bundle", "{plain}", "--mode", "cascade"], "snapensemble export"),
         (["predict", "{png}", "--bundle", "{plain}", "--coverage", "0.9"], "in mode full: none"),
         (["predict", "{png}", "--bundle", "{cascade}", "--coverage", "0.8"], "got 0.8; the bundle"),
-        (["predict", "{png}", "--bundle", "{cascade}", "--coverage", "2"], "--coverage: Input sh"),
+        (
+            ["predict", "{png}", "--bundle", "{cascade}", "--coverage", "2"],
+            "--coverage: expected a",
+        ),
         (["predict", "{png}", "--url", "{url}", "--coverage", "0.8"], "answered 422: coverage: "),
     ],
 )

@@ -19,7 +19,8 @@ from snapensemble.server_process import server_process
 from snapensemble.serving.process.watchdog import CUT_OFF
 from snapensemble.serving.telemetry.metrics import Metrics
 from tests.factories import encoded, make_bundle, picture
-from tests.serving.process.test_server import is_well, run
+from tests.forks import run
+from tests.serving.process.test_server import is_well
 from tests.serving.test_shutdown import PNG, half_sent, not_refused, wait_until_stopping
 
 FLAGS = ("--port", "0", "--workers", "2", "--threads", "1")

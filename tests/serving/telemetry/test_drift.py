@@ -10,7 +10,7 @@ from snapensemble.contracts.drift import ReferenceRecord, shares_of
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.inference.engine import load_engine
 from snapensemble.serving.settings import Settings
-from snapensemble.serving.telemetry.drift import Drift
+from snapensemble.serving.telemetry.metrics import Drift
 from tests.factories import cascade_record, encoded, make_bundle, picture
 from tests.fakes import client
 

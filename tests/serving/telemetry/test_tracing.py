@@ -1,9 +1,11 @@
 import gzip
+import math
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,13 @@ from snapensemble.server_process import server_process
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
-from snapensemble.serving.telemetry.tracing import Traces, are_wanted, exported_traces
+from snapensemble.serving.telemetry.tracing import (
+    MOST_WAITING,
+    Exchanged,
+    Traces,
+    are_wanted,
+    exported_traces,
+)
 from tests.fakes import client, fail_members
 from tests.serving.http.test_http import HEADERS, PNG, is_problem
 
@@ -43,16 +51,21 @@ def exporter() -> InMemorySpanExporter:
 
 
 @pytest.fixture
-def traces(exporter: InMemorySpanExporter) -> Iterator[Traces]:
-    provider = TracerProvider()
+def http(engine: Engine, exporter: InMemorySpanExporter) -> httpx.AsyncClient:
+    return client(create_app(Settings(), engine, traces=Immediate(provided(exporter))))
+
+
+class Immediate(Traces):
+    """Makes its spans at once, so that they are there when the answer is."""
+
+    def add(self, exchanged: Exchanged) -> None:
+        self._record(exchanged)
+
+
+def provided(exporter: InMemorySpanExporter) -> TracerProvider:
+    provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    yield Traces(provider)
-    provider.shutdown()
-
-
-@pytest.fixture
-def http(engine: Engine, traces: Traces) -> httpx.AsyncClient:
-    return client(create_app(Settings(), engine, traces=traces))
+    return provider
 
 
 def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
@@ -146,6 +159,38 @@ async def test_a_picture_that_cannot_be_read_has_no_inference(
 ) -> None:
     is_problem(await http.post("/predict", content=b"text"), 422, "invalid_image")
     assert set(by_name(exporter)) == {"POST /predict", "receive", "queue", "decode"}
+
+
+def exchanged(identity: str) -> Exchanged:
+    return Exchanged("GET", "http", [], "/model", identity, 200, 1.0, 2.0, {}, None, [])
+
+
+def test_every_request_that_has_come_is_a_span_when_it_ends(
+    exporter: InMemorySpanExporter,
+) -> None:
+    with Traces(provided(exporter)) as traces:
+        for number in range(100):
+            traces.add(exchanged(f"{number}"))
+    told = [attributes(span)["snapensemble.request_id"] for span in exporter.get_finished_spans()]
+    assert told == [f"{number}" for number in range(100)]
+
+
+def test_requests_of_which_no_span_is_made_yet_are_bounded_which_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    traces = Traces(TracerProvider(shutdown_on_exit=False))  # nobody makes spans
+    for _ in range(MOST_WAITING + 10):
+        traces.add(exchanged("x"))
+    assert traces._queue.qsize() == MOST_WAITING and len(caplog.records) == 1
+
+
+def test_a_request_of_which_no_span_can_be_made_does_not_end_the_thread(
+    exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Traces(provided(exporter)) as traces:
+        traces.add(replace(exchanged("bad"), started=math.nan))
+        traces.add(exchanged("good"))
+    assert len(exporter.get_finished_spans()) == 1 and "no spans could be made" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""The pages for people, under policies that let them load nothing from elsewhere."""
+
+import base64
+import hashlib
+import re
+from importlib import resources
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
+from starlette.staticfiles import StaticFiles
+
+from snapensemble.serving.http.openapi import READ, problem_responses
+
+ASSETS = "docs/assets"  # from /docs, also where a proxy puts something in front of all paths
+pages_router = APIRouter(tags=["pages"], responses=problem_responses())
+
+
+def docs_assets() -> StaticFiles:
+    """The script and the style of Swagger UI. Nothing else of the package that has them is used."""
+    return StaticFiles(packages=[("fastapi_standalone_docs", "static/swagger")])
+
+
+def docs_page() -> str:
+    """The page that shows the document, by Swagger UI."""
+    reply = get_swagger_ui_html(
+        openapi_url="openapi.json",
+        title="Snapensemble: the HTTP interface",
+        swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{ASSETS}/swagger-ui.css",
+        swagger_favicon_url="data:,",
+        swagger_ui_parameters={
+            "defaultModelsExpandDepth": 0,
+            "tryItOutEnabled": True,
+            "validatorUrl": None,  # it is on another host
+        },
+    )
+    # HEAD is as GET everywhere.
+    style = "<style>.swagger-ui .opblock-head { display: none; }</style>"
+    return bytes(reply.body).decode().replace("</head>", f"{style}</head>")
+
+
+def page_headers(page: str, *, files: str = "", images: str) -> dict[str, str]:
+    """A Content-Security-Policy under which a page's own script and style work, and no others.
+
+    Args:
+        page: the whole text, with one script and one style in it.
+        files: from where the page may load scripts and styles, too.
+        images: from where it may show pictures.
+    """
+    return {
+        "content-security-policy": (
+            f"default-src 'none'; connect-src 'self'; img-src {images}; frame-ancestors 'none'; "
+            "base-uri 'none'; form-action 'none'; "
+            f"script-src {files}'sha256-{_hash_of('script', page)}'; "
+            f"style-src {files}'sha256-{_hash_of('style', page)}'"
+        ),
+        "x-content-type-options": "nosniff",
+    }
+
+
+def _hash_of(tag: str, page: str) -> str:
+    (text,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+PAGE = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
+PAGE_HEADERS = page_headers(PAGE, images="blob:")
+DOCS = docs_page()
+DOCS_HEADERS = page_headers(DOCS, files="'self' ", images="data:")
+
+
+@pages_router.api_route("/", methods=READ, response_class=HTMLResponse)
+async def page() -> HTMLResponse:
+    """A page for people: choose a picture, see its classes."""
+    return HTMLResponse(PAGE, headers=PAGE_HEADERS)
+
+
+@pages_router.api_route("/docs", methods=READ, response_class=HTMLResponse)
+async def docs() -> HTMLResponse:
+    """This document as a page."""
+    return HTMLResponse(DOCS, headers=DOCS_HEADERS)
+
+
+@pages_router.api_route("/openapi.json", methods=READ, response_model=dict[str, Any])
+async def openapi(request: Request) -> JSONResponse:
+    """This document."""
+    return JSONResponse(request.app.state.document)
