@@ -7,6 +7,8 @@ INSTALL := pip install --quiet --constraint constraints.txt
 # How many processes share the tests; `make test PROCESSES=0 ARGS=--pdb` runs them in one.
 PROCESSES ?= 2
 SHARED := --numprocesses $(PROCESSES) --dist worksteal
+# The tests start this code hundreds of times: what is compiled is kept.
+unexport PYTHONDONTWRITEBYTECODE
 ENGINE ?= docker
 IMAGE ?= snapensemble-serving
 TRAINER_IMAGE ?= snapensemble-trainer

@@ -74,7 +74,7 @@ def png(
     if pixels is None:
         samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
         deflate = zlib.compressobj(9)
-        rows = bytes(1 + -(-width * depth * samples // 8)) * min(64, height)
+        rows = bytes(1 + -(-width * depth * samples // 8)) * min(64, 2 * height)
         pixels = b"".join(deflate.compress(rows) for _ in range(-(-height // 64)))
         pixels += deflate.flush()
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
