@@ -27,7 +27,11 @@ async def test_a_worker_that_says_it_is_ready_is() -> None:
         Ready(pid=os.getpid()).model_dump_json().encode()[:-1],
         b"x" * 60_000,
     ],
-)
+    ids=[
+        "nothing", "no record", "a warning", "an empty record", "another process",
+        "another protocol", "a number in words", "cut off", "without an end",
+    ],
+)  # fmt: skip
 async def test_anything_else_is_not_taken_for_it(line: bytes) -> None:
     hears, says = os.pipe()
     is_ready = await hearing_ready(hears)
