@@ -46,7 +46,9 @@ def forked_by_torchrun(
     """Processes as torchrun starts them, without the seconds that each needs to import torch."""
     for late in ("sklearn.datasets", "torch._dynamo"):  # imported where training needs them
         import_module(late)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # torch does not say that it exports it
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False
+    )
 
     def work(rank: int) -> int:
         sys.argv[1:] = flags
