@@ -20,7 +20,7 @@ BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
 	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
-	test-container kubernetes audit
+	test-container test-gpu kubernetes audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -45,6 +45,9 @@ test: .venv/installed ## run the tests
 
 test-serving: .venv-serving/installed ## run the serving tests where torch is not installed
 	$(SERVING_BIN)/pytest $(SHARED) tests/contracts tests/serving --override-ini=cache_dir=.venv-serving/cache
+
+test-gpu: .venv/installed ## run the tests that need a GPU
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest tests/trainer/test_cuda.py $(ARGS)
 
 check: lint types imports kubernetes test test-serving ## all that CI runs: format, lint, types, imports, tests
 

@@ -23,6 +23,9 @@ settings.load_profile("repeatable")
 # Tests run beside each other: two processes of two threads each would wait for one another.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# What a run leaves is the same to the bit on the processor only; `make test-gpu` shows the GPU.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 # As a shell starts a program: under `nohup`, for one, it would be ignored, here and in children.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

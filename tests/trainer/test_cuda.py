@@ -1,4 +1,4 @@
-"""What only a GPU can show; passed over where there is none."""
+"""What only a GPU can show; passed over where none is visible (`make test-gpu`)."""
 
 import json
 import os
@@ -108,6 +108,7 @@ def test_a_run_of_a_gpu_goes_on_without_one(
     assert read_run(tmp_path / "run").complete
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # from inside torch.compile
 @pytest.mark.parametrize(
     "changes", [{"precision": "bf16"}, {"compile": True}, {"model": "resnet20"}], ids=str
 )
