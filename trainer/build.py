@@ -34,7 +34,7 @@ def choose_device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise InvalidConfig(f"device {name!r} cannot be used here: {reason}") from error
+        raise InvalidConfig(f"--device {name!r} cannot be used here: {reason}") from error
     return device
 
 
@@ -107,9 +107,9 @@ def build_batches(
     padding = default_padding(side) if config.crop_padding is None else config.crop_padding
     if config.random_resized_crop is not None:
         padding = 0
-    for what, pixels in (("crop_padding", padding), ("cutout", config.cutout)):
+    for name, pixels in (("--crop-padding", padding), ("--cutout", config.cutout)):
         if pixels >= side:
-            raise InvalidConfig(f"{what} {pixels} must be below the image's side of {side} pixels")
+            raise InvalidConfig(f"{name} {pixels} must be below the image's side of {side} pixels")
     batches = Batches(
         images_NCHW=torch.from_numpy(dataset.train.images_NCHW).to(device),
         labels_N=torch.from_numpy(dataset.train.labels_N).to(device),
@@ -131,7 +131,7 @@ def build_batches(
         )
     if batches.steps_per_epoch == 0:
         raise InvalidConfig(
-            f"batch_size {batches.batch_size} is more than the {len(dataset.train)} training "
+            f"--batch-size {batches.batch_size} is more than the {len(dataset.train)} training "
             f"images; use at most {len(dataset.train)}"
         )
     return batches

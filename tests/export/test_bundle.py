@@ -13,6 +13,7 @@ from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, WriteF
 from snapensemble.contracts.files import read_verified, sha256_of, write_atomically
 from snapensemble.contracts.manifest import FileRef
 from snapensemble.contracts.metrics import mean_probabilities, nll, softmax
+from snapensemble.contracts.options import build
 from snapensemble.contracts.run import read_run, read_validation
 from snapensemble.export.bundle import build_bundle, default_name
 from snapensemble.export.calibration import fit_reference, halves
@@ -24,7 +25,7 @@ from snapensemble.export.publish import publishing
 
 def quick(**settings: Any) -> ExportConfig:
     """Without the report, which takes longer than the rest."""
-    return ExportConfig(report=False, **settings)
+    return build(ExportConfig, {"report": False, **settings})
 
 
 def tree(directory: Path) -> dict[str, bytes]:
@@ -190,7 +191,9 @@ def test_a_replacement_that_fails_half_way_puts_the_old_bundle_back(
 def test_a_model_name_that_clients_could_not_use_is_refused(
     digits_run: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(InvalidConfig, match="use letters, digits"):
+    with pytest.raises(
+        InvalidConfig, match="^--name: expected letters, digits, .* got 'my model/1'$"
+    ):
         build_bundle(digits_run, tmp_path / "bundle", quick(name="my model/1"))
 
 

@@ -1,5 +1,6 @@
 import re
 from html.parser import HTMLParser
+from inspect import getfile
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
-import snapensemble.report.html
 from snapensemble.report.html import render
 
-TEMPLATES = Path(snapensemble.report.html.__file__).parent / "templates"
+TEMPLATES = Path(getfile(render)).parent / "templates"
 TEXTS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1)
 
 

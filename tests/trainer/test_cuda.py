@@ -108,7 +108,8 @@ def test_a_run_of_a_gpu_goes_on_without_one(
     assert read_run(tmp_path / "run").complete
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # from inside torch.compile
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # both from torch.compile
+@pytest.mark.filterwarnings("ignore:TensorFloat32:UserWarning")
 @pytest.mark.parametrize(
     "changes", [{"precision": "bf16"}, {"compile": True}, {"model": "resnet20"}], ids=str
 )

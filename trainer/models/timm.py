@@ -117,7 +117,7 @@ def _downloaded(name: str, image: ImageContract, **settings: Any) -> nn.Module:
     except Exception as error:  # the download's libraries raise their own types
         raise InvalidConfig(
             f"the weights of {name} cannot be downloaded: {_first_line(error)}; without a network, "
-            "give the path of their file instead of 'hub'"
+            "give the path of their file: --pretrained FILE"
         ) from error
     return net
 
