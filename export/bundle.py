@@ -20,13 +20,13 @@ from snapensemble.contracts.bundle import (
 from snapensemble.contracts.files import sha256_of
 from snapensemble.contracts.metrics import Answers, Floats, mean_probabilities, val_figures
 from snapensemble.export.acceptance import judge_int8
-from snapensemble.export.calibration import fit_on_validation, halves
+from snapensemble.export.calibration import fit_on_validation, split_validation
 from snapensemble.export.candidates import Pool, pooled
 from snapensemble.export.config import DEFAULTS, ExportConfig
 from snapensemble.export.members import Exported, convert, in_int8, write_members
 from snapensemble.export.onnx_export import OPSET
 from snapensemble.export.publish import publishing
-from snapensemble.export.report_inputs import gather_evidence
+from snapensemble.export.report_inputs import gather_report_inputs
 from snapensemble.export.selection import select
 from snapensemble.report.bundle.page import write_bundle_report
 from snapensemble.trainer.data.reread import reread
@@ -58,7 +58,7 @@ def build_bundle(
         WriteFailed: the disk is full.
     """
     pool = pooled([run_dirs] if isinstance(run_dirs, Path) else run_dirs)
-    split = halves(pool.labels_N)
+    split = split_validation(pool.labels_N)
     chosen = select(
         pool.probs_SNK[:, split.selection_N],
         pool.labels_N[split.selection_N],
@@ -102,10 +102,10 @@ def build_bundle(
         )
         manifest = manifest.model_copy(update={"version": content_version(manifest)})
         if config.report:
-            evidence = gather_evidence(
+            inputs = gather_report_inputs(
                 served, fp32, fitted.held_out, images_NCHW, run, config.data, say
             )
-            write_bundle_report(directory, manifest, evidence)
+            write_bundle_report(directory, manifest, inputs)
         write_bundle(directory, manifest)
     return manifest
 

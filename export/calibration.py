@@ -34,14 +34,14 @@ _SEED = 0  # the same halves for every export, so that figures can be compared
 
 
 @dataclass(frozen=True, slots=True)
-class Halves:
+class ValidationSplit:
     """Indices of validation images."""
 
     selection_N: NDArray[np.intp]
     calibration_N: NDArray[np.intp]
 
 
-def halves(labels_N: Labels) -> Halves:
+def split_validation(labels_N: Labels) -> ValidationSplit:
     """Two random halves with like shares of each class; the selection half has the odd image.
 
     Raises:
@@ -54,7 +54,7 @@ def halves(labels_N: Labels) -> Halves:
         )
     shuffled_N = np.random.default_rng(_SEED).permutation(len(labels_N))
     by_class_N = shuffled_N[np.argsort(labels_N[shuffled_N], kind="stable")]
-    return Halves(np.sort(by_class_N[0::2]), np.sort(by_class_N[1::2]))
+    return ValidationSplit(np.sort(by_class_N[0::2]), np.sort(by_class_N[1::2]))
 
 
 def fit_reference(
@@ -86,7 +86,7 @@ class Fitted:
 
 
 def fit_on_validation(
-    answers: Answers, split: Halves, weights_M: Sequence[float], config: ExportConfig
+    answers: Answers, split: ValidationSplit, weights_M: Sequence[float], config: ExportConfig
 ) -> Fitted:
     """Fit on the selection half of validation; measure on the calibration half.
 

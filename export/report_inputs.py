@@ -15,12 +15,12 @@ from snapensemble.contracts.run import RunManifest
 from snapensemble.export.members import Exported
 from snapensemble.export.parity import run_member
 from snapensemble.export.speed import compare_speed, in_words
-from snapensemble.report.bundle.measure import Evidence
+from snapensemble.report.bundle.measure import ReportInputs
 from snapensemble.report.bundle.records import ImagesPerSecond, SpeedRecord
 from snapensemble.trainer.data.reread import reread
 
 
-def gather_evidence(
+def gather_report_inputs(
     served: Sequence[Exported],
     fp32: Sequence[Exported],
     held_out: Answers,
@@ -28,7 +28,7 @@ def gather_evidence(
     run: RunManifest,
     data: str | None,
     say: Callable[[str], None],
-) -> Evidence:
+) -> ReportInputs:
     """Ask the members about the test split, in int8 and fp32 where they differ.
 
     Args:
@@ -46,9 +46,9 @@ def gather_evidence(
         test = reread(run.data, run.classes, run.image, spec=data)
     except InvalidData as error:
         say(f"the report has no test figures: {message_of(error)}")
-        return Evidence(calibration=held_out, speed=speed)
+        return ReportInputs(calibration=held_out, speed=speed)
     say(f"asking {len(served)} members about {len(test):,} test images, for the report")
-    return Evidence(
+    return ReportInputs(
         calibration=held_out,
         test=Answers(_ask(served, test.images_NCHW), test.labels_N),
         fp32_test_MNK=_ask(fp32, test.images_NCHW) if int8 else None,

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
             bundle_dir, settings, announce=lambda text: print(text, flush=True)
         )
     from snapensemble.serving.process.worker import serve
-    from snapensemble.serving.shutdown import Life
+    from snapensemble.serving.shutdown import Shutdown
     from snapensemble.serving.telemetry.metrics import Metrics
 
     serve(
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         announce=lambda engine, ports: print(
             greeting(settings, engine.bundle, engine.scheduler.threads, ports), flush=True
         ),
-        life=Life(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s),
+        shutdown=Shutdown(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s),
         metrics=Metrics(),
     )
     return 0

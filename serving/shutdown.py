@@ -8,7 +8,7 @@ import time
 from types import FrameType
 
 
-class Life:
+class Shutdown:
     """Runs; drains, not ready but answering; is over: then the port closes.
 
     Args:

@@ -27,7 +27,7 @@ from snapensemble.contracts.metrics import (
     softmax,
 )
 from snapensemble.contracts.run import read_run
-from snapensemble.export.calibration import halves
+from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import pooled
 from snapensemble.export.cascade import RULES, THRESHOLDS, expected_accuracy_drop, fit_cascade
 from snapensemble.export.config import DEFAULTS
@@ -73,7 +73,7 @@ def all_answers(
     fp32 = [to_onnx(model, run.image) for model in models]
     files = {"fp32": fp32, "int8": [to_int8(file, calibration_NCHW) for file in fp32]}
     speed = compare_speed(files["fp32"][0], files["int8"][0], calibration_NCHW)
-    split = halves(parts["val"].labels_N)
+    split = split_validation(parts["val"].labels_N)
     answers = {}
     for precision, members in files.items():
         val, test = (

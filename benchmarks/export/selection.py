@@ -20,7 +20,7 @@ from snapensemble.contracts.bundle import Rule
 from snapensemble.contracts.metrics import mean_probabilities, softmax, summary
 from snapensemble.contracts.prediction_sets import covered_and_sizes, fit_quantiles
 from snapensemble.contracts.run import read_run, read_validation
-from snapensemble.export.calibration import halves
+from snapensemble.export.calibration import split_validation
 from snapensemble.export.selection import MAX_EXHAUSTIVE, Members, select
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.data.reread import reread
@@ -54,7 +54,7 @@ def one_run(run_dir: Path, spec: str | None) -> dict[str, Any]:
     """What each rule chooses of a run, and how good that is."""
     run = read_run(run_dir)
     logits_SNK, labels_N = read_validation(run_dir, run)
-    probs_SNK, split = softmax(logits_SNK), halves(labels_N)
+    probs_SNK, split = softmax(logits_SNK), split_validation(labels_N)
     selection, held_out = (
         (probs_SNK[:, part_N], labels_N[part_N])
         for part_N in (split.selection_N, split.calibration_N)

@@ -39,7 +39,7 @@ SHARES = tuple(n / 20 for n in range(20, 0, -1))  # 100 %, 95 %, ..., 5 % of the
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class ReportInputs:
     """What a report is made from: the answers of the members as deployed, and how fast they are."""
 
     calibration: Answers  # of the half of validation that chose nothing; may hold no image
@@ -53,21 +53,21 @@ class Evidence:
             raise ValueError("fp32_test_MNK must have the shape of the test answers")
 
 
-def measure_bundle(bundle: BundleManifest, evidence: Evidence) -> BundleFigures:
+def measure_bundle(bundle: BundleManifest, inputs: ReportInputs) -> BundleFigures:
     """Measure on the test images; where they are not at hand, on the calibration half."""
-    on_test = evidence.test is not None
-    shown = evidence.calibration if evidence.test is None else evidence.test
+    on_test = inputs.test is not None
+    shown = inputs.calibration if inputs.test is None else inputs.test
     return BundleFigures(
         name=bundle.name,
         version=bundle.version,
         split="test" if on_test else "calibration",
         images=len(shown),
-        answers=answer_figures(bundle, shown, evidence) if len(shown) else None,
-        speed=evidence.speed,
+        answers=answer_figures(bundle, shown, inputs) if len(shown) else None,
+        speed=inputs.speed,
     )
 
 
-def answer_figures(bundle: BundleManifest, shown: Answers, evidence: Evidence) -> AnswerFigures:
+def answer_figures(bundle: BundleManifest, shown: Answers, inputs: ReportInputs) -> AnswerFigures:
     """Measure all that the page says about the images shown."""
     probs_MNK, labels_N = shown.probs_MNK, shown.labels_N
     before_NK = mean_probabilities(probs_MNK, bundle.weights_M)
@@ -83,19 +83,19 @@ def answer_figures(bundle: BundleManifest, shown: Answers, evidence: Evidence) -
         disagreement=tuple(map(tuple, disagreement_MM.tolist())),
         selective=selective(after_NK, labels_N),
         selective_single=selective(probs_MNK[0], labels_N),
-        options=_options(bundle, shown, evidence),
-        sets=all_set_figures(bundle, probs_MNK, labels_N, fitted_here=evidence.test is None),
+        options=_options(bundle, shown, inputs),
+        sets=all_set_figures(bundle, probs_MNK, labels_N, fitted_here=inputs.test is None),
         classes=class_figures(after_NK, labels_N, bundle.classes),
     )
 
 
-def _options(bundle: BundleManifest, shown: Answers, evidence: Evidence) -> tuple[Option, ...]:
+def _options(bundle: BundleManifest, shown: Answers, inputs: ReportInputs) -> tuple[Option, ...]:
     """The options as deployed, beside fp32 members under the same temperatures and thresholds."""
     options = serving_options(bundle, shown.probs_MNK, shown.labels_N, precision_of(bundle))
-    if evidence.fp32_test_MNK is None:
+    if inputs.fp32_test_MNK is None:
         return options
     return (
-        *serving_options(bundle, evidence.fp32_test_MNK, shown.labels_N, "fp32"),
+        *serving_options(bundle, inputs.fp32_test_MNK, shown.labels_N, "fp32"),
         *options,
     )
 

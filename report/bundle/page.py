@@ -9,7 +9,7 @@ from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import write_atomically
 from snapensemble.contracts.manifest import write_manifest
 from snapensemble.report.bundle.charts import draw_charts
-from snapensemble.report.bundle.measure import Evidence, measure_bundle
+from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
 from snapensemble.report.bundle.options import cost, precision_of
 from snapensemble.report.bundle.records import (
     FIGURES_FILE,
@@ -33,18 +33,18 @@ from snapensemble.report.html import PAGE_FILE, claim_directory, render
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the images answered, in the table
 
 
-def write_bundle_report(directory: Path, bundle: BundleManifest, evidence: Evidence) -> None:
+def write_bundle_report(directory: Path, bundle: BundleManifest, inputs: ReportInputs) -> None:
     """Write `directory/report/index.html` and `figures.json` beside it.
 
     Args:
         directory: of the bundle, while it is being made; it need not hold its manifest yet.
         bundle: the manifest as it will be written, its version included.
-        evidence: what the members answer.
+        inputs: what the members answer.
 
     Raises:
         WriteFailed: the disk is full, or the directory cannot be written.
     """
-    figures = measure_bundle(bundle, evidence)
+    figures = measure_bundle(bundle, inputs)
     text = bundle_page(bundle, figures)
     report_dir = directory / REPORT_DIR
     claim_directory(report_dir)

@@ -13,7 +13,7 @@ from snapensemble.serving.http.routes import router_of
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
 
@@ -22,7 +22,7 @@ def create_app(
     settings: Settings,
     engine: Engine,
     metrics: Metrics | None = None,
-    life: Life | None = None,
+    shutdown: Shutdown | None = None,
     traces: Traces | None = None,
 ) -> FastAPI:
     """Assemble the server around a running engine, whose owner starts and stops it.
@@ -32,12 +32,12 @@ def create_app(
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
     """
     tokens = read_tokens(settings)
-    metrics, life = metrics or Metrics(), life or Life()
+    metrics, shutdown = metrics or Metrics(), shutdown or Shutdown()
     app = FastAPI(
         openapi_url=None,  # what it knows of the routes is a part of our document
         redirect_slashes=False,
     )
-    app.state.service = Service(settings, engine, metrics, life)
+    app.state.service = Service(settings, engine, metrics, shutdown)
     app.state.engine = engine
     app.state.metrics = metrics
     router = router_of(settings, guarded=tokens is not None)
@@ -56,7 +56,7 @@ def create_app(
         Exchanges,
         routes=tuple(app.state.document["paths"]),
         metrics=metrics,
-        life=life,
+        shutdown=shutdown,
         traces=traces,
         access_log=settings.access_log,
     )

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from snapensemble.serving.errors import Stopping
 from snapensemble.serving.http.problems import internal_problem, serving_problem
 from snapensemble.serving.http.scope import STATE, RequestState
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.logs import log_access, request_id
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Exchanged, Traces
@@ -41,7 +41,7 @@ class Exchanges:
         routes: the paths that there are. Others share one label, or anyone could make as many
             labels as they like.
         metrics: counts.
-        life: ends connections once the server stops.
+        shutdown: ends connections once the server stops.
         traces: makes spans, if there are any.
         access_log: whether to write a line for each request.
     """
@@ -51,7 +51,7 @@ class Exchanges:
         app: ASGIApp,
         routes: Collection[str],
         metrics: Metrics,
-        life: Life,
+        shutdown: Shutdown,
         traces: Traces | None = None,
         *,
         access_log: bool = False,
@@ -59,7 +59,7 @@ class Exchanges:
         self._app = app
         self.routes = routes
         self.metrics = metrics
-        self.life = life
+        self.shutdown = shutdown
         self.traces = traces
         self.access_log = access_log
 
@@ -72,7 +72,7 @@ class Exchanges:
             try:
                 await self._app(scope, receive, exchange.send)
             except asyncio.CancelledError:
-                if exchange.status or not self.life.stopping:
+                if exchange.status or not self.shutdown.stopping:
                     raise
                 late = Stopping("the server had to end before the request was answered")
                 await serving_problem(late, self.metrics)(scope, receive, exchange.send)
@@ -146,7 +146,9 @@ class Exchange:
             said = {name for name, _ in headers}
             headers += [pair for pair in DEFAULTS.items() if pair[0] not in said]
             headers.append((b"x-request-id", self._identity.encode()))
-            if (self._all.life.stopping or self._state.is_crowded) and b"connection" not in said:
+            if (
+                self._all.shutdown.stopping or self._state.is_crowded
+            ) and b"connection" not in said:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)

@@ -7,7 +7,7 @@ from snapensemble.serving.http.bridge import Bridge
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.session import TOO_MANY
 from snapensemble.serving.settings import Settings
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Drift, Metrics
 
 
@@ -23,13 +23,13 @@ class Service:
         settings: Settings,
         engine: Engine,
         metrics: Metrics,
-        life: Life,
+        shutdown: Shutdown,
     ) -> None:
         engine.check_mode(settings.mode)
         self.settings = settings
         self.engine = engine
         self.metrics = metrics
-        self.life = life
+        self.shutdown = shutdown
         self.admission = engine.admission
         self.bridge = Bridge(engine.scheduler)
         self.name = settings.name or engine.bundle.name
@@ -50,7 +50,7 @@ class Service:
 
     def check_ready(self) -> None:
         """Raise what speaks against sending new work here."""
-        if self.life.stopping:
+        if self.shutdown.stopping:
             raise Stopping("the server is shutting down; send new requests elsewhere")
         if failing := self.engine.health.failing:
             self.engine.try_out()

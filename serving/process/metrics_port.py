@@ -13,7 +13,7 @@ from snapensemble.serving.http.problems import add_problem_handlers
 from snapensemble.serving.http.routes import metrics_router
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.process.server import uvicorn_config
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 
 LAST_S = 0.4
 
@@ -25,7 +25,9 @@ def create_metrics_app(service: Service) -> FastAPI:
     app.state.metrics = service.metrics
     app.include_router(metrics_router)
     add_problem_handlers(app)
-    app.add_middleware(Exchanges, routes=("/metrics",), metrics=service.metrics, life=Life())
+    app.add_middleware(
+        Exchanges, routes=("/metrics",), metrics=service.metrics, shutdown=Shutdown()
+    )
     return app
 
 

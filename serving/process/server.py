@@ -21,7 +21,7 @@ from snapensemble.serving.http.transport import Timekeeper
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.process.sockets import at_the_door, is_shut, shut
 from snapensemble.serving.settings import Settings
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
 
@@ -31,11 +31,11 @@ TICK_S = 0.02
 
 
 class Server(uvicorn.Server):
-    """Runs until its life is over, then answers what has come.
+    """Runs until its shutdown has come, then answers what has come.
 
     Args:
         config: of uvicorn.
-        life: when to stop.
+        shutdown: when to stop.
         service: what is served.
         shares_port: with other processes, so that it is not for this one to shut it.
     """
@@ -43,25 +43,25 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        life: Life,
+        shutdown: Shutdown,
         service: Service,
         *,
         shares_port: bool = False,
     ) -> None:
         super().__init__(config)
         self.service = service
-        self._life = life
+        self._shutdown = shutdown
         self._shares_port = shares_port
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop listening; asked ten times a second."""
-        return await super().on_tick(counter) or self._life.over
+        return await super().on_tick(counter) or self._shutdown.over
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take in all who are at the door, answer them, and close, within the life's time."""
+        """Take in all who are at the door, answer them, and close, in the time that is left."""
         await self._take_in_the_last(sockets or [])
-        if self._life.stopping:
-            self.config.timeout_graceful_shutdown = self._life.left_s  # type: ignore[assignment]
+        if self._shutdown.stopping:
+            self.config.timeout_graceful_shutdown = self._shutdown.left_s  # type: ignore[assignment]
         await super().shutdown(sockets)
 
     async def _take_in_the_last(self, sockets: list[socket.socket]) -> None:
@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
                 shut(each)
         began = time.monotonic()
         shut_at = math.inf
-        while time.monotonic() < began + min(LAST_S, self._life.left_s / 2):
+        while time.monotonic() < began + min(LAST_S, self._shutdown.left_s / 2):
             if shut_at == math.inf and all(map(is_shut, sockets)):
                 shut_at = time.monotonic()
             if (
@@ -101,14 +101,14 @@ def make_server(
     settings: Settings,
     engine: Engine,
     metrics: Metrics,
-    life: Life,
+    shutdown: Shutdown,
     traces: Traces | None = None,
 ) -> Server:
     """A server that SIGTERM, SIGINT or SIGHUP ends in order from now on, also before it runs.
 
     It drains, stops listening, answers what it has accepted, and its `run` returns.
     """
-    app = create_app(settings, engine, metrics, life, traces)
+    app = create_app(settings, engine, metrics, shutdown, traces)
     service: Service = app.state.service
     config = uvicorn_config(
         app,
@@ -123,8 +123,8 @@ def make_server(
         ),
     )
     for signum in signals_to_obey():
-        signal.signal(signum, life.stop)
-    return Server(config, life, service, shares_port=settings.workers > 1)
+        signal.signal(signum, shutdown.stop)
+    return Server(config, shutdown, service, shares_port=settings.workers > 1)
 
 
 def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:

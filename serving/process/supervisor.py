@@ -52,7 +52,7 @@ class Worker:
     is_ready: Callable[[], Awaitable[bool]]
 
 
-class Crew:
+class Supervisor:
     """Worker processes, and what becomes of them.
 
     Args:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 
 CUT_OFF = 1  # the exit code of a process that had to leave something behind
 LAST_WORDS_S = 0.1
@@ -22,22 +22,22 @@ log = logging.getLogger("snapensemble")
 
 @contextlib.contextmanager
 def ended_in_time(
-    life: Life, *, margin_s: float = 0.4, at_last: Callable[[], None] = lambda: None
+    shutdown: Shutdown, *, margin_s: float = 0.4, at_last: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """After a signal the body ends within its time, or else the process does, with `CUT_OFF`.
 
     Args:
-        life: knows the signal and the time.
+        shutdown: knows the signal and the time.
         margin_s: how much later than the last request's end.
         at_last: called before the process ends by force; must not wait for anything.
     """
     is_over = threading.Event()
 
     def watch() -> None:
-        life.wait_for_the_stop()
+        shutdown.wait_for_the_stop()
         if is_over.is_set():
             return
-        left_s = life.left_s + margin_s
+        left_s = shutdown.left_s + margin_s
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123 # what reads stderr may not read on
             # A thread in C, for the case that one in Python never gets its turn.
             faulthandler.dump_traceback_later(left_s + BACKSTOP_S, exit=True, file=nowhere)
@@ -53,7 +53,7 @@ def ended_in_time(
         yield
     finally:
         is_over.set()
-        if life.stopping:  # or else it waits for a signal, and harms nobody
+        if shutdown.stopping:  # or else it waits for a signal, and harms nobody
             watcher.join()
 
 

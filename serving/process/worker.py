@@ -29,7 +29,7 @@ from snapensemble.serving.process.sockets import Ports, listening, shut
 from snapensemble.serving.process.startup import prepare_process, say_ready
 from snapensemble.serving.process.watchdog import ended_in_time
 from snapensemble.serving.settings import Settings
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import exported_traces
 
@@ -41,7 +41,7 @@ def serve(
     settings: Settings,
     listen: Callable[[], Ports],
     announce: Callable[[Engine, Ports], None],
-    life: Life,
+    shutdown: Shutdown,
     metrics: Metrics,
 ) -> None:
     """Serve until a signal comes, then end in order, and in any case in time.
@@ -51,11 +51,11 @@ def serve(
         settings: of the server.
         listen: opens the ports; called when the members are warm.
         announce: called when connections are accepted.
-        life: when to stop.
+        shutdown: when to stop.
         metrics: counts.
     """
-    with ended_in_time(life):
-        _serve(bundle_dir, settings, listen, announce, life, metrics)
+    with ended_in_time(shutdown):
+        _serve(bundle_dir, settings, listen, announce, shutdown, metrics)
 
 
 def _serve(
@@ -63,7 +63,7 @@ def _serve(
     settings: Settings,
     listen: Callable[[], Ports],
     announce: Callable[[Engine, Ports], None],
-    life: Life,
+    shutdown: Shutdown,
     metrics: Metrics,
 ) -> None:
     engine = load_engine(
@@ -76,12 +76,12 @@ def _serve(
     )
     engine.check_mode(settings.mode)  # before the port opens
     with (
-        exported_traces(lambda: life.left_s + TRACES_S) as traces,
+        exported_traces(lambda: shutdown.left_s + TRACES_S) as traces,
         engine,
         listen() as ports,
         contextlib.ExitStack() as stack,
     ):
-        server = make_server(settings, engine, metrics, life, traces)
+        server = make_server(settings, engine, metrics, shutdown, traces)
         if ports.metrics is not None:
             stack.enter_context(serve_metrics(ports.metrics, server.service))
         gc.collect()
@@ -109,13 +109,15 @@ def _work() -> int:
         return listening(Ports(*(socket.socket(fileno=int(each)) for each in descriptors)))
 
     # The parent decides what a second signal means.
-    life = Life(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False)
+    shutdown = Shutdown(
+        settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False
+    )
     serve(
         Path(bundle_dir),
         settings,
         listen,
         announce=lambda *_: say_ready(int(says)),
-        life=life,
+        shutdown=shutdown,
         metrics=Metrics(Path(metrics_dir)),
     )
     return 0

@@ -21,10 +21,10 @@ from snapensemble.contracts.files import sha256_of
 from snapensemble.serving.process.metrics_files import MetricsFiles, metrics_files
 from snapensemble.serving.process.sockets import Ports, bind_ports, shut
 from snapensemble.serving.process.startup import greeting, hearing_ready, standard_error
-from snapensemble.serving.process.supervisor import Crew, Worker, WorkerFailed
+from snapensemble.serving.process.supervisor import Supervisor, Worker, WorkerFailed
 from snapensemble.serving.process.watchdog import ended_in_time
 from snapensemble.serving.settings import SECRETS, Settings
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 
 PATIENCE_S = 0.6  # with workers, which end themselves a little earlier
 log = logging.getLogger("snapensemble")
@@ -50,7 +50,9 @@ def serve_with_workers(
     bundle, sha256 = pinned_bundle(bundle_dir, settings.expect_bundle)
     lanes = [settings.threads] * settings.workers if settings.threads else []
     lanes = lanes or shares(cpu_budget(), settings.workers)
-    life = Life(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False)
+    shutdown = Shutdown(
+        settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False
+    )
     with bind_ports(settings) as ports, metrics_files() as files:
         text = greeting(settings, bundle, sum(lanes), ports)
 
@@ -62,21 +64,21 @@ def serve_with_workers(
 
         def stop_listening(signum: signal.Signals) -> None:
             """Nobody new comes in, and the workers close what they share when nobody is left."""
-            asyncio.get_running_loop().call_later(life.drain_s(signum), leave_to_workers, ports)
+            asyncio.get_running_loop().call_later(shutdown.drain_s(signum), leave_to_workers, ports)
 
-        crew = Crew(
+        supervisor = Supervisor(
             spawn,
             settings.workers,
             on_end=files.forget_gauges,
-            on_signal=life.stop,
+            on_signal=shutdown.stop,
             on_stop=stop_listening,
             patience_s=lambda signum: (
-                life.drain_s(signum) + settings.shutdown_timeout_s + PATIENCE_S
+                shutdown.drain_s(signum) + settings.shutdown_timeout_s + PATIENCE_S
             ),
         )
         try:
-            with ended_in_time(life, margin_s=PATIENCE_S + 0.05, at_last=crew.kill):
-                return asyncio.run(crew.run(lambda: announce(text)))
+            with ended_in_time(shutdown, margin_s=PATIENCE_S + 0.05, at_last=supervisor.kill):
+                return asyncio.run(supervisor.run(lambda: announce(text)))
         except WorkerFailed as failure:
             if failure.code == 2:  # the worker has said what a user can mend
                 return 2

@@ -16,7 +16,7 @@ from snapensemble.contracts.metrics import mean_probabilities, nll, softmax
 from snapensemble.contracts.options import build
 from snapensemble.contracts.run import read_run, read_validation
 from snapensemble.export.bundle import build_bundle, default_name
-from snapensemble.export.calibration import fit_reference, halves
+from snapensemble.export.calibration import fit_reference, split_validation
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.onnx_export import to_onnx
 from snapensemble.export.parity import ParityFailed
@@ -42,7 +42,7 @@ def test_a_bundle_holds_the_best_snapshots_by_the_selection_half_and_figures_of_
     run, bundle = read_run(digits_run), read_bundle(digits_bundle)
     logits_SNK = np.stack([np.load(digits_run / s.val_logits.file) for s in run.snapshots])
     labels_N = np.load(digits_run / run.val_labels.file)
-    split = halves(labels_N)
+    split = split_validation(labels_N)
     nlls_S = [
         nll(softmax(logits_NK[split.selection_N]), labels_N[split.selection_N])
         for logits_NK in logits_SNK

@@ -9,7 +9,7 @@ from snapensemble.contracts.manifest import FileRef
 from snapensemble.contracts.metrics import mean_probabilities, nll, softmax, val_figures
 from snapensemble.contracts.run import RunManifest, read_run, write_run
 from snapensemble.export.bundle import build_bundle
-from snapensemble.export.calibration import halves
+from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import pooled
 from snapensemble.export.config import ExportConfig
 from snapensemble.trainer.config import TrainConfig
@@ -40,7 +40,7 @@ def test_the_best_of_several_runs_make_one_bundle(
     build_bundle([digits_run, second_run], tmp_path / "bundle", config)
     bundle = read_bundle(tmp_path / "bundle")
     labels_N = np.load(digits_run / read_run(digits_run).val_labels.file)
-    selection_N = halves(labels_N).selection_N
+    selection_N = split_validation(labels_N).selection_N
     probs = {
         f"run-{number}-cycle-{snapshot.cycle:02d}": softmax(
             np.load(run_dir / snapshot.val_logits.file)

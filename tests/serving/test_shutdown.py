@@ -20,7 +20,7 @@ import pytest
 
 from snapensemble.server_process import server_process
 from snapensemble.serving.process.sockets import at_the_door, is_shut, shut
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 from tests.factories import encoded, picture
 from tests.serving.process.test_server import connect, is_well
 
@@ -45,7 +45,7 @@ def wait_until_stopping(url: str) -> httpx.Response:
 
 
 def test_a_life_drains_after_sigterm_only() -> None:
-    drained, interrupted = Life(3600), Life(3600)
+    drained, interrupted = Shutdown(3600), Shutdown(3600)
     assert not drained.stopping and not drained.over
     drained.stop(signal.SIGTERM)
     interrupted.stop(signal.SIGINT)
@@ -54,10 +54,10 @@ def test_a_life_drains_after_sigterm_only() -> None:
 
 
 def test_a_worker_may_hear_a_signal_twice() -> None:
-    life = Life(3600, second_ends=False)
+    shutdown = Shutdown(3600, second_ends=False)
     for _ in range(3):
-        life.stop(signal.SIGTERM)
-    assert life.stopping and not life.over
+        shutdown.stop(signal.SIGTERM)
+    assert shutdown.stopping and not shutdown.over
 
 
 def test_while_it_drains_it_is_alive_and_answers_but_is_not_ready(bundle_dir: Path) -> None:

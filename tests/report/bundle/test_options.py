@@ -5,7 +5,7 @@ from snapensemble.contracts.cascade import run_cascade
 from snapensemble.contracts.metrics import Answers
 from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.report.bundle.charts import size_groups
-from snapensemble.report.bundle.measure import Evidence, measure_bundle
+from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
 from snapensemble.report.bundle.options import chance, cost, serving_options, set_figures
 from snapensemble.report.bundle.records import Option
 from tests.report.bundle.bundles import SPEED, answers, make_manifest
@@ -38,7 +38,7 @@ def test_coverage_strays_by_what_fits_it_and_by_what_measures_it() -> None:
 def test_measured_coverage_is_what_was_promised_but_for_chance() -> None:
     calibration, test = answers(400, classes=6, seed=1), answers(2000, classes=6, seed=2)
     bundle = make_manifest(calibration, names=list("abcdef"))
-    figures = measure_bundle(bundle, Evidence(calibration=calibration, test=test))
+    figures = measure_bundle(bundle, ReportInputs(calibration=calibration, test=test))
     assert figures.answers is not None and len(figures.answers.sets) == 8
     for found in figures.answers.sets:
         assert found.chance is not None
@@ -93,6 +93,6 @@ def test_answers_that_do_not_fit_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="there are 3 labels"):
         Answers(test.probs_MNK, test.labels_N[:3])
     with pytest.raises(ValueError, match="shape of the test answers"):
-        Evidence(calibration=test, test=test, fp32_test_MNK=test.probs_MNK[:1])
+        ReportInputs(calibration=test, test=test, fp32_test_MNK=test.probs_MNK[:1])
     with pytest.raises(ValueError, match="shape of the test answers"):
-        Evidence(calibration=test, fp32_test_MNK=test.probs_MNK)
+        ReportInputs(calibration=test, fp32_test_MNK=test.probs_MNK)

@@ -11,7 +11,7 @@ from snapensemble.cli import main
 from snapensemble.contracts.bundle import read_bundle, write_bundle
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.manifest import write_manifest
-from snapensemble.report.bundle.measure import Evidence, measure_bundle
+from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
 from snapensemble.report.bundle.page import bundle_page, read_bundle_report, write_bundle_report
 from snapensemble.report.bundle.records import read_figures
 from snapensemble.report.bundle.words import remedy, summary
@@ -35,9 +35,9 @@ def make_report(
     reported = answers(test, members=members, classes=classes, seed=2) if test else None
     speed = changes.pop("speed", None)
     bundle = make_manifest(half, **changes)
-    evidence = Evidence(calibration=half, test=reported, speed=speed)
+    inputs = ReportInputs(calibration=half, test=reported, speed=speed)
     directory.mkdir(parents=True)
-    write_bundle_report(directory, bundle, evidence)
+    write_bundle_report(directory, bundle, inputs)
     write_bundle(directory, bundle)
 
 
@@ -101,7 +101,7 @@ def test_only_the_key_of_the_speed_depends_on_the_machine() -> None:
     half = answers(30)
     bundle = make_manifest(half, int8=True)
     slow, unknown = (
-        measure_bundle(bundle, Evidence(calibration=half, test=half, speed=speed)).model_dump()
+        measure_bundle(bundle, ReportInputs(calibration=half, test=half, speed=speed)).model_dump()
         for speed in (SPEED, None)
     )
     assert slow.pop("speed")["fp32"] == {"batch_1": 100.0, "batch_16": 160.0}
@@ -111,8 +111,8 @@ def test_only_the_key_of_the_speed_depends_on_the_machine() -> None:
 
 def test_the_numbers_are_read_back_as_they_were_measured(tmp_path: Path) -> None:
     half = answers(30)
-    evidence = Evidence(calibration=half, test=half, speed=SPEED)
-    figures = measure_bundle(make_manifest(half, int8=True), evidence)
+    inputs = ReportInputs(calibration=half, test=half, speed=SPEED)
+    figures = measure_bundle(make_manifest(half, int8=True), inputs)
     (tmp_path / "report").mkdir()
     write_manifest(tmp_path / "report" / "figures.json", figures)
     assert read_figures(tmp_path) == figures
@@ -130,7 +130,7 @@ def test_without_test_images_the_calibration_half_is_shown_and_named(untested: P
 def test_data_without_a_test_part_are_not_to_be_found_again() -> None:
     half = answers(30)
     bundle = make_manifest(half, data=DATA.model_copy(update={"test_images": 0}))
-    figures = measure_bundle(bundle, Evidence(calibration=half))
+    figures = measure_bundle(bundle, ReportInputs(calibration=half))
     assert summary(bundle, figures)[-1].startswith("The data have no test images, so this page")
     assert remedy(bundle, figures) == []
 
@@ -186,8 +186,8 @@ def test_int8_is_compared_with_the_same_members_in_fp32(tmp_path: Path) -> None:
     half, test = answers(60, seed=1), answers(80, seed=2)
     bundle = make_manifest(half, int8=True)
     fp32_MNK = answers(80, seed=2).probs_MNK[::-1].copy()
-    evidence = Evidence(calibration=half, test=test, fp32_test_MNK=fp32_MNK, speed=SPEED)
-    figures = measure_bundle(bundle, evidence)
+    inputs = ReportInputs(calibration=half, test=test, fp32_test_MNK=fp32_MNK, speed=SPEED)
+    figures = measure_bundle(bundle, inputs)
     assert figures.answers is not None
     assert [o.precision for o in figures.answers.options] == 6 * ["fp32"] + 6 * ["int8"]
     text = bundle_page(bundle, figures)

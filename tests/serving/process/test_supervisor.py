@@ -12,7 +12,13 @@ import pytest
 
 from snapensemble.contracts.process import SIGNALS, Stopped
 from snapensemble.serving.process.startup import hearing_ready
-from snapensemble.serving.process.supervisor import MAX_TRIES, Crew, Worker, WorkerFailed, pause_s
+from snapensemble.serving.process.supervisor import (
+    MAX_TRIES,
+    Supervisor,
+    Worker,
+    WorkerFailed,
+    pause_s,
+)
 from snapensemble.serving.process.watchdog import CUT_OFF
 
 READY = """echo '{"message": "ready", "protocol": 1, "pid": '$$'}' >/dev/fd/$SAYS; """
@@ -48,16 +54,16 @@ class Spawned:
 
 
 @asynccontextmanager
-async def running(crew: Crew) -> AsyncIterator["asyncio.Task[int]"]:
-    """A crew whose workers are all ready."""
+async def running(supervisor: Supervisor) -> AsyncIterator["asyncio.Task[int]"]:
+    """A supervisor whose workers are all ready."""
     ready = asyncio.Event()
-    task = asyncio.create_task(crew.run(ready.set))
+    task = asyncio.create_task(supervisor.run(ready.set))
     await asyncio.wait_for(ready.wait(), 30)
     try:
         yield task
     finally:
         for _ in range(2):
-            crew.stop(signal.SIGTERM)
+            supervisor.stop(signal.SIGTERM)
         await asyncio.wait([task], timeout=30)
 
 
@@ -71,8 +77,8 @@ async def test_a_signal_ends_all_and_that_is_a_good_end(
 ) -> None:
     ended: list[int] = []
     spawned = Spawned(GOOD)
-    crew = Crew(spawned, 3, on_end=ended.append)
-    async with running(crew) as task:
+    supervisor = Supervisor(spawned, 3, on_end=ended.append)
+    async with running(supervisor) as task:
         os.kill(os.getpid(), signum)
         assert await asyncio.wait_for(task, 30) == 0
     processes = [await next_of(spawned) for _ in range(3)]
@@ -83,7 +89,7 @@ async def test_a_signal_ends_all_and_that_is_a_good_end(
 
 async def test_one_that_dies_is_replaced_in_its_place(signal_handlers: None) -> None:
     spawned = Spawned(GOOD)
-    async with running(Crew(spawned, 2)):
+    async with running(Supervisor(spawned, 2)):
         first, second = await next_of(spawned), await next_of(spawned)
         second.kill()
         third = await next_of(spawned)
@@ -94,14 +100,14 @@ async def test_one_that_dies_is_replaced_in_its_place(signal_handlers: None) -> 
 async def test_what_keeps_all_from_starting_is_found_by_the_first(signal_handlers: None) -> None:
     spawned = Spawned(BAD)
     with pytest.raises(WorkerFailed, match="exit code 2") as caught:
-        await Crew(spawned, 4).run(lambda: None)
+        await Supervisor(spawned, 4).run(lambda: None)
     assert caught.value.code == 2 and spawned.places == [0]
 
 
 async def test_one_of_several_that_does_not_start_ends_the_others(signal_handlers: None) -> None:
     spawned = Spawned(GOOD, BAD, GOOD)
     with pytest.raises(WorkerFailed):
-        await Crew(spawned, 3).run(lambda: None)
+        await Supervisor(spawned, 3).run(lambda: None)
     processes = [await next_of(spawned) for _ in range(3)]
     assert all(process.returncode is not None for process in processes)
 
@@ -110,7 +116,7 @@ async def test_a_replacement_that_does_not_start_is_tried_again_while_others_ans
     signal_handlers: None,
 ) -> None:
     spawned = Spawned(GOOD, GOOD, BAD, GOOD)
-    async with running(Crew(spawned, 2)) as task:
+    async with running(Supervisor(spawned, 2)) as task:
         await next_of(spawned)
         (await next_of(spawned)).kill()
         await next_of(spawned)
@@ -120,7 +126,7 @@ async def test_a_replacement_that_does_not_start_is_tried_again_while_others_ans
 
 async def test_when_nobody_answers_and_none_can_start_it_gives_up(signal_handlers: None) -> None:
     spawned = Spawned(GOOD, BAD)
-    async with running(Crew(spawned, 1)) as task:
+    async with running(Supervisor(spawned, 1)) as task:
         (await next_of(spawned)).kill()
         with pytest.raises(WorkerFailed):
             await asyncio.wait_for(task, 30)
@@ -131,7 +137,7 @@ async def test_when_nobody_answers_one_that_is_killed_while_it_starts_is_tried_a
 ) -> None:
     monkeypatch.setattr("snapensemble.serving.process.supervisor.pause_s", lambda _: 0.0)
     spawned = Spawned(GOOD, *[KILLED] * (MAX_TRIES - 1), GOOD)
-    async with running(Crew(spawned, 1)) as task:
+    async with running(Supervisor(spawned, 1)) as task:
         (await next_of(spawned)).kill()
         for _ in range(MAX_TRIES - 1):
             await next_of(spawned)
@@ -144,7 +150,7 @@ async def test_it_does_not_try_for_ever(
 ) -> None:
     monkeypatch.setattr("snapensemble.serving.process.supervisor.pause_s", lambda _: 0.0)
     spawned = Spawned(GOOD, KILLED)
-    async with running(Crew(spawned, 1)) as task:
+    async with running(Supervisor(spawned, 1)) as task:
         (await next_of(spawned)).kill()
         with pytest.raises(WorkerFailed, match="killed by SIGKILL"):
             await asyncio.wait_for(task, 30)
@@ -153,55 +159,55 @@ async def test_it_does_not_try_for_ever(
 
 async def test_output_of_any_other_kind_makes_nobody_ready(signal_handlers: None) -> None:
     with pytest.raises(WorkerFailed, match="exit code 2"):
-        await Crew(Spawned(TALKATIVE), 2).run(lambda: None)
+        await Supervisor(Spawned(TALKATIVE), 2).run(lambda: None)
 
 
 async def test_one_that_is_stopped_ends_as_the_others(signal_handlers: None) -> None:
     spawned = Spawned(GOOD)
-    crew = Crew(spawned, 2)
-    async with running(crew) as task:
+    supervisor = Supervisor(spawned, 2)
+    async with running(supervisor) as task:
         stopped, _ = await next_of(spawned), await next_of(spawned)
         stopped.send_signal(signal.SIGSTOP)
-        crew.stop(signal.SIGTERM)
+        supervisor.stop(signal.SIGTERM)
         assert await asyncio.wait_for(task, 30) == 0
     assert stopped.returncode == -signal.SIGTERM
 
 
 async def test_those_that_have_not_ended_in_time_are_killed(signal_handlers: None) -> None:
     spawned = Spawned(GOOD, DEAF)
-    crew = Crew(spawned, 2, patience_s=lambda _: 0.3)
-    async with running(crew) as task:
+    supervisor = Supervisor(spawned, 2, patience_s=lambda _: 0.3)
+    async with running(supervisor) as task:
         good, bad = await next_of(spawned), await next_of(spawned)
-        crew.stop(signal.SIGTERM)
+        supervisor.stop(signal.SIGTERM)
         assert await asyncio.wait_for(task, 30) == CUT_OFF
     assert (good.returncode, bad.returncode) == (-signal.SIGTERM, -signal.SIGKILL)
 
 
 async def test_a_signal_is_heard_while_the_loop_waits_for_somebody(signal_handlers: None) -> None:
     heard: list[int] = []
-    async with running(Crew(Spawned(GOOD), 1, on_signal=heard.append)):
+    async with running(Supervisor(Spawned(GOOD), 1, on_signal=heard.append)):
         os.kill(os.getpid(), signal.SIGTERM)  # no turn of the loop until the next line
         assert heard == [signal.SIGTERM]
 
 
 async def test_a_second_signal_kills_those_that_do_not_end(signal_handlers: None) -> None:
     spawned = Spawned(DEAF)
-    crew = Crew(spawned, 2)
-    async with running(crew) as task:
+    supervisor = Supervisor(spawned, 2)
+    async with running(supervisor) as task:
         processes = [await next_of(spawned) for _ in range(2)]
-        crew.stop(signal.SIGTERM)
+        supervisor.stop(signal.SIGTERM)
         assert not task.done()
-        crew.stop(signal.SIGINT)
+        supervisor.stop(signal.SIGINT)
         assert await asyncio.wait_for(task, 30) == 128 + signal.SIGINT
     assert {process.returncode for process in processes} == {-signal.SIGKILL}
 
 
 async def test_a_signal_during_the_start_ends_it(signal_handlers: None) -> None:
     spawned = Spawned("read line")  # never ready
-    crew = Crew(spawned, 2)
-    task = asyncio.create_task(crew.run(lambda: None))
+    supervisor = Supervisor(spawned, 2)
+    task = asyncio.create_task(supervisor.run(lambda: None))
     await next_of(spawned)
-    crew.stop(signal.SIGTERM)
+    supervisor.stop(signal.SIGTERM)
     with pytest.raises(Stopped):
         await asyncio.wait_for(task, 30)
 
@@ -209,9 +215,9 @@ async def test_a_signal_during_the_start_ends_it(signal_handlers: None) -> None:
 async def test_one_that_dies_during_the_stop_is_not_replaced(signal_handlers: None) -> None:
     spawned = Spawned(GOOD)
     stopped: list[signal.Signals] = []
-    crew = Crew(spawned, 2, on_stop=stopped.append)
-    async with running(crew) as task:
-        crew.stop(signal.SIGTERM)
+    supervisor = Supervisor(spawned, 2, on_stop=stopped.append)
+    async with running(supervisor) as task:
+        supervisor.stop(signal.SIGTERM)
         assert await asyncio.wait_for(task, 30) == 0
     assert stopped == [signal.SIGTERM] and spawned.places == [0, 1]
 

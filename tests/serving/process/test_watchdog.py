@@ -10,12 +10,12 @@ from snapensemble.serving.process.watchdog import CUT_OFF
 
 PROGRAM = """
 import logging, os, signal, sys, threading, time
-from snapensemble.serving.shutdown import Life
+from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.process.watchdog import ended_in_time
 
 logging.basicConfig(level=logging.INFO)
-life = Life(shutdown_s=0.1, second_ends=False)
-signal.signal(signal.SIGTERM, life.stop)
+shutdown = Shutdown(shutdown_s=0.1, second_ends=False)
+signal.signal(signal.SIGTERM, shutdown.stop)
 
 def stuck():
     threading.Event().wait()
@@ -27,7 +27,7 @@ def in_a_thread():
 
 def with_pythons_lock():  # as a decoder or a parser in C may have it
     sys.setswitchinterval(1e6)
-    while not life.stopping:
+    while not shutdown.stopping:
         pass
     threading.Event().wait(0.05)  # the watchdog hears of it, and then nobody has a turn
     sum(iter(int, 1))
@@ -37,10 +37,10 @@ def with_the_log():  # whose reader does not read on
         stuck()
 
 def ends():
-    while not life.stopping:
+    while not shutdown.stopping:
         time.sleep(0.001)
 
-with ended_in_time(life, margin_s=0.1, at_last=lambda: os.write(1, b"at last ")):
+with ended_in_time(shutdown, margin_s=0.1, at_last=lambda: os.write(1, b"at last ")):
     os.write(1, b"ready ")
     {case}()
 """
