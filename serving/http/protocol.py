@@ -24,7 +24,7 @@ from snapensemble.serving.http.problems import (
     Refused,
 )
 from snapensemble.serving.http.scope import STATE, RequestState
-from snapensemble.serving.http.transport import Timekeeper
+from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.inference.admission import MemoryBudget
 
 MAX_WAITING_BYTES = 64 * 1024  # of requests that came behind one that is not answered yet

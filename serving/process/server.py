@@ -17,7 +17,7 @@ from snapensemble.contracts.process import signals_to_obey
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.http.service import Service
-from snapensemble.serving.http.transport import Timekeeper
+from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.process.sockets import at_the_door, is_shut, shut
 from snapensemble.serving.settings import Settings

@@ -1,53 +1,63 @@
 import asyncio
+from typing import Any
 
-from snapensemble.serving.http.transport import Timekeeper
-
-
-class Connection:
-    def __init__(self, times: int) -> None:
-        self.looks: list[float] = []
-        self.is_done = asyncio.Event()
-        self._times = times
-
-    def look_at_the_clock(self, now: float) -> None:
-        self.looks.append(now)
-        if len(self.looks) == self._times:
-            self.is_done.set()
+from snapensemble.serving.http.protocol import GatheringTransport
 
 
-async def test_it_looks_at_every_connection_again_and_again_while_there_are_any() -> None:
-    keeper, connections = Timekeeper(every_s=0.001), [Connection(3) for _ in range(4)]
-    for connection in connections:
-        keeper.add(connection)
-    async with asyncio.timeout(30):
-        for connection in connections:
-            await connection.is_done.wait()
-    for connection in connections:
-        keeper.discard(connection)
-    async with asyncio.timeout(30):
-        while keeper._timer is not None:
-            await asyncio.sleep(0.001)
-    looks = [len(connection.looks) for connection in connections]
-    again = Connection(1)
-    keeper.add(again)
-    async with asyncio.timeout(30):
-        await again.is_done.wait()
-    keeper.discard(again)
-    assert [len(connection.looks) for connection in connections] == looks
+class Sent(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[Any] = []
+
+    def is_closing(self) -> bool:
+        return bool(self.said) and self.said[-1] in ("closed", "aborted")
+
+    def write(self, data: Any) -> None:
+        assert not self.is_closing()
+        self.said.append(bytes(data))
+
+    def close(self) -> None:
+        self.said.append("closed")
+
+    def abort(self) -> None:
+        self.said.append("aborted")
 
 
-async def test_one_that_is_lost_while_it_looks_is_no_trouble() -> None:
-    keeper = Timekeeper(every_s=0.001)
+async def test_what_is_written_in_one_turn_is_sent_together_and_in_order() -> None:
+    sent = Sent()
+    transport = GatheringTransport(sent, asyncio.get_running_loop())
+    transport.write(b"head ")
+    transport.write(b"body")
+    assert sent.said == []
+    await asyncio.sleep(0)
+    transport.write(b"next")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sent.said == [b"head body", b"next"]
 
-    class Leaving(Connection):
-        def look_at_the_clock(self, now: float) -> None:
-            keeper.discard(self)
-            super().look_at_the_clock(now)
 
-    leaving = [Leaving(1) for _ in range(3)]
-    for connection in leaving:
-        keeper.add(connection)
-    async with asyncio.timeout(30):
-        for connection in leaving:
-            await connection.is_done.wait()
-    assert [len(connection.looks) for connection in leaving] == [1, 1, 1]
+async def test_what_is_written_is_sent_before_it_closes_and_once() -> None:
+    sent = Sent()
+    transport = GatheringTransport(sent, asyncio.get_running_loop())
+    transport.write(b"last")
+    transport.close()
+    await asyncio.sleep(0)
+    assert sent.said == [b"last", "closed"]
+
+
+async def test_nothing_is_sent_to_a_client_that_has_left_meanwhile() -> None:
+    sent = Sent()
+    transport = GatheringTransport(sent, asyncio.get_running_loop())
+    transport.write(b"lost")
+    sent.close()
+    await asyncio.sleep(0)
+    assert sent.said == ["closed"]
+
+
+async def test_nothing_is_sent_after_an_abort() -> None:
+    sent = Sent()
+    transport = GatheringTransport(sent, asyncio.get_running_loop())
+    transport.write(b"lost")
+    transport.abort()
+    await asyncio.sleep(0)
+    assert sent.said == ["aborted"]

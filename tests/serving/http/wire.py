@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from snapensemble.serving.http.protocol import GuardedProtocol
-from snapensemble.serving.http.transport import Timekeeper
+from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.process.server import uvicorn_config
 
 
