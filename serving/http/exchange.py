@@ -125,7 +125,7 @@ class Exchange:
                 Exchanged(
                     method=self._scope["method"],
                     scheme=self._scope["scheme"],
-                    headers=self._scope["headers"],
+                    carrier=self._all.traces.carrier(self._scope["headers"]),
                     route=route,
                     identity=self._identity,
                     status=self.status,

@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
 PROTOCOL = "http/protobuf"
 LAST_S = 3.0
 MOST_WAITING = 2048  # requests of which no spans are made yet
+MOST_BYTES = 512  # of a header that they keep: W3C Trace Context asks no more of `tracestate`
 log = logging.getLogger("snapensemble")
 
 
@@ -99,7 +100,7 @@ class Exchanged:
 
     method: str
     scheme: str
-    headers: Sequence[tuple[bytes, bytes]]
+    carrier: Mapping[str, str]  # the trace of the client, see `Traces.carrier`
     route: str | None  # None: a path that is none of ours, so its sender chose it
     identity: str
     status: int  # 0: there was no answer
@@ -125,6 +126,7 @@ class Traces:
 
         self._tracer = provider.get_tracer(NAME, version(NAME))
         self._extract = propagate.extract
+        self._fields = {field.encode() for field in propagate.get_global_textmap().fields}
         self._trace = trace
         self._queue: queue.SimpleQueue[Exchanged | None] = queue.SimpleQueue()
         self._is_dropping = False
@@ -137,6 +139,14 @@ class Traces:
     def __exit__(self, *error: object) -> None:
         self._queue.put(None)
         self._thread.join()
+
+    def carrier(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+        """The headers that name the trace of the client; of others nothing is kept."""
+        return {
+            name.decode(): value.decode("latin-1")
+            for name, value in headers
+            if name in self._fields and len(value) <= MOST_BYTES
+        }
 
     def add(self, exchanged: Exchanged) -> None:
         """Make spans of a request, soon; or none if too many wait."""
@@ -158,9 +168,6 @@ class Traces:
     def _record(self, exchanged: Exchanged) -> None:
         """The span of a request, part of the trace that its `traceparent` names."""
         method, route, status = exchanged.method, exchanged.route, exchanged.status
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in exchanged.headers
-        }
         attributes = {
             "http.request.method": method,
             "url.scheme": exchanged.scheme,
@@ -171,7 +178,7 @@ class Traces:
         offset_ns = time.time_ns() - time.monotonic_ns()  # spans are dated by the wall clock
         span = self._tracer.start_span(
             method if route is None else f"{method} {route}",
-            context=self._extract(headers),
+            context=self._extract(exchanged.carrier),
             kind=self._trace.SpanKind.SERVER,
             attributes=attributes,
             start_time=offset_ns + int(exchanged.started * 1e9),

@@ -103,7 +103,7 @@ async def test_a_prediction_is_a_span_with_its_stages(
         for which in ("start", "end")
     )
     assert end["receive"] < start["queue"] + MS
-    assert start["queue"] < start["decode"] + MS and end["decode"] < end["queue"] + MS
+    assert start["queue"] < start["decode"] + MS and start["decode"] < end["queue"] + MS
     assert end["queue"] == pytest.approx(start["inference"], abs=MS)
     assert start["inference"] < end["inference"]
 
@@ -124,6 +124,16 @@ async def test_a_traceparent_that_is_none_begins_a_trace(
     headers = [(b"traceparent", value.encode())]
     assert (await http.get("/model", headers=headers)).status_code == 200
     assert by_name(exporter)["GET /model"].parent is None
+
+
+def test_a_request_that_waits_for_its_spans_keeps_of_its_head_what_names_a_trace(
+    exporter: InMemorySpanExporter,
+) -> None:
+    """Heads are of up to 64 KiB, and thousands may wait."""
+    traces = Traces(provided(exporter))
+    parent = TRACEPARENT["traceparent"].encode()
+    head = [(b"traceparent", parent), (b"x-large", b"x" * 60_000), (b"tracestate", b"k=" * 9_000)]
+    assert traces.carrier(head) == TRACEPARENT
 
 
 async def test_a_client_that_wants_no_trace_gets_none(
@@ -162,7 +172,7 @@ async def test_a_picture_that_cannot_be_read_has_no_inference(
 
 
 def exchanged(identity: str) -> Exchanged:
-    return Exchanged("GET", "http", [], "/model", identity, 200, 1.0, 2.0, {}, None, [])
+    return Exchanged("GET", "http", {}, "/model", identity, 200, 1.0, 2.0, {}, None, [])
 
 
 def test_every_request_that_has_come_is_a_span_when_it_ends(
