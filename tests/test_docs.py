@@ -1,5 +1,6 @@
 """What the documents say is what the code does."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -129,3 +130,37 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("*.md")))
 def test_a_decision_record_is_short(page: Path) -> None:
     assert len(page.read_text().splitlines()) <= 40
+
+
+def listed_functions() -> list[tuple[str, str]]:
+    """Every `file` `name` of the numbered lists of docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    steps = re.findall(r"^\d+\. .*(?:\n +.*)*", text, re.MULTILINE)
+    return [pair for step in steps for pair in re.findall(r"`([\w/]+\.py)` `([\w.]+)`", step)]
+
+
+def defined(file: Path) -> set[str]:
+    """Functions and classes, and methods as `Class.method`."""
+    names = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            names |= {
+                f"{node.name}.{each.name}"
+                for each in node.body
+                if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+            }
+    return names
+
+
+@pytest.mark.parametrize(("file", "name"), listed_functions())
+def test_what_the_architecture_page_names_is_there(file: str, name: str) -> None:
+    assert name in defined(ROOT / file)
+
+
+def test_the_architecture_page_lists_three_ways_and_is_short() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert len(re.findall(r"^1\. `", text, re.MULTILINE)) == 3
+    assert len(listed_functions()) >= 25
+    assert len(text.splitlines()) <= 80
