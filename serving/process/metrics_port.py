@@ -15,7 +15,7 @@ from snapensemble.serving.http.service import Service
 from snapensemble.serving.process.server import uvicorn_config
 from snapensemble.serving.shutdown import Shutdown
 
-LAST_S = 0.4
+LAST_S = 0.2  # for answers under way, and again for the thread
 
 
 def create_metrics_app(service: Service) -> FastAPI:
@@ -46,4 +46,6 @@ def serve_metrics(listener: socket.socket, service: Service) -> Iterator[None]:
         yield
     finally:
         server.should_exit = True
-        thread.join(LAST_S)  # whatever its clients do
+        thread.join(LAST_S)
+        server.force_exit = True  # clients may be slow: a thread must not outlive the interpreter
+        thread.join(LAST_S)

@@ -92,7 +92,7 @@ def test_runs_that_do_not_go_together_are_refused_by_name(digits_run: Path, tmp_
 
 def test_a_run_given_twice_is_refused(digits_run: Path) -> None:
     with pytest.raises(InvalidConfig, match="given twice"):
-        pooled([digits_run, digits_run / ".." / "run"])
+        pooled([digits_run, digits_run / ".." / digits_run.name])
 
 
 def test_runs_without_a_finished_cycle_are_refused(digits_run: Path, tmp_path: Path) -> None:

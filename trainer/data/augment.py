@@ -15,7 +15,6 @@ from torch.nn.functional import grid_sample
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
-from snapensemble.trainer.data import augment as distort
 
 TRIES = 10
 MAX_ASPECT = 4 / 3  # the smallest is its inverse
@@ -189,8 +188,8 @@ def draw_augmentation(batch: int, settings: Augmentation, generator: torch.Gener
     tries_2BT = place_2B = hole_2B = None
     if settings.min_area < 1:
         # Here and not for part of a batch: the last bit of exp may depend on what is beside it.
-        uniform_2BT = torch.rand(2, batch, distort.TRIES, generator=generator)
-        tries_2BT = distort.areas_and_aspects(uniform_2BT, settings.min_area)
+        uniform_2BT = torch.rand(2, batch, TRIES, generator=generator)
+        tries_2BT = areas_and_aspects(uniform_2BT, settings.min_area)
         place_2B = torch.rand(2, batch, generator=generator)
     if settings.cutout > 0:
         hole_2B = torch.rand(2, batch, generator=generator)
@@ -211,14 +210,12 @@ def augment(images_BCHW: Tensor, draws: Draws, fill_C: Tensor) -> Tensor:
     settings, device = draws.settings, images_BCHW.device
     if draws.tries_2BT is not None and draws.place_2B is not None:
         H, W = images_BCHW.shape[2:]
-        box_4B = distort.crop_boxes(draws.tries_2BT, draws.place_2B, height=H, width=W)
-        images_BCHW = distort.resized(images_BCHW, box_4B.to(device))
+        box_4B = crop_boxes(draws.tries_2BT, draws.place_2B, height=H, width=W)
+        images_BCHW = resized(images_BCHW, box_4B.to(device))
     if settings.crop_padding > 0 or settings.flip:
-        images_BCHW = distort.shifted(
-            images_BCHW, draws.shift_2B.to(device), draws.mirrored_B.to(device)
-        )
+        images_BCHW = shifted(images_BCHW, draws.shift_2B.to(device), draws.mirrored_B.to(device))
     if draws.hole_2B is not None:
-        images_BCHW = distort.cut_out(
+        images_BCHW = cut_out(
             images_BCHW, draws.hole_2B.to(device), side=settings.cutout, fill_C=fill_C
         )
     return images_BCHW

@@ -30,22 +30,22 @@ from PIL import features
 from snapensemble.contracts import pixels
 from snapensemble.contracts.errors import InvalidData, InvalidManifest, WriteFailed
 from snapensemble.contracts.manifest import Record, read_manifest, write_manifest
-from snapensemble.contracts.pictures import cost as picture_cost
-from snapensemble.contracts.pictures import decode as flatten
-from snapensemble.contracts.pictures import decode as unpack
-from snapensemble.contracts.pictures import directory as scan_directory
-from snapensemble.contracts.pictures import jpeg as scan_jpeg
-from snapensemble.contracts.pictures import limits as picture_limits
-from snapensemble.contracts.pictures import others as scan_others
-from snapensemble.contracts.pictures import png as scan_png
-from snapensemble.contracts.pictures import tiff as scan_tiff
+from snapensemble.contracts.pictures import (
+    cost,
+    decode,
+    directory,
+    jpeg,
+    limits,
+    others,
+    png,
+    tiff,
+)
 from snapensemble.contracts.process import say_once
 from snapensemble.trainer.data.decoding import Unreadable, decode_files
 from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
 
 # Whose source decides about a pixel, or whether there is one.
-_MADE_BY = (pixels, flatten, unpack, picture_cost, picture_limits,
-            scan_directory, scan_jpeg, scan_others, scan_png, scan_tiff)  # fmt: skip
+_MADE_BY = (pixels, cost, decode, directory, jpeg, limits, others, png, tiff)
 
 
 class CacheIndex(Record):

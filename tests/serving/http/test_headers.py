@@ -49,7 +49,7 @@ async def test_each_request_without_an_id_gets_its_own(http: httpx.AsyncClient) 
 async def test_a_defect_has_the_id_and_the_headers_too(
     http: httpx.AsyncClient, engine: Engine, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "submit", None)
+    monkeypatch.setattr(engine.scheduler, "submit", None)
     reply = await http.post("/predict", content=PNG, headers={"x-request-id": "abc"})
     is_problem(reply, 500, "internal_error")
     assert reply.json()["request_id"] == reply.headers["x-request-id"] == "abc"
