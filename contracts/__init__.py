@@ -1,1 +1,1 @@
-"""What the rooms agree on: manifests, files, image bytes to tensor, averages of probabilities."""
+"""What all packages share: manifests, files, image bytes to tensor, averages of probabilities."""

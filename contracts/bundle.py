@@ -38,17 +38,17 @@ class Member(Record):
     file: RelativeFile
     sha256: Sha256
     size: FileSize = None  # bytes
-    # Below a millionth a member says nothing, and the sum of the first few cannot be divided by.
+    # A member below a millionth adds nothing, and the first few's sum is too small to divide by.
     weight: Annotated[float, Field(ge=1e-6, le=1)]
-    run: Annotated[int, Field(ge=0)] = 0  # which of the pooled runs, as they were given
+    run: Annotated[int, Field(ge=0)] = 0  # which of the pooled runs, in the order they were given
     cycle: Annotated[int, Field(ge=0)]
     step: Annotated[int, Field(ge=1)]
     precision: Precision = "fp32"
-    val: ValFigures  # as the run measured it, on the whole validation split
+    val: ValFigures  # as the run measured it on the whole validation split
 
 
 class SelectionRecord(Record):
-    """How the members were chosen, on one half of the validation split."""
+    """How the members were chosen on the selection split, one half of the validation split."""
 
     rule: Rule
     metric: Literal["nll", "accuracy"]
@@ -57,16 +57,16 @@ class SelectionRecord(Record):
 
 
 class CalibrationRecord(Record):
-    """What the other half of the validation split says, which has chosen nothing."""
+    """Figures of the calibration split, the half of the validation split that chose nothing."""
 
     images: Annotated[int, Field(ge=1)]
-    before: Figures  # of the averaged probabilities
+    before: Figures  # of the averaged probabilities, without the temperature
     after: Figures  # with the temperature
-    sets: tuple[SetQuantile, ...]  # of the full ensemble's calibrated answers
+    sets: tuple[SetQuantile, ...]  # for the calibrated probabilities of all members
 
 
 class QuantizationRecord(Record):
-    """What int8 changed on validation; the export refuses what goes beyond the limits."""
+    """What int8 changed on the validation split; the export refuses a change beyond the limits."""
 
     images: Annotated[int, Field(ge=1)]  # validation images
     accuracy_drop: float  # of the averaged probabilities; below 0 if int8 is better
@@ -86,7 +86,7 @@ class ParityRecord(Record):
 
 
 class BundleManifest(Record):
-    """An ensemble ready to be served; members best first."""
+    """The manifest of an ensemble that is ready to be served; the best member comes first."""
 
     format: Literal["snapshot-bundle"] = "snapshot-bundle"
     format_version: Literal[1] = 1
@@ -98,10 +98,10 @@ class BundleManifest(Record):
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=1_000)]
     temperature: Temperature = 1.0
     selection: SelectionRecord
-    val: ValFigures  # as it answers, on the whole validation split, half of which chose it
+    val: ValFigures  # of the ensemble on the whole validation split, half of which chose it
     calibration: CalibrationRecord | None = None
     cascade: CascadeRecord | None = None
-    reference: ReferenceRecord | None = None  # to notice drift by
+    reference: ReferenceRecord | None = None  # what drift is measured against
     quantization: QuantizationRecord | None = None
     opset: Annotated[int, Field(ge=1)]
     parity: ParityRecord
@@ -161,11 +161,14 @@ class BundleManifest(Record):
 
 
 def read_bundle(bundle_dir: Path, expected_sha256: str | None = None) -> BundleManifest:
-    """The manifest of a bundle; InvalidManifest if there is none or it is not right.
+    """Read the manifest of a bundle and check it.
 
     Args:
         bundle_dir: made by `snapensemble export`.
-        expected_sha256: of the manifest, if only one is right; it holds those of all members.
+        expected_sha256: the only hash that the manifest may have; it lists those of all members.
+
+    Raises:
+        InvalidManifest: there is no manifest, or it is not right.
     """
     return read_manifest(
         bundle_dir / BUNDLE_FILE,

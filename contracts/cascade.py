@@ -1,7 +1,7 @@
-"""A cascade: members are asked in order, and an image leaves once its answer is safe. Pure.
+"""A cascade asks its members in order, and an image leaves once its answer is safe.
 
-Serving asks `leaves` after each member; `run_cascade` is the same for images whose members have
-all been asked, for fitting and for tests.
+Serving calls `Cascade.leaves` after each member; `run_cascade` applies the rule to images whose
+outputs from all members are known, for fitting and for tests. All functions are pure.
 
 Shapes: M members, d members asked so far, B images, K classes.
 """
@@ -19,16 +19,15 @@ from snapensemble.contracts.metrics import Floats, mean_probabilities
 from snapensemble.contracts.prediction_sets import SetQuantile
 
 LeaveRule = Literal["threshold", "interval"]
-Mode = Literal["full", "cascade"]  # ask every member, or as many as an image needs
+Mode = Literal["full", "cascade"]  # every member, or as many as an image needs
 
 
 class CascadePoint(Record):
-    """One choice of thresholds: what it costs, and what it gives."""
+    """One choice of thresholds, with what it costs and what it gives."""
 
-    thresholds: tuple[
-        NonNegative | None, ...
-    ]  # after 1, 2, ..., M - 1 members; None: nobody leaves
-    # On the images that chose the thresholds, against asking everybody:
+    # After 1, 2, ..., M - 1 members; None: no image leaves there.
+    thresholds: tuple[NonNegative | None, ...]
+    # On the images that chose the thresholds, compared with asking every member:
     accuracy_drop: Fraction  # expected, see export.cascade
     nll_rise: float  # relative; below 0 if the cascade is better
     # On the images that chose nothing:
@@ -42,7 +41,7 @@ class CascadeRecord(Record):
 
     rule: LeaveRule
     temperatures: tuple[Temperature, ...]  # of the average after 1, 2, ..., M - 1 members
-    max_accuracy_drop: Fraction  # the tolerance that holds where none is asked for
+    max_accuracy_drop: Fraction  # the tolerance where a request names none
     max_nll_rise: NonNegative
     points: Annotated[tuple[CascadePoint, ...], Field(min_length=1, max_length=1_000)]
 
@@ -57,7 +56,7 @@ class CascadeRecord(Record):
         return self
 
     def point(self, max_accuracy_drop: float | None = None) -> CascadePoint:
-        """The cheapest point within the tolerance; the dearest, which asks the most, if none is."""
+        """The cheapest point within the tolerance; if none is, the one with the most members."""
         limit = self.max_accuracy_drop if max_accuracy_drop is None else max_accuracy_drop
         for point in self.points:
             if point.accuracy_drop <= limit and point.nll_rise <= self.max_nll_rise:
@@ -65,7 +64,7 @@ class CascadeRecord(Record):
         return self.points[-1]
 
     def at(self, point: CascadePoint, weights_M: Sequence[float]) -> "Cascade":
-        """The rule at one of the points, ready to be asked."""
+        """The rule with the thresholds of one of the points."""
         return Cascade(
             rule=self.rule,
             thresholds=point.thresholds,
@@ -76,7 +75,7 @@ class CascadeRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cascade:
-    """A rule ready to be asked. All sequences are by the number of members asked, from 1."""
+    """A rule that is ready for use; thresholds and temperatures begin with one member asked."""
 
     rule: LeaveRule
     thresholds: Sequence[float | None]  # M - 1
@@ -84,7 +83,7 @@ class Cascade:
     weights_M: Sequence[float]
 
     def leaves(self, probs_dBK: Floats) -> NDArray[np.bool_]:
-        """leaves_B: whose answer is safe after d members, below M."""
+        """leaves_B: which images have a safe answer after d members, where d is below M."""
         depth, images = probs_dBK.shape[:2]
         threshold = self.thresholds[depth - 1]
         if threshold is None:
@@ -111,7 +110,7 @@ def margin(probs_BK: Floats) -> Floats:
 def run_cascade(
     probs_MBK: Floats, cascade: Cascade, temperature: float
 ) -> tuple[Floats, NDArray[np.int64]]:
-    """What a cascade answers to images that every member has been asked about.
+    """The answers of a cascade to images whose outputs from all members are known.
 
     Args:
         probs_MBK: one distribution per member and image.
@@ -143,7 +142,7 @@ def run_cascade(
 def _interval_excludes_a_tie(
     probs_dBK: Floats, weights_d: Sequence[float], multiplier: float
 ) -> NDArray[np.bool_]:
-    """Whether the members' own leads of the first class over the second speak clearly.
+    """Whether the members agree clearly that the first class leads the second.
 
     After Inoue (2019): stop where the confidence interval of the mean over members excludes that
     another class is likelier. `multiplier` is Student's t quantile over the root of d.

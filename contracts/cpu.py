@@ -32,7 +32,7 @@ def affinity() -> int:
 
 
 def cgroup_quota(cgroup: Path = CGROUP) -> float:
-    """The quota of version 2 or 1, in processors; infinity without one."""
+    """The container's CPU quota (cgroup version 2 or 1), in processors; infinity without one."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -49,7 +49,7 @@ def cgroup_quota(cgroup: Path = CGROUP) -> float:
 
 
 def processor() -> str:
-    """The kind in words, as far as the system tells."""
+    """The processor's model in words, as far as the system tells."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -59,7 +59,7 @@ def processor() -> str:
 
 
 def stand_back(by: int = 5) -> None:
-    """Let other threads of this process go first, where niceness is one of threads: on Linux."""
+    """Let this process's other threads go first, on Linux, where each thread has its niceness."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + by)

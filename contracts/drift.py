@@ -1,6 +1,6 @@
-"""How far answers have moved from those to validation images: the population stability index. Pure.
+"""How far answers have moved from those to validation images: the population stability index.
 
-Shapes: N images.
+All functions are pure. Shapes: N images.
 """
 
 import math
@@ -15,16 +15,16 @@ from snapensemble.contracts.manifest import Fraction, Record
 from snapensemble.contracts.metrics import Floats
 
 BINS = 10
-# A bin that nobody is in counts as this much, or one image there would be infinitely far off.
+# An empty bin counts as this share, or one image in it would be infinitely far off.
 _SMALLEST_SHARE = 1e-4
 # An image answered in another batch differs in its last bits; it must not change its bin for that.
 _DECIMALS = 6
 
 
 class ReferenceShares(Record):
-    """Of one quantity: which share of the images is in each bin."""
+    """The share of the images that is in each bin of one quantity."""
 
-    edges: Annotated[tuple[float, ...], Field(min_length=1)]  # rising; each is in the upper bin
+    edges: Annotated[tuple[float, ...], Field(min_length=1)]  # rising; each is in the bin above
     shares: tuple[Fraction, ...]  # one more than edges
 
     @model_validator(mode="after")
@@ -51,7 +51,7 @@ class ReferenceRecord(Record):
 
 
 def shares_of(values_N: Floats) -> ReferenceShares:
-    """Values in bins of about equally many; of values that are often the same, in fewer bins."""
+    """Divide values into bins of about equally many; values that repeat often make fewer bins."""
     rounded_N = np.round(values_N, _DECIMALS)
     edges = np.unique(np.round(np.quantile(rounded_N, np.arange(1, BINS) / BINS), _DECIMALS))
     shares = _counts(edges, rounded_N) / len(values_N)
@@ -67,8 +67,8 @@ def population_stability_index(
     chance alone it is about (bins - 1) (1 / served + 1 / reference images).
 
     Args:
-        reference_shares: fraction of the reference in each bin.
-        served_counts: of as many bins, at least one of them not 0.
+        reference_shares: fraction of the reference images in each bin.
+        served_counts: served images in each of the same bins; at least one count is not 0.
     """
     counts = np.asarray(served_counts, dtype=np.float64)
     served = np.maximum(counts / counts.sum(), _SMALLEST_SHARE)

@@ -9,7 +9,7 @@ class SnapensembleError(Exception):
 
 
 def message_of(error: BaseException) -> str:
-    """The message, and what the code that the error passed through noted on it."""
+    """The message, followed by the notes of the code that the error passed through."""
     return ": ".join([str(error), *getattr(error, "__notes__", [])])
 
 
@@ -21,7 +21,7 @@ class Misfit(InvalidConfig):
     """Settings that do not fit together, before it is known what the user calls them.
 
     Args:
-        text: `{name}` in it stands for a setting's name; what was found are numbers.
+        text: the message, where `{name}` stands for a setting's name and values are numbers only.
     """
 
     def __init__(self, text: str) -> None:
@@ -33,7 +33,7 @@ class Misfit(InvalidConfig):
         return re.sub(r"{(\w+)}", lambda found: word(found[1]), self._text)
 
     def renamed(self, names: Mapping[str, str]) -> "Misfit":
-        """The same of settings that have other names elsewhere."""
+        """The same error with the names that the settings have elsewhere."""
         return Misfit(self.said(lambda name: f"{{{names.get(name, name)}}}"))
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from snapensemble.contracts.errors import InvalidManifest, WriteFailed
 
 TEMPORARY = ".tmp"
-# Of a file whose manifest does not say how large it is: above the largest ONNX file (2 GiB) and
+# The bound for a file whose manifest does not say its size: above the largest ONNX file (2 GiB) and
 # the arrays of a long run.
 MAX_FILE_BYTES = 4 * 2**30
 
@@ -56,7 +56,7 @@ def write_atomically(path: Path, data: bytes) -> str:
 
 @contextlib.contextmanager
 def explaining_failures(path: Path) -> Iterator[None]:
-    """Writing to a file that stays open, or opening it: an OSError becomes WriteFailed."""
+    """Raise WriteFailed for an OSError of opening a file, or of writing while it stays open."""
     try:
         yield
     except OSError as error:
@@ -64,7 +64,7 @@ def explaining_failures(path: Path) -> Iterator[None]:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what `write_atomically` left in a process that was killed; nobody may be writing."""
+    """Remove what a killed `write_atomically` left behind; no process may be writing meanwhile."""
     for file in directory.rglob(f".*{TEMPORARY}"):
         file.unlink(missing_ok=True)
 
@@ -79,9 +79,9 @@ def sync_directory(directory: Path) -> None:
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
-    """All bytes of a regular file, of which there are not too many; see `open_regular`."""
+    """The bytes of a regular file that is not too large; see `open_regular`."""
     with open_regular(path, max_bytes) as file:
-        return file.read(os.fstat(file.fileno()).st_size)  # and not what is appended meanwhile
+        return file.read(os.fstat(file.fileno()).st_size)  # not what is appended meanwhile
 
 
 @contextlib.contextmanager
@@ -92,10 +92,10 @@ def open_regular(path: Path, max_bytes: int) -> Iterator[BinaryIO]:
     bytes than fit the memory: none of them is opened or read.
 
     Raises:
-        InvalidManifest: it is another kind of file, or larger; nothing was read.
+        InvalidManifest: the file is of another kind, or larger; nothing was read.
         OSError: it is absent or cannot be read.
     """
-    # Asked before it is opened, which starts some devices, and after, since it may be another then.
+    # Checked before opening, which starts some devices, and after, when it may be another file.
     _refuse_special(path, path.stat(), max_bytes)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
@@ -109,10 +109,10 @@ def read_verified(directory: Path, file: str, sha256: str, size: int | None = No
     Hash and content come from one read, so that nobody can swap the file in between.
 
     Args:
-        directory: of the manifest.
-        file: a name inside it.
-        sha256: of the bytes.
-        size: how many there are; manifests of earlier versions do not say.
+        directory: where the manifest is.
+        file: the file's name inside it.
+        sha256: the hash that the bytes must have.
+        size: the number of bytes; manifests of earlier versions do not say it.
 
     Raises:
         InvalidManifest: the file is absent, outside `directory`, no regular file, too large, or

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import MAX_FILE_BYTES, read_regular, sha256_of, write_atomically
 
-# The classes of the largest public data set take 1 MB. Parsed, a byte can become hundreds where
-# each is a list of its own, so brackets are counted first.
+# The classes of the largest public data set take 1 MB. Brackets are counted before parsing, which
+# makes hundreds of bytes of a bracket that opens a list.
 MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_MANIFEST_BRACKETS = 100_000
 MAX_CLASSES = 100_000
@@ -35,10 +35,11 @@ def _distinct(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 RelativeFile = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-FileSize = Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)] | None  # None: not said, as of old
+# None: not said, as in manifests of earlier versions.
+FileSize = Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)] | None
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-# Outside of it an average becomes a tie or a certainty, and further out no number at all.
+# Outside this range an average becomes a tie or a certainty, and further out not a number.
 Temperature = Annotated[float, Field(ge=0.01, le=100)]
 ClassNames = Annotated[
     tuple[Annotated[str, Field(max_length=MAX_CLASS_NAME)], ...],
@@ -62,7 +63,7 @@ class FileRef(Record):
 
 
 class ValFigures(Record):
-    """How good something was on the validation split."""
+    """How good a snapshot or an ensemble was on the validation split."""
 
     nll: NonNegative  # mean negative log-likelihood, nats
     accuracy: Fraction
@@ -88,14 +89,14 @@ def read_manifest(
         path: the JSON file.
         kind: the record it must match; `format` and `format_version` are among its fields.
         made_by: the command that writes such a manifest, for the error messages.
-        expected_sha256: of the file, where only one is right.
+        expected_sha256: the only hash that the file may have, if it is known.
 
     Raises:
-        InvalidManifest: absent, no regular file, too large, not the one expected, not JSON, of a
-            later version, or not as `kind` says.
+        InvalidManifest: the file is absent, no regular file, too large, not the one expected, not
+            JSON, of a later version, or not as `kind` says.
     """
     try:
-        data = read_regular(path, MAX_MANIFEST_BYTES)  # hashed and parsed are the same bytes
+        data = read_regular(path, MAX_MANIFEST_BYTES)  # what is hashed is what is parsed
         text = data.decode()
     except FileNotFoundError:
         raise InvalidManifest(

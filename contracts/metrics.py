@@ -1,6 +1,6 @@
-"""What members say of some images, together with what is right.
+"""Averages of the members' probabilities, and the figures that say how good answers are.
 
-Shapes: M members, N images, K classes.
+Shapes: M members, N or B images, K classes.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,29 @@ Metric = Literal["nll", "accuracy"]
 # A probability below this counts as this much in a logarithm: a float32 softmax can round to 0.
 SMALLEST = 1e-12
 SMALLEST_NLL = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The members' probabilities in the order of a bundle, with the right labels."""
+
+    probs_MNK: Floats
+    labels_N: Labels
+
+    def __post_init__(self) -> None:
+        """Refuse probabilities and labels of different numbers of images."""
+        if self.probs_MNK.ndim != 3 or self.probs_MNK.shape[1] != len(self.labels_N):
+            raise ValueError(
+                f"probs_MNK has shape {self.probs_MNK.shape}, there are {len(self.labels_N)} labels"
+            )
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.labels_N)
+
+    def only(self, images_N: NDArray[np.intp]) -> "Answers":
+        """The same answers for some of the images."""
+        return Answers(self.probs_MNK[:, images_N], self.labels_N[images_N])
 
 
 def softmax(logits: NDArray[np.floating]) -> Floats:
@@ -52,7 +75,7 @@ def mean_probabilities(
     Returns:
         probs_BK, each row in [0, 1] and summing to 1.
     """
-    # Rounding can carry a sum of weighted ones just above 1.
+    # Rounding can carry a weighted sum just above 1.
     return tempered(np.minimum(_mean_over_members(probs_MBK, weights_M), 1.0), temperature)
 
 
@@ -87,7 +110,7 @@ def nll(probs_BK: Floats, labels_B: Labels) -> float:
 def nll_rise(after: float, before: float) -> float:
     """How much higher an NLL is, relative to what it was.
 
-    Below 0.01 nats relative to these: twice almost nothing is almost nothing.
+    Below 0.01 nats it is relative to 0.01: twice almost nothing is almost nothing.
     """
     return (after - before) / max(before, SMALLEST_NLL)
 
@@ -110,13 +133,8 @@ def ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
     return float(np.abs(gaps).sum() / len(labels_B))
 
 
-def confidence_bins(confidence_B: Floats, bins: int) -> NDArray[np.int64]:
-    """Which of `bins` equal-width bins over (0, 1] each confidence is in, from 0."""
-    return np.clip(np.ceil(confidence_B * bins).astype(np.int64) - 1, 0, bins - 1)
-
-
 def adaptive_ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
-    """The same error with as many images in each bin (Nixon et al. 2019, section 3).
+    """Expected calibration error with as many images in each bin (Nixon et al. 2019, section 3).
 
     Confident networks crowd the last of equal-width bins; here none is crowded or empty. With
     fewer images than bins each image is a bin of its own.
@@ -129,9 +147,19 @@ def adaptive_ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
     return float(np.abs(np.add.reduceat(gaps, edges[:-1])).sum() / len(labels_B))
 
 
+def confidence_bins(confidence_B: Floats, bins: int) -> NDArray[np.int64]:
+    """Which of `bins` equal-width bins over (0, 1] each confidence is in, from 0."""
+    return np.clip(np.ceil(confidence_B * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
 def val_figures(probs_BK: Floats, labels_B: Labels) -> ValFigures:
     """The two figures that manifests keep of the validation split."""
     return ValFigures(nll=nll(probs_BK, labels_B), accuracy=accuracy(probs_BK, labels_B))
+
+
+def all_figures(probs_BK: Floats, labels_B: Labels) -> Figures:
+    """All figures as a record for manifests."""
+    return Figures(**summary(probs_BK, labels_B))
 
 
 def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
@@ -146,13 +174,8 @@ def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
     return {name: figure(probs_BK, labels_B) for name, figure in figures.items()}
 
 
-def all_figures(probs_BK: Floats, labels_B: Labels) -> Figures:
-    """The same as a record."""
-    return Figures(**summary(probs_BK, labels_B))
-
-
 def rank(val_S: Sequence[ValFigures], metric: Metric) -> list[int]:
-    """Indices of the snapshots, best first; of equals the later one, which trained longer."""
+    """Indices of the snapshots, best first; of equal ones the later, which trained longer."""
 
     def badness(index: int) -> tuple[float, int]:
         figures = val_S[index]
@@ -167,26 +190,3 @@ def _mean_over_members(values: Floats, weights_M: Sequence[float] | None) -> Flo
         return np.asarray(values.mean(axis=0))
     flat = np.dot(weights_M, values.reshape(len(values), -1))
     return np.asarray(flat.reshape(values.shape[1:]))
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """One distribution per member and image, members in the order of a bundle."""
-
-    probs_MNK: Floats
-    labels_N: Labels
-
-    def __post_init__(self) -> None:
-        """Refuse what does not belong together."""
-        if self.probs_MNK.ndim != 3 or self.probs_MNK.shape[1] != len(self.labels_N):
-            raise ValueError(
-                f"probs_MNK has shape {self.probs_MNK.shape}, there are {len(self.labels_N)} labels"
-            )
-
-    def __len__(self) -> int:
-        """How many images."""
-        return len(self.labels_N)
-
-    def only(self, images_N: NDArray[np.intp]) -> "Answers":
-        """The answers to some of the images."""
-        return Answers(self.probs_MNK[:, images_N], self.labels_N[images_N])

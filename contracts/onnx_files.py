@@ -1,10 +1,10 @@
-"""What an ONNX file may hold: a graph of standard operators and its weights, no more. Pure.
+"""What an ONNX file may hold: a graph of standard operators and its weights, no more.
 
 ONNX Runtime follows what a file says: weights can lie in another file, by a path; a node can name
 a file that a device's compiler wrote; functions can double at each of a hundred levels; and what
 is no ONNX but its own format is read by another parser. No member needs any of it. So a file is
 walked through before ONNX Runtime sees it, by the wire format of protocol buffers alone: serving
-installs no package for ONNX, and a reader of its own cannot be told by the file what to do.
+installs no package for ONNX, and this reader does nothing that a file tells it. It is pure.
 
 Field numbers are those of `onnx.proto`: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
@@ -52,15 +52,15 @@ def check_onnx(data: bytes) -> None:
     """Refuse a file with anything but one graph of standard operators that holds its own weights.
 
     Args:
-        data: the bytes.
+        data: the bytes of the file.
 
     Raises:
-        RefusedOnnx: says what was found.
+        RefusedOnnx: the file holds anything else, or is damaged; the message says what.
     """
     fields = graphs = 0
-    waiting = [("ModelProto", memoryview(data), 1)]
-    while waiting:
-        message, part, depth = waiting.pop()
+    pending = [("ModelProto", memoryview(data), 1)]
+    while pending:
+        message, part, depth = pending.pop()
         if depth > MAX_DEPTH:
             raise RefusedOnnx(f"it has messages inside each other beyond {MAX_DEPTH} levels")
         for number, value in _fields(part):
@@ -71,7 +71,7 @@ def check_onnx(data: bytes) -> None:
             inner = _MESSAGES[message].get(number)
             # A message in a field that cannot hold one is passed over, by ONNX Runtime too.
             if inner is not None and isinstance(value, memoryview):
-                waiting.append((inner, value, depth + 1))
+                pending.append((inner, value, depth + 1))
                 graphs += message == "ModelProto"
     if graphs != 1:
         raise RefusedOnnx(f"no ONNX file: expected one graph, found {graphs}")
@@ -116,7 +116,7 @@ def _fields(part: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(part: memoryview, place: int) -> tuple[int, int]:
-    """A number of up to ten bytes and the place after it."""
+    """Read a number of up to ten bytes; also gives the place after it."""
     value = 0
     for shift in range(0, 70, 7):
         if place >= len(part):

@@ -1,7 +1,7 @@
 """Options: fields of pydantic models as flags, as keys of a file, and in messages.
 
 The `Field` of an option holds its bounds, its default and its help text. Its `json_schema_extra`
-may hold `belongs_to`, the choices that it counts with, and `metavar` and `const` as of argparse.
+may hold `belongs_to`, the choices with which it counts, and argparse's `metavar` and `const`.
 """
 
 import argparse
@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Options(BaseModel):
-    """The base of a command's options: frozen, and without numbers that are infinite or none."""
+    """The base of a command's options: frozen, and without infinite numbers or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -51,8 +51,8 @@ def add_options(
     them, so that one function words what is wrong with them.
 
     Args:
-        parser: of the command.
-        model: whose fields are the options.
+        parser: the parser of the command.
+        model: the model whose fields are the options.
         without: names of options that have no flag.
     """
     for name, field in model.model_fields.items():
@@ -79,7 +79,7 @@ def help_text(field: FieldInfo) -> str:
 
 
 def meaning(field: FieldInfo) -> str:
-    """What an option means, after what it belongs to."""
+    """What an option means; the choices that it belongs to come first."""
     owners = ", ".join(extra(field).get("belongs_to", ()))
     return f"{owners}: {field.description}" if owners else str(field.description)
 
@@ -95,7 +95,7 @@ def shown_default(field: FieldInfo) -> str:
 
 
 def extra(field: FieldInfo) -> Mapping[str, Any]:
-    """What a field says beyond pydantic's own."""
+    """The `json_schema_extra` of a field; empty if it has none."""
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
@@ -106,11 +106,11 @@ def build(
 
     Args:
         model: what to build.
-        values: by names of options.
-        word: gives what the user calls an option.
+        values: by the names of the options.
+        word: gives the name by which the user knows an option.
 
     Raises:
-        InvalidConfig: a value is out of bounds, or two do not fit; in the user's words.
+        InvalidConfig: a value is out of bounds, or two do not fit; in the user's names.
     """
     try:
         return model(**values)
@@ -129,9 +129,9 @@ def read_options(
     """Check the options of a file one by one; here a number in quotes is no number.
 
     Args:
-        model: whose options they may be.
-        content: of the file.
-        source: its name, for messages.
+        model: the model whose fields are the known options.
+        content: the file's values by name.
+        source: the file's name, for messages.
 
     Raises:
         InvalidConfig: no option has such a name, or a value is out of bounds.
@@ -143,7 +143,7 @@ def read_options(
             known = ", ".join(model.model_fields)
             raise InvalidConfig(f"{source}: unknown setting {name!r}; known: {known}")
         try:
-            # As JSON, for which a path is a text and a tuple a list. A date is none of JSON's.
+            # Read as JSON, where a path is a text and a tuple a list, and which knows no dates.
             values[name] = TypeAdapter[Any](
                 Annotated[field.annotation, field],  # type: ignore[arg-type]
                 config=ConfigDict(allow_inf_nan=False),
@@ -200,7 +200,7 @@ def _metavar(model: type[BaseModel], name: str) -> str:
 
 
 def _kinds(model: type[BaseModel], name: str) -> list[dict[str, Any]]:
-    """The JSON schemas of what an option may be; that it may be left out is none of them."""
+    """The JSON schemas of what an option may be, but for null, which means that it is left out."""
     schema = _properties(model)[name]
     return [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
 

@@ -56,7 +56,7 @@ class ImageContract(Record):
         patience_s: float = math.inf,
         patience_bytes: float = math.inf,
     ) -> NDArray[np.uint8]:
-        """image_CHW of an encoded picture; see `decode_image`."""
+        """Decode a picture into image_CHW; see `decode_image`."""
         return decode_image(
             data,
             channels=self.channels,
@@ -69,7 +69,7 @@ class ImageContract(Record):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """The shape of an image: (C, H, W)."""
         return self.channels, self.height, self.width
 
 
@@ -91,20 +91,20 @@ def decode_image(
     Args:
         data: the encoded picture.
         channels: 1 or 3.
-        height: of the result.
-        width: of the result.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
         limits: what decoding may cost.
-        patience_s: processor time that the caller has; less than the limits allow, perhaps.
-        patience_bytes: memory that the caller has, likewise.
+        patience_s: processor time that the caller has, perhaps less than the limits allow.
+        patience_bytes: memory that the caller has, perhaps less than the limits allow.
 
     Returns:
         image_CHW, uint8, C-contiguous.
 
     Raises:
-        ImageTooLarge: more pixels than the limits allow, by the header.
-        ImageTooCostly: more work or memory than they allow.
-        InvalidImage: empty, not one of `FORMATS`, truncated or damaged.
-        TakesTime: more than the caller has, but no more than the limits allow.
+        ImageTooLarge: the header claims more pixels than the limits allow.
+        ImageTooCostly: decoding takes more work or memory than they allow.
+        InvalidImage: the picture is empty, not one of `FORMATS`, truncated or damaged.
+        TakesTime: decoding takes more than the caller has, but no more than the limits allow.
         MemoryError: there is no memory now, which is not the picture's fault.
     """
     cost = picture_cost(data, limits, width=width, height=height)

@@ -1,11 +1,11 @@
-"""Split conformal prediction: sets of classes that hold the right one as often as promised. Pure.
+"""Split conformal prediction: sets of classes that hold the right one as often as promised.
 
 A score says how badly a class fits an image; the set holds every class whose score is at most the
 quantile of the right classes' scores on images that had no part in choosing the model. If those
 and the image to answer are drawn alike, the right class is in the set with at least the promised
 probability, averaged over images (Vovk et al. 2005; Papadopoulos et al. 2002).
 
-Shapes: B images, K classes.
+All functions are pure. Shapes: B images, K classes.
 """
 
 import math
@@ -30,9 +30,8 @@ class SetQuantile(Record):
 
     method: Method
     coverage: Annotated[float, Field(gt=0, lt=1)]
-    quantile: (
-        Fraction | None
-    )  # of the scores; None: too few images to promise it, every class is in
+    # Of the scores. None: there are too few images to promise it, so every class is in the set.
+    quantile: Fraction | None
 
 
 def class_scores(probs_BK: Floats, method: Method) -> Floats:
@@ -59,7 +58,7 @@ def fit_quantile(
     """The ceil((B + 1) coverage)-th smallest score of the right classes (Vovk et al. 2005).
 
     Args:
-        probs_BK: answers to images that neither taught nor chose anything.
+        probs_BK: for images that the model was neither trained on nor chosen by.
         labels_B: their right classes.
         method: see `class_scores`.
         coverage: fraction of images whose set shall hold the right class.

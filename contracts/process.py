@@ -22,42 +22,11 @@ from types import FrameType
 
 from snapensemble.contracts.errors import SnapensembleError, WriteFailed, message_of
 
-
-def printable(text: str) -> str:
-    r"""One line of characters that show as what they are; others as `\x1b` or `\u202e`.
-
-    Others are controls, marks, surrogates, what Unicode has not assigned, and all spaces but one.
-    """
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
-
-
-def printable_lines(text: str) -> str:
-    """The same of several lines, which stay lines."""
-    return "\n".join(map(printable, text.split("\n")))
-
-
-def printable_json(text: str) -> str:
-    r"""A JSON document that says the same, with such characters as `\u001b`."""
-    return "".join(
-        each if each == "\n" or each.isprintable() else json.dumps(each)[1:-1] for each in text
-    )
-
-
-def say(message: str) -> None:
-    """Write a line, or several."""
-    with contextlib.suppress(OSError):  # nobody may be there to read it
-        sys.stderr.write(f"{printable_lines(message)}\n")
-
-
-@functools.cache
-def say_once(message: str) -> None:
-    """Write a message that this process has not written before."""
-    say(message)
-
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+EXTRAS = (
+    "install snapensemble[train] to train, export and evaluate, snapensemble[serving] to serve "
+    "and predict, both for the demo"
+)
 
 
 class Stopped(BaseException):
@@ -68,18 +37,6 @@ class Stopped(BaseException):
         self.signum = signum
 
 
-def signals_to_obey() -> list[signal.Signals]:
-    """Those of `SIGNALS` that end this process: all, but for SIGHUP under `nohup`."""
-    hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [each for each in SIGNALS if not (each is signal.SIGHUP and hangup_is_ignored)]
-
-
-def raise_on_signals() -> None:
-    """From now on these signals raise Stopped in the main thread."""
-    for signum in signals_to_obey():
-        signal.signal(signum, _stop)
-
-
 @dataclass
 class Deferred:
     """The signal that has come while signals are held back; 0 is none."""
@@ -87,17 +44,63 @@ class Deferred:
     signum: int = 0
 
     def raise_if_received(self) -> None:
-        """Raise Stopped if one has; to be called where stopping is safe."""
+        """Raise Stopped if a signal has come; to be called where stopping is safe."""
         if self.signum:
             raise Stopped(self.signum)
 
 
+def printable(text: str) -> str:
+    r"""One line of characters that show as what they are; others as `\x1b` or `\u202e`.
+
+    Those are controls, marks, surrogates, what Unicode has not assigned, and all spaces but one.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """Several lines, each of them printable; line ends stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def printable_json(text: str) -> str:
+    r"""The same JSON document, with characters that would not show as `\u001b`."""
+    return "".join(
+        each if each == "\n" or each.isprintable() else json.dumps(each)[1:-1] for each in text
+    )
+
+
+def say(message: str) -> None:
+    """Write a line, or several, to standard error."""
+    with contextlib.suppress(OSError):  # the terminal may have gone
+        sys.stderr.write(f"{printable_lines(message)}\n")
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Write a message that this process has not written before."""
+    say(message)
+
+
+def signals_to_obey() -> list[signal.Signals]:
+    """The members of `SIGNALS` that end this process: all, but for SIGHUP under `nohup`."""
+    hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [each for each in SIGNALS if not (each is signal.SIGHUP and hangup_is_ignored)]
+
+
+def raise_on_signals() -> None:
+    """Make the signals of `signals_to_obey` raise Stopped in the main thread from now on."""
+    for signum in signals_to_obey():
+        signal.signal(signum, _stop)
+
+
 @contextmanager
 def signals_deferred() -> Iterator[Deferred]:
-    """Hold these signals back, so that they interrupt nothing half done.
+    """Hold the signals of `signals_to_obey` back, so that they interrupt nothing half done.
 
-    The end of the block raises Stopped if one has come. A second signal ends the process at once.
-    Outside the main thread, where Python handles no signals, nothing is held back.
+    The end of the block raises Stopped if a signal has come, and a second signal ends the process
+    at once. Outside the main thread, where Python handles no signals, nothing is held back.
     """
     deferred = Deferred()
     if threading.current_thread() is not threading.main_thread():
@@ -118,28 +121,11 @@ def signals_deferred() -> Iterator[Deferred]:
                 signal.signal(signum, handler)
 
 
-def _stop(signum: int, _frame: FrameType | None) -> None:
-    _kill_on_signals()
-    raise Stopped(signum)
-
-
-def _kill_on_signals() -> None:
-    """A second signal ends the process, without the orderly way that has just begun."""
-    for each in signals_to_obey():
-        signal.signal(each, signal.SIG_DFL)
-
-
-EXTRAS = (
-    "install snapensemble[train] to train, export and evaluate, snapensemble[serving] to serve "
-    "and predict, both for the demo"
-)
-
-
 def exit_code(name: str, command: Callable[[], int]) -> int:
     """Run a command; what a user can mend becomes one line on stderr.
 
     Args:
-        name: of the command, as the message begins.
+        name: of the command; messages begin with it.
         command: gives the exit code where nothing goes wrong.
 
     Returns:
@@ -149,40 +135,30 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
     try:
         return command()
     except SnapensembleError as error:
-        _say(name, error)
+        _report(name, error)
         return 2
     except ModuleNotFoundError as error:
-        _say(name, SnapensembleError(f"the package {error.name!r} is not installed; {EXTRAS}"))
+        _report(name, SnapensembleError(f"the package {error.name!r} is not installed; {EXTRAS}"))
         return 2
     except BrokenPipeError:  # whoever read the output has left (`| head`)
-        _say_nothing_more()
+        _drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        _say_nothing_more()
-        _say(name, WriteFailed(f"cannot write: {error.strerror}; free some space"))
+        _drop_output()
+        _report(name, WriteFailed(f"cannot write: {error.strerror}; free some space"))
         return 2
     except Stopped as stopped:
-        _say(name, stopped)
+        _report(name, stopped)
         return 128 + stopped.signum
 
 
-def _say_nothing_more() -> None:
-    """Python's own flush of what could not be written, at exit, must not fail too."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _say(name: str, error: BaseException) -> None:
-    with contextlib.suppress(OSError):  # the terminal may have gone
-        print(printable_lines(f"{name}: {message_of(error)}"), file=sys.stderr)
-
-
 def open_standard_streams() -> None:
-    """Give 0, 1 and 2 to nothing where the caller has closed them.
+    """Open descriptors 0, 1 and 2 on the null device where the caller has closed them.
 
-    Otherwise the next files and sockets take these numbers, and whoever writes to standard error
-    writes into them.
+    Otherwise the next files and sockets would take these numbers, and whoever writes to standard
+    error would write into them.
     """
     for descriptor in range(3):
         try:
@@ -190,3 +166,23 @@ def open_standard_streams() -> None:
         except OSError:
             # It takes the lowest free number, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    _kill_on_signals()
+    raise Stopped(signum)
+
+
+def _kill_on_signals() -> None:
+    """Let a second signal end the process at once, without the orderly way that has begun."""
+    for each in signals_to_obey():
+        signal.signal(each, signal.SIG_DFL)
+
+
+def _drop_output() -> None:
+    """Drop what could not be written to stdout, or Python's own flush at exit would fail too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report(name: str, error: BaseException) -> None:
+    say(f"{name}: {message_of(error)}")

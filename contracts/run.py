@@ -30,9 +30,19 @@ from snapensemble.contracts.manifest import (
 from snapensemble.contracts.pixels import ImageContract
 
 RUN_FILE = "run.json"
-METRICS_FILE = "metrics.jsonl"  # beside it; a line per step and per epoch
+METRICS_FILE = "metrics.jsonl"  # beside the manifest; a line per step and per epoch
+MAX_DIMENSIONS = 8  # of an array
+_MAGIC = b"\x93NUMPY\x01\x00"
+# As NumPy has always written it; a size has so few digits that no number takes long to read.
+_HEADER = re.compile(
+    rb"\{'descr': '([<|][a-z][0-9]{1,2})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \} *\n"
+)
+
+Number = TypeVar("Number", bound=np.generic)
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+ScheduleName = Literal["sgdr", "cosine", "step", "plateau", "constant", "hypergradient"]
 
 
 class DataRecord(Record):
@@ -42,14 +52,11 @@ class DataRecord(Record):
     fingerprint: Sha256  # over the training and validation pixels and labels
     split_seed: Count
     val_fraction: NonNegative
-    max_bad_images: Count = 0  # of a folder, left out if they cannot be read
+    max_bad_images: Count = 0  # of a folder, that may be left out as unreadable
     max_image_cost: Annotated[float, Field(ge=1)] = 6.25  # in times what a server accepts
     train_images: Positive
     val_images: Positive
     test_images: Count
-
-
-ScheduleName = Literal["sgdr", "cosine", "step", "plateau", "constant", "hypergradient"]
 
 
 class ScheduleRecord(Record):
@@ -77,7 +84,7 @@ class ScheduleRecord(Record):
 
 
 class TrainingRecord(Record):
-    """The rest of what decides the weights."""
+    """The settings that decide the weights, beside the data and the schedule."""
 
     model: str
     parameters: Positive
@@ -124,7 +131,7 @@ class RunManifest(Record):
     schedule: ScheduleRecord
     training: TrainingRecord
     val_labels: FileRef  # int64 [val images], .npy
-    config: FileRef | None = None  # the settings asked for, TOML; what --resume reads
+    config: FileRef | None = None  # the settings as they were given, TOML; --resume reads it
     calibration_images: FileRef  # uint8 [up to 256, C, H, W] from the training split, .npy
     snapshots: tuple[Snapshot, ...] = ()
 
@@ -141,23 +148,17 @@ class RunManifest(Record):
 
 
 def read_run(run_dir: Path) -> RunManifest:
-    """The manifest of a run directory; InvalidManifest if there is none or it is not right."""
+    """Read the manifest of a run directory and check it.
+
+    Raises:
+        InvalidManifest: there is no manifest, or it is not right.
+    """
     return read_manifest(run_dir / RUN_FILE, RunManifest, made_by="snapensemble train")
 
 
 def write_run(run_dir: Path, manifest: RunManifest) -> None:
     """Write `run_dir/run.json` atomically."""
     write_manifest(run_dir / RUN_FILE, manifest)
-
-
-Number = TypeVar("Number", bound=np.generic)
-MAX_DIMENSIONS = 8
-_MAGIC = b"\x93NUMPY\x01\x00"
-# As NumPy has always written it; a size has so few digits that no number takes long to read.
-_HEADER = re.compile(
-    rb"\{'descr': '([<|][a-z][0-9]{1,2})', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:[0-9]{1,18}, ?)*(?:[0-9]{1,18})?)\), \} *\n"
-)
 
 
 def read_validation(
@@ -179,7 +180,7 @@ def read_validation(
 
 
 def read_array(run_dir: Path, reference: FileRef, dtype: type[Number]) -> NDArray[Number]:
-    """An .npy file of the run, its hash, its type and its size checked.
+    """Read an .npy file of the run; its hash, its type and its size are checked.
 
     NumPy's own reader evaluates the header as Python and takes the memory that it asks for; here
     nothing is taken but what is there.
@@ -195,7 +196,7 @@ def parse_array(data: bytes, dtype: type[Number]) -> NDArray[Number]:
     """The array in the bytes of an .npy file, as `numpy.save` writes it.
 
     Raises:
-        ValueError: it is none, of another type, or of more or fewer bytes than its shape says.
+        ValueError: they are no such file, hold another type, or are not as many as its shape says.
     """
     if not data.startswith(_MAGIC):
         raise ValueError("not an .npy file of version 1.0")

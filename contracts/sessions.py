@@ -1,6 +1,6 @@
 """ONNX Runtime as this product uses it: one thread, silent, and nothing sent to anybody.
 
-Not imported by the other modules here: reading a manifest needs no ONNX Runtime.
+The other modules here do not import it: reading a manifest needs no ONNX Runtime.
 """
 
 import os
@@ -26,15 +26,15 @@ RUNTIME_VERSION: str = onnxruntime.__version__
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """One thread per session: who runs several owns the threads, so none has a pool or spins."""
+    """Options for one thread per session, no pool and no spinning: the caller owns the threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # A pattern is remembered for every batch size that is ever seen, and never forgotten.
+    # ONNX Runtime would keep a pattern for every batch size that it ever sees.
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    # Else bytes in ONNX Runtime's own format would be taken too, by a parser that checks less.
+    # Otherwise bytes in ONNX Runtime's own format would be taken too, by a parser that checks less.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 
@@ -45,11 +45,11 @@ def open_session(
     """A session over the bytes of an ONNX file; raises whatever ONNX Runtime raises.
 
     Args:
-        onnx_file: the bytes.
+        onnx_file: the bytes of the file.
         providers: what runs its nodes, the first that can; the processor does what is left.
 
     Raises:
-        RefusedOnnx: it asks for more than its own bytes; ONNX Runtime has not seen it.
+        RefusedOnnx: the file asks for more than its own bytes; ONNX Runtime has not seen it.
     """
     check_onnx(onnx_file)
     return onnxruntime.InferenceSession(

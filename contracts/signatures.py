@@ -34,7 +34,7 @@ class InvalidSignature(SnapensembleError):
 
 
 def sign_bundle(bundle_dir: Path, key: Path, password: str | None = None) -> Path:
-    """Sign a whole bundle; gives the file that holds the signature.
+    """Sign a whole bundle; returns the file that holds the signature.
 
     Args:
         bundle_dir: made by `snapensemble export`; whatever lies in it is signed.
@@ -43,7 +43,7 @@ def sign_bundle(bundle_dir: Path, key: Path, password: str | None = None) -> Pat
 
     Raises:
         InvalidManifest: the bundle is not whole, and nobody should vouch for it.
-        InvalidSignature: it holds links, or what is no file.
+        InvalidSignature: the bundle holds links, or something that is no file.
         InvalidConfig: the package is not installed, or the key cannot be used.
     """
     model_signing = _library()
@@ -74,7 +74,7 @@ def verify_bundle(bundle_dir: Path, key: Path) -> str:
     No member is loaded, and none is parsed.
 
     Args:
-        bundle_dir: with `model.sig`.
+        bundle_dir: holds `model.sig`.
         key: the public key, PEM.
 
     Returns:
@@ -82,7 +82,7 @@ def verify_bundle(bundle_dir: Path, key: Path) -> str:
         expects it gets what was signed, whatever is done to the directory meanwhile.
 
     Raises:
-        InvalidSignature: not signed, not by this key, or changed.
+        InvalidSignature: the bundle is not signed, not by this key, or was changed.
         InvalidConfig: the package is not installed, or the key cannot be used.
     """
     model_signing = _library()
@@ -126,7 +126,7 @@ def _aside() -> Iterator[Path]:
 
 
 def _reason(error: Exception) -> str:
-    """One short line: the library prints digests as bytes, and cryptography nothing."""
+    """The reason in one line: the library prints digests as bytes, and cryptography nothing."""
     text = re.sub(r": Expected .*", "", str(error), flags=re.DOTALL)
     return text[:300] or "it is not by this key"
 
@@ -143,7 +143,7 @@ def _library() -> Any:
 
 
 def _all_files(model_signing: Any) -> Any:
-    """What is hashed, where the library would leave out files of git."""
+    """The setting to hash all files, where the library would leave out those of git."""
     return model_signing.hashing.Config().set_ignored_paths(
         paths=[SIGNATURE_FILE], ignore_git_paths=False
     )

@@ -1,4 +1,4 @@
-"""What decoding a picture can cost, from its bytes alone: asked before any decoder sees them."""
+"""What decoding a picture can cost, found in its bytes before any decoder sees them."""
 
 import struct
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from snapensemble.contracts.pictures.png import SIGNATURE, scan_png
 from snapensemble.contracts.pictures.tiff import MAGIC, scan_tiff
 
 FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-# What is larger is made RGB or grey in strips: no second copy, and short pieces of work.
+# A larger picture is made RGB or grey in strips: there is no second copy, and work is in pieces.
 STRIP_PIXELS = 1 << 20
 _RESIZE, _TURN = 4, 2  # nanoseconds a pixel
 
@@ -20,12 +20,12 @@ class PictureCost(NamedTuple):
     """A bound on what decoding takes.
 
     Args:
-        format: the only one in which the picture may be opened.
-        width: of the picture as it is stored.
-        height: likewise.
-        seconds: of processor time, if its compressed data is not made to be slow.
-        doubt_s: more, if it is; who decodes cuts it off.
-        memory: bytes at once, beside the encoded picture.
+        format: the only format in which the picture may be opened.
+        width: in pixels, of the picture as it is stored.
+        height: in pixels, of the picture as it is stored.
+        seconds: processor time, unless the compressed data is made to be slow.
+        doubt_s: seconds more if it is; `load_picture` cuts them off.
+        memory: bytes needed at once, beside the encoded picture.
     """
 
     format: Format
@@ -40,9 +40,9 @@ def picture_cost(data: bytes, limits: PictureLimits, *, width: int, height: int)
     """Bound what it costs to decode a picture into width x height pixels.
 
     Raises:
-        ImageTooLarge: more than `limits.max_pixels`, by the header.
-        ImageTooCostly: more of anything else than the limits allow.
-        InvalidImage: empty, of another format, or its structure is damaged.
+        ImageTooLarge: the header claims more than `limits.max_pixels`.
+        ImageTooCostly: decoding takes more of anything else than the limits allow.
+        InvalidImage: the picture is empty, of another format, or its structure is damaged.
     """
     if not data:
         raise InvalidImage("the image is empty (0 bytes)")
@@ -83,10 +83,10 @@ def _scan(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Scan:
 
 
 def _memory(scan: Scan, target_width: int) -> int:
-    """Bytes at once: pixels and planes, pointers to rows, the decoder's, strips, reduced rows."""
+    """Bytes at once, of pixels, planes, row pointers, the decoder, strips and reduced rows."""
     rows = max(scan.width, scan.height) * 48
     strip = min(scan.decoded, STRIP_PIXELS) * 24
     reduced = min(scan.decoded, max(scan.width, scan.height) * target_width) * 4
-    # What the decoder needs is gone when the planes are made.
+    # The memory of the decoder is free again when the planes are made.
     planes = max(scan.memory, scan.decoded * scan.planes)
     return scan.decoded * scan.pixel_bytes + planes + rows + strip + reduced

@@ -1,4 +1,4 @@
-"""Encoded bytes -> RGB or grey pixels that cover a frame.
+"""Decode a picture into RGB or grey pixels that cover a frame.
 
 The picture is opened in the format that was scanned and decoded within its time. A large one is
 then taken in strips of upright rows, each made RGB or grey; their bands are gathered, a byte a
@@ -27,7 +27,7 @@ from snapensemble.contracts.pictures.limits import Format, PictureLimits
 # Pillow's own limit only warns up to twice its value. Every picture here has been scanned.
 Image.MAX_IMAGE_PIXELS = None
 
-# No other than the one whose format was scanned may look at the bytes.
+# Only the decoder of the format that was scanned may see the bytes.
 _OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": jpeg_factory,
     "PNG": PngImageFile,
@@ -36,7 +36,24 @@ _OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
     "GIF": GifImageFile,
     "TIFF": TiffImageFile,
 }
-_NO_MEMORY = "out of memory error"  # Pillow's words where a decoder gets none
+_NO_MEMORY = "out of memory error"  # Pillow's message where a decoder gets no memory
+_ROWS_PIXELS = STRIP_PIXELS // 4  # pixels in a strip of rows
+_EXIF_ORIENTATION = 0x0112
+_SAYS_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP"}
+_WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FROM_BELOW = (Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
+_COLUMNS = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270)
+_COLUMNS_FROM_RIGHT = (Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
 
 
 class TimedBytes(io.BytesIO):
@@ -46,9 +63,9 @@ class TimedBytes(io.BytesIO):
     codes) is cut off a few milliseconds late. Time is processor time of the reading thread.
 
     Args:
-        data: the file.
-        seconds: for the reader.
-        too_late: the error.
+        data: the bytes of the file.
+        seconds: the time that the reader has.
+        too_late: the error that is raised after it.
     """
 
     def __init__(self, data: bytes, seconds: float, too_late: Exception) -> None:
@@ -58,7 +75,7 @@ class TimedBytes(io.BytesIO):
         self.is_cut_off = False
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes, or the error."""
+        """The next bytes, or the error where the time is used up."""
         if time.thread_time() > self._end:
             self.is_cut_off = True
             raise self.too_late
@@ -68,19 +85,19 @@ class TimedBytes(io.BytesIO):
 def load_picture(
     data: bytes, cost: PictureCost, limits: PictureLimits, *, side: int, patience_s: float
 ) -> Image.Image:
-    """A picture with its pixels.
+    """Open a picture and decode its pixels.
 
     Args:
         data: the encoded picture.
         cost: what the scan of it has found.
         limits: what decoding may cost.
-        side: what both sides must have at least; a JPEG may be reduced to about that.
+        side: pixels that both sides must have at least; a JPEG may be reduced to about that.
         patience_s: processor time that the caller has.
 
     Raises:
-        InvalidImage: damaged, or Pillow sees something else in it than the scan.
+        InvalidImage: it is damaged, or Pillow sees something else in it than the scan.
         ImageTooCostly: decoding took longer than the limits allow.
-        TakesTime: longer than `patience_s`.
+        TakesTime: decoding took longer than `patience_s`.
         MemoryError: there is no memory.
     """
     within_s = min(patience_s, limits.max_seconds)
@@ -99,8 +116,40 @@ def load_picture(
         raise InvalidImage(f"the image cannot be decoded: {error}") from error
 
 
+def cover(picture: Image.Image, mode: str, *, height: int, width: int) -> NDArray[np.uint8]:
+    """Scale a loaded picture to cover height x width, cutting the overhang off evenly.
+
+    A picture that has the size already keeps its exact pixels.
+
+    Args:
+        picture: of any mode; its Exif orientation is applied.
+        mode: "RGB" or "L".
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+
+    Returns:
+        pixels_HWC for "RGB", pixels_HW for "L"; uint8.
+
+    Raises:
+        InvalidImage: the pixels have no agreed range.
+    """
+    turn = _turn(picture)
+    strips = picture.width * picture.height > STRIP_PIXELS and (
+        turn is not None or picture.mode != mode or "transparency" in picture.info
+    )
+    if not strips:
+        upright = picture if turn is None else picture.transpose(turn)
+        return np.asarray(_fitted(_to_mode(upright, mode), height, width), dtype=np.uint8)
+    size = picture.size if turn not in _COLUMNS + _COLUMNS_FROM_RIGHT else picture.size[::-1]
+    bands = [
+        np.asarray(_fitted(band, height, width), dtype=np.uint8)
+        for band in _in_strips(picture, turn, mode, size)
+    ]
+    return bands[0] if mode == "L" else np.stack(bands, axis=-1)
+
+
 def _loaded(file: io.BytesIO, cost: PictureCost, side: int) -> Image.Image:
-    """Nothing but calls of Pillow: what they raise is said to be the picture's fault."""
+    """Call Pillow and nothing else: its errors count as the picture's fault."""
     picture = _OPENERS[cost.format](file)
     size = picture.size
     # An Exif orientation of a TIFF swaps what Pillow says, not what it decodes.
@@ -122,57 +171,6 @@ def _too_late(cost: PictureCost, limits: PictureLimits, patience_s: float) -> Ex
     )
 
 
-_ROWS_PIXELS = STRIP_PIXELS // 4  # of a strip
-_EXIF_ORIENTATION = 0x0112
-_SAYS_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP"}
-_WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_FROM_BELOW = (Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM)
-_COLUMNS = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270)
-_COLUMNS_FROM_RIGHT = (Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
-
-
-def cover(picture: Image.Image, mode: str, *, height: int, width: int) -> NDArray[np.uint8]:
-    """Scale a loaded picture to cover height x width, cutting the overhang off evenly.
-
-    A picture that has the size already keeps its exact pixels.
-
-    Args:
-        picture: of any mode; its Exif orientation is applied.
-        mode: "RGB" or "L".
-        height: of the result.
-        width: of the result.
-
-    Returns:
-        pixels_HWC of "RGB", pixels_HW of "L"; uint8.
-
-    Raises:
-        InvalidImage: its pixels have no agreed range.
-    """
-    turn = _turn(picture)
-    strips = picture.width * picture.height > STRIP_PIXELS and (
-        turn is not None or picture.mode != mode or "transparency" in picture.info
-    )
-    if not strips:
-        upright = picture if turn is None else picture.transpose(turn)
-        return np.asarray(_fitted(_to_mode(upright, mode), height, width), dtype=np.uint8)
-    size = picture.size if turn not in _COLUMNS + _COLUMNS_FROM_RIGHT else picture.size[::-1]
-    bands = [
-        np.asarray(_fitted(band, height, width), dtype=np.uint8)
-        for band in _in_strips(picture, turn, mode, size)
-    ]
-    return bands[0] if mode == "L" else np.stack(bands, axis=-1)
-
-
 def _fitted(flat: Image.Image, height: int, width: int) -> Image.Image:
     if flat.size == (width, height):
         return flat
@@ -187,7 +185,7 @@ def _fitted(flat: Image.Image, height: int, width: int) -> Image.Image:
 def _in_strips(
     picture: Image.Image, turn: Image.Transpose | None, mode: str, size: tuple[int, int]
 ) -> Iterator[Image.Image]:
-    """The bands of the upright picture of this size, in the mode."""
+    """Yield the bands of the upright picture, which has this size, in this mode."""
     bands = range(len(mode))
     # Where nothing is computed, one band at a time costs less memory and hardly more time.
     is_mode = picture.mode == mode and "transparency" not in picture.info
@@ -204,7 +202,7 @@ def _in_strips(
 def _upright_strips(
     picture: Image.Image, turn: Image.Transpose | None, rows: int
 ) -> Iterator[tuple[int, Image.Image]]:
-    """Strips of the upright picture's rows, and the first row of each."""
+    """Yield strips of the upright picture's rows, each with the number of its first row."""
     by_columns = turn in _COLUMNS + _COLUMNS_FROM_RIGHT
     from_end = turn in _FROM_BELOW + _COLUMNS_FROM_RIGHT
     length, across = picture.size if by_columns else picture.size[::-1]
@@ -219,7 +217,7 @@ def _upright_strips(
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
     if picture.format in _ONLY_IN_INFO and not (_SAYS_ORIENTATION & picture.info.keys()):
-        return None  # as Pillow would find out more slowly
+        return None  # Pillow would find the same more slowly
     try:
         orientation = picture.getexif().get(_EXIF_ORIENTATION)
     except MemoryError:
@@ -239,7 +237,7 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
             f"{'float' if picture.mode == 'F' else 'wide integer'} pixels have no agreed range; "
             "expected 8 or unsigned 16 bits per channel"
         )
-    if picture.mode == "La":  # Pillow has no other way from it
+    if picture.mode == "La":  # the only mode that Pillow converts it to
         picture = _converted(picture, "LA")
     if picture.mode in _WITH_ALPHA or "transparency" in picture.info:
         picture = _on_white(_converted(picture, "RGBA"))
@@ -247,7 +245,7 @@ def _to_mode(picture: Image.Image, mode: str) -> Image.Image:
 
 
 def _on_white(picture: Image.Image) -> Image.Image:
-    """RGB as `Image.alpha_composite` with white makes it, but others may run meanwhile."""
+    """RGB as `Image.alpha_composite` with white makes it, but other threads may run meanwhile."""
     opaque = picture.convert("RGB")
     if picture.getchannel("A").getextrema() == (255, 255):
         return opaque
@@ -259,5 +257,5 @@ def _on_white(picture: Image.Image) -> Image.Image:
 def _converted(picture: Image.Image, mode: str) -> Image.Image:
     try:
         return picture.convert(mode)
-    except (ValueError, TypeError) as error:  # no way there, or a transparency that is none
+    except (ValueError, TypeError) as error:  # no such conversion, or a damaged transparency
         raise InvalidImage(f"pixels of mode {picture.mode} cannot be shown: {error}") from error

@@ -1,4 +1,4 @@
-"""Tags of a TIFF, or of Exif data, which is one: what reading them costs.
+"""What reading the tags of a TIFF costs, or those of Exif data, which is a TIFF too.
 
 Pillow reads tag by tag in Python, several times, and libtiff again; values may lie anywhere, also
 on top of one another.
@@ -30,23 +30,23 @@ class Tag(NamedTuple):
 
     @property
     def end(self) -> int:
-        """Behind the last of them."""
+        """The offset behind the last value."""
         return self.at + self.values * SIZES.get(self.type, 1)
 
 
 class Directory:
-    """The tags of one directory; the first of a number counts.
+    """The tags of one directory; of tags with the same number the first counts.
 
     Args:
-        data: the file.
-        at: where the directory begins.
-        order: "<" or ">".
+        data: the bytes of the file.
+        at: the offset of the directory.
+        order: the byte order, "<" or ">".
         big: whether it is a BigTIFF.
         limits: what is accepted.
 
     Raises:
-        InvalidImage: it does not lie in the file.
-        ImageTooCostly: too many tags, or their values are longer than the file together.
+        InvalidImage: the directory does not lie in the file.
+        ImageTooCostly: it has too many tags, or their values together are longer than the file.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Sc
 
 def pass_rate(data: bytes, *, arithmetic: bool) -> int:
     """Nanoseconds that a scan takes for a block of 8 x 8 samples, beside its bytes."""
-    if arithmetic:  # goes on without end where its bytes do
+    if arithmetic:  # its decoder goes on where the bytes have ended
         return _WITH_ARITHMETIC
     return _PER_BLOCK_AND_SCAN if data.find(b"\xff\xdd") < 0 else _WITH_RESTARTS
 
@@ -162,7 +162,7 @@ def _blocks(head: _Head) -> tuple[dict[int, int], int]:
 
 
 def _scans(data: bytes, first: int, limits: PictureLimits) -> list[bytes]:
-    """Numbers of the components in each scan. Its marker cannot be pixels: those stuff a 0."""
+    """Numbers of the components in each scan. Pixels cannot hold its marker: they stuff a 0."""
     scans = []
     at = first
     while at >= 0:
@@ -179,6 +179,6 @@ def _scans(data: bytes, first: int, limits: PictureLimits) -> list[bytes]:
 
 
 def _reduction(width: int, height: int, target: tuple[int, int]) -> int:
-    """By how much libjpeg is asked to reduce the picture, as `decode_image` asks it."""
+    """The factor by which libjpeg reduces the picture, as `decode_image` tells it to."""
     side = 2 * max(target)
     return next((s for s in (8, 4, 2) if min(width // side, height // side) >= s), 1)

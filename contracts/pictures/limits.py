@@ -32,21 +32,21 @@ class PictureLimits:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     def times(self, factor: float) -> "PictureLimits":
-        """So many times as much of everything, for files of one's own."""
+        """These limits times a factor, for files of one's own."""
         return PictureLimits(
             **{name: type(value)(value * factor) for name, value in self._items()}  # type: ignore[arg-type]
         )
 
     def with_pixels(self, max_pixels: int) -> "PictureLimits":
-        """The same with another bound on pixels."""
+        """These limits with another bound on pixels."""
         return replace(self, max_pixels=max_pixels)
 
     def within_memory(self, max_memory: int) -> "PictureLimits":
-        """The same, with no more memory than that."""
+        """These limits with no more memory than `max_memory`."""
         return replace(self, max_memory=min(self.max_memory, max_memory))
 
     def refuse_pixels(self, width: int, height: int) -> None:
-        """Raise ImageTooLarge if the picture has too many."""
+        """Raise ImageTooLarge if the picture has too many pixels."""
         if width * height > self.max_pixels:
             raise ImageTooLarge(
                 f"the image claims {width} x {height} = {width * height / 1e6:.1f} megapixels, "
@@ -71,10 +71,10 @@ class Scan(NamedTuple):
     format: Format
     width: int
     height: int
-    pixel_bytes: int  # of a pixel in Pillow's memory: 1, 2 or 4
+    pixel_bytes: int  # 1, 2 or 4, in Pillow's memory
     decoded: int  # pixels that come out of the decoder: fewer than width x height from a JPEG
     seconds: float  # processor time until the pixels are there, at most
-    doubt_s: float = 0.0  # more, if the compressed data is made to be slow; the clock cuts it off
+    doubt_s: float = 0.0  # more, if the compressed data is made to be slow; a clock cuts it off
     memory: int = 0  # bytes that the decoder needs beside the pixels
     planes: int = 1  # bytes a pixel for what RGB or grey is made in
     flatten_s: float = 0.0  # processor time to make RGB or grey of the pixels, at most

@@ -10,12 +10,12 @@ _WEBP_PER_PIXEL, _WEBP_PER_BYTE, _WEBP_PER_CHUNK = 22, 36, 200
 _WEBP_CANVASES = 3  # of 4 bytes a pixel, beside Pillow's own: two of the animation, and a copy
 _GIF_PER_PIXEL, _GIF_PER_BYTE, _GIF_PER_BLOCK = 6, 8, 1_000
 _BMP_PER_PIXEL, _BMP_PER_RUN_PIXEL, _BMP_PER_RUN_BYTE = 4, 150, 400
-_MAX_RUN_S = 0.1  # in Python, which nothing else of the process can use meanwhile
+_MAX_RUN_S = 0.1  # of Python, which nothing else in the process can use meanwhile
 _FLATTEN = 13
 
 
 def scan_webp(data: bytes, limits: PictureLimits) -> Scan:
-    """A WebP, from the chunks of its container; raises what `scan_png` raises."""
+    """Scan the chunks of a WebP's container; raises what `scan_png` raises."""
     if len(data) < 25:
         raise InvalidImage("the WebP is cut off in its header")
     width, height = _webp_size(data[12:16], data, 20)
@@ -64,7 +64,7 @@ def _webp_size(kind: bytes, data: bytes, at: int) -> tuple[int, int]:
 
 
 def scan_gif(data: bytes, limits: PictureLimits) -> Scan:
-    """A GIF, from its blocks before the first frame; raises what `scan_png` raises."""
+    """Scan the blocks of a GIF before its first frame; raises what `scan_png` raises."""
     if len(data) < 13:
         raise InvalidImage("the GIF is cut off in its header")
     width, height, flags = struct.unpack_from("<HHB", data, 6)
@@ -109,7 +109,7 @@ def scan_gif(data: bytes, limits: PictureLimits) -> Scan:
 
 
 def scan_bmp(data: bytes, limits: PictureLimits) -> Scan:
-    """A BMP, from its header; raises what `scan_png` raises."""
+    """Scan the header of a BMP; raises what `scan_png` raises."""
     (size,) = struct.unpack_from("<I", data, 14)
     compression = 0
     if size == 12:

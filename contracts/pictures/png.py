@@ -7,7 +7,7 @@ from snapensemble.contracts.pictures.directory import refuse_costly_exif
 from snapensemble.contracts.pictures.limits import NS, PictureLimits, Scan
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Of a colour type: samples per pixel.
+# Samples per pixel, by colour type.
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _INFLATED = (b"zTXt", b"iTXt", b"iCCP")  # each up to 1 MiB

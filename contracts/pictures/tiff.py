@@ -63,7 +63,7 @@ def scan_tiff(data: bytes, limits: PictureLimits) -> Scan:
         seconds=(pieces * _PER_STRIP + len(tags.tags) * _PER_TAG + pixels * _PER_PIXEL) * NS
         + (raw * per_raw + encoded * per_encoded) * NS
         + passes_s,
-        # A strip or tile whole, twice for planes and colours that are converted.
+        # A whole strip or tile, and a second where planes or colours are converted.
         memory=int(area * max(4, samples * bits / 8)) * (1 if codec == _RAW else 2)
         + (_ZSTD_WINDOW if codec == _ZSTD else 0)
         + (1 << 20),
@@ -74,23 +74,23 @@ def scan_tiff(data: bytes, limits: PictureLimits) -> Scan:
 
 
 def _directory(data: bytes, limits: PictureLimits) -> Directory:
-    """The first directory; those that it points to are not costly, either."""
+    """The first directory, after those that it points to were found not to be costly."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2] == 43
     if len(data) < 16:
         raise InvalidImage("the TIFF is cut off in its header")
     (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
     tags = Directory(data, at, order, limits, big=big)
-    waiting = [inner for number in _INNER for inner in tags.integers(number)]
+    pending = [inner for number in _INNER for inner in tags.integers(number)]
     for depth in range(2):
-        limits.refuse_more(len(waiting), 8, "{} inner directories", "save it again")
+        limits.refuse_more(len(pending), 8, "{} inner directories", "save it again")
         found = [
             Directory(data, inner, order, limits, big=big)
-            for inner in waiting
+            for inner in pending
             if inner + 8 <= len(data)
         ]
-        waiting = [x for each in found for number in _INNER for x in each.integers(number)]
-        waiting = waiting if depth == 0 else []
+        pending = [x for each in found for number in _INNER for x in each.integers(number)]
+        pending = pending if depth == 0 else []
     return tags
 
 
@@ -125,7 +125,7 @@ def _pieces(
 
 
 def _encoded(data: bytes, tags: Directory, codec: int, pieces: int) -> int:
-    """Bytes that the codec reads; strips that lie on one another are read again and again."""
+    """Bytes that the codec reads; strips that lie on one another are read several times."""
     if codec == _RAW:
         return len(data)
     sizes = list(tags.integers(_COUNTS if _OFFSETS in tags.tags else _TILE_COUNTS))
@@ -141,7 +141,7 @@ def _encoded(data: bytes, tags: Directory, codec: int, pieces: int) -> int:
 
 
 def _jpeg_passes(data: bytes, tags: Directory, blocks: float, limits: PictureLimits) -> float:
-    """Blocks times scans of the JPEGs in strips or tiles."""
+    """Blocks times scans, summed over the JPEGs in strips or tiles."""
     striped = _OFFSETS in tags.tags
     offsets = list(tags.integers(_OFFSETS if striped else _TILE_OFFSETS))
     sizes = list(tags.integers(_COUNTS if striped else _TILE_COUNTS))
