@@ -22,7 +22,7 @@ from snapensemble.trainer.seeding import Purpose, derived_seed
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one.
+    """The torch device of this name; `auto` is the GPU where there is one.
 
     Raises:
         InvalidConfig: torch does not know the device, or cannot use it here.
@@ -81,7 +81,7 @@ def new_model(
     image: ImageContract,
     device: torch.device,
 ) -> Classifier:
-    """Weights drawn from the seed alone; the caller's random state is left as it was."""
+    """A network whose weights follow from the seed; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, Purpose.WEIGHTS))
         model = build_model(name, len(dataset.classes), image, pretrained)
@@ -96,7 +96,7 @@ def build_batches(
     device: torch.device,
     world: World,
 ) -> Batches:
-    """The training split on the device, whole, as uint8.
+    """Put the whole training split on the device, as uint8.
 
     Raises:
         InvalidConfig: fewer images than one batch, a batch that the processes cannot share
@@ -164,7 +164,7 @@ def compilers() -> tuple[str, ...]:
 
 
 def default_batch_size(images: int) -> int:
-    """128; for few images a smaller power of two, so that an epoch has 20 steps; at least 16."""
+    """128, or for few images a smaller power of two from 16 on, so that an epoch has 20 steps."""
     size = 128
     while size > 16 and images // size < 20:
         size //= 2
@@ -182,7 +182,7 @@ def default_padding(side: int) -> int:
 
 def _histogram(images_NHW: NDArray[np.uint8]) -> NDArray[np.int64]:
     counts_256 = np.zeros(256, dtype=np.int64)
-    # bincount makes each pixel an int64: in pieces of about 4 million pixels.
+    # bincount makes each pixel an int64, so it takes pieces of about 4 million pixels.
     for part in np.array_split(images_NHW, max(1, images_NHW.size >> 22)):
         counts_256 += np.bincount(part.ravel(), minlength=256)
     return counts_256

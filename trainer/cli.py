@@ -68,7 +68,7 @@ def refuse_new_settings(flags: dict[str, Any]) -> None:
 
 
 def merged(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """The file's settings under the flags; one of cycles and epochs as a flag replaces either."""
+    """The file's settings under the flags; --cycles or --epochs replaces either of the file's."""
     if flags.keys() & BUDGET:
         file = {name: value for name, value in file.items() if name not in BUDGET}
     return {**file, **flags}
@@ -78,8 +78,8 @@ def build_config(flags: dict[str, Any], file: Path | None = None) -> TrainConfig
     """A TrainConfig from flags and the settings of a file.
 
     Raises:
-        InvalidConfig: a required one is missing, or a value cannot work; names the flag, or the
-            file.
+        InvalidConfig: a required setting is missing, or a value cannot work; the message names the
+            flag or the file.
     """
     settings = {} if file is None else read_toml(file)
 

@@ -298,7 +298,7 @@ class TrainConfig(Options):
 
 
 def to_toml(config: TrainConfig) -> str:
-    """The settings without the run directory; paths are made absolute."""
+    """The settings as TOML, without the run directory; paths are made absolute."""
     lines = []
     for name, value in config:
         if name != "out" and value is not None:
@@ -316,7 +316,8 @@ def read_toml(file: Path) -> dict[str, Any]:
     """Settings by name from a file.
 
     Raises:
-        InvalidConfig: not TOML, an unknown name, or a value of the wrong kind or out of bounds.
+        InvalidConfig: the file is not TOML, or has an unknown name, or a value of the wrong kind or
+            out of bounds.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -335,7 +336,7 @@ def parsed(text: str, file: Path) -> dict[str, Any]:
 
 
 def run_config(run_dir: Path, **changes: Any) -> TrainConfig:
-    """The settings that a run was started with, but for changes.
+    """The settings that a run was started with, with some of them changed.
 
     Raises:
         InvalidManifest: the directory holds no run, or its settings were changed.

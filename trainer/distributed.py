@@ -1,4 +1,4 @@
-"""Several processes of one run: torchrun, DistributedDataParallel, gloo or NCCL.
+"""Several processes train in one run: torchrun, DistributedDataParallel, gloo or NCCL.
 
 Every process holds the whole data set and the same random numbers; of each global batch it trains
 on its own part. Process 0, the leader, writes.
@@ -36,7 +36,7 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    store: Any = None  # what the processes leave each other, in the words of torch.distributed
+    store: Any = None  # torch.distributed's, where the processes leave each other messages
 
     @property
     def leads(self) -> bool:
@@ -66,7 +66,7 @@ class World:
         return value
 
     def average_batch_norm(self, model: nn.Module) -> None:
-        """Give every process the mean of the running means and variances: each saw its own part.
+        """Give every process the mean of all running means and variances; each saw its own part.
 
         The variances' mean leaves out how far the processes' means lie apart, which is little
         where each sees thousands of images before.
@@ -109,7 +109,7 @@ class World:
     def leader_first(self) -> Iterator[None]:
         """Run the block in process 0 first, then in the others: they find what it has made.
 
-        However long it takes: a barrier would time out.
+        The others wait however long it takes, where a barrier would time out.
 
         Raises:
             ProcessLost: process 0 has failed in the block.
@@ -168,7 +168,7 @@ def joined(device: torch.device) -> Iterator[World]:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process; one of several at once.
+    """End this process; where it is one of several, without the interpreter's own shutdown.
 
     A process that had trained to the end was seen to abort while the interpreter came down
     ("terminate called without an active exception", a thread of torch's): a failure to torchrun.
@@ -196,7 +196,7 @@ def local_device(name: str) -> str:
 
 
 def threads_here(budget: int) -> int:
-    """The processors of this machine divided among its processes, at least 1."""
+    """The threads of one process: this machine's processors divided among its processes."""
     return max(1, budget // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

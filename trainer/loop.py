@@ -1,6 +1,6 @@
-"""One epoch of optimizer steps.
+"""One epoch of optimizer steps, and the logits for the validation after it.
 
-Shapes: N images, B batch, C channels, H height, W width.
+Shapes: N images, B batch, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,32 +21,7 @@ from snapensemble.trainer.recording.checkpoint import State
 from snapensemble.trainer.schedules import Schedule
 from snapensemble.trainer.seeding import Purpose, derived_seed, generator
 
-BATCH = 500
-
-
-@torch.inference_mode()
-def predict_logits(
-    model: nn.Module, images_NCHW: Tensor, between: Callable[[], None] | None = None
-) -> NDArray[np.float32]:
-    """logits_NK, float32, in evaluation mode; the model's mode is put back afterwards.
-
-    Args:
-        model: uint8 images in, logits out.
-        images_NCHW: on the model's device.
-        between: called after each batch; may raise to end it early.
-    """
-    was_training = model.training
-    model.eval()
-    parts = []
-    try:
-        for batch in torch.split(images_NCHW, BATCH):
-            parts.append(model(batch).float().cpu())
-            if between is not None:
-                between()
-    finally:
-        model.train(was_training)
-    logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()
-    return logits_NK
+PREDICTION_BATCH = 500  # images
 
 
 class TrainingDiverged(SnapensembleError):
@@ -67,20 +42,20 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches only: the rest of an epoch is left out, another rest each time."""
+        """Whole batches of an epoch; the images left over are others in each epoch."""
         return len(self.labels_N) // self.batch_size
 
     def forward_seed(self, step: int) -> int:
-        """For networks that draw while they train, as dropout does: new for step and process."""
+        """A seed for networks that draw while they train (dropout), for each step and process."""
         count = step * self.world.size + self.world.rank
         return derived_seed(self.seed, Purpose.FORWARD, count)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Augmented batches in an order that depends on the seed and the epoch's number only.
+        """Yield augmented batches in an order that depends on the seed and the epoch's number only.
 
         Args:
             epoch: counted from 0.
-            first: batches that are left out, as they were trained on before.
+            first: how many batches are left out, since they were trained on before.
         """
         order_N = torch.randperm(
             len(self.labels_N), generator=generator(self.seed, Purpose.ORDER, epoch)
@@ -111,7 +86,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What is minimised: the cross entropy of the network's answer to a batch."""
+    """The loss that is minimised: the cross entropy of the network's logits for a batch."""
 
     network: nn.Module  # the model as it is trained: compiled, or in several processes
     label_smoothing: float
@@ -156,6 +131,31 @@ def train_epoch(
             raise TrainingDiverged(diverged(f"the loss became {value}", done))
         state.step, state.loss = state.step + 1, value
         yield done
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module, images_NCHW: Tensor, between: Callable[[], None] | None = None
+) -> NDArray[np.float32]:
+    """The model's logits_NK, float32, in evaluation mode; its mode is put back afterwards.
+
+    Args:
+        model: uint8 images in, logits out.
+        images_NCHW: on the model's device.
+        between: called after each batch; may raise to end it early.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    try:
+        for batch in torch.split(images_NCHW, PREDICTION_BATCH):
+            parts.append(model(batch).float().cpu())
+            if between is not None:
+                between()
+    finally:
+        model.train(was_training)
+    logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()
+    return logits_NK
 
 
 def diverged(what: str, step: Step) -> str:

@@ -22,7 +22,7 @@ class HypergradientSgd(torch.optim.SGD):
         multiplicative rule:  alpha_t = alpha_{t-1} (1 + beta g_t . d_{t-1} / (|g_t| |d_{t-1}|))
 
     Other than in the paper the rate is kept within [0, eta_max], and a hypergradient that is
-    infinite or not a number leaves it as it is. One rate for all parameters.
+    infinite or not a number leaves it as it is. All parameters share one rate.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class HypergradientSgd(torch.optim.SGD):
             state["direction"] = gradient
 
     def moved_rate(self, alpha: float, gradients: list[Tensor], directions: list[Tensor]) -> float:
-        """alpha_t from alpha_{t-1}; the products in float32."""
+        """alpha_t from alpha_{t-1}; the products are computed in float32."""
         rule = self.hypergradient
         descent = _dot(gradients, directions)
         if rule.rule == "additive":
@@ -76,7 +76,7 @@ class HypergradientSgd(torch.optim.SGD):
 def build_optimizer(
     model: nn.Module, config: TrainConfig, schedule: Schedule, device: torch.device
 ) -> torch.optim.Optimizer:
-    """SGD with the momentum and weight decay asked for; the schedule sets the rate at each step."""
+    """SGD with the config's momentum and weight decay; the schedule sets the rate at each step."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     settings: dict[str, Any] = {
         "momentum": config.momentum,

@@ -81,7 +81,7 @@ def resume(run_dir: Path, **changes: Any) -> Path:
     Raises:
         InvalidManifest: the directory holds no run, or a damaged one.
         InvalidData: the images are not those that the run began with.
-        InvalidConfig: another process trains in this directory; and the others as in `train`.
+        InvalidConfig: another process trains in this directory; all others as for `train`.
     """
     if read_run(run_dir).complete:
         remove_checkpoint(run_dir)  # if the run was killed just before it did
@@ -111,7 +111,7 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
             )
         image = image_contract(dataset, config.model if config.pretrained else None)
         name = config.model or default_model(image)
-        # A checkpoint brings all weights: those that the run began with may be gone.
+        # A checkpoint brings all weights; the file that the run began with may be gone.
         pretrained = None if resumed and has_checkpoint(config.out) else config.pretrained
         model = new_model(name, config.seed, pretrained, dataset, image, device)
         batches = build_batches(config, dataset, image, device, world)
@@ -138,7 +138,7 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
 
 @contextmanager
 def noting_where_from(resumed: bool) -> Iterator[None]:
-    """Say of data that cannot be read that a resumed run began with it."""
+    """Note on data that cannot be read that a resumed run began with it."""
     try:
         yield
     except InvalidData as error:
@@ -150,7 +150,7 @@ def noting_where_from(resumed: bool) -> Iterator[None]:
 
 
 def keeping_random_state(device: torch.device) -> AbstractContextManager[None]:
-    """Networks with dropout draw from torch's global generators; the caller's come back."""
+    """Give the caller's random state back: networks with dropout draw from torch's generators."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
@@ -171,15 +171,15 @@ def train_cycles(
         batches: of training images.
         plan: the schedule and its cycles.
         val: the validation split.
-        record: is told of everything.
+        record: receives every step, validation and snapshot.
         deferred: signals that wait for a place where stopping is safe.
     """
     world = batches.world
     mine = world.share(len(val))
     my_images_NCHW = torch.from_numpy(val.images_NCHW[mine]).to(batches.images_NCHW.device)
 
-    def stop_if_asked() -> None:
-        """In all processes after the same step, whichever of them got the signal."""
+    def stop_if_signalled() -> None:
+        """Raise Stopped in all processes after the same step, whichever of them got the signal."""
         if signum := world.largest(deferred.signum):
             raise Stopped(signum)
 
@@ -187,7 +187,7 @@ def train_cycles(
         cycle, started = plan.cycle_of(epoch), time.monotonic()
         for step in train_epoch(state, objective, batches, plan.schedule):
             record.step(step, epoch, cycle)
-            stop_if_asked()
+            stop_if_signalled()
         seconds = time.monotonic() - started
         world.average_batch_norm(state.model)
         # Alone, a process may stop between batches; several have different numbers of them.

@@ -9,7 +9,7 @@ from snapensemble.contracts.errors import Misfit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sgdr:
-    """Cosine annealing with warm restarts. Lengths in optimizer steps.
+    """Cosine annealing with warm restarts. Lengths are in optimizer steps.
 
     `warmup` steps of the first cycle climb to `eta_max` in equal parts (Goyal et al. 2017,
     arXiv:1706.02677, section 2.2); each restart goes to `eta_max_decay` times the rate of the one
@@ -50,7 +50,7 @@ class Sgdr:
             )
 
     def rate(self, step: int, val_nlls: Sequence[float] = ()) -> float:
-        """The learning rate of update number `step`; what validation said plays no part."""
+        """The learning rate of update number `step`; the validation NLLs play no part."""
         return learning_rate(step, self)
 
 

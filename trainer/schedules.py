@@ -64,13 +64,16 @@ class Constant:
     eta: float
 
     def rate(self, step: int, val_nlls: Sequence[float] = ()) -> float:
-        """Always `eta`."""
+        """The rate of every update: `eta`."""
         return self.eta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepDecay:
-    """`factor` times the rate at each milestone (He et al. 2016, arXiv:1512.03385, section 4.2)."""
+    """Multiply the rate by `factor` at each milestone.
+
+    As in He et al. 2016, arXiv:1512.03385, section 4.2.
+    """
 
     eta: float
     milestones: tuple[int, ...]
@@ -87,10 +90,10 @@ class StepDecay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plateau:
-    """`factor` times the rate when the validation NLL has stopped falling.
+    """Multiply the rate by `factor` when the validation NLL has stopped falling.
 
-    The rule of torch's ReduceLROnPlateau: an epoch is an improvement if its NLL lies below the
-    best one so far by the fraction `threshold`; after more than `patience` epochs in a row
+    This is the rule of torch's ReduceLROnPlateau: an epoch is an improvement if its NLL lies below
+    the best one so far by the fraction `threshold`; after more than `patience` epochs in a row
     without one the rate falls, not below `eta_min`, and the count begins anew.
     """
 
@@ -148,5 +151,5 @@ class Hypergradient:
             )
 
     def rate(self, step: int, val_nlls: Sequence[float] = ()) -> None:
-        """None: it depends on the gradients, which the optimizer sees."""
+        """None, since the rate depends on the gradients, which the optimizer sees."""
         return

@@ -1,4 +1,4 @@
-"""What torchrun starts as `-m snapensemble.trainer`: the flags of `snapensemble train`."""
+"""What torchrun starts as `-m snapensemble.trainer`; it takes the flags of `snapensemble train`."""
 
 import argparse
 import os
@@ -11,7 +11,7 @@ from snapensemble.trainer.config import read_toml
 
 
 def main() -> int:
-    """Train.
+    """Run the training command in one of torchrun's processes.
 
     Returns:
         0; 2 after an error that the user can mend; 130, 143 or 129 after

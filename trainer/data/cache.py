@@ -1,9 +1,9 @@
-"""Folders of pictures are decoded once: the pixels stay in the cache directory.
+"""The cache of decoded pictures: a folder is decoded once, and its pixels are kept.
 
 An entry is a directory that takes its name last, so it is there whole or not at all:
 
     KEY/images.npy   the images that can be read, uint8 [N, C, H, W]
-    KEY/index.json   which files cannot, and why
+    KEY/index.json   which files cannot be read, and why
 
 The key covers whatever could change a pixel, so an entry is never out of date, and two processes
 that make the same entry make the same bytes. The whole directory may be removed at any time.
@@ -44,23 +44,23 @@ from snapensemble.contracts.process import say_once
 from snapensemble.trainer.data.decoding import Unreadable, decode_files
 from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
 
-# Whose source decides about a pixel, or whether there is one.
+# The modules whose source decides what a pixel is, or whether there is one.
 _MADE_BY = (pixels, cost, decode, directory, jpeg, limits, others, png, tiff)
 
 
 class CacheIndex(Record):
-    """What stands beside the pixels."""
+    """What is known of an entry beside its pixels."""
 
     format: Literal["decoded-images"] = "decoded-images"
     format_version: Literal[1] = 1
-    images_mtime_ns: int  # of images.npy: nobody has written to it since
+    images_mtime_ns: int  # of images.npy; another time means that it was changed since
     bad: tuple[tuple[int, str], ...]  # (index of the file, reason)
     costly: int  # pictures that a server would refuse
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The pixels of those files that have some."""
+    """The images of the files that can be read."""
 
     images_NCHW: NDArray[np.uint8]
     bad: dict[int, str]  # index of the file -> reason
@@ -69,7 +69,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Files to be decoded, and to what."""
+    """Files to be decoded, and the size and channels of their images."""
 
     root: Path
     files: Sequence[Path]
@@ -79,16 +79,16 @@ class Pictures:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of one image."""
+        """The shape of one image: (C, H, W)."""
         return self.channels, self.size, self.size
 
     @property
     def nbytes(self) -> int:
-        """Of all images."""
+        """The bytes of all images."""
         return len(self.files) * self.channels * self.size * self.size
 
     def decode(self, costly: list[Path]) -> Iterator[NDArray[np.uint8] | Unreadable]:
-        """Each image, or why there is none; those that a server would refuse are noted."""
+        """Each image, or why there is none; `costly` collects those that a server would refuse."""
         return decode_files(
             self.files,
             size=self.size,
@@ -137,12 +137,12 @@ def _times(file: Path) -> tuple[int, ...]:
         status = file.stat()
     except OSError:  # it will be named as unreadable
         return ()
-    # The last of them cannot be set: it tells of a file replaced by an older one of the same size.
+    # Nobody can set the last of them: it tells of an older file of the same size in its place.
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _opened(entry: Path, pictures: Pictures) -> Decoded | None:
-    """An entry, unless it is absent or damaged."""
+    """The images of an entry; None if it is absent or damaged."""
     try:
         index = read_manifest(entry / "index.json", CacheIndex, made_by="snapensemble train")
         images_NCHW = open_rows(entry / "images.npy")
@@ -150,7 +150,7 @@ def _opened(entry: Path, pictures: Pictures) -> Decoded | None:
         owners = {each.stat().st_uid for each in (entry, *entry.iterdir())}
     except (InvalidManifest, OSError, ValueError, EOFError, OverflowError):
         return None
-    if owners != {os.getuid()}:  # in a shared cache somebody else's pixels are not believed
+    if owners != {os.getuid()}:  # in a shared cache somebody else's pixels are not trusted
         return None
     bad = dict(index.bad)
     shape = (len(pictures.files) - len(bad), *pictures.shape)
@@ -161,7 +161,7 @@ def _opened(entry: Path, pictures: Pictures) -> Decoded | None:
 
 
 def _made(entry: Path, pictures: Pictures) -> Decoded:
-    """Decode into a new entry.
+    """Decode the pictures into a new entry.
 
     Raises:
         OSError: the entry cannot be written.

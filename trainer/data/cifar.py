@@ -89,7 +89,7 @@ def _find(directory: Path, kind: _Kind, layouts: tuple[_Layout, ...]) -> tuple[P
 
 
 def _names(file: Path, kind: _Kind, layout: _Layout) -> tuple[str, ...]:
-    """The classes as the file beside the images calls them, else as the authors do."""
+    """The class names of the file beside the images; without one those of the authors."""
     if not file.exists():
         return kind.classes
     names = layout.read_names(file, kind)

@@ -43,11 +43,11 @@ class Dataset:
     val: Split
     test: Split | None
     mirror_keeps_class: bool
-    brings_test: bool  # or was the test part drawn from the rest?
+    brings_test: bool  # otherwise the test part was drawn from the rest
     bad_images: int = 0  # left out, because they cannot be read
 
     def part(self, name: str) -> Split:
-        """The part by name.
+        """The part of this name: train, val or test.
 
         Raises:
             InvalidData: this data set has no test part.
@@ -62,7 +62,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+        """The shape of an image: (C, H, W)."""
         _, channels, height, width = self.train.images_NCHW.shape
         return channels, height, width
 
@@ -94,16 +94,17 @@ def load_dataset(
     Args:
         spec: see `SPECS`.
         val_fraction: the share of each class that validates, where the data has no such part.
-        split_seed: decides which images.
+        split_seed: decides which images these are.
         image_size: height and width in pixels; image folders only, where 64 is the default.
         channels: 1 or 3; image folders only.
         max_bad_images: so many pictures that cannot be read are named and left out; image folders
             only.
-        max_image_cost: what decoding one may cost, in times what a server accepts; likewise.
+        max_image_cost: what decoding one may cost, in times what a server accepts; image folders
+            only.
 
     Raises:
         InvalidConfig: the SPEC is not one, or `image_size` does not apply.
-        InvalidData: absent, damaged, or too few images.
+        InvalidData: the data is absent or damaged, or has too few images.
     """
     raw = _read(spec, image_size, channels, max_bad_images, max_image_cost)
     _refuse_unusable(raw)
@@ -197,7 +198,7 @@ def _read(
 
 
 def _refuse_unusable(raw: RawData) -> None:
-    """What no reader may pass on: names that a manifest cannot hold, sizes that no graph takes."""
+    """Raise InvalidData for names that a manifest cannot hold and sizes that no graph takes."""
     if len(raw.classes) < 2 or len(set(raw.classes)) != len(raw.classes):
         raise InvalidData(f"at least two classes of different names are needed: {raw.classes}")
     for name in raw.classes:
@@ -215,7 +216,7 @@ def _refuse_size(height: int, width: int) -> None:
 
 
 def _take_test(raw: RawData, split_seed: int) -> RawData:
-    """For data without any parts: a share of each class becomes the test part."""
+    """Make a share of each class the test part, for data without any parts."""
     assert raw.everything is not None
     _refuse_small_classes(replace(raw, train=raw.everything))
     # A stream of its own, so that test and validation are not drawn by the same numbers.

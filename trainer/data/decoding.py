@@ -17,9 +17,9 @@ from snapensemble.contracts.errors import InvalidImage
 from snapensemble.contracts.pictures.cost import picture_cost
 from snapensemble.contracts.pixels import SERVER_LIMITS, decode_image
 
-# One's own files may cost more than what a stranger sends to a server: so many times as much.
+# The user's own files may cost this many times what a server accepts from a stranger.
 MAX_IMAGE_COST = 6.25
-_MOST_WAITING, _MOST_WAITING_BYTES = 1024, 1 << 26
+_MOST_PENDING, _MOST_PENDING_BYTES = 1024, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Unreadable:
     """A file without pixels."""
 
     reason: str
-    lasting: bool  # its bytes are wrong; otherwise the disk or a permission is
+    lasting: bool  # whether its bytes are wrong, and not the disk or a permission
 
 
 def decode_files(
@@ -70,8 +70,8 @@ def decode_files(
             on_costly(file)
         return image_CHW
 
-    # In portions: results wait in memory until the slowest before them is there.
-    portion = max(1, min(_MOST_WAITING, _MOST_WAITING_BYTES // (channels * size * size)))
+    # Files go in portions: results wait in memory until the slowest before them is there.
+    portion = max(1, min(_MOST_PENDING, _MOST_PENDING_BYTES // (channels * size * size)))
     with warnings.catch_warnings(), ThreadPoolExecutor(cpu_budget()) as pool:
         # Pillow warns of odd metadata (EXIF, TIFF tags) in files whose pixels are fine.
         warnings.filterwarnings("ignore", module="PIL")

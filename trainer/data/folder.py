@@ -19,7 +19,7 @@ MOST_NAMED = 20
 
 @dataclass(frozen=True)
 class _Part:
-    """train/, val/ or test/ as read, and the lines that name what could not be."""
+    """The images of train/, val/ or test/, and the lines that name unreadable files."""
 
     split: Split
     bad: list[str]
@@ -34,10 +34,10 @@ def image_folder(
     max_bad_images: int = 0,
     max_image_cost: float = MAX_IMAGE_COST,
 ) -> RawData:
-    """train/CLASS/* with optional val/ and test/, or CLASS/* alone.
+    """Read train/CLASS/* with optional val/ and test/, or CLASS/* alone.
 
-    Each file is decoded as the server decodes it, once: see `folder_cache`. Files whose names do
-    not end as a picture's are passed over.
+    Each file is decoded as the server decodes it, once: see `trainer.data.cache`. Files whose
+    names do not end as a picture's are passed over.
 
     Args:
         directory: the folder.
@@ -133,6 +133,6 @@ def _refuse_bad(bad: list[str], allowed: int) -> None:
 
 
 def _visible(path: Path, root: Path | None = None) -> bool:
-    """Not hidden, and below `root` in no hidden folder: .thumbnails, .ipynb_checkpoints."""
+    """Whether a path is not hidden, nor in a hidden folder below `root` (.ipynb_checkpoints)."""
     parts = path.relative_to(root).parts if root else (path.name,)
     return not any(part.startswith(".") for part in parts)

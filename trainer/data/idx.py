@@ -29,7 +29,7 @@ _MOST_BYTES = 1 << 30  # twenty times the official files
 
 
 def mnist(directory: Path) -> RawData:
-    """MNIST's handwritten digits: a mirrored digit is another one, or none."""
+    """MNIST's handwritten digits, never mirrored: a mirrored digit is another one, or none."""
     return _read(directory, MNIST_CLASSES, mirror_keeps_class=False)
 
 
@@ -48,7 +48,7 @@ def read_idx(file: Path, magic: int) -> NDArray[np.uint8]:
         magic: what its first four bytes must be.
 
     Raises:
-        InvalidData: absent, another kind of file, truncated, too long, or damaged.
+        InvalidData: the file is absent, of another kind, truncated, too long, or damaged.
     """
     try:
         with file.open("rb") as stream:
@@ -129,7 +129,7 @@ def _parse(file: Path, stream: BinaryIO | gzip.GzipFile, magic: int) -> NDArray[
 
 
 def _up_to(stream: BinaryIO | gzip.GzipFile, size: int) -> bytes:
-    """At most `size` bytes; memory grows with what is there, not with what was asked for."""
+    """At most `size` bytes; memory grows with what is there, not with `size`."""
     buffer = io.BytesIO()
     while (left := size - buffer.tell()) and (chunk := stream.read(min(left, 1 << 20))):
         buffer.write(chunk)

@@ -49,8 +49,8 @@ def write_rows(
 
     Args:
         file: does not exist yet.
-        images: of `shape_CHW` each.
-        most: at least as many as there are.
+        images: each of `shape_CHW`.
+        most: a number of images that is not exceeded.
         shape_CHW: of one image.
 
     Returns:
@@ -79,7 +79,7 @@ def open_rows(file: Path) -> NDArray[np.uint8]:
     """The array that `write_rows` wrote, as a memory map.
 
     Raises:
-        OSError, ValueError: absent, truncated, or no such array.
+        OSError, ValueError: the file is absent, truncated, or holds no such array.
     """
     with file.open("rb") as stream:
         version = np.lib.format.read_magic(stream)
@@ -92,8 +92,8 @@ def open_rows(file: Path) -> NDArray[np.uint8]:
 def take_rows(images_NCHW: NDArray[np.uint8], chosen_N: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The images where the mask is true, in memory only if `images_NCHW` is.
 
-    Those of a memory map go to a file without a name in the cache directory, which the system
-    removes with the array. Where none can be made, they go to memory.
+    Images of a memory map go to a file without a name in the cache directory, which the system
+    removes with the array. Where no such file can be made, they go to memory.
     """
     if not is_mapped(images_NCHW):
         return images_NCHW[chosen_N]

@@ -70,7 +70,7 @@ def read_pickle(data: bytes, file: Path) -> dict[str, Any]:
         file: where it came from, for the messages.
 
     Raises:
-        InvalidData: damaged, no dictionary, or it names anything that official files do not.
+        InvalidData: the pickle is damaged, no dictionary, or names what no official file does.
     """
     try:
         _refuse_costly(data, file)
@@ -107,7 +107,7 @@ def uint8_array(noted: Any) -> NDArray[np.uint8] | None:
 
 
 def _refuse_costly(data: bytes, file: Path) -> None:
-    """What would cost far more than the file's size tells. Reads the instructions, runs none."""
+    """Refuse what would cost far more than its size tells; reads the instructions, runs none."""
     tuples = 0
     for count, (code, argument, _) in enumerate(pickletools.genops(data)):
         tuples += code.name in _TUPLES

@@ -11,6 +11,15 @@ from numpy.typing import NDArray
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.trainer.data.memmap import take_rows
 
+# Deflate reaches a thousand on zeros; pictures and labels stay far below.
+MAX_EXPANSION = 200
+SMALL_ARRAY = 2**28  # bytes; up to here any expansion is accepted
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+NPZ_NAMES = {f"{axis}_{part}" for axis in "xy" for part in ("train", "val", "test")} | {"classes"}
+
 
 @dataclass(frozen=True)
 class Split:
@@ -44,8 +53,8 @@ class RawData:
 def digits() -> RawData:
     """scikit-learn's 1,797 handwritten digits, 8 x 8, grey values 0 to 16 scaled to 0 to 255.
 
-    Half of them test, as in scikit-learn's own example: with fewer, a handful of mistakes would
-    decide every comparison.
+    Half of them are the test part, as in scikit-learn's own example: with fewer, a handful of
+    mistakes would decide every comparison.
     """
     from sklearn.datasets import load_digits
 
@@ -56,18 +65,8 @@ def digits() -> RawData:
     return RawData(names, mirror_keeps_class=False, everything=everything, test_fraction=0.5)
 
 
-# Deflate reaches a thousand on zeros; pictures and labels stay far below.
-MAX_EXPANSION = 200
-SMALL_ARRAY = 2**28  # bytes that may come of anything
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-NPZ_NAMES = {f"{axis}_{part}" for axis in "xy" for part in ("train", "val", "test")} | {"classes"}
-
-
 def npz(file: Path) -> RawData:
-    """One .npz file: x_train y_train x_test y_test classes, and x_val y_val if there are any.
+    """Read an .npz file: x_train y_train x_test y_test classes, and x_val y_val if there are any.
 
     Images are uint8, [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3.
     """
@@ -100,10 +99,10 @@ def npz(file: Path) -> RawData:
 
 
 def _npz_array(content: zipfile.ZipFile, part: zipfile.ZipInfo) -> NDArray[np.generic]:
-    """One array, whose bytes are as many as its header asks memory for.
+    """Read one array, after a check that it has as many bytes as its header asks memory for.
 
     Raises:
-        ValueError: they are not, or it expands like nothing that was ever a picture.
+        ValueError: it has more or fewer bytes, or expands more than pictures ever do.
     """
     if part.file_size > MAX_EXPANSION * part.compress_size + SMALL_ARRAY:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The images of a run or a bundle once more, split as they were when it was trained."""
+"""Read the images of a run or a bundle again, split as they were for its training."""
 
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.pixels import ImageContract
@@ -15,20 +15,20 @@ def reread(
     spec: str | None = None,
     split: str = "test",
 ) -> Split:
-    """A part of the data set that something was trained on, or of another one.
+    """A part of the data set that a run or a bundle was trained on, or of another one.
 
     It is split as it was for training, so that the test part holds no image that taught or chose.
 
     Args:
         trained_on: what the manifest says of the data.
-        classes: which it must have, in this order.
-        image: the shape that it must have.
+        classes: the classes that it must have, in this order.
+        image: the shape that its images must have.
         spec: where it is now, or another data set; where it was if not given.
         split: train, val or test.
 
     Raises:
-        InvalidData: no such split, other classes, images of another shape, or a data set that has
-            changed since, so that nobody knows any more which of its images taught.
+        InvalidData: there is no such split, classes or shapes differ, or the data set has changed
+            since, so that nobody knows any more which of its images taught.
     """
     spec = spec or trained_on.spec
     try:

@@ -17,7 +17,7 @@ class Trunk(NamedTuple):
 
 
 def conv3x3(width_in: int, width: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution that keeps the image's size (at stride 1); its bias is the norm's."""
+    """A 3x3 convolution that keeps the size at stride 1; the norm after it brings the bias."""
     return nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False)
 
 

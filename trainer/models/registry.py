@@ -116,9 +116,9 @@ def build_model(
     Args:
         name: one of `MODELS`; one for small images with `+whiten` after it, see
             `set_whitening`; or `timm:` and the name of a network in timm.
-        classes: how many.
+        classes: number of classes.
         image: what the network takes.
-        pretrained: for networks of timm: `hub` for timm's own weights, or the path of a file.
+        pretrained: only for networks of timm: `hub` for timm's own weights, or the path of a file.
 
     Raises:
         InvalidConfig: no network has this name or takes such images, or the weights are not
@@ -145,7 +145,7 @@ def set_whitening(model: Classifier, images_NCHW: Tensor) -> None:
 
     Args:
         model: the network, before its first step.
-        images_NCHW: uint8, the training split; 5,000 of them are looked at.
+        images_NCHW: uint8, the training split; up to 5,000 of its images are used.
     """
     for module in model.modules():
         if isinstance(module, PatchWhitening):

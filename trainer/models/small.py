@@ -1,7 +1,4 @@
-"""Networks for small images: a plain one, and the DenseNets of Huang et al. 2017.
-
-DenseNet: arXiv:1608.06993.
-"""
+"""Networks for small images: a plain one, and DenseNets (Huang et al. 2017, arXiv:1608.06993)."""
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +26,7 @@ def plain_net(width: int, channels: int) -> Trunk:
 
 
 class DenseLayer(nn.Module):
-    """Normalise, rectify, convolve; the result is joined to the input (the paper's equation 2)."""
+    """Normalise, rectify, convolve; the result is joined to the input (equation 2)."""
 
     def __init__(self, width_in: int, growth: int) -> None:
         super().__init__()
@@ -44,7 +41,7 @@ def densenet(depth: int, growth: int, channels: int) -> Trunk:
     """The plain DenseNet for small images: no bottlenecks, no compression (section 3).
 
     Three dense blocks of (depth - 4) / 3 layers. Between two blocks a 1x1 convolution keeps the
-    width, and an average over 2x2 pixels halves the image. Without dropout, which the paper uses
+    width, and an average over 2x2 pixels halves the image. There is no dropout: the paper uses it
     only where images are not augmented.
     """
     layers: list[nn.Module] = [conv3x3(channels, 16)]

@@ -111,7 +111,7 @@ def _created(name: str, image: ImageContract, **settings: Any) -> nn.Module:
 def _downloaded(name: str, image: ImageContract, **settings: Any) -> nn.Module:
     if not _timm().get_pretrained_cfg(name).has_weights:
         raise InvalidConfig(f"timm has no pretrained weights for {name}; train it without")
-    _created(name, image, **settings)  # what is wrong with the images is not wrong with the network
+    _created(name, image, **settings)  # images that do not fit are no failed download
     try:
         net: nn.Module = _timm().create_model(name, pretrained=True, **settings)
     except Exception as error:  # the download's libraries raise their own types
@@ -125,7 +125,7 @@ def _downloaded(name: str, image: ImageContract, **settings: Any) -> nn.Module:
 def _from_file(
     name: str, classes: int, image: ImageContract, file: Path, settings: dict[str, Any]
 ) -> nn.Module:
-    """Load with the file's own classes, all weights; then a fresh last layer where they differ."""
+    """Load all weights with the file's own classes; then a fresh last layer where they differ."""
     weights = _read(file)
     if all(key.startswith("net.") for key in weights):  # a snapshot of a run with such a network
         weights = {key.removeprefix("net."): value for key, value in weights.items()}
@@ -149,7 +149,7 @@ def _from_file(
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """Tensors by name; a pickle may hold nothing else."""
+    """The tensors of a file by name; a pickle may hold nothing else."""
     if not file.is_file():
         raise InvalidConfig(f"no file of pretrained weights at {file}")
     try:
@@ -168,7 +168,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _try(net: nn.Module, name: str, classes: int, image: ImageContract) -> None:
-    """One black image through the network: what does not fit is said before the first epoch."""
+    """Run one black image through the network: what does not fit is refused before training."""
     net.eval()
     try:
         with torch.no_grad():

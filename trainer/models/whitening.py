@@ -24,7 +24,7 @@ class PatchWhitening(nn.Conv2d):
     SIDE: ClassVar[int] = 2  # pixels
     MAX_IMAGES: ClassVar[int] = 5000
     # Added to each variance: directions in which patches hardly vary are noise, not to be
-    # scaled up (the second paper's value).
+    # scaled up (Jordan's value).
     EPSILON: ClassVar[float] = 5e-4
 
     def __init__(self, channels: int) -> None:
@@ -65,7 +65,7 @@ def _patches(images_NCHW: Tensor, side: int) -> Tensor:
 
 
 def _covariance(parts: Iterable[Tensor]) -> Tensor:
-    """Of the rows of all parts; in float64, as it is a sum over millions of patches."""
+    """The covariance of all parts' rows, in float64: it is a sum over millions of patches."""
     count, sum_D, product_DD = 0, torch.zeros(()), torch.zeros(())
     for part in parts:
         part_PD = part.double()

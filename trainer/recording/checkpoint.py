@@ -1,4 +1,4 @@
-"""All that resuming needs <-> `checkpoint.pt` in the run directory.
+"""All that resuming needs, in `checkpoint.pt` in the run directory.
 
 Random numbers are functions of the seed and the epoch (`trainer.seeding`), so no random state is
 kept.
@@ -21,12 +21,12 @@ MAX_CHECKPOINT_BYTES = 32 * 2**30  # a network, its optimizer, and room
 
 @dataclass
 class State:
-    """What training changes: a step is done, or an epoch validated, and it has moved on."""
+    """What training changes with every step and with every validated epoch."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0  # updates done
-    loss: float = float("nan")  # of the last one
+    loss: float = float("nan")  # of the last update
     val_nlls: list[float] = field(default_factory=list)  # after each epoch validated
 
     @property
@@ -61,7 +61,7 @@ def save_checkpoint(run_dir: Path, state: State) -> None:
 
 
 def has_checkpoint(run_dir: Path) -> bool:
-    """Whether there is one to go on from."""
+    """Whether there is a checkpoint to go on from."""
     return (run_dir / CHECKPOINT_FILE).exists()
 
 
@@ -69,7 +69,7 @@ def load_checkpoint(run_dir: Path, state: State) -> None:
     """Put the state back; without a checkpoint it stays at step 0.
 
     Raises:
-        InvalidManifest: the file is damaged, or another network's.
+        InvalidManifest: the file is damaged, or of another network.
     """
     if not has_checkpoint(run_dir):
         return
@@ -94,7 +94,7 @@ def load_checkpoint(run_dir: Path, state: State) -> None:
 
 
 def remove_checkpoint(run_dir: Path) -> None:
-    """The run is complete: nothing will be resumed."""
+    """Remove the checkpoint of a complete run, which nobody will resume."""
     (run_dir / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
@@ -107,10 +107,10 @@ class Checkpoints:
         self._written = time.monotonic()
 
     def due(self) -> bool:
-        """Whether the time has come."""
+        """Whether the last checkpoint is old enough for another one."""
         return time.monotonic() - self._written >= self._seconds
 
     def write(self, state: State) -> None:
-        """Write one, and begin to wait anew."""
+        """Write a checkpoint, from which the minutes count anew."""
         save_checkpoint(self._run_dir, state)
         self._written = time.monotonic()

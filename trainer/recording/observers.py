@@ -1,4 +1,4 @@
-"""Who watches a run: a person at the terminal, and metrics.jsonl."""
+"""The observers of a run: the progress for a person at the terminal, and metrics.jsonl."""
 
 import contextlib
 import json
@@ -19,29 +19,29 @@ from snapensemble.trainer.schedule import Cycle
 
 
 class Observer(Protocol):
-    """Is told of every step and of every epoch."""
+    """Receives every step, validation and snapshot of a run."""
 
     def step(self, step: Step, epoch: int, cycle: int) -> None:
-        """After an optimizer update."""
+        """Called after an optimizer update."""
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
-        """After validation; `step` was the epoch's last, `seconds` its training time."""
+        """Called after validation; `step` was the epoch's last, `seconds` its training time."""
 
     def snapshot(self, cycle: Cycle) -> None:
-        """After a cycle's weights were kept."""
+        """Called after a cycle's weights were kept."""
 
     def flush(self) -> None:
-        """Before a checkpoint: what was told so far must outlast this process."""
+        """Called before a checkpoint: what came so far must outlast this process."""
 
 
 class MetricsFile:
     """metrics.jsonl: a line per step, and a line per epoch with the validation figures.
 
     Args:
-        path: of the file.
+        path: where the file is, or will be.
         first_step: the next step to come. Lines of a resumed run from it on, and a torn last
             one, are removed: these steps will be done again.
-        first_epoch: the next validation to come; likewise.
+        first_epoch: the next validation to come; lines from it on are removed likewise.
     """
 
     def __init__(self, path: Path, first_step: int = 0, first_epoch: int = 0) -> None:
@@ -62,11 +62,11 @@ class MetricsFile:
             print(f"{self._path}: last lines lost: {failure.strerror}", file=sys.stderr)
 
     def step(self, step: Step, epoch: int, cycle: int) -> None:
-        """A line with step, epoch, cycle, lr and loss."""
+        """Write a line with step, epoch, cycle, lr and loss."""
         self._write(step=step.step, epoch=epoch, cycle=cycle, lr=step.learning_rate, loss=step.loss)
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
-        """A line with val_nll and val_accuracy; readers see all lines so far."""
+        """Write a line with val_nll and val_accuracy; readers see all lines so far."""
         self._write(
             step=step.step,
             epoch=epoch,
@@ -78,10 +78,10 @@ class MetricsFile:
         self.flush()
 
     def snapshot(self, cycle: Cycle) -> None:
-        """Nothing: run.json lists them."""
+        """Write nothing: run.json lists the snapshots."""
 
     def flush(self) -> None:
-        """All lines so far reach the disk."""
+        """Make all lines so far reach the disk."""
         with explaining_failures(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -141,11 +141,11 @@ class Progress:
         )
 
     def snapshot(self, cycle: Cycle) -> None:
-        """Say so."""
+        """Print that a snapshot was taken."""
         self.say(f"cycle {cycle.index}  snapshot after step {cycle.end}")
 
     def flush(self) -> None:
-        """Nothing: every line is shown at once."""
+        """Do nothing: every line is shown at once."""
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
@@ -156,7 +156,7 @@ class Progress:
 
 
 def bytes_before(first_step: int, first_epoch: int, lines: Iterable[bytes]) -> int:
-    """How much of a metrics file are whole lines that tell of earlier steps and validations."""
+    """The bytes of a metrics file that are whole lines of earlier steps and validations."""
     kept = 0
     for text in lines:
         try:
@@ -172,7 +172,7 @@ def bytes_before(first_step: int, first_epoch: int, lines: Iterable[bytes]) -> i
 
 
 def describe(run: RunManifest) -> str:
-    """One line on what is about to be trained."""
+    """What is about to be trained, in one line."""
     return (
         f"{run.training.model} ({run.training.parameters:,} parameters) on "
         f"{run.data.train_images:,} images of {run.image.width}x{run.image.height}, "

@@ -1,4 +1,4 @@
-"""What the leading process writes and shows while it trains; the others do neither."""
+"""The record that the leading process writes and shows of a run; the others do neither."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,21 +26,21 @@ from snapensemble.trainer.schedule import Cycle
 
 
 class Recorder:
-    """Is told of all that happens, and does nothing about it."""
+    """Receives all that happens, and does nothing: for the processes that do not lead."""
 
     def step(self, step: Step, epoch: int, cycle: Cycle) -> None:
-        """After an optimizer update."""
+        """Called after an optimizer update."""
 
     def epoch(self, step: Step, epoch: int, cycle: Cycle, val: ValFigures, seconds: float) -> None:
-        """After a validation."""
+        """Called after a validation."""
 
     def snapshot(
         self, cycle: Cycle, rate: float, logits_NK: NDArray[np.float32], val: ValFigures
     ) -> None:
-        """At the end of a cycle, before the restart."""
+        """Called at the end of a cycle, before the restart."""
 
     def checkpoint_if_due(self) -> None:
-        """Between epochs, when nothing is half recorded."""
+        """Called between epochs, when nothing is half recorded."""
 
 
 class LeadersRecorder(Recorder):
@@ -55,20 +55,20 @@ class LeadersRecorder(Recorder):
         self._observers = observers
 
     def step(self, step: Step, epoch: int, cycle: Cycle) -> None:
-        """Tell the observers; write a checkpoint if the last one is old."""
+        """Pass the step to the observers; write a checkpoint if the last one is old."""
         for observer in self._observers:
             observer.step(step, epoch, cycle.index)
         self.checkpoint_if_due()
 
     def epoch(self, step: Step, epoch: int, cycle: Cycle, val: ValFigures, seconds: float) -> None:
-        """Tell the observers."""
+        """Pass the validation to the observers."""
         for observer in self._observers:
             observer.epoch(step, epoch, cycle.index, val, seconds)
 
     def snapshot(
         self, cycle: Cycle, rate: float, logits_NK: NDArray[np.float32], val: ValFigures
     ) -> None:
-        """Keep the weights."""
+        """Keep the weights, and pass the cycle to the observers."""
         self._run.add_snapshot(cycle, rate, self._state.model, logits_NK, val)
         for observer in self._observers:
             observer.snapshot(cycle)
@@ -79,7 +79,7 @@ class LeadersRecorder(Recorder):
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Write a checkpoint; the metrics up to it first."""
+        """Write a checkpoint, after the metrics up to it."""
         for observer in self._observers:
             observer.flush()
         self._checkpoints.write(self._state)

@@ -1,4 +1,4 @@
-"""RunWriter: the run directory while it grows. run.json lists complete files only."""
+"""The run directory while it grows; run.json lists complete files only."""
 
 import fcntl
 import io
@@ -29,65 +29,14 @@ from snapensemble.trainer.schedule import Cycle
 from snapensemble.trainer.seeding import Purpose, derived_seed
 
 LOCK_FILE = ".lock"
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; the system lets go of it however this process ends.
-
-    Raises:
-        InvalidConfig: another process holds it.
-        WriteFailed: the directory is not there or not writable.
-    """
-    try:
-        file = (directory / LOCK_FILE).open("a")
-    except OSError as error:
-        raise WriteFailed(f"{directory}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InvalidConfig(f"another process is training in {directory}") from None
-        except OSError:  # a file system without locks, as some network ones are
-            pass
-        yield
-
-
 CALIBRATION_IMAGES = 256
 FOLDERS = ("snapshots", "val-logits")
 VAL_LABELS, CALIBRATION = "val-labels.npy", "calibration-images.npy"
 FIRST_FILES = (LOCK_FILE, CONFIG_FILE, VAL_LABELS, CALIBRATION)  # written before the manifest
 
 
-def refuse_taken(directory: Path) -> None:
-    """Make sure that nothing is there yet; training may take hours before it writes.
-
-    What a start that was killed has left, before there was a manifest, is nothing.
-
-    Raises:
-        InvalidConfig: there is something; a run is never written over.
-    """
-    try:
-        taken = directory.exists() and (
-            not directory.is_dir() or any(map(_is_something, directory.iterdir()))
-        )
-    except OSError as error:
-        raise WriteFailed(f"{directory}: {error.strerror}; choose another --out") from error
-    if taken:
-        raise InvalidConfig(
-            f"{directory} is not empty; a run is never written over another: choose a new --out"
-            + (f", or go on with --resume {directory}" if (directory / RUN_FILE).exists() else "")
-        )
-
-
-def _is_something(file: Path) -> bool:
-    if file.name in FOLDERS:
-        return not file.is_dir() or any(file.iterdir())
-    return file.name not in FIRST_FILES and file.suffix != TEMPORARY
-
-
 class RunWriter:
-    """Owns a run directory: first the parts that all snapshots share, then one by one."""
+    """Owns a run directory; writes what all snapshots share, then the snapshots one by one."""
 
     def __init__(self, directory: Path, manifest: RunManifest) -> None:
         self.directory = directory
@@ -150,8 +99,8 @@ class RunWriter:
                 yield run
 
     def _check_snapshots(self) -> None:
-        """Damage is said now, not by the export after days of further training."""
-        for name in FOLDERS:  # empty ones are lost where directories are copied file by file
+        """Refuse damaged snapshots now, not in the export after days of further training."""
+        for name in FOLDERS:  # an empty one is lost where a directory is copied file by file
             (self.directory / name).mkdir(exist_ok=True)
         for snapshot in self.manifest.snapshots:
             logits = snapshot.val_logits
@@ -181,17 +130,17 @@ class RunWriter:
         logits_NK: NDArray[np.float32],
         val: ValFigures,
     ) -> None:
-        """Keep the weights of a finished cycle with what they say of the validation split.
+        """Keep the weights of a finished cycle with their logits for the validation split.
 
         Args:
             cycle: the one that has just ended.
             rate: the learning rate of its last update.
             model: as it is before the restart.
-            logits_NK: its answers for the validation split.
-            val: the figures of these answers.
+            logits_NK: its logits for the validation split.
+            val: the figures of these logits.
         """
         if cycle.index < len(self.manifest.snapshots):
-            # Kept before the run was stopped, after the checkpoint that it went on from.
+            # It was kept before the run was stopped, after the checkpoint that it went on from.
             return
         name = f"cycle-{cycle.index:02d}"
         file = f"snapshots/{name}.safetensors"
@@ -212,12 +161,61 @@ class RunWriter:
         write_run(self.directory, self.manifest)
 
 
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; the system lets go of it however this process ends.
+
+    Raises:
+        InvalidConfig: another process holds it.
+        WriteFailed: the directory is not there or not writable.
+    """
+    try:
+        file = (directory / LOCK_FILE).open("a")
+    except OSError as error:
+        raise WriteFailed(f"{directory}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidConfig(f"another process is training in {directory}") from None
+        except OSError:  # a file system without locks, as some network ones are
+            pass
+        yield
+
+
+def refuse_taken(directory: Path) -> None:
+    """Make sure that nothing is there yet; training may take hours before it writes.
+
+    What a start that was killed before there was a manifest has left counts as nothing.
+
+    Raises:
+        InvalidConfig: there is something, and a run is never written over.
+    """
+    try:
+        taken = directory.exists() and (
+            not directory.is_dir() or any(map(_is_something, directory.iterdir()))
+        )
+    except OSError as error:
+        raise WriteFailed(f"{directory}: {error.strerror}; choose another --out") from error
+    if taken:
+        raise InvalidConfig(
+            f"{directory} is not empty; a run is never written over another: choose a new --out"
+            + (f", or go on with --resume {directory}" if (directory / RUN_FILE).exists() else "")
+        )
+
+
 def calibration_images(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
     """Up to 256 training images: export checks parity, and later quantization, on real pixels."""
     count = min(CALIBRATION_IMAGES, len(dataset.train))
     rng = np.random.default_rng(derived_seed(seed, Purpose.CALIBRATION))
     chosen = np.sort(rng.choice(len(dataset.train), count, replace=False))
     return dataset.train.images_NCHW[chosen]
+
+
+def _is_something(file: Path) -> bool:
+    if file.name in FOLDERS:
+        return not file.is_dir() or any(file.iterdir())
+    return file.name not in FIRST_FILES and file.suffix != TEMPORARY
 
 
 def _first_manifest(

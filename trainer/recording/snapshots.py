@@ -1,4 +1,4 @@
-"""Weights at a cycle's end <-> a safetensors file inside the run directory."""
+"""The weights at a cycle's end, in a safetensors file inside the run directory."""
 
 from pathlib import Path
 

@@ -29,7 +29,7 @@ class TensorBoard:
 
     Args:
         directory: made if it is not there; each start writes a new file into it.
-        batch_size: for images_per_second.
+        batch_size: images per step, for images_per_second.
         purge_step: of a resumed run, the first step that is run again; TensorBoard hides what
             earlier files hold from there on.
     """
@@ -60,13 +60,13 @@ class TensorBoard:
             print(f"{self._path}: last values lost: {failure.strerror}", file=sys.stderr)
 
     def step(self, step: Step, epoch: int, cycle: int) -> None:
-        """Loss and learning rate of an optimizer update."""
+        """Write loss and learning rate of an optimizer update."""
         scalars = {"train/loss": step.loss, "train/learning_rate": step.learning_rate}
         self._write(event(step=step.step, scalars=scalars))
         self._steps += 1
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
-        """Validation figures at the epoch's last step, and how fast it was."""
+        """Write the validation figures at the epoch's last step, and how fast it was."""
         scalars = {"val/nll": val.nll, "val/accuracy": val.accuracy}
         if self._steps:  # none where a resumed run had but the validation left to do
             scalars["images_per_second"] = self._steps * self._batch_size / seconds
@@ -75,14 +75,14 @@ class TensorBoard:
         self.flush()
 
     def snapshot(self, cycle: Cycle) -> None:
-        """Nothing: the rate shows where cycles end."""
+        """Write nothing: the rate shows where cycles end."""
 
     def _write(self, data: bytes) -> None:
         with explaining_failures(self._path):
             self._file.write(record(data))
 
     def flush(self) -> None:
-        """All values so far reach the file."""
+        """Make all values so far reach the file."""
         with explaining_failures(self._path):
             self._file.flush()
 
