@@ -1,4 +1,4 @@
-"""ensemble.json: what the export writes and the server reads."""
+"""ensemble.json, which the export writes and the server reads."""
 
 import math
 from collections.abc import Sequence

@@ -142,7 +142,7 @@ def run_cascade(
 def _interval_excludes_a_tie(
     probs_dBK: Floats, weights_d: Sequence[float], multiplier: float
 ) -> NDArray[np.bool_]:
-    """Whether the members agree clearly that the first class leads the second.
+    """Whether the members agree clearly enough that the first class leads the second.
 
     After Inoue (2019): stop where the confidence interval of the mean over members excludes that
     another class is likelier. `multiplier` is Student's t quantile over the root of d.

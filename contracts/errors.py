@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 
 class SnapensembleError(Exception):
-    """Says what was found, what was expected and, if it helps, what to do."""
+    """An error that says what was found, what was expected and, if it helps, what to do."""
 
 
 def message_of(error: BaseException) -> str:
@@ -54,7 +54,7 @@ class InvalidImage(SnapensembleError):
 
 
 class ImageTooLarge(InvalidImage):
-    """A picture with more pixels than allowed; refused from its header, before decoding."""
+    """A picture with more pixels than allowed; it is refused by its header, before decoding."""
 
 
 class ImageTooCostly(InvalidImage):

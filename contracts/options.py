@@ -115,7 +115,7 @@ def build(
     try:
         return model(**values)
     except ValidationError as error:
-        # A type that is a union has an error for each of its parts; the first one says it all.
+        # A union type has an error for each of its parts; the first one says it all.
         problems: dict[object, ErrorDetails] = {}
         for details in error.errors():
             problems.setdefault(details["loc"][:1], details)

@@ -1,4 +1,4 @@
-"""run.json, what the trainer writes and the export reads, and the arrays beside it.
+"""run.json, which the trainer writes and the export reads, and the arrays beside it.
 
 Shapes: S snapshots, N validation images, K classes.
 """
@@ -52,7 +52,7 @@ class DataRecord(Record):
     fingerprint: Sha256  # over the training and validation pixels and labels
     split_seed: Count
     val_fraction: NonNegative
-    max_bad_images: Count = 0  # of a folder, that may be left out as unreadable
+    max_bad_images: Count = 0  # unreadable files of a folder that may be left out
     max_image_cost: Annotated[float, Field(ge=1)] = 6.25  # in times what a server accepts
     train_images: Positive
     val_images: Positive

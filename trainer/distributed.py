@@ -54,7 +54,7 @@ class World:
             return DistributedDataParallel(model, broadcast_buffers=False)
 
     def share(self, count: int) -> slice:
-        """This process's part of `count` rows, as equal as can be."""
+        """This process's part of `count` rows; all parts are as equal as can be."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def mean(self, value: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def joined(device: torch.device) -> Iterator[World]:
             lost.add_note(note)
         raise lost from error
     finally:
-        # Where a process is lost this could wait for it; the end of this one cleans up as well.
+        # It could wait for a process that is lost; the end of this one cleans up as well.
         if lost is None and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -196,7 +196,7 @@ def local_device(name: str) -> str:
 
 
 def threads_here(budget: int) -> int:
-    """The threads of one process: this machine's processors divided among its processes."""
+    """Threads for one process: the machine's processors divided among its processes, at least 1."""
     return max(1, budget // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

@@ -64,7 +64,7 @@ class Cycle:
 
     @property
     def end(self) -> int:
-        """The step of the restart that follows: updates done when the snapshot is taken."""
+        """The step of the restart that follows: the number of updates before the snapshot."""
         return self.start + self.length
 
 

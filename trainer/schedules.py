@@ -15,7 +15,7 @@ HyperRule = Literal["additive", "multiplicative"]
 
 
 class Schedule(Protocol):
-    """Says how far each optimizer update goes."""
+    """A rule that says how far each optimizer update goes."""
 
     def rate(self, step: int, val_nlls: Sequence[float]) -> float | None:
         """The learning rate of update number `step`, counted from 0.
@@ -31,9 +31,9 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A schedule, and when snapshots are taken: at the end of each cycle.
+    """A schedule with its cycles; at the end of each a snapshot is taken.
 
-    Where the schedule knows no cycles, they are the equal intervals between snapshots (the
+    Where the schedule knows no cycles, these are the equal intervals between snapshots (the
     NoCycle baseline of Huang et al. 2017, section 4.1).
     """
 

@@ -74,7 +74,7 @@ def scan_tiff(data: bytes, limits: PictureLimits) -> Scan:
 
 
 def _directory(data: bytes, limits: PictureLimits) -> Directory:
-    """The first directory, after those that it points to were found not to be costly."""
+    """The first directory; raises ImageTooCostly for one that it points to as well."""
     order = "<" if data[:2] == b"II" else ">"
     big = data[2] == 43
     if len(data) < 16:

@@ -99,7 +99,7 @@ class Pictures:
 
 
 def decoded(pictures: Pictures) -> Decoded:
-    """The images, from the cache if it has them, through a memory map if it can be written.
+    """The images, from the cache if it has them, and mapped from it if it can be written.
 
     Raises:
         InvalidData: there is no cache, and the images do not fit into memory.

@@ -43,7 +43,7 @@ class Dataset:
     val: Split
     test: Split | None
     mirror_keeps_class: bool
-    brings_test: bool  # otherwise the test part was drawn from the rest
+    brings_test: bool  # false: the test part was drawn from the rest
     bad_images: int = 0  # left out, because they cannot be read
 
     def part(self, name: str) -> Split:

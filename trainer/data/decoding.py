@@ -1,4 +1,4 @@
-"""Picture files -> pixels, in several threads, as the server decodes them.
+"""Decode picture files in several threads, as the server decodes them.
 
 Shapes: C channels, H height, W width.
 """
@@ -27,7 +27,7 @@ class Unreadable:
     """A file without pixels."""
 
     reason: str
-    lasting: bool  # whether its bytes are wrong, and not the disk or a permission
+    lasting: bool  # its bytes are wrong, and not the disk or a permission
 
 
 def decode_files(

@@ -1,4 +1,4 @@
-"""A folder of pictures, one folder per class -> arrays of uint8 images [N, C, H, W] and labels."""
+"""A folder of pictures, with a folder per class, as uint8 images [N, C, H, W] and labels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

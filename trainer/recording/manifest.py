@@ -1,4 +1,4 @@
-"""TrainConfig and what came of it, as parts of the run manifest."""
+"""TrainConfig and what was resolved from it, as parts of the run manifest."""
 
 from dataclasses import dataclass
 

@@ -26,7 +26,7 @@ from snapensemble.trainer.schedule import Cycle
 
 
 class Recorder:
-    """Receives all that happens, and does nothing: for the processes that do not lead."""
+    """Receives all that happens and does nothing, for the processes that do not lead."""
 
     def step(self, step: Step, epoch: int, cycle: Cycle) -> None:
         """Called after an optimizer update."""
