@@ -1,4 +1,4 @@
-"""One epoch of optimizer steps, and the logits for the validation after it.
+"""One epoch of optimizer steps, and the network's logits in evaluation mode.
 
 Shapes: N images, B batch, C channels, H height, W width, K classes.
 """
