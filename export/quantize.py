@@ -21,8 +21,8 @@ from snapensemble.export.acceptance import QuantizationRefused
 from snapensemble.export.onnx_graph import PIXELS, constants, convolve_pixels, replace_nodes
 
 IMAGES_AT_A_TIME = 16
-# The pools and Concat are here only so that what is between two convolutions stays in int8.
 WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
+# The pools and Concat are here only so that what is between two convolutions stays in int8.
 OPERATORS = (*WITH_WEIGHTS, "Add", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
 # Seven bits: with eight, processors without VNNI add pairs of products in 16 bits, which overflow.
 # The export cannot know which processor will serve, and seven bits cost next to nothing
