@@ -39,7 +39,7 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
 
 
 def remedy(bundle: BundleManifest, figures: BundleFigures) -> list[tuple[str, str]]:
-    """What brings the test images onto the page, and the command for it; empty if they are there."""
+    """What brings the test images onto the page, and the command for it; none if they are there."""
     if figures.split == "test" or not bundle.data.test_images:
         return []
     return [("Measure on the test images", export_command(bundle))]
