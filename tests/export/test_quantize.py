@@ -155,7 +155,7 @@ def test_one_that_does_not_begin_with_a_normalisation_is_quantised_too() -> None
 
 
 def model() -> onnx.ModelProto:
-    """images -> as float32 -> minus 100 -> the largest pixel of each."""
+    """A graph: images -> as float32 -> minus 100 -> the largest pixel of each."""
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["images"], ["pixels"], to=TensorProto.FLOAT),
