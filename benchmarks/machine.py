@@ -48,5 +48,5 @@ def markdown(rows: list[tuple[str, ...]]) -> str:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Median (least to most)."""
+    """The values as text: the median, and in brackets the least and the most."""
     return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

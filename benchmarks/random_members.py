@@ -1,4 +1,4 @@
-"""Five ResNet-20 that nobody has trained: they take as long as trained ones, at once."""
+"""Five ResNet-20 with random weights: they run as long as trained ones, and are made at once."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +36,7 @@ def random_members(count: int = MEMBERS) -> list[bytes]:
 
 
 def random_bundle(bundle_dir: Path) -> Path:
-    """A bundle of them, whose figures of validation are all 0."""
+    """A bundle of random members, whose validation figures are all 0."""
     (bundle_dir / "members").mkdir(parents=True)
     members = []
     for seed, data in enumerate(random_members()):

@@ -17,7 +17,7 @@ RELEASE = Path("/etc/os-release")
 
 
 def main(file: Path) -> None:
-    """Write the file anew."""
+    """Write the list anew, with the parts of the image behind Python's packages."""
     document = json.loads(file.read_text())
     found = components(STATUS.read_text(), RELEASE.read_text(), platform.python_version())
     document["components"] = [*document.get("components", []), *found]
@@ -29,9 +29,9 @@ def components(status: str, release: str, python: str) -> list[dict[str, Any]]:
     """The operating system, Python, and each Debian package, in the order of their names.
 
     Args:
-        status: of dpkg, paragraphs of `Field: value`.
-        release: of the operating system, lines of `NAME=value`.
-        python: its version.
+        status: dpkg's file, paragraphs of `Field: value`.
+        release: the operating system's file, lines of `NAME=value`.
+        python: the version of Python.
     """
     system = dict(line.split("=", 1) for line in release.splitlines() if "=" in line)
     system = {name: value.strip('"') for name, value in system.items()}
@@ -66,12 +66,12 @@ def fields(paragraph: str) -> dict[str, str]:
 
 
 def installed(package: dict[str, str]) -> bool:
-    """Whether its files are there, and not only its settings."""
+    """Whether a package's files are there, and not only its settings."""
     return package.get("Status", "").split(" ")[-1:] == ["installed"]
 
 
 def package(found: dict[str, str], distribution: str) -> dict[str, Any]:
-    """One package; its source is what Debian's security notices name."""
+    """The component of a package; its source is the name that Debian's security notices use."""
     quoted = {key: urllib.parse.quote(value, safe="~") for key, value in found.items()}
     purl = (
         f"pkg:deb/debian/{quoted['Package']}@{quoted['Version']}"

@@ -1,7 +1,7 @@
-"""Exit with 0 if the server in this container is ready, else with 1 and what it said.
+"""Exit with 0 if the server in this container is ready, else with 1; print what it answered.
 
-For HEALTHCHECK, every few seconds: a socket and no HTTP library, since importing one takes longer
-than the answer.
+HEALTHCHECK runs this every few seconds, so it takes a socket and no HTTP library: importing one
+takes longer than the answer.
 """
 
 import os
@@ -12,8 +12,8 @@ SECONDS = 2.0
 
 
 def main() -> int:
-    """Ask `/health/ready`."""
-    # An empty variable is one that is not set, as for the server.
+    """Ask `/health/ready`; the exit code comes back."""
+    # An empty variable counts as one that is not set, as it does for the server.
     host = os.environ.get("SNAPENSEMBLE_HOST") or "127.0.0.1"
     port = int(os.environ.get("SNAPENSEMBLE_PORT") or "8000")
     address = ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104

@@ -2,7 +2,7 @@
 
     python docker/requirements.py train serving
 
-So an image has the packages in a layer of their own.
+With this list, an image has the packages in a layer of their own.
 """
 
 import sys

@@ -11,12 +11,12 @@ from pathlib import Path
 
 UNUSED = (
     "onnxruntime/transformers",  # rewrites graphs, at export
-    "onnxruntime/quantization",  # likewise
+    "onnxruntime/quantization",  # rewrites graphs in int8, at export
     "onnxruntime/tools",
     "onnxruntime/datasets",
     "onnxruntime/backend",  # runs ONNX's own test suite
     "numpy/f2py",  # compiles Fortran
-    "numpy/distutils",  # likewise
+    "numpy/distutils",  # builds what is compiled
     "fastapi_standalone_docs/static/redoc",  # /docs is Swagger UI
     "onnxruntime/capi/libonnxruntime.so.*",  # for programs in C; Python's module has all of it
     "**/tests",
@@ -29,7 +29,7 @@ UNUSED = (
 
 
 def main(environment: Path) -> None:
-    """Remove it and say how much that was."""
+    """Remove what `UNUSED` names, and print how much that was."""
     (packages,) = environment.glob("lib/python*/site-packages")
     before = after = size_of(packages)
     for pattern in UNUSED:
@@ -48,7 +48,7 @@ def main(environment: Path) -> None:
 
 
 def size_of(directory: Path) -> int:
-    """Bytes of all files."""
+    """The bytes of all files in a directory."""
     return sum(path.lstat().st_size for path in directory.rglob("*") if path.is_file())
 
 

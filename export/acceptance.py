@@ -1,4 +1,4 @@
-"""Whether int8 members answer as the float32 ones do: validation images decide.
+"""The check that int8 members answer as the float32 ones do, on validation images.
 
 Shapes: M members, N validation images, K classes.
 """
@@ -34,11 +34,11 @@ def judge_int8(
     """Measure what int8 changes in the averaged probabilities.
 
     Args:
-        fp32_MNK: the members' probabilities before.
-        int8_MNK: the same members' after.
+        fp32_MNK: the float32 members' probabilities.
+        int8_MNK: the same members' probabilities in int8.
         weights_M: one per member, summing to 1.
         labels_N: the right classes.
-        limits: beyond which int8 is refused.
+        limits: int8 is refused beyond any of them.
 
     Raises:
         QuantizationRefused: a limit is exceeded; the message has every figure.
@@ -65,7 +65,7 @@ def judge_int8(
 
 
 def exceeded(record: QuantizationRecord) -> list[str]:
-    """The flags of the limits that a record is beyond."""
+    """The flags of the limits that a record exceeds."""
     kept = {
         "--max-int8-accuracy-drop": record.accuracy_drop <= record.max_accuracy_drop,
         "--max-int8-nll-rise": record.nll_rise <= record.max_nll_rise,
@@ -75,7 +75,7 @@ def exceeded(record: QuantizationRecord) -> list[str]:
 
 
 def describe_int8(record: QuantizationRecord) -> str:
-    """Each figure with its limit, and the flag where it is beyond."""
+    """Each figure beside its limit, with the flag of a limit that is exceeded."""
     beyond = exceeded(record)
     figures = (
         (
@@ -100,5 +100,5 @@ def describe_int8(record: QuantizationRecord) -> str:
 
 
 def rises_or_falls(change: float) -> str:
-    """In words."""
+    """The direction of a change as a word."""
     return "rises" if change > 0 else "falls"

@@ -1,4 +1,4 @@
-"""build_bundle(): run directories -> a bundle directory, whole or not at all.
+"""Building a bundle directory from run directories, whole or not at all.
 
 Shapes: S snapshots, M members, N validation images, K classes.
 """
@@ -40,14 +40,14 @@ def build_bundle(
     force: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> BundleManifest:
-    """Export the chosen snapshots of a run, or of several pooled, each checked against torch.
+    """Export the chosen snapshots of a run, or of several runs, each checked against torch.
 
     Args:
         run_dirs: made by `train`; unfinished runs give the cycles they have finished.
         bundle_dir: appears only when everything in it is complete.
         config: what is chosen, fitted and measured.
         force: replace a bundle that is there.
-        say: is told what takes long, and what could not be done.
+        say: called with a sentence about what takes long, or about what could not be done.
 
     Raises:
         InvalidManifest: a run directory is damaged.
@@ -117,7 +117,7 @@ def _as_served(
     config: ExportConfig,
     say: Callable[[str], None],
 ) -> tuple[list[Exported], QuantizationRecord | None]:
-    """The members in the precision that is asked for, and what that changes on validation."""
+    """The members in the configured precision, and what that changes on validation images."""
     if config.quantize == "none":
         return fp32, None
     run = pool.first_run
@@ -131,7 +131,7 @@ def _as_served(
 
 
 def _stacked(members: Sequence[Exported]) -> Floats:
-    """probs_MNK of validation."""
+    """The members' validation probabilities as one array, probs_MNK."""
     return np.stack([member.probs_NK for member in members])
 
 

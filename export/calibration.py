@@ -1,4 +1,4 @@
-"""What the members' answers to validation make of an ensemble. Pure.
+"""Fitting what a bundle's manifest says of the ensemble, on the validation images. Pure.
 
 Validation is split once in two. Members, temperature and cascade are fitted on the selection half.
 The calibration half has chosen nothing, so its figures flatter nobody and prediction sets cover
@@ -30,19 +30,32 @@ from snapensemble.export.cascade import fit_cascade
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.temperature import fit_temperature
 
-_SEED = 0  # the same halves for every export, so that figures can be compared
+_SEED = 0  # the same split for every export, so that figures can be compared
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationSplit:
-    """Indices of validation images."""
+    """Indices of the validation images in either half."""
 
     selection_N: NDArray[np.intp]
     calibration_N: NDArray[np.intp]
 
 
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The parts of a bundle's manifest that are fitted on validation."""
+
+    temperature: float
+    calibration: CalibrationRecord
+    cascade: CascadeRecord | None
+    reference: ReferenceRecord
+    held_out: Answers  # answers to the calibration half, for the report
+
+
 def split_validation(labels_N: Labels) -> ValidationSplit:
-    """Two random halves with like shares of each class; the selection half has the odd image.
+    """Split validation at random into halves with like shares of each class.
+
+    Of an odd number of images, the selection half has one more.
 
     Raises:
         InvalidConfig: one image cannot be split.
@@ -57,44 +70,16 @@ def split_validation(labels_N: Labels) -> ValidationSplit:
     return ValidationSplit(np.sort(by_class_N[0::2]), np.sort(by_class_N[1::2]))
 
 
-def fit_reference(
-    probs_MNK: Floats, weights_M: Sequence[float], temperature: float
-) -> ReferenceRecord:
-    """Shares of images by confidence and by disagreement, as full answers have them.
-
-    Args:
-        probs_MNK: the members' answers to the calibration half of validation.
-        weights_M: one per member, summing to 1.
-        temperature: of the average.
-    """
-    return ReferenceRecord(
-        images=probs_MNK.shape[1],
-        confidence=shares_of(mean_probabilities(probs_MNK, weights_M, temperature).max(axis=-1)),
-        disagreement=shares_of(disagreement(probs_MNK, weights_M)),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """The parts of a bundle's manifest that are fitted on validation."""
-
-    temperature: float
-    calibration: CalibrationRecord
-    cascade: CascadeRecord | None
-    reference: ReferenceRecord
-    held_out: Answers  # of the calibration half, for the report
-
-
 def fit_on_validation(
     answers: Answers, split: ValidationSplit, weights_M: Sequence[float], config: ExportConfig
 ) -> Fitted:
     """Fit on the selection half of validation; measure on the calibration half.
 
     Args:
-        answers: of the members, as they will be served, to all validation images.
+        answers: the answers to all validation images of the members as they will be served.
         split: which of these images chose the members.
-        weights_M: of the members, in the order of a cascade.
-        config: the limits of the cascade.
+        weights_M: one per member, in the order in which a cascade runs them.
+        config: whether to fit a cascade, and its limits.
     """
     selection, held_out = answers.only(split.selection_N), answers.only(split.calibration_N)
     temperature = fit_temperature(
@@ -122,4 +107,21 @@ def fit_on_validation(
         else None,
         reference=fit_reference(held_out.probs_MNK, weights_M, temperature),
         held_out=held_out,
+    )
+
+
+def fit_reference(
+    probs_MNK: Floats, weights_M: Sequence[float], temperature: float
+) -> ReferenceRecord:
+    """The shares of images by confidence and by disagreement where every member answers.
+
+    Args:
+        probs_MNK: the members' answers to the calibration half of validation.
+        weights_M: one per member, summing to 1.
+        temperature: the temperature of the average.
+    """
+    return ReferenceRecord(
+        images=probs_MNK.shape[1],
+        confidence=shares_of(mean_probabilities(probs_MNK, weights_M, temperature).max(axis=-1)),
+        disagreement=shares_of(disagreement(probs_MNK, weights_M)),
     )

@@ -1,4 +1,4 @@
-"""Several runs of one task -> one list of candidates, with what they say of validation.
+"""The snapshots of several runs of one task as candidates, with their validation answers.
 
 Shapes: S snapshots of all runs, N validation images, K classes.
 """
@@ -17,9 +17,9 @@ from snapensemble.contracts.run import RunManifest, Snapshot, read_array, read_r
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A snapshot, and the run that it is of."""
+    """A snapshot and the run that made it."""
 
-    name: str  # as a member
+    name: str  # the name of the member that it may become
     run_dir: Path
     run: RunManifest
     run_number: int  # from 0, in the order the directories were given
@@ -36,11 +36,11 @@ class Pool:
 
     @property
     def first_run(self) -> RunManifest:
-        """The run that speaks for what they all have in common."""
+        """The run given first, which stands for what all of them have in common."""
         return min(self.candidates, key=lambda candidate: candidate.run_number).run
 
     def calibration_images(self) -> NDArray[np.uint8]:
-        """Training images that a run has kept: [N, C, H, W]."""
+        """Training images that the run of the first candidate has kept: [N, C, H, W]."""
         first = self.candidates[0]
         return read_array(first.run_dir, first.run.calibration_images, np.uint8)
 
@@ -50,8 +50,8 @@ def pooled(run_dirs: Sequence[Path]) -> Pool:
 
     Raises:
         InvalidManifest: a directory is damaged.
-        InvalidConfig: the runs differ in classes, images or validation split, one is given twice,
-            or none has finished a cycle.
+        InvalidConfig: the runs differ in classes, images or validation split, a run is given
+            twice, or no run has finished a cycle.
     """
     runs = [read_run(run_dir) for run_dir in run_dirs]
     for run_dir, run in zip(run_dirs, runs, strict=True):
@@ -78,7 +78,7 @@ def pooled(run_dirs: Sequence[Path]) -> Pool:
 def _refuse_stranger(
     first_dir: Path, first: RunManifest, other_dir: Path, other: RunManifest
 ) -> None:
-    """Members are averaged class by class, over answers to the same pixels."""
+    """Refuse a run that cannot be averaged with the first, class by class and image by image."""
     if other.classes != first.classes:
         same = set(other.classes) == set(first.classes)
         raise InvalidConfig(

@@ -1,4 +1,4 @@
-"""Thresholds at which an image may leave the cascade, by what they cost and what they lose. Pure.
+"""Choosing the thresholds at which images leave a cascade, by their cost and their loss. Pure.
 
 Shapes: M members, N images, K classes.
 """
@@ -55,23 +55,24 @@ def fit_cascade(
     max_nll_rise: float,
     rules: Sequence[LeaveRule] = RULES,
 ) -> CascadeRecord | None:
-    """The rule, thresholds and temperatures that ask the fewest members within the limits.
+    """The rule, thresholds and temperatures that need the fewest members within the limits.
 
     A fixed threshold on the margin is compared with the confidence interval of Inoue (2019), which
     needs two members at least.
 
     The drop in accuracy is what the full ensemble expects of it: the mean, over images, of its
     probability of its own answer less that of the cascade's. Counting right answers instead would
-    let chance choose: of 2,500 images 1 % may be answered otherwise, which moves it by 0.2 points.
+    let chance choose: of 2,500 images 1 % may be answered otherwise, which moves the accuracy by
+    0.2 points.
 
     Args:
-        selection: images that choose the thresholds.
-        calibration: other images, of which the record says how the cascade does.
-        weights_M: see `Cascade`.
-        temperature: of the average of all members.
+        selection: answers to the images that choose the thresholds.
+        calibration: answers to other images, from which the record's figures come.
+        weights_M: one per member, see `Cascade`.
+        temperature: the temperature of the average of all members.
         max_accuracy_drop: fraction.
         max_nll_rise: relative to the full ensemble.
-        rules: which are compared.
+        rules: the rules that are compared.
 
     Returns:
         None if there is one member, or no image may leave early within the limits.
@@ -117,11 +118,11 @@ def fit_cascade(
 
 
 def expected_accuracy_drop(full_NK: Floats, probs_NK: Floats) -> float:
-    """What the full ensemble expects to be lost where others answer, fraction.
+    """The accuracy, a fraction, that the full ensemble expects to be lost by other answers.
 
     Args:
         full_NK: the full ensemble's calibrated answers.
-        probs_NK: those that are given instead.
+        probs_NK: the answers that are given instead.
     """
     rows_N = np.arange(len(full_NK))
     drop_N = full_NK.max(axis=1) - full_NK[rows_N, probs_NK.argmax(axis=1)]
@@ -149,7 +150,7 @@ def _try(
 
 
 def _frontier(tried: Sequence[_Tried]) -> list[_Tried]:
-    """Cheapest first, without those that cost more and are no better in both figures."""
+    """The choices by their cost, without those that a cheaper one equals in both figures."""
     kept: list[_Tried] = []
     for each in sorted(tried, key=lambda each: (each.cost, each.point.nll_rise)):
         if all(
@@ -162,7 +163,7 @@ def _frontier(tried: Sequence[_Tried]) -> list[_Tried]:
 
 
 def _multipliers(confidence: float, depths: int) -> tuple[float | None, ...]:
-    """Student's t quantile over the root of d, after d members; nobody leaves after the first."""
+    """Student's t quantile over the root of d, after d members; no image leaves after the first."""
     return (
         None,
         *(

@@ -16,7 +16,7 @@ X: dict[str, JsonValue] = {"metavar": "X"}
 
 
 class ExportConfig(Options):
-    """Fractions are in [0, 1]; rises are relative."""
+    """The settings of an export; fractions are in [0, 1], and rises are relative."""
 
     members: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Snapshots as ONNX members, and what each says of the validation images.
+"""Snapshots as ONNX members, with the answers of each to the validation images.
 
 Shapes: M members, N validation images, C channels, H height, W width, K classes.
 """
@@ -29,13 +29,13 @@ class Exported:
     weight: float
     precision: Precision
     onnx_file: bytes
-    probs_NK: Floats  # of validation, as this file answers
+    probs_NK: Floats  # this file's answers to the validation images
 
 
 def convert(
     pool: Pool, chosen: Chosen, images_NCHW: NDArray[np.uint8]
 ) -> tuple[list[Exported], ParityRecord]:
-    """The chosen snapshots in fp32; each, and their average, compared with torch.
+    """Convert the chosen snapshots in fp32, and compare each and their average with torch.
 
     Raises:
         InvalidManifest: a snapshot is damaged.
@@ -48,7 +48,7 @@ def convert(
         model = load_model(candidate.run_dir, run, snapshot)
         onnx_file = to_onnx(model, run.image, member_metadata(run, snapshot, member=candidate.name))
         compared.append(parity(model, onnx_file, images_NCHW, what=candidate.name))
-        # Torch's answers, kept by the run: ONNX Runtime has just been found to give the same.
+        # The run has kept torch's answers; ONNX Runtime has just been found to give the same.
         probs_NK = pool.probs_SNK[index]
         exported.append(Exported(candidate, weight, "fp32", onnx_file, probs_NK))
     return exported, ensemble_parity(compared, chosen.weights)
@@ -59,7 +59,7 @@ def in_int8(
     calibration_NCHW: NDArray[np.uint8],
     val_NCHW: NDArray[np.uint8],
 ) -> list[Exported]:
-    """The same members computed in int8, and what they say of validation.
+    """The same members computed in int8, with their own answers to the validation images.
 
     Raises:
         QuantizationRefused: nothing in a network can be computed in int8.
@@ -73,7 +73,7 @@ def in_int8(
 
 
 def write_members(exported: Sequence[Exported], directory: Path) -> tuple[Member, ...]:
-    """The files under `members/`, and what the manifest says of them."""
+    """Write the files under `members/`; the manifest's entries for them come back."""
     (directory / "members").mkdir()
     return tuple(_write(member, directory) for member in exported)
 

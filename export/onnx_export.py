@@ -1,4 +1,4 @@
-"""A torch model -> the bytes of one ONNX file with a symbolic batch dimension."""
+"""Converting a torch model to the bytes of one ONNX file with a symbolic batch dimension."""
 
 import contextlib
 import io
@@ -18,7 +18,49 @@ from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import RunManifest, ScheduleRecord, Snapshot
 from snapensemble.export.onnx_graph import ConversionFailed, fold_batch_norms, pool_globally
 
+OPSET = 20
 DATA_KINDS = ("digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "npz")
+
+
+def to_onnx(
+    model: nn.Module, image: ImageContract, metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """Convert a network that takes uint8 images.
+
+    Args:
+        model: the network; it is put into evaluation mode.
+        image: what the network takes.
+        metadata: kept in the file, see `member_metadata`.
+
+    Returns:
+        A whole ONNX file: `images` uint8 [batch, C, H, W] -> `logits` float32 [batch, K]. The same
+        network and metadata give the same bytes.
+
+    Raises:
+        ConversionFailed: the batch dimension was fixed, or a batch normalisation would still learn.
+    """
+    # Two images: with one, the exporter may take the batch for a constant.
+    example_BCHW = torch.zeros(2, *image.shape, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            model.eval(),
+            (example_BCHW,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    proto = _without_traces(program.model_proto)
+    fold_batch_norms(proto.graph)
+    pool_globally(proto.graph)
+    proto = shape_inference.infer_shapes(proto)
+    _check(proto)
+    _explain(proto, image, metadata or {})
+    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def member_metadata(
@@ -53,13 +95,13 @@ def graph_sentence(image: ImageContract, classes: int) -> str:
 
 
 def data_kind(spec: str) -> str:
-    """The kind of a data set, without its place."""
+    """The kind of a data set, without its path."""
     kind = spec.partition(":")[0]
     return kind if kind in DATA_KINDS else "folder"
 
 
 def schedule_in_short(schedule: ScheduleRecord) -> str:
-    """One line; lengths in optimizer steps."""
+    """The schedule in one line, with lengths in optimizer steps."""
     return (
         f"{schedule.name}: {schedule.cycles} cycles, {schedule.total_steps} steps, "
         f"T_0 {schedule.T_0}, T_mult {schedule.T_mult}, "
@@ -67,48 +109,17 @@ def schedule_in_short(schedule: ScheduleRecord) -> str:
     )
 
 
-OPSET = 20
-
-
-def to_onnx(
-    model: nn.Module, image: ImageContract, metadata: Mapping[str, str] | None = None
-) -> bytes:
-    """Convert a network that takes uint8 images.
-
-    Args:
-        model: the network; it is put into evaluation mode.
-        image: what it takes.
-        metadata: kept in the file, see `export.onnx_export`.
-
-    Returns:
-        A whole ONNX file: `images` uint8 [batch, C, H, W] -> `logits` float32 [batch, K]. The same
-        network and metadata give the same bytes.
-
-    Raises:
-        ConversionFailed: the batch dimension was fixed, or a batch normalisation would still learn.
-    """
-    # Two images: with one, the exporter may take the batch for a constant.
-    example_BCHW = torch.zeros(2, *image.shape, dtype=torch.uint8)
-    with _quiet():
-        program = torch.onnx.export(
-            model.eval(),
-            (example_BCHW,),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    proto = _without_traces(program.model_proto)
-    fold_batch_norms(proto.graph)
-    pool_globally(proto.graph)
-    proto = shape_inference.infer_shapes(proto)
-    _check(proto)
-    _explain(proto, image, metadata or {})
-    return bytes(proto.SerializeToString(deterministic=True))
+def _without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph without stack traces: they hold this machine's paths and differ between runs."""
+    proto.doc_string = ""
+    del proto.metadata_props[:]
+    graph = proto.graph
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    return proto
 
 
 def _check(proto: onnx.ModelProto) -> None:
@@ -128,19 +139,6 @@ def _explain(proto: onnx.ModelProto, image: ImageContract, metadata: Mapping[str
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     proto.graph.doc_string = graph_sentence(image, classes)
     helper.set_model_props(proto, dict(sorted(metadata.items())))
-
-
-def _without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph without stack traces: they hold this machine's paths and differ between runs."""
-    proto.doc_string = ""
-    del proto.metadata_props[:]
-    graph = proto.graph
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
-    return proto
 
 
 @contextlib.contextmanager

@@ -15,22 +15,34 @@ from onnx import TensorProto, helper, numpy_helper
 from snapensemble.contracts.errors import SnapensembleError
 
 HEIGHT_AND_WIDTH = [2, 3]
+PIXELS = "images.pixels"  # the tensor of the pixels as float32, before they are quantised
+BRIGHTEST = 255
 
 
 class ConversionFailed(SnapensembleError):
     """The exporter made a graph that does not keep the contract."""
 
 
-def fold_batch_norms(graph: onnx.GraphProto) -> None:
-    """Leave no batch normalisation.
+class Stem(NamedTuple):
+    """The first nodes of a `Classifier`'s graph: images -> Cast -> Sub -> Mul -> Conv."""
 
-    One that alone reads a convolution becomes part of it. Another one, behind a sum or a
-    concatenation (pre-activation networks, DenseNet), becomes a convolution of single pixels of
-    single channels, which ONNX Runtime computes in its blocked layout, with the ReLU behind it, and
-    in int8; a product and a sum would be slower (docs/decisions/0011).
+    cast: onnx.NodeProto
+    sub: onnx.NodeProto
+    mul: onnx.NodeProto
+    conv: onnx.NodeProto
+
+
+def fold_batch_norms(graph: onnx.GraphProto) -> None:
+    """Replace every batch normalisation by nodes that run faster.
+
+    A normalisation that alone reads a convolution becomes part of it. Any other one, behind a sum
+    or a concatenation (pre-activation networks, DenseNet), becomes a convolution of single pixels
+    of single channels, which ONNX Runtime computes in its blocked layout, with the ReLU behind it,
+    and in int8; a product and a sum would be slower (docs/decisions/0011).
 
     Raises:
-        ConversionFailed: one was exported for training, or its numbers are not constants.
+        ConversionFailed: a normalisation was exported for training, or its numbers are not
+            constants.
     """
     arrays = constants(graph)
     readers = Counter(name for node in graph.node for name in node.input)
@@ -59,7 +71,7 @@ def fold_batch_norms(graph: onnx.GraphProto) -> None:
             )
             weight = scale_C.reshape(-1, *[1] * (rank - 1))
             nodes[out] = convolution(graph, pixel, weight, shift_C, out=out)
-        else:  # of plain features
+        else:  # features without height and width
             scale, shift = (
                 add_constant(graph, f"{out}.{name}", values_C.astype(np.float32))
                 for name, values_C in (("scale", scale_C), ("shift", shift_C))
@@ -87,6 +99,44 @@ def pool_globally(graph: onnx.GraphProto) -> None:
         if flat:
             nodes.append(helper.make_node("Flatten", [pooled], [out], node.name))
     replace_nodes(graph, nodes)
+
+
+def convolve_pixels(graph: onnx.GraphProto) -> bool:
+    """Let the first convolution read the pixels as they are.
+
+    (x - mean) * scale inside a convolution is x times other weights, less a constant, except at
+    the border, where padding stands for pixels of the mean. So the images get one more channel,
+    255 everywhere, whose weights subtract the mean: padding is 0 there too, and nothing changes.
+
+    ONNX Runtime's int8 convolutions also want a multiple of four channels: colour images have four
+    with this one, and other images get as many more as they need, with weights of 0.
+
+    Returns:
+        Whether the graph begins as `Classifier` does; any other graph is left as it is.
+    """
+    arrays = constants(graph)
+    stem = _find_stem(graph, arrays)
+    if stem is None:
+        return False
+    channels = arrays[stem.conv.input[1]].shape[1]
+    more = 4 - channels % 4
+    pads = add_constant(graph, f"{PIXELS}.more", np.array([0, 0, 0, 0, 0, more, 0, 0]))
+    brightest = add_constant(graph, f"{PIXELS}.brightest", np.array(BRIGHTEST, np.uint8))
+    padded, out = f"{PIXELS}.padded", stem.conv.output[0]
+    weight = _weight_of_pixels(stem, arrays, more)
+    conv = convolution(graph, stem.conv, weight, bias_of(stem.conv, arrays), out=out)
+    conv.input[0] = PIXELS
+    replaced = {node.output[0] for node in stem}
+    replace_nodes(
+        graph,
+        [
+            helper.make_node("Pad", ["images", pads, brightest], [padded], f"{PIXELS}.pad"),
+            helper.make_node("Cast", [padded], [PIXELS], f"{PIXELS}.cast", to=TensorProto.FLOAT),
+            conv,
+            *(node for node in graph.node if node.output[0] not in replaced),
+        ],
+    )
+    return True
 
 
 def convolution(
@@ -190,71 +240,8 @@ def _rank(graph: onnx.GraphProto, name: str) -> int:
     return 0
 
 
-PIXELS = "images.pixels"  # as float32, before they are quantised
-BRIGHTEST = 255
-
-
-class Stem(NamedTuple):
-    """images -> Cast -> Sub -> Mul -> Conv."""
-
-    cast: onnx.NodeProto
-    sub: onnx.NodeProto
-    mul: onnx.NodeProto
-    conv: onnx.NodeProto
-
-
-def convolve_pixels(graph: onnx.GraphProto) -> bool:
-    """Let the first convolution read the pixels as they are.
-
-    (x - mean) * scale inside a convolution is x times other weights, less a constant, except at
-    the border, where padding stands for pixels of the mean. So the images get one more channel,
-    255 everywhere, whose weights subtract the mean: padding is 0 there too, and nothing changes.
-
-    Four channels instead of three also are what ONNX Runtime's int8 convolutions want; others get
-    as many as it takes to a multiple of four, with weights of 0.
-
-    Returns:
-        Whether the graph begins as `Classifier` does. Another one is left as it is.
-    """
-    arrays = constants(graph)
-    stem = _find(graph, arrays)
-    if stem is None:
-        return False
-    channels = arrays[stem.conv.input[1]].shape[1]
-    more = 4 - channels % 4
-    pads = add_constant(graph, f"{PIXELS}.more", np.array([0, 0, 0, 0, 0, more, 0, 0]))
-    brightest = add_constant(graph, f"{PIXELS}.brightest", np.array(BRIGHTEST, np.uint8))
-    padded, out = f"{PIXELS}.padded", stem.conv.output[0]
-    weight = _weight_of_pixels(stem, arrays, more)
-    conv = convolution(graph, stem.conv, weight, bias_of(stem.conv, arrays), out=out)
-    conv.input[0] = PIXELS
-    replaced = {node.output[0] for node in stem}
-    replace_nodes(
-        graph,
-        [
-            helper.make_node("Pad", ["images", pads, brightest], [padded], f"{PIXELS}.pad"),
-            helper.make_node("Cast", [padded], [PIXELS], f"{PIXELS}.cast", to=TensorProto.FLOAT),
-            conv,
-            *(node for node in graph.node if node.output[0] not in replaced),
-        ],
-    )
-    return True
-
-
-def _weight_of_pixels(
-    stem: Stem, arrays: dict[str, NDArray[np.generic]], more: int
-) -> NDArray[np.float64]:
-    """The convolution's weights for the pixels, then for `more` channels that are 255."""
-    weight = arrays[stem.conv.input[1]].astype(np.float64)
-    mean, scale = (arrays[node.input[1]].astype(np.float64) for node in (stem.sub, stem.mul))
-    of_pixels = weight * scale
-    of_mean = -(of_pixels * mean).sum(axis=1, keepdims=True) / BRIGHTEST
-    nothing = np.zeros((len(weight), more - 1, *weight.shape[2:]))
-    return np.concatenate([of_pixels, of_mean, nothing], axis=1)
-
-
-def _find(graph: onnx.GraphProto, arrays: dict[str, NDArray[np.generic]]) -> Stem | None:
-    """The first steps, if they are a `Classifier`'s and nobody else reads what they make."""
+def _find_stem(graph: onnx.GraphProto, arrays: dict[str, NDArray[np.generic]]) -> Stem | None:
+    """The first nodes, if they are a `Classifier`'s and no other node reads what they make."""
     steps: list[onnx.NodeProto] = []
     name = "images"
     for kind in ("Cast", "Sub", "Mul", "Conv"):
@@ -271,3 +258,15 @@ def _find(graph: onnx.GraphProto, arrays: dict[str, NDArray[np.generic]]) -> Ste
     per_channel = (1, channels, 1, 1)
     fits = all(arrays[node.input[1]].shape == per_channel for node in (stem.sub, stem.mul))
     return stem if ungrouped and fits else None
+
+
+def _weight_of_pixels(
+    stem: Stem, arrays: dict[str, NDArray[np.generic]], more: int
+) -> NDArray[np.float64]:
+    """The convolution's weights for the pixels, then for `more` channels that are 255."""
+    weight = arrays[stem.conv.input[1]].astype(np.float64)
+    mean, scale = (arrays[node.input[1]].astype(np.float64) for node in (stem.sub, stem.mul))
+    of_pixels = weight * scale
+    of_mean = -(of_pixels * mean).sum(axis=1, keepdims=True) / BRIGHTEST
+    nothing = np.zeros((len(weight), more - 1, *weight.shape[2:]))
+    return np.concatenate([of_pixels, of_mean, nothing], axis=1)

@@ -1,4 +1,4 @@
-"""Torch against ONNX Runtime: an export that answers differently is not published.
+"""Comparing ONNX Runtime with torch: an export that answers differently is not published.
 
 Shapes: B batch, C channels, H height, W width, K classes.
 """
@@ -19,31 +19,6 @@ from snapensemble.contracts.metrics import Floats, mean_probabilities, softmax
 from snapensemble.contracts.sessions import open_session
 
 IMAGES_AT_A_TIME = 32
-
-
-def run_member(
-    onnx_file: bytes, images_NCHW: NDArray[np.uint8], threads: int | None = None
-) -> NDArray[np.float32]:
-    """logits_NK for uint8 images; the number of threads does not change a bit of them.
-
-    Args:
-        onnx_file: the member.
-        images_NCHW: at least one.
-        threads: each runs its own images through one session; as many as there are processors to
-            use, and never more.
-    """
-    session = open_session(onnx_file)
-
-    def answer(start: int) -> NDArray[np.float32]:
-        images_BCHW = np.ascontiguousarray(images_NCHW[start : start + IMAGES_AT_A_TIME])
-        logits_BK: NDArray[np.float32] = session.run(["logits"], {"images": images_BCHW})[0]
-        return logits_BK
-
-    workers = min(threads or cpu_budget(), cpu_budget())
-    with ThreadPoolExecutor(workers) as pool:
-        return np.concatenate(list(pool.map(answer, range(0, len(images_NCHW), IMAGES_AT_A_TIME))))
-
-
 BATCH_SIZES = (1, 2, 7, 32)
 # Both engines compute in float32 and order their sums differently.
 MAX_LOGIT_DIFFERENCE = 1e-3  # absolute, or relative where logits exceed 1
@@ -55,7 +30,7 @@ class ParityFailed(SnapensembleError):
 
 
 class Compared(NamedTuple):
-    """What torch and ONNX Runtime said of the same images, one entry per batch size."""
+    """The answers of torch and of ONNX Runtime to the same images, one entry per batch size."""
 
     record: ParityRecord
     torch_probs: list[Floats]
@@ -69,7 +44,7 @@ def parity(
 
     Args:
         model: the snapshot, in evaluation mode.
-        onnx_file: its conversion.
+        onnx_file: the model's conversion.
         images_NCHW: real images; those of `extremes` are added.
         what: the member's name, for the message.
 
@@ -99,7 +74,7 @@ def parity(
 
 
 def ensemble_parity(members: Sequence[Compared], weights_M: Sequence[float]) -> ParityRecord:
-    """Compare the average of the members' probabilities, from answers that are already there.
+    """Compare the average of the members' probabilities, without running the members again.
 
     Args:
         members: what `parity` found, each on the same images.
@@ -115,12 +90,35 @@ def ensemble_parity(members: Sequence[Compared], weights_M: Sequence[float]) -> 
     probability_gap = max(member.record.max_probability_difference for member in members)
     for index, size in enumerate(BATCH_SIZES):
         expected_BK, found_BK = (
-            mean_probabilities(np.stack([probs[index] for probs in said]), weights_M)
-            for said in ([m.torch_probs for m in members], [m.onnx_probs for m in members])
+            mean_probabilities(np.stack([probs[index] for probs in outputs]), weights_M)
+            for outputs in ([m.torch_probs for m in members], [m.onnx_probs for m in members])
         )
         probability_gap = _larger(probability_gap, np.abs(found_BK - expected_BK))
         _refuse_gaps("the ensemble", size, logit_gap, probability_gap)
     return _record(logit_gap, probability_gap)
+
+
+def run_member(
+    onnx_file: bytes, images_NCHW: NDArray[np.uint8], threads: int | None = None
+) -> NDArray[np.float32]:
+    """logits_NK for uint8 images; the number of threads does not change a bit of them.
+
+    Args:
+        onnx_file: the member.
+        images_NCHW: at least one image.
+        threads: how many run their own images through one session; never more than there are
+            processors to use, which is also the default.
+    """
+    session = open_session(onnx_file)
+
+    def answer(start: int) -> NDArray[np.float32]:
+        images_BCHW = np.ascontiguousarray(images_NCHW[start : start + IMAGES_AT_A_TIME])
+        logits_BK: NDArray[np.float32] = session.run(["logits"], {"images": images_BCHW})[0]
+        return logits_BK
+
+    workers = min(threads or cpu_budget(), cpu_budget())
+    with ThreadPoolExecutor(workers) as pool:
+        return np.concatenate(list(pool.map(answer, range(0, len(images_NCHW), IMAGES_AT_A_TIME))))
 
 
 def parity_images(images_NCHW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

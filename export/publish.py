@@ -13,9 +13,9 @@ from snapensemble.contracts.files import sync_directory
 
 @contextlib.contextmanager
 def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Give a hidden directory beside `target` to fill; on success it takes the name.
+    """Give a hidden directory beside `target` to fill; on success it takes the name `target`.
 
-    After an error or an interrupt it is removed and `target` is as it was.
+    After an error or an interrupt the hidden directory is removed and `target` is as it was.
 
     Raises:
         InvalidConfig: `target` exists and `replace` is false, or it is no bundle.

@@ -1,7 +1,7 @@
-"""A member's file -> the same member computed in int8.
+"""Quantising a member's file: the same member computed in int8.
 
-Static quantisation in QDQ form, the only one of ONNX Runtime that is fast for convolutions on x86:
-activations uint8, weights int8 with a scale per output channel.
+The quantisation is static and in QDQ form, the only one of ONNX Runtime that is fast for
+convolutions on x86: activations are uint8, weights int8 with a scale per output channel.
 
 Shapes: N images, C channels, H height, W width.
 """
@@ -21,21 +21,60 @@ from snapensemble.export.acceptance import QuantizationRefused
 from snapensemble.export.onnx_graph import PIXELS, constants, convolve_pixels, replace_nodes
 
 IMAGES_AT_A_TIME = 16
+WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
+# The pools and Concat are here only so that what is between two convolutions stays in int8.
+OPERATORS = (*WITH_WEIGHTS, "Add", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
+# Seven bits: with eight, processors without VNNI add pairs of products in 16 bits, which overflow.
+# The export cannot know which processor will serve, and seven bits cost next to nothing
+# (docs/decisions/0011).
+REDUCE_RANGE = True
 
 
 class Range(NamedTuple):
-    """What a tensor's values were between."""
+    """The smallest and the largest value that a tensor had."""
 
     smallest: np.float32
     largest: np.float32
+
+
+def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8]) -> bytes:
+    """Quantise a member; the same file and images give the same bytes.
+
+    Args:
+        onnx_file: made by `to_onnx`.
+        images_NCHW: some of the training images; the ranges of the activations are taken from
+            them.
+
+    Returns:
+        A file with the same input, output and metadata, but for `precision`.
+
+    Raises:
+        QuantizationRefused: nothing in it can be computed in int8.
+    """
+    given = onnx.load_from_string(onnx_file)
+    model = onnx.load_from_string(onnx_file)
+    on_pixels = convolve_pixels(model.graph)
+    model = shape_inference.infer_shapes(model)
+    ranges = activation_ranges(model, images_NCHW)
+    if on_pixels:
+        ranges[PIXELS] = Range(np.float32(0), np.float32(255))  # a scale of 1: the pixels
+    quantised = _quantised(model, ranges)
+    if not _in_int8(quantised.graph):
+        raise QuantizationRefused(
+            "no convolution and no linear layer of this network can be computed in int8; "
+            "export it with --quantize none"
+        )
+    if on_pixels:
+        _quantise_no_pixels(quantised.graph)
+    return _finished(quantised, given)
 
 
 def activation_ranges(model: onnx.ModelProto, images_NCHW: NDArray[np.uint8]) -> dict[str, Range]:
     """The range of each float32 tensor that a node makes.
 
     Args:
-        model: with the types of all tensors, see `onnx.shape_inference`.
-        images_NCHW: what the network will see.
+        model: holds the types of all tensors, see `onnx.shape_inference`.
+        images_NCHW: images like those that the network will see.
     """
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
@@ -62,46 +101,6 @@ def activation_ranges(model: onnx.ModelProto, images_NCHW: NDArray[np.uint8]) ->
     )
     smallest, largest = found[:, ::2].min(axis=0), found[:, 1::2].max(axis=0)
     return {name: Range(smallest[row], largest[row]) for row, name in enumerate(names)}
-
-
-# The pools and Concat only so that what is between two convolutions stays in int8.
-WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
-OPERATORS = (*WITH_WEIGHTS, "Add", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
-# Seven bits: with eight, processors without VNNI add pairs of products in 16 bits, which overflow.
-# Who exports does not know who serves, and it costs next to nothing (docs/decisions/0011).
-REDUCE_RANGE = True
-
-
-def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8]) -> bytes:
-    """Quantise a member; the same file and images give the same bytes.
-
-    Args:
-        onnx_file: made by `to_onnx`.
-        images_NCHW: some of those that the network was trained on; the ranges of the activations
-            are taken from them.
-
-    Returns:
-        A file with the same input, output and metadata, but for `precision`.
-
-    Raises:
-        QuantizationRefused: nothing in it can be computed in int8.
-    """
-    given = onnx.load_from_string(onnx_file)
-    model = onnx.load_from_string(onnx_file)
-    on_pixels = convolve_pixels(model.graph)
-    model = shape_inference.infer_shapes(model)
-    ranges = activation_ranges(model, images_NCHW)
-    if on_pixels:
-        ranges[PIXELS] = Range(np.float32(0), np.float32(255))  # a scale of 1: the pixels
-    quantised = _quantised(model, ranges)
-    if not _in_int8(quantised.graph):
-        raise QuantizationRefused(
-            "no convolution and no linear layer of this network can be computed in int8; "
-            "export it with --quantize none"
-        )
-    if on_pixels:
-        _quantise_no_pixels(quantised.graph)
-    return _finished(quantised, given)
 
 
 def _quantised(model: onnx.ModelProto, ranges: dict[str, Range]) -> onnx.ModelProto:
@@ -132,7 +131,7 @@ def _quantised(model: onnx.ModelProto, ranges: dict[str, Range]) -> onnx.ModelPr
 
 
 def _last_layer(graph: onnx.GraphProto) -> list[str]:
-    """What makes the logits: in int8 it is no faster, and they would have 256 values only."""
+    """The layer that makes the logits: no faster in int8, where logits would have 256 values."""
     return [
         node.name
         for node in graph.node
@@ -163,9 +162,9 @@ def _quantise_no_pixels(graph: onnx.GraphProto) -> None:
 
 
 def _finished(quantised: onnx.ModelProto, given: onnx.ModelProto) -> bytes:
-    """The file, with what the given one says about itself."""
-    said = {entry.key: entry.value for entry in given.metadata_props} | {"precision": "int8"}
-    helper.set_model_props(quantised, dict(sorted(said.items())))
+    """The quantised file, with what the given one says about itself."""
+    metadata = {entry.key: entry.value for entry in given.metadata_props} | {"precision": "int8"}
+    helper.set_model_props(quantised, dict(sorted(metadata.items())))
     quantised.producer_name = given.producer_name
     quantised.producer_version = given.producer_version
     quantised.graph.doc_string = given.graph.doc_string

@@ -1,4 +1,4 @@
-"""What the report of a bundle is made from: the members' answers to test, and how fast they are.
+"""What a bundle's report is made from: the members' answers to the test split, and their speed.
 
 Shapes: M members, N images, C channels, H height, W width, K classes.
 """
@@ -29,16 +29,17 @@ def gather_report_inputs(
     data: str | None,
     say: Callable[[str], None],
 ) -> ReportInputs:
-    """Ask the members about the test split, in int8 and fp32 where they differ.
+    """Run the members on the test split, in int8 and in fp32 where the bundle holds int8.
 
     Args:
         served: the members as the bundle holds them.
-        fp32: the same before they were quantised.
-        held_out: their answers to the calibration half of validation.
+        fp32: the same members before they were quantised.
+        held_out: the served members' answers to the calibration half of validation.
         calibration_NCHW: real images to measure speed with.
-        run: what says where the images are.
-        data: where they are now.
-        say: is told when the test images cannot be had; the report then shows `held_out`.
+        run: the manifest that says where the run found its images.
+        data: where the images are now, or None if they are still there.
+        say: called with a sentence about what takes long, or why the test images cannot be read;
+            the report then shows `held_out`.
     """
     int8 = served[0].precision == "int8"
     speed = measure_speed(fp32[0], served[0], calibration_NCHW, say) if int8 else None
@@ -50,8 +51,8 @@ def gather_report_inputs(
     say(f"asking {len(served)} members about {len(test):,} test images, for the report")
     return ReportInputs(
         calibration=held_out,
-        test=Answers(_ask(served, test.images_NCHW), test.labels_N),
-        fp32_test_MNK=_ask(fp32, test.images_NCHW) if int8 else None,
+        test=Answers(_outputs(served, test.images_NCHW), test.labels_N),
+        fp32_test_MNK=_outputs(fp32, test.images_NCHW) if int8 else None,
         speed=speed,
     )
 
@@ -59,7 +60,7 @@ def gather_report_inputs(
 def measure_speed(
     fp32: Exported, int8: Exported, images_NCHW: NDArray[np.uint8], say: Callable[[str], None]
 ) -> SpeedRecord:
-    """One member both ways on one thread of this machine; says which is faster."""
+    """Time a member in fp32 and in int8 on one thread of this machine, and say which is faster."""
     speeds = compare_speed(fp32.onnx_file, int8.onnx_file, images_NCHW)
     say(in_words(speeds))
     rates = {f"batch_{speed.batch_size}": speed for speed in speeds}
@@ -70,6 +71,6 @@ def measure_speed(
     )
 
 
-def _ask(members: Sequence[Exported], images_NCHW: NDArray[np.uint8]) -> Floats:
-    """probs_MNK of the images."""
+def _outputs(members: Sequence[Exported], images_NCHW: NDArray[np.uint8]) -> Floats:
+    """The members' probabilities for the images, probs_MNK."""
     return np.stack([softmax(run_member(member.onnx_file, images_NCHW)) for member in members])

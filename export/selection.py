@@ -1,4 +1,4 @@
-"""Which snapshots become members, by what they say of the selection half of validation. Pure.
+"""Which snapshots become members, by their answers to the selection half of validation. Pure.
 
 Every rule gives a path of ensembles, and `members` says which of them is taken. An ensemble is a
 bag of snapshots: one that is in it twice counts twice.
@@ -21,21 +21,21 @@ from snapensemble.contracts.metrics import SMALLEST, Floats, Labels, Metric
 Members = int | Literal["auto"] | None
 Bag = tuple[int, ...]  # indices of snapshots, in the order they joined
 
-DEFAULT_MEMBERS = 3  # of `best` and `last`
+DEFAULT_MEMBERS = 3  # for the rules `best` and `last`
 MAX_EXHAUSTIVE = 10  # snapshots: 1,023 subsets
 GREEDY_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Snapshots in the order in which a cascade asks them, and their weights, summing to 1."""
+    """Snapshots in the order in which a cascade runs them, and their weights, summing to 1."""
 
     indices: tuple[int, ...]
     weights: tuple[float, ...]
 
 
 class Judge:
-    """How bad a bag's averaged probabilities are; lower is better."""
+    """Measures how bad a bag's averaged probabilities are; lower is better."""
 
     def __init__(self, probs_SNK: Floats, labels_N: Labels, metric: Metric) -> None:
         self.snapshots = len(probs_SNK)
@@ -45,7 +45,7 @@ class Judge:
         self._right_SN = probs_SNK[:, np.arange(len(labels_N)), labels_N]
 
     def badness(self, bag: Sequence[int]) -> tuple[float, ...]:
-        """The mean loss; of equal accuracies the lower NLL is better."""
+        """The mean loss; between equal accuracies, the NLL decides."""
         nll = float(self._nlls_N(bag).mean())
         return (nll,) if self._metric == "nll" else (float(self.losses_N(bag).mean()), nll)
 
@@ -70,19 +70,20 @@ def select(
 ) -> Chosen:
     """Choose members and weights.
 
-    `best` takes those with the best figures alone, `last` the latest (Huang et al. 2017, section
-    3), `all` every one. `greedy` adds, again and again, the snapshot that helps the average most,
-    also one that is in already, and keeps the best prefix; counts become weights (Caruana et al.
-    2004). `exhaustive` compares all subsets.
+    `best` takes the snapshots with the best figures of their own, `last` the latest ones (Huang et
+    al. 2017, section 3), `all` every one. `greedy` adds, again and again, the snapshot that helps
+    the average most, also one that is in already, and keeps the best prefix; counts become weights
+    (Caruana et al. 2004). `exhaustive` compares all subsets.
 
     Args:
         probs_SNK: one distribution per snapshot and image, in the order of training.
         labels_N: the right classes.
-        members: how many; of `greedy` at most so many. `auto`: the fewest whose mean loss is within
+        members: how many; `greedy` may take fewer. `auto`: the fewest whose mean loss is within
             one standard error of the lowest on the rule's path, where the error is that of the
-            difference, image by image. None: 3 of `best` and `last`, otherwise what is lowest.
-        rule: see above.
-        metric: what is compared.
+            difference, image by image. None: 3 for `best` and `last`, otherwise as many as have
+            the lowest loss.
+        rule: one of the five above.
+        metric: the figure that is compared.
 
     Raises:
         InvalidConfig: more members than snapshots, too many snapshots to compare all subsets, or
@@ -95,21 +96,21 @@ def select(
 
 
 def best_path(judge: Judge) -> list[Bag]:
-    """The best one alone, the best two, ...; of equals the later one, which trained longer."""
+    """The best snapshot, the best two, ...; of equals the later one, which trained longer."""
     ranked = sorted(range(judge.snapshots), key=lambda i: (judge.badness([i]), -i))
     return [tuple(ranked[:m]) for m in range(1, len(ranked) + 1)]
 
 
 def last_path(judge: Judge) -> list[Bag]:
-    """The latest alone, the latest two, ..."""
+    """The latest snapshot, the latest two, and so on."""
     latest = tuple(reversed(range(judge.snapshots)))
     return [latest[:m] for m in range(1, len(latest) + 1)]
 
 
 def greedy_path(judge: Judge, most: int) -> list[Bag]:
-    """Forward selection with replacement, of at most so many different snapshots.
+    """Forward selection with replacement, of at most `most` different snapshots.
 
-    Of equally good additions one that is in already is taken: it costs no further member.
+    Among equally good additions, one that is in already is taken: it costs no further member.
     """
     bag: Bag = ()
     path = []
@@ -165,18 +166,19 @@ def _fewest_within_one_standard_error(path: list[Bag], judge: Judge, lowest: Bag
 
 
 def _ordered(bag: Bag, judge: Judge) -> Chosen:
-    """The best member first, then whichever helps the average so far the most.
+    """Put the best member first, then whichever helps the average so far the most.
 
-    The whole average does not depend on the order; a cascade and a deadline ask the first ones.
+    The whole average does not depend on the order, but a cascade or a deadline may run only the
+    first members.
     """
     counts = Counter(bag)
-    left, asked = set(counts), list[int]()
+    left, order = set(counts), list[int]()
     while left:
-        so_far = [i for i in asked for _ in range(counts[i])]
+        so_far = [i for i in order for _ in range(counts[i])]
         best = min(left, key=lambda i: (judge.badness([*so_far, *[i] * counts[i]]), -i))
-        asked.append(best)
+        order.append(best)
         left.remove(best)
-    return Chosen(tuple(asked), tuple(counts[i] / len(bag) for i in asked))
+    return Chosen(tuple(order), tuple(counts[i] / len(bag) for i in order))
 
 
 def _refuse_impossible(found: int, members: Members, rule: Rule) -> None:

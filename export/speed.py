@@ -1,4 +1,4 @@
-"""How much faster int8 is on this machine. Times differ between machines, so no bundle keeps them.
+"""How much faster int8 is on this machine. Times differ between machines, so no manifest has them.
 
 Shapes: N images, B of them together, C channels, H height, W width.
 """
@@ -15,7 +15,7 @@ from snapensemble.contracts.sessions import open_session
 
 BATCH_SIZES = (1, 16)
 ROUNDS = 15
-WORTH_IT = 1.05  # below, timings of the same file may differ as much
+WORTH_IT = 1.05  # below this, two timings of the same file may differ as much
 
 
 class Speed(NamedTuple):
@@ -34,13 +34,13 @@ class Speed(NamedTuple):
 def compare_speed(
     fp32_file: bytes, int8_file: bytes, images_NCHW: NDArray[np.uint8], *, seconds: float = 2.0
 ) -> list[Speed]:
-    """Run a member both ways in turn, at batch sizes 1 and 16.
+    """Time a member in fp32 and in int8, one after the other, at batch sizes 1 and 16.
 
     Args:
         fp32_file: the member.
         int8_file: the same one in int8.
-        images_NCHW: at least one; repeated if need be.
-        seconds: how long it takes in all; longer if a single run takes longer.
+        images_NCHW: at least one image; repeated if need be.
+        seconds: how long the comparison takes in all; longer if a single run takes longer.
     """
     sessions = [open_session(fp32_file), open_session(int8_file)]
     found = []
@@ -62,10 +62,10 @@ def seconds_per_run(
     work: Callable[[], float] = time.thread_time,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[float]:
-    """The median of several rounds for each; in a round all have their turn.
+    """The median time of each run over several rounds; in a round every run has its turn.
 
     Args:
-        runs: one-thread work.
+        runs: functions that work in this thread alone.
         seconds: for all of them together; three rounds are done in any case.
         work: this thread's processor time, which does not count while others have the processor.
         clock: says when the time is up.

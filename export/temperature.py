@@ -22,7 +22,7 @@ def fit_temperature(probs_BK: Floats, labels_B: Labels) -> float:
     the classes, and so the accuracy, does not change.
 
     Args:
-        probs_BK: averaged probabilities of images that did not teach.
+        probs_BK: averaged probabilities of images that were not trained on.
         labels_B: their right classes.
 
     Returns:

@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
 
 
 def _bundle(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
-    """Read the page of a bundle, and copy it where it is wanted."""
+    """Read the page of a bundle, and copy it to `--out` if that is given."""
     from snapensemble.report.bundle.page import read_bundle_report
     from snapensemble.report.bundle.words import remedy, summary
 

@@ -24,7 +24,8 @@ def growing_ensemble(
 ) -> list[ValFigures]:
     """Figures of the averaged probabilities of the first 1, 2, ..., S snapshots of `order`.
 
-    One snapshot at a time is in memory as probabilities, so that many of many classes fit.
+    One snapshot at a time is in memory as probabilities, so that many snapshots of many classes
+    fit.
     """
     figures, sum_NK = [], np.zeros(logits_SNK.shape[1:])
     for m, index in enumerate(order, start=1):
@@ -36,7 +37,7 @@ def growing_ensemble(
 def pairwise_disagreement(scores_SNK: NDArray[np.floating]) -> Floats:
     """disagreement_SS: the fraction of images on which the top classes of two networks differ.
 
-    Logits or probabilities; both have the same top class.
+    The scores may be logits or probabilities, since both have the same top class.
     """
     top_SN = scores_SNK.argmax(axis=2)
     rows = [(top_SN != top_N).mean(axis=1) for top_N in top_SN]
@@ -44,7 +45,7 @@ def pairwise_disagreement(scores_SNK: NDArray[np.floating]) -> Floats:
 
 
 def pairs_of(disagreement_SS: Floats) -> Floats:
-    """The disagreement of each two networks, once."""
+    """The disagreement of each two networks, each pair once."""
     return np.asarray(disagreement_SS[np.triu_indices(len(disagreement_SS), k=1)])
 
 
@@ -57,7 +58,7 @@ def trailing_mean(values_T: Floats, window: int) -> Floats:
 
 
 def smoothing_window(steps: int, steps_per_epoch: int) -> int:
-    """An epoch of steps, but little of a long curve, so that restarts stay visible."""
+    """How many steps to average: an epoch, but little of a long curve, so restarts stay visible."""
     return min(steps_per_epoch, max(10, steps // 50))
 
 

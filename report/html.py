@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from snapensemble.contracts.errors import InvalidConfig, WriteFailed
 
 PAGE_FILE = "index.html"
-GENERATOR = '<meta name="generator" content="snapensemble report">'  # by which a page is ours
+GENERATOR = '<meta name="generator" content="snapensemble report">'  # marks a page as a report
 
 
 def render(template: str, **values: object) -> str:
@@ -31,8 +31,8 @@ def claim_directory(directory: Path) -> None:
     """Make a directory for a report, unless it holds a page of another kind.
 
     Raises:
-        InvalidConfig: it does.
-        WriteFailed: it cannot be made or read.
+        InvalidConfig: the directory holds such a page.
+        WriteFailed: the directory cannot be made or read.
     """
     _refuse_other_pages(directory / PAGE_FILE)
     try:

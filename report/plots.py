@@ -23,7 +23,7 @@ INK, FAINT = "#222222", "#9a9a9a"
 WIDTH = 9.0  # inches: 900 pixels on the page, 1440 in the file
 DPI = 160
 FEW = 12  # networks whose pairs can each have a number with a decimal
-READABLE = 30  # those whose pairs can have a number at all
+READABLE = 30  # networks whose pairs can have a number at all
 SETTINGS: dict[str, Any] = {
     "font.size": 10.5,
     "axes.spines.top": False,
@@ -81,7 +81,7 @@ def percent(axes: Axes, values: Sequence[float]) -> None:
     low, high = min(values) - 0.08 * spread, max(values) + 0.08 * spread
     if spread < 0.002:  # one image more or less should not fill the picture
         low, high = low - 0.005, high + 0.005
-    high = min(high, 1 + 0.03 * (1 - low))  # no tick above all
+    high = min(high, 1 + 0.03 * (1 - low))  # no tick above 100 %
     axes.set_ylim(max(low, -0.02), high)
     # Whole steps, and a decimal where they are below one percent: 2.5 would be labelled 2 or 3.
     axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
@@ -118,7 +118,7 @@ def disagreement_chart(
         names: what stands at the rows and columns.
         xlabel: what the columns are.
         ylabel: what the rows are.
-        images: which images were asked about, for the bar of colours.
+        images: which images the networks answered, for the label of the colour bar.
     """
     S = len(disagreement_SS)
 

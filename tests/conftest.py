@@ -26,10 +26,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # What a run leaves is the same to the bit on the processor only; `make test-gpu` shows the GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-# As a shell starts a program: under `nohup`, for one, it would be ignored, here and in children.
+# As where a shell starts a program: under `nohup` a hangup would be ignored, here and in children.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# They need a container engine and minutes: `make test-container` names them.
+# Tests of containers need an engine and minutes: `make test-container` names them.
 collect_ignore = (
     [] if any("tests/container" in argument for argument in sys.argv[1:]) else ["container"]
 )
@@ -87,7 +87,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, conversions: None) -> P
 
 @pytest.fixture(scope="session")
 def digits_bundle(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The best two of its snapshots."""
+    """A bundle of the best two snapshots of `digits_run`."""
     from snapensemble.export.bundle import build_bundle
     from snapensemble.export.config import ExportConfig
 
@@ -99,7 +99,7 @@ def digits_bundle(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def signal_handlers() -> Iterator[None]:
-    """Put SIGINT's and SIGTERM's handlers back: after a stop they are such that one kills."""
+    """Put the signals' handlers back: after a stop they are the system's, which end the process."""
     kept = {signum: signal.getsignal(signum) for signum in SIGNALS}
     yield
     for signum, handler in kept.items():

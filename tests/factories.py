@@ -40,7 +40,7 @@ DATA = DataRecord(
 
 
 def picture(seed: int = 0, *, width: int = 5, height: int = 6, mode: str = "RGB") -> Image.Image:
-    """Noise of a mode."""
+    """A picture of noise in a colour mode."""
     bands = len(Image.new(mode, (1, 1)).getbands())
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, bands), dtype=np.uint8)
     return Image.frombytes(mode, (width, height), pixels.tobytes())
@@ -93,7 +93,7 @@ def cascade_record(
 ) -> CascadeRecord:
     """A point per sequence of thresholds, each costing a percent less accuracy than the one before.
 
-    The second is the bundle's choice; `sets` is the quantile of its sets.
+    The second point is the bundle's choice; `sets` is the quantile of the points' sets.
     """
     points = [
         CascadePoint(
@@ -116,7 +116,7 @@ def cascade_record(
 
 
 def set_quantiles(quantile: float) -> tuple[SetQuantile, ...]:
-    """Of both methods, at 0.9 only."""
+    """The quantiles of both methods, for a coverage of 0.9 only."""
     return (
         SetQuantile(method="adaptive", coverage=0.9, quantile=0.99),
         SetQuantile(method="least_ambiguous", coverage=0.9, quantile=quantile),
@@ -124,13 +124,13 @@ def set_quantiles(quantile: float) -> tuple[SetQuantile, ...]:
 
 
 def calibration_record(quantile: float) -> CalibrationRecord:
-    """With the sets of `set_quantiles`."""
+    """A calibration with the sets of `set_quantiles`."""
     figures = Figures(nll=0.4, accuracy=0.95, ece=0.02, adaptive_ece=0.02, brier=0.1)
     return CalibrationRecord(images=9, before=figures, after=figures, sets=set_quantiles(quantile))
 
 
 def make_cascade_bundle(directory: Path) -> Path:
-    """One that can answer all that a request may ask for."""
+    """A bundle that can answer all that a request may ask for."""
     return make_bundle(
         directory,
         cascade=cascade_record((0.8, 0.5), (0.9, 0.7)),

@@ -1,4 +1,4 @@
-"""Stand-ins that a test controls: members that wait to be told, and an ASGI client."""
+"""Stand-ins that a test controls: members that wait for a signal, and clients of an ASGI app."""
 
 import asyncio
 import threading
@@ -39,14 +39,14 @@ class GatedMember:
 
 
 def submit(scheduler: Scheduler, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
-    """The futures of pictures that a scheduler is handed as one request."""
+    """Hand pictures to a scheduler as one request; the futures of their answers come back."""
     images = [PendingImage(picture) for picture in pictures]
     scheduler.submit(images, mode)
     return [image.answer for image in images]
 
 
 def client(app: FastAPI) -> httpx.AsyncClient:
-    """Speaks to the app without a port; defects come as answers, as over a port.
+    """A client that speaks to the app without a port; defects come as answers, as over a port.
 
     An answer that the app's OpenAPI document does not declare fails the test.
     """
@@ -57,14 +57,14 @@ def client(app: FastAPI) -> httpx.AsyncClient:
 
 
 def fail_members(engine: Engine, error: Exception) -> None:
-    """From now on every member raises this."""
+    """Make every member raise an error from now on."""
     member = GatedMember()
     member.failure = error
     engine.scheduler._members = [member] * len(engine.bundle.members)
 
 
 def prediction_scope(headers: Sequence[tuple[bytes, bytes]], query: bytes = b"") -> dict[str, Any]:
-    """POST /predict, as an ASGI server hands it over."""
+    """The scope of a POST to /predict, as an ASGI server hands it over."""
     return {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
         "scheme": "http", "path": "/predict", "raw_path": b"/predict", "query_string": query,
@@ -74,7 +74,7 @@ def prediction_scope(headers: Sequence[tuple[bytes, bytes]], query: bytes = b"")
 
 
 class LeavingClient:
-    """Sends a whole request and then leaves when it is told to."""
+    """A client that sends a whole request and leaves once `leave` is set."""
 
     def __init__(self, app: FastAPI, body: bytes, content_type: str = "image/png") -> None:
         self._app = app

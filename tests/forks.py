@@ -45,7 +45,7 @@ class Fork:
         return self.returncode
 
     def communicate(self) -> tuple[str, str]:
-        """The rest of what it says on both streams until it ends."""
+        """The rest of what the child prints on both streams until it ends."""
         errors = self.stderr.read()
         self.wait()
         self.stdout.seek(0)
@@ -67,14 +67,14 @@ def forked(work: Callable[[], int]) -> Iterator[Fork]:
 
 
 def finished(work: Callable[[], int]) -> "CompletedProcess[str]":
-    """What a child has said, and its exit code."""
+    """What a child has printed, and its exit code."""
     with forked(work) as child:
         out, errors = child.communicate()
         return CompletedProcess([], child.wait(), out, errors)
 
 
 def run(*arguments: object) -> "CompletedProcess[str]":
-    """`snapensemble ARGUMENT...` in a child."""
+    """Run `snapensemble ARGUMENT...` in a child."""
     return finished(lambda: main([str(argument) for argument in arguments]))
 
 

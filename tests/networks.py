@@ -1,4 +1,4 @@
-"""Networks as if trained, and what they are exported to; each is made once for all tests."""
+"""Networks as if they had been trained, and their ONNX files; each is made once for all tests."""
 
 from functools import cache
 
@@ -15,7 +15,7 @@ METADATA = {"classes": '["a", "b", "c", "d"]', "precision": "fp32", "seed": "7"}
 
 
 def image_of(side: int) -> ImageContract:
-    """Square colour images."""
+    """The contract of square colour images."""
     return ImageContract(
         channels=3, height=side, width=side, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
     )
@@ -23,7 +23,7 @@ def image_of(side: int) -> ImageContract:
 
 @cache
 def noise_NCHW(side: int) -> np.ndarray:
-    """Forty images."""
+    """Forty images of noise."""
     return np.random.default_rng(0).integers(0, 256, (40, 3, side, side), dtype=np.uint8)
 
 
@@ -44,5 +44,5 @@ def trained(name: str, side: int, seed: int = 0) -> nn.Module:
 
 @cache
 def exported(name: str, side: int, seed: int = 0) -> bytes:
-    """Its ONNX file, with `METADATA`."""
+    """The ONNX file of a `trained` network, with `METADATA`."""
     return to_onnx(trained(name, side, seed), image_of(side), METADATA)

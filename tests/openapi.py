@@ -13,7 +13,7 @@ from snapensemble.serving.http.routes import router_of
 from snapensemble.serving.settings import Settings
 
 Json = dict[str, Any]
-LEFT = 499  # nobody is there to read it
+LEFT = 499  # the client has left, so nobody reads this answer
 
 
 def document_of(settings: Settings, *, guarded: bool) -> Json:
@@ -28,7 +28,7 @@ def checks(document: Json) -> Callable[[httpx.Response], Awaitable[None]]:
     async def check(response: httpx.Response) -> None:
         await response.aread()
         request = response.request
-        is_asset = request.url.path.startswith(f"/{ASSETS}/")  # a page's, and no interface
+        is_asset = request.url.path.startswith(f"/{ASSETS}/")  # part of a page, not of the API
         if request.method != "OPTIONS" and response.status_code != LEFT and not is_asset:
             check_answer(closed, request.method, request.url.path, response)
 
@@ -60,7 +60,7 @@ def declared_answer(document: Json, method: str, path: str, status: int) -> Json
         name = {404: "not_found", 405: "method_not_allowed"}[status]
         answers: dict[str, Json] = document["components"]["responses"]
         return answers[name]
-    if operation is None:  # the guard, and the protocol, do not look at the path
+    if operation is None:  # authentication and the protocol do not look at the path
         operation = document["paths"]["/model"]["get"]
     declared: dict[str, Json] = operation["responses"]
     assert str(status) in declared, f"{method} {path} does not declare {status}"
@@ -85,7 +85,7 @@ def resolve(document: Json, node: Json) -> Json:
 
 
 def close_objects(document: Json) -> Json:
-    """The document with objects that have nothing but what it names.
+    """The document with objects that have no fields but those that it names.
 
     Clients are told that more may come; the server that it describes has to name what it sends.
     """

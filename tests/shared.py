@@ -1,4 +1,4 @@
-"""What is made once for all processes that share the tests."""
+"""Files and directories that are made once for all processes that share the tests."""
 
 import fcntl
 import os
@@ -13,8 +13,8 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
     Args:
         factory: gives each process of pytest-xdist a directory inside one that all share.
-        name: of the path.
-        make: is given a path that does not exist yet.
+        name: the path's name.
+        make: makes the path that it is given, which does not exist yet.
     """
     own = factory.getbasetemp()
     base = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own

@@ -1,1 +1,1 @@
-"""Containers of the serving image: started, stopped, put behind nginx and asked."""
+"""Containers of the serving image: started, stopped, put behind nginx and sent requests."""

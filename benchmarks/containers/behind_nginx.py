@@ -18,7 +18,7 @@ DRAIN_SECONDS = 2
 
 @dataclass(frozen=True)
 class Soak:
-    """What became of it."""
+    """What became of the requests, and how often the container was restarted meanwhile."""
 
     outcome: Outcome
     restarts: int
@@ -28,7 +28,7 @@ class Soak:
 def soak(
     image: str, bundle_dir: Path, directory: Path, bodies: Sequence[bytes], *, seconds: float
 ) -> Soak:
-    """Ask through nginx for so long while the first container comes and goes."""
+    """Send requests through nginx for so many seconds while the first container comes and goes."""
     port, *servers = free_ports(3)
     flag = f"--env=SNAPENSEMBLE_DRAIN_SECONDS={DRAIN_SECONDS}"
     with ExitStack() as stack:
@@ -45,7 +45,7 @@ def soak(
 
 
 def restart(container: Container) -> None:
-    """Stop it in order, start it, and wait until it serves."""
+    """Stop a container in order, start it, and wait until it serves."""
     assert container.stop() == 0
     since = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     engine("start", container.name)
@@ -53,7 +53,7 @@ def restart(container: Container) -> None:
 
 
 def free_ports(number: int) -> list[int]:
-    """Different ones that nobody listens on."""
+    """Different ports that nobody listens on."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:

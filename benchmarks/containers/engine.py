@@ -18,7 +18,7 @@ SECONDS = 60
 
 
 def engine(*arguments: object) -> str:
-    """What the engine prints; its own message if it fails."""
+    """What the engine prints; if it fails, an AssertionError has its own message."""
     command = [ENGINE, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode != 0:
@@ -28,28 +28,28 @@ def engine(*arguments: object) -> str:
 
 @dataclass(frozen=True)
 class Container:
-    """One that runs. Its server answers at `url`."""
+    """A container that runs; its server answers at `url`."""
 
     name: str
     url: str
     seconds_to_serve: float
 
     def inspect(self, template: str) -> str:
-        """A part of what the engine knows of it."""
+        """The part that the template names of what the engine knows of the container."""
         return engine("inspect", "--format", template, self.name)
 
     def exec(self, *command: str) -> str:
-        """What a command in it prints."""
+        """What a command in the container prints."""
         return engine("exec", self.name, *command)
 
     def resident_mib(self, *, most: bool = False) -> float:
-        """What the server's process holds, or the most that it ever held."""
+        """The memory that the server's process holds, or the most that it ever held."""
         name = "VmHWM" if most else "VmRSS"
         status = self.exec("cat", "/proc/1/status").splitlines()
         return int(next(line.split()[1] for line in status if line.startswith(name))) / 1024
 
     def stop(self, grace_s: int = 45) -> int:
-        """SIGTERM, and SIGKILL after the grace; the exit code."""
+        """Send SIGTERM, and SIGKILL after the grace; the exit code comes back."""
         engine("stop", "--time", grace_s, self.name)
         return int(self.inspect("{{.State.ExitCode}}"))
 
@@ -81,7 +81,7 @@ def served(
 
 
 def wait_until_serving(name: str, *, since: str = "") -> None:
-    """Until the server says in its log that it serves; fail with the log if it ends instead."""
+    """Wait until the server logs that it serves; fail with the log if it ends instead."""
     command = [ENGINE, "logs", "--follow", *([f"--since={since}"] if since else []), name]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -97,7 +97,7 @@ def wait_until_serving(name: str, *, since: str = "") -> None:
 
 
 def wait_until_healthy(name: str) -> None:
-    """Until the engine's own health check has passed."""
+    """Wait until the engine's own health check has passed."""
     command = [
         ENGINE, "events", "--filter", f"container={name}", "--filter", "event=health_status",
         "--since", "10m", "--format", "{{.Action}} {{.Status}}",

@@ -24,7 +24,7 @@ class Outcome:
 
     @property
     def lost(self) -> dict[str, int]:
-        """All others."""
+        """The requests without an answer of status 200, by what became of them."""
         return {what: count for what, count in self.counts.items() if what != "200"}
 
 
@@ -32,7 +32,7 @@ class Outcome:
 def clients(
     url: str, bodies: Sequence[bytes], *, number: int, stop: threading.Event | None = None
 ) -> Iterator[Outcome]:
-    """So many clients ask while the block runs, or until `stop`; complete when it has been left."""
+    """Let clients ask while the block runs, or until `stop`; the outcome is whole on leaving."""
     stop = stop or threading.Event()
     outcome = Outcome()
     threads = [
@@ -52,7 +52,7 @@ def clients(
 def ask_on(
     url: str, bodies: Sequence[bytes], place: int, stop: threading.Event, outcome: Outcome
 ) -> None:
-    """One client, on one connection as long as the server keeps it."""
+    """Ask as one client, on one connection as long as the server keeps it."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     while not stop.is_set():
         place += 1

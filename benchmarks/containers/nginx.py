@@ -13,7 +13,7 @@ INSTALLED = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin"
 
 @contextmanager
 def nginx(directory: Path, port: int, servers: Sequence[int]) -> Iterator[str]:
-    """Nginx before the servers; gives its URL."""
+    """Run nginx in front of the servers and give its URL."""
     assert INSTALLED is not None
     text = CONFIGURATION.read_text()
     for shipped, used in zip((8000, 8001, 8002), (port, *servers), strict=True):
@@ -22,7 +22,7 @@ def nginx(directory: Path, port: int, servers: Sequence[int]) -> Iterator[str]:
     configuration = directory / "nginx.conf"
     configuration.write_text(text)
     log, pid = directory / "error.log", directory / "nginx.pid"
-    # It goes into the background when its ports are open.
+    # Nginx goes into the background when its ports are open.
     command: list[str | Path] = [
         INSTALLED, "-e", log, "-c", configuration, "-g", f"pid {pid}; error_log {log} warn;"
     ]  # fmt: skip

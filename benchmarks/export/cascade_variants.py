@@ -2,9 +2,10 @@
 
     python -m benchmarks.export.cascade_variants RUN_DIR [--data SPEC]
 
-All snapshots of a run as members. Every variant is fitted on the selection half of validation
-within the default limits and measured on the test split, against asking every fp32 member. An int8
-member costs what it takes of an fp32 one's time on this machine, at 16 images on one thread.
+All snapshots of a run are members. Every variant is fitted on the selection half of validation
+within the default limits and measured on the test split, against the average of every fp32 member.
+An int8 member costs what it takes of an fp32 one's time on this machine, at 16 images on one
+thread.
 
 Shapes: M members, N images, K classes.
 """
@@ -62,7 +63,7 @@ def main() -> None:
 def all_answers(
     run_dir: Path, data: str | None
 ) -> tuple[dict[str, dict[str, Answers]], dict[str, float]]:
-    """What the members say in fp32 and int8 of both halves of validation and of test."""
+    """The fp32 and int8 answers to both halves of validation and to test, and their costs."""
     pool, run = pooled([run_dir]), read_run(run_dir)
     parts = {
         name: reread(run.data, run.classes, run.image, spec=data, split=name)
@@ -92,7 +93,7 @@ def all_answers(
 
 
 def variants(answers: dict[str, dict[str, Answers]]) -> list[tuple[str, str, list[str], list[int]]]:
-    """Name, rule, precision by position, and order of the members."""
+    """The variants: name, rule, precision by position, and order of the members."""
     selection = answers["fp32"]["selection"]
     gain = list(select(selection.probs_MNK, selection.labels_N, rule="all").indices)
     M = len(gain)
@@ -173,7 +174,7 @@ def variant(
 
 
 def full(answers: dict[str, Answers]) -> dict[str, float]:
-    """Test figures of asking everybody."""
+    """Test figures of the average of every member."""
     selection, test = answers["selection"], answers["test"]
     temperature = fit_temperature(mean_probabilities(selection.probs_MNK), selection.labels_N)
     probs_NK = mean_probabilities(test.probs_MNK, None, temperature)

@@ -4,8 +4,8 @@
 
 Exports all snapshots of a run in fp32 and in int8, each with a cascade, and measures five ways of
 answering the test images through the engine that serves: one fp32 member, the fp32 ensemble, the
-int8 ensemble, and both as cascades. Rates with every lane busy, at micro-batches of 1 and of 16
-images, in turns; accuracy, NLL and ECE on the whole test split.
+int8 ensemble, and both as cascades. Rates are taken in turns with every lane busy, at
+micro-batches of 1 and of 16 images; accuracy, NLL and ECE on the whole test split.
 
 Shapes: M members, N images, K classes.
 """
@@ -82,7 +82,7 @@ def export(run_dir: Path, work: Path, data: str | None) -> dict[str, Any]:
 def measure(
     work: Path, batch: int, images_NCHW: NDArray[np.uint8], rounds: int, seconds: float
 ) -> dict[str, list[float]]:
-    """images/s of every way, one number per turn."""
+    """The images/s of every way, one number per turn."""
     order_N = np.random.default_rng(0).permutation(len(images_NCHW))
     limits = Limits(max_batch_size=batch)
     found: dict[str, list[float]] = {name: [] for name, *_ in WAYS}
@@ -96,7 +96,7 @@ def measure(
                 rate = images_per_second(
                     engines[bundle], mode, images_NCHW[order_N], batch, seconds
                 )
-                if turn:  # the first warms up
+                if turn:  # the first turn warms up
                     found[name].append(rate)
     return found
 
@@ -104,21 +104,21 @@ def measure(
 def images_per_second(
     engine: Engine, mode: Mode, images_NCHW: NDArray[np.uint8], batch: int, seconds: float
 ) -> float:
-    """Answers per second with always enough images waiting to keep every lane busy."""
-    waiting: deque[Any] = deque()
+    """Answers per second with always enough images in the queue to keep every lane busy."""
+    pending: deque[Any] = deque()
     outstanding = 4 * batch * engine.scheduler.threads
     answered, position = 0, 0
     started = time.monotonic()
     while time.monotonic() - started < seconds:
-        while len(waiting) < outstanding:
+        while len(pending) < outstanding:
             chunk = images_NCHW[position : position + batch]
             position = (position + batch) % (len(images_NCHW) - batch)
-            waiting.extend(engine.submit(list(chunk), mode=mode))
+            pending.extend(engine.submit(list(chunk), mode=mode))
         for _ in range(batch):
-            waiting.popleft().result()
+            pending.popleft().result()
             answered += 1
     elapsed = time.monotonic() - started
-    for future in waiting:
+    for future in pending:
         future.result()
     return answered / elapsed
 

@@ -3,7 +3,7 @@
     python -m benchmarks.export.selection RUN_DIR [RUN_DIR ...] --data SPEC [--data SPEC ...]
 
 Every rule chooses on the selection half of validation, as `export` does, and is measured on that
-half, on the other one and on test. One `--data` per run where the data sets have moved.
+half, on the other one and on test. Where data sets have moved, give one `--data` per run.
 
 Shapes: S snapshots, N images, K classes.
 """

@@ -91,14 +91,14 @@ def chosen(args: argparse.Namespace, bundle_dir: Path) -> list[Peer]:
 
 
 def answers(bundle_dir: Path, images: Sequence[Image], *, cascade: bool) -> Floats:
-    """probs_BK: what ours says in process."""
+    """The answers of our engine in this process: probs_BK."""
     with load_engine(bundle_dir) as engine:
-        said = engine.ask(np.stack(images), "cascade" if cascade else "full")
-        return np.stack([averaged(probs_dK, engine.bundle) for probs_dK in said])
+        outputs = engine.ask(np.stack(images), "cascade" if cascade else "full")
+        return np.stack([averaged(probs_dK, engine.bundle) for probs_dK in outputs])
 
 
 def describe(bundle_dir: Path, pictures: Pictures) -> dict[str, object]:
-    """What was served and asked."""
+    """What was served, and which pictures were sent."""
     bundle = read_bundle(bundle_dir)
     return {
         "model": bundle.model,

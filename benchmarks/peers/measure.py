@@ -16,7 +16,7 @@ from snapensemble.bench.processes import TICKS
 from snapensemble.contracts.metrics import Floats
 
 CONNECTIONS = (1, 8, 32)
-WARM_UP_S = 3.0  # at the most connections: batchers that learn from the load have learnt
+WARM_UP_S = 3.0  # at the most connections, so that batchers that learn from the load have learnt
 SETTLE_S, IDLE_S = 1.0, 4.0
 Round = dict[str, dict[str, Any]]  # figures by name
 
@@ -40,8 +40,8 @@ def measure(
 ) -> list[Round]:
     """The figures of each round; why a server has none is added to `reasons`.
 
-    A server that fails once is left out of all rounds, or medians would be of other rounds than
-    those of ours.
+    A server that fails once is left out of all rounds; its medians would else be of other rounds
+    than those of ours.
     """
     found: list[Round] = []
     for turn in range(rounds):
@@ -76,7 +76,7 @@ def one_server(task: Task, pictures: Sequence[bytes], seconds: float) -> dict[st
 
 
 def load(server: Running, script: Path, count: int, seconds: float) -> dict[str, float]:
-    """What wrk says of so many connections, and what it costs the server's processes.
+    """What wrk measures over so many connections, and what that costs the server's processes.
 
     `other_cores` is what the rest of the machine did meanwhile, the load generator left out: it
     tells a quiet machine from a busy one.

@@ -1,4 +1,4 @@
-"""Who is measured: ours and the peers, how each is started, asked and understood."""
+"""The servers that are measured, ours and the peers: how each is started, asked and understood."""
 
 import base64
 import json
@@ -66,12 +66,12 @@ def v2_json(picture: bytes) -> bytes:
 
 
 def v2_probabilities(reply: httpx.Response) -> Any:
-    """Of an answer that is JSON in a string."""
+    """The probabilities of an answer that is JSON in a string."""
     return json.loads(reply.json()["outputs"][0]["data"][0])["probabilities"]
 
 
 def triton_probabilities(reply: httpx.Response) -> Any:
-    """Of an answer whose numbers stand as bytes behind the JSON."""
+    """The probabilities of an answer whose numbers stand as bytes behind the JSON."""
     return np.frombuffer(reply.content[int(reply.headers["Inference-Header-Content-Length"]) :])
 
 

@@ -1,4 +1,4 @@
-"""A server's processes, all of them: watched and ended."""
+"""All processes of a server: how they are found, watched and ended."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from snapensemble.bench.processes import PROC, own_cpu_seconds, stat
 
-MARK = "PEER_MARK"  # in the environment of all of them
+MARK = "PEER_MARK"  # a variable in the environment of all of a server's processes
 END_S = 15.0
 
 
@@ -24,7 +24,7 @@ class ProcessTree:
     mark: str
 
     def pids(self) -> set[int]:
-        """The living ones: the root, those with the mark, and all their children.
+        """The living processes: the root, those with the mark, and all their children.
 
         Either way alone misses some: a process may write a title over its environment, or have
         lost its parent.
@@ -36,11 +36,11 @@ class ProcessTree:
         return found & parents.keys()
 
     def cpu_s(self) -> float:
-        """Seconds of processor that they have used, with those children that have ended."""
+        """Processor seconds of the living processes and of their children that have ended."""
         return sum(own_cpu_seconds(pid) or 0.0 for pid in self.pids())
 
     def memory_mib(self) -> float:
-        """What they hold; a page that several share counts once (PSS)."""
+        """The memory of the living processes; a page that several share counts once (PSS)."""
         return sum(map(pss_mib, self.pids()))
 
     def end(self) -> None:
@@ -73,13 +73,13 @@ def parents_of_all() -> dict[int, int]:
 
 
 def started(pid: int) -> str:
-    """When it was started, in the system's ticks."""
+    """When a process was started, in the system's ticks; empty if it is gone."""
     found = stat(pid)
     return found[19] if found else ""
 
 
 def pss_mib(pid: int) -> float:
-    """Its own memory and its share of what it shares."""
+    """A process's own memory and its part of what it shares with others."""
     with contextlib.suppress(OSError):
         for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

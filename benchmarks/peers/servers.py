@@ -43,14 +43,14 @@ def running(
     """A server on a free port, its answers checked; it ends on leaving, with all its processes.
 
     Args:
-        peer: which one.
-        python: of its environment.
-        bundle_dir: what it serves.
-        pictures: to check it with.
+        peer: the server to start.
+        python: the interpreter of its environment.
+        bundle_dir: the bundle that it serves.
+        pictures: the pictures that it is checked with.
         expected_BK: the probabilities of these pictures.
 
     Raises:
-        NotMeasured: it ended, did not answer in time, or answers otherwise.
+        NotMeasured: the server ended, did not answer in time, or answers otherwise.
     """
     port, mark = free_ports(3), uuid.uuid4().hex
     with contextlib.ExitStack() as stack:
@@ -115,7 +115,7 @@ def free_ports(count: int) -> int:
 
 
 def await_answer(peer: Peer, url: str, picture: bytes, root: "subprocess.Popen[bytes]") -> None:
-    """Ask until the first answer."""
+    """Send a picture until it is answered; raise NotMeasured if that takes too long."""
     until, last = time.monotonic() + START_S, "nothing"
     while time.monotonic() < until:
         if root.poll() is not None:
@@ -133,7 +133,7 @@ def await_answer(peer: Peer, url: str, picture: bytes, root: "subprocess.Popen[b
 
 
 def check_answers(peer: Peer, url: str, pictures: Sequence[bytes], expected_BK: Floats) -> None:
-    """Refuse a server that says something else than ours."""
+    """Raise NotMeasured for a server whose answers differ from ours."""
     for picture, expected_K in zip(pictures, expected_BK, strict=True):
         reply = ask(peer, url, picture)
         try:

@@ -1,4 +1,4 @@
-"""Rounds -> tables."""
+"""The figures of all rounds as tables."""
 
 from collections.abc import Callable
 from statistics import median
@@ -69,7 +69,7 @@ def against_the_best(rounds: list[Round]) -> list[Row]:
 
 
 def footprints(rounds: list[Round], installed: dict[str, float]) -> list[Row]:
-    """A row per server: what it takes without being asked."""
+    """A row per server: what it takes of the machine besides the load itself."""
     rows: list[Row] = [
         (
             "server", "processes", "memory after the load, MiB", "idle CPU, % of a core",
@@ -92,7 +92,7 @@ def footprints(rounds: list[Round], installed: dict[str, float]) -> list[Row]:
 
 
 def measured(rounds: list[Round]) -> list[str]:
-    """Who has figures, in the order of the table of peers."""
+    """The servers that have figures in every round, in the order of `ALL`."""
     return [name for name in BY_NAME if rounds and all(name in each for each in rounds)]
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = Path(__file__).parent / "requirements"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snapensemble" / "peers"
-OURS = "snapensemble"  # needs its own metadata too
+OURS = "snapensemble"  # its environment needs the package's own metadata too
 TOOLS = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "__pycache__")
 
 
 class NotInstalled(Exception):
-    """pip could not; the message is what it said last."""
+    """pip could not install a server; the message is the last line that it printed."""
 
 
 def environment(name: str, folder: Path) -> Path:
     """The Python of an environment below `folder`, which is made if it is absent or out of date.
 
     Raises:
-        NotInstalled: with pip's reason.
+        NotInstalled: pip failed; the message is its reason.
     """
     requirements = REQUIREMENTS / f"{name}.txt"
     digest = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
@@ -41,7 +41,7 @@ def environment(name: str, folder: Path) -> Path:
 
 
 def run(python: Path, *arguments: str) -> None:
-    """Run a Python; NotInstalled if it fails."""
+    """Run a Python; raise NotInstalled if it fails."""
     done = subprocess.run([python, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()

@@ -1,4 +1,4 @@
-"""What the serving benchmarks ask, and about which pictures."""
+"""The flags, bundles and pictures that the serving benchmarks share."""
 
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 @contextlib.contextmanager
 def bundle_of(args: argparse.Namespace) -> Iterator[Path]:
-    """The bundle directory that the flags mean; one made from a run goes on leaving."""
+    """The bundle directory that the flags mean; one made from a run is removed on leaving."""
     if (args.source / BUNDLE_FILE).is_file():
         yield args.source
         return

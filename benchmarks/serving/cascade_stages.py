@@ -3,7 +3,7 @@
     python -m benchmarks.serving.cascade_stages [--rounds 3] [--seconds 2.5]
 
 ResNet-20 with random weights, images of random contrast, and a margin rule under which 30 %
-of the images go on at each depth. Closed loops in process, the rules in turns.
+of the images go on at each depth. The rules take turns, each in closed loops in this process.
 
 Shapes: N images, C channels, H height, W width.
 """
@@ -37,16 +37,15 @@ Rule = Callable[[Sequence[Stage]], Stage | None]
 
 
 def busy(stages: Sequence[Stage]) -> list[Stage]:
-    """Those where somebody waits."""
+    """The stages in which images wait."""
     return [stage for stage in stages if stage.waiting]
 
 
 def waited_s(stage: Stage, images: int) -> float:
-    """How long the first so many of a stage have waited together."""
+    """How long the first so many images of a stage have waited, summed."""
     now = time.monotonic()
     return sum(
-        now - waiting.times.accepted
-        for waiting, _ in zip(stage.waiting, range(images), strict=False)
+        now - image.times.accepted for image, _ in zip(stage.waiting, range(images), strict=False)
     )
 
 
@@ -65,7 +64,7 @@ def fullest(stages: Sequence[Stage]) -> Stage | None:
 
 
 def fullest_bounded(stages: Sequence[Stage]) -> Stage | None:
-    """Likewise, but nobody who has begun waits above 100 ms for it."""
+    """The stage of `fullest`, but no image that has begun waits above 100 ms for it."""
     first = next_stage(stages)
     if first is None or (first.members.start and waited_s(first, 1) > 0.1):
         return first
@@ -103,13 +102,13 @@ def main() -> None:
         for _ in range(args.rounds):
             for clients in CLIENTS:
                 for name, (mode, rule) in RULES.items():
-                    lanes = Scheduler(
+                    scheduler = Scheduler(
                         members,
                         threads=cpu_budget(),
                         max_batch_size=MAX_BATCH,
                         leaves=leaves,
                     )
-                    turn = ask(lanes, images_NCHW, mode, clients, args.seconds)
+                    turn = ask(scheduler, images_NCHW, mode, clients, args.seconds)
                     cpu_s = time.process_time()
                     with mock.patch.object(
                         snapensemble.serving.inference.scheduler, "next_stage", rule
@@ -125,17 +124,17 @@ def main() -> None:
 
 
 async def ask(
-    lanes: Scheduler, images_NCHW: NDArray[np.uint8], mode: Mode, clients: int, seconds: float
+    scheduler: Scheduler, images_NCHW: NDArray[np.uint8], mode: Mode, clients: int, seconds: float
 ) -> list[Sample]:
-    """Samples of a closed loop."""
+    """Samples of a closed loop of clients that each send one image at a time."""
 
     async def one(number: int) -> Answer:
         image = PendingImage(images_NCHW[number % len(images_NCHW)])
-        lanes.submit([image], mode)
+        scheduler.submit([image], mode)
         probs_dK: Floats = await asyncio.wrap_future(image.answer)
         return Answer(members_used=len(probs_dK))
 
-    with lanes:
+    with scheduler:
         return await closed_loop(one, concurrency=clients, seconds=seconds)
 
 

@@ -5,8 +5,9 @@
     python -m benchmarks.serving.ceiling DIR --against-fastapi     # and a server that does nothing
 
 One picture per request. Requests/s over HTTP (wrk, 1, 8 and 32 connections) divided by the same
-work in process: decode and ask all members, with every lane busy. And what a lone request takes
-over HTTP and in process. All of it in turns, round by round; ratios are those of one round.
+work in process: decode and run all members, with every lane busy. Beside it stands what a lone
+request takes over HTTP and in process. All ways take turns, round by round; ratios are those of one
+round.
 """
 
 import argparse
@@ -82,14 +83,14 @@ def measure(
                 for count in CONNECTIONS:
                     load = partial(run_wrk, base, script, seconds=args.seconds)
                     found[f"{name}, {count}"] = load(concurrency=count)
-            if turn:  # the first warms up
+            if turn:  # the first turn warms up
                 rounds.append(found)
             print(f"round {turn} of {args.rounds}", file=sys.stderr)
     return rounds
 
 
 def in_process_rate(engine: Engine, pictures: Sequence[bytes], seconds: float) -> float:
-    """Encoded pictures answered per second, with enough of them waiting to keep all lanes busy."""
+    """Encoded pictures answered per second, with enough of them queued to keep all lanes busy."""
     end, under_way = time.monotonic() + seconds, threading.Semaphore(0)
     answered: list[int] = []  # appending needs no lock
 
@@ -113,7 +114,7 @@ def in_process_rate(engine: Engine, pictures: Sequence[bytes], seconds: float) -
 
 
 def in_process_lone(engine: Engine, pictures: Sequence[bytes], seconds: float) -> float:
-    """Milliseconds to decode one picture and ask all members, nothing else going on; median."""
+    """Median milliseconds to decode one picture and run all members while nothing else goes on."""
     end = time.monotonic() + seconds
     took_ms: list[float] = []
     while (started := time.monotonic()) < end:

@@ -3,10 +3,10 @@
     python -m benchmarks.serving.container    # five repetitions; needs a container engine
 
 Five ResNet-20 members with random weights, 3x32x32, one 32x32 PNG per request, in a hardened
-container of 512 MiB and one processor. From `docker run` to the line that says that the port is
-open; resident memory of the server then, after 10 s of 32 clients, and at most when 32 clients
-send the costliest pictures that the image's settings take. Then two such
-containers behind nginx for a minute, one of which is stopped and started again and again.
+container of 512 MiB and one processor. Measured are the time from `docker run` to the line that
+says that the port is open, and the server's resident memory: then, after 10 s of 32 clients, and
+at most when 32 clients send the costliest pictures that the image's settings take. Then two such
+containers stand behind nginx for a minute, one of which is stopped and started again and again.
 """
 
 import argparse

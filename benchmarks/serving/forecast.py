@@ -42,11 +42,11 @@ def main() -> None:
 
 
 def waits(memory: int, seed: int) -> dict[str, float]:
-    """Percentiles of what accepted images waited, seconds."""
+    """Percentiles of the seconds that accepted images waited."""
     rng = np.random.default_rng(seed)
     forecast, load = Forecast(MAX_WAIT_S, memory=memory), Load()
     load.measured(BATCH / RATE, BATCH)
-    queue: deque[tuple[float, float]] = deque()  # when each came, and what it was to wait
+    queue: deque[tuple[float, float]] = deque()  # when each image came, and its predicted wait
     waited: list[float] = []
     now = log_rate = 0.0
     while now < SECONDS:

@@ -60,7 +60,7 @@ def run_length_bitmap(side: int) -> bytes:
 
 
 def costliest() -> list[bytes]:
-    """As much time, memory and bytes as the server's settings take, turned, and seen through."""
+    """Pictures as costly in time, memory and bytes as settings allow: turned, some with alpha."""
     turned = Image.Exif()
     turned[0x0112] = 6
     pictures = []
@@ -85,12 +85,12 @@ PICTURES: dict[str, Callable[[], bytes]] = {
 
 @cache
 def picture(name: str) -> bytes:
-    """One of them, made once."""
+    """A picture of `PICTURES` by its name, made once."""
     return PICTURES[name]()
 
 
 def post(body: bytes, *headers: bytes) -> bytes:
-    """A prediction's request."""
+    """The bytes of a request for a prediction."""
     lines = [b"POST /predict HTTP/1.1", b"host: x", b"content-length: %d" % len(body), *headers]
     return b"\r\n".join([*lines, b"", body])
 

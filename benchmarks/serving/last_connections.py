@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from benchmarks.machine import machine
 from snapensemble.server_process import server_process
 
-ASKED = 300  # answers before the signal, in each round
+ANSWERS = 300  # before the signal, in each round
 
 
 def main() -> None:
@@ -39,11 +39,11 @@ def main() -> None:
     for _ in range(args.rounds):
         with server_process(args.bundle_dir, "--port", "0", *flags) as (process, url):
             clients = Clients(url, request, args.clients)
-            clients.wait_for(ASKED)
+            clients.wait_for(ANSWERS)
             process.send_signal(signal.SIGTERM)
-            told = time.monotonic()
+            signalled = time.monotonic()
             assert process.wait(60) == 0
-            seconds.append(time.monotonic() - told)
+            seconds.append(time.monotonic() - signalled)
             fates += clients.fates_at_the_end()
     lost = {fate: count for fate, count in fates.items() if fate not in ("answered", "refused")}
     print(machine())
@@ -69,7 +69,7 @@ class Clients:
             thread.start()
 
     def wait_for(self, answers: int) -> None:
-        """Return when so many have come."""
+        """Return when so many answers have come."""
         for _ in range(answers):
             assert self._answered.acquire(timeout=60)
 
@@ -96,7 +96,7 @@ class Clients:
                     return
 
     def _exchange(self, connection: socket.socket) -> bool:
-        """Ask once; whether the connection may be used again."""
+        """Send one request and read its answer; tell whether the connection may be used again."""
         connection.sendall(self._request)
         answer = b""
         while b"\r\n\r\n" not in answer:

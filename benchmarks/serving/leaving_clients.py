@@ -4,7 +4,7 @@
 
 Each client connects, sends some of a request and leaves: at once, inside the head, inside the
 body, or after all of it and a moment, at most as long as a lone request takes. Half of them reset
-the connection. Before and after it 8 clients ask in a closed loop.
+the connection. Before and after them, 8 clients ask in a closed loop.
 """
 
 import argparse

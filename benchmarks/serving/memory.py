@@ -1,4 +1,4 @@
-"""The memory of a server while something goes on."""
+"""Watching a server's memory while something else goes on."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from snapensemble.bench.processes import resident_bytes
 
 @contextlib.asynccontextmanager
 async def memory_watched(pid: int, every_s: float) -> AsyncIterator[list[tuple[float, int]]]:
-    """Seconds since the start and resident bytes, children included; grows while the block runs."""
+    """Pairs of seconds and resident bytes, children included, more of them while the block runs."""
     found: list[tuple[float, int]] = []
     started = time.monotonic()
 

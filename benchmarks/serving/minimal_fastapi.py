@@ -2,8 +2,8 @@
 
     python -m benchmarks.serving.minimal_fastapi ANSWER.json
 
-No decoding, no members, no limits, no metrics: what the framework alone costs. Prints its URL
-once the port is open.
+It has no decoding, no members, no limits and no metrics, so it shows what the framework alone
+costs. It prints its URL once the port is open.
 """
 
 import argparse

@@ -69,7 +69,7 @@ def measure(bundle_dir: Path, pictures: Any, files: list[Path], step: int) -> di
 
 
 def pieces(files: list[Path], step: int) -> Iterator[tuple[str, bytes, bool]]:
-    """Name, bytes, and whether these are all, of every file and of its beginnings."""
+    """Every file and each of its beginnings: name, bytes, and whether these are the whole file."""
     for file in files:
         data = file.read_bytes()
         for end in range(step, len(data), step):
@@ -83,7 +83,7 @@ async def send_all(
     whole: Counter[str],
     cut: Counter[str],
 ) -> list[str]:
-    """Count the answers; those that must not be, by name."""
+    """Count the answers; those that must not be come back, with the names of their files."""
     bad = []
 
     async def sender() -> None:
@@ -91,12 +91,12 @@ async def send_all(
             try:
                 reply = await client.exchange(client.request("POST", "/predict", *body_of([data])))
                 code = "" if reply.status == 200 else f" {json.loads(reply.body)['code']}"
-                said = f"{reply.status}{code}"
+                outcome = f"{reply.status}{code}"
             except OSError as error:  # TimeoutError is one, too
-                said = f"no answer: {type(error).__name__}"
-            (whole if is_whole else cut)[said] += 1
-            if not said.startswith(("2", "4")):
-                bad.append(f"{name}: {said}")
+                outcome = f"no answer: {type(error).__name__}"
+            (whole if is_whole else cut)[outcome] += 1
+            if not outcome.startswith(("2", "4")):
+                bad.append(f"{name}: {outcome}")
 
     await asyncio.gather(*(sender() for _ in range(AT_ONCE)))
     return bad
@@ -105,9 +105,9 @@ async def send_all(
 def table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
     """A row per kind of answer."""
     rows: list[tuple[str, ...]] = [("answer", "whole files", "beginnings of files")]
-    for said in {**figures["whole"], **figures["cut"]}:
-        whole, cut = figures["whole"].get(said, 0), figures["cut"].get(said, 0)
-        rows.append((said, f"{whole:,}", f"{cut:,}"))
+    for outcome in {**figures["whole"], **figures["cut"]}:
+        whole, cut = figures["whole"].get(outcome, 0), figures["cut"].get(outcome, 0)
+        rows.append((outcome, f"{whole:,}", f"{cut:,}"))
     memory = figures["resident_bytes"]
     before, after = ((memory[name] or 0) / MIB for name in ("before", "after"))
     rows.append(("resident memory, MiB", f"{before:.0f} before", f"{after:.0f} after"))

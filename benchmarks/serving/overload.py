@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def allow_many_connections() -> None:
-    """Every open request of this client is a connection."""
+    """Raise this process's limit of open files, since every open request is a connection."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -101,7 +101,7 @@ def measure(
 async def overload(
     ask: Ask, rate: float, seconds: float, pid: int, memory: list[int]
 ) -> list[Sample]:
-    """The open loop, and the server's memory meanwhile."""
+    """The samples of the open loop; the server's memory meanwhile is added to `memory`."""
     async with memory_watched(pid, MEMORY_PERIOD_S) as found:
         samples = await open_loop(ask, poisson_arrivals(rate, seconds))
     memory += [size for _, size in found]
@@ -115,12 +115,12 @@ def goodput(samples: Sequence[Sample], seconds: float) -> float:
 
 
 def left(found: Row) -> float:
-    """Processors that the client does not take from the server."""
+    """How many processors the client leaves to the server."""
     return cpu_budget() - (found.client_core_share or 0.0)
 
 
 def bound_ms(lone: Row, max_wait_ms: float) -> float | None:
-    """The longest predicted wait that is accepted, and the median of a lone request."""
+    """The longest predicted wait that is accepted plus the median of a lone request, in ms."""
     return None if lone.latency_ms is None else max_wait_ms + lone.latency_ms["p50"]
 
 
@@ -151,7 +151,7 @@ def table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def latencies(row: dict[str, Any]) -> str:
-    """Three of them, or that there are none."""
+    """The p50, p99 and maximum as text, or `none`."""
     found = row["latency_ms"]
     return "none" if found is None else ", ".join(f"{found[n]:.0f}" for n in ("p50", "p99", "max"))
 

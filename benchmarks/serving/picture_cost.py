@@ -66,7 +66,7 @@ def ordinary() -> dict[str, bytes]:
 
 
 def encoded(width: int, height: int, kind: str, **options: Any) -> bytes:
-    """Waves with a little noise."""
+    """A picture file of waves with a little noise."""
     y, x = np.mgrid[0:height, 0:width]
     rng = np.random.default_rng(0)
     waves = (np.sin(x / 50) + np.cos(y / 70))[..., None] * 50 + 128
@@ -99,7 +99,7 @@ def compare(before: Decode, data: bytes, rounds: int) -> dict[str, Any]:
 
 
 def per_call(decode: Decode, data: bytes) -> float:
-    """Seconds of processor time."""
+    """Seconds of processor time that one call takes."""
     count, began = 0, time.process_time()
     while True:
         decode(data, channels=3, height=TARGET, width=TARGET)

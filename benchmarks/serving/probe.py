@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving.probe http://127.0.0.1:8000
 
-Its own process, so that no load generator slows it down.
+It is a process of its own, so that no load generator slows it down.
 """
 
 import argparse
@@ -22,7 +22,7 @@ PERIOD_S = 0.02
 
 
 def main() -> None:
-    """Poll."""
+    """Poll until standard input ends, then print what was seen."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url", help="of the server")
     host, port, _ = split_url(parser.parse_args().url)
@@ -53,7 +53,7 @@ def main() -> None:
 
 @contextmanager
 def probed(url: str) -> Iterator[dict[str, Any]]:
-    """Poll a server meanwhile; what was seen is in the dictionary on leaving."""
+    """Poll a server while the block runs; on leaving, the dictionary holds what was seen."""
     found: dict[str, Any] = {}
     command = [sys.executable, "-m", "benchmarks.serving.probe", url]
     with subprocess.Popen(

@@ -1,6 +1,6 @@
-"""A cascade of networks that nobody has trained, for measuring lanes and not answers.
+"""A cascade of networks with random weights, for measuring the scheduler and not the answers.
 
-Shapes: M members, N images, C channels, H height, W width, K classes, d members asked.
+Shapes: M members, N images, C channels, H height, W width, K classes, d members run.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from snapensemble.contracts.metrics import mean_probabilities, softmax
 from snapensemble.contracts.sessions import open_session
 from snapensemble.serving.inference.batch import MemberCall
 
-GOING_ON = 0.3
+GOING_ON = 0.3  # share of the images inside that go on at each depth
 
 
 def member_calls(count: int) -> list[MemberCall]:
-    """What asks each of some random members."""
+    """A function for each of some random members that runs it."""
     return [partial(logits_of, open_session(file)) for file in random_members(count)]
 
 
@@ -31,7 +31,7 @@ def logits_of(session: Any, images_BCHW: NDArray[np.uint8]) -> NDArray[np.float3
 
 
 def random_images(count: int) -> NDArray[np.uint8]:
-    """images_NCHW: a colour each, and noise of an amplitude each, so that members differ."""
+    """images_NCHW with a colour and an amplitude of noise each, so that members differ."""
     rng = np.random.default_rng(0)
     colour = rng.integers(0, 256, (count, 3, 1, 1))
     share = rng.uniform(0, 1, (count, 1, 1, 1))
@@ -40,7 +40,7 @@ def random_images(count: int) -> NDArray[np.uint8]:
 
 
 def fitted(members: Sequence[MemberCall], images_NCHW: NDArray[np.uint8]) -> Cascade:
-    """Thresholds under which `GOING_ON` of those that are inside go on at each depth."""
+    """A cascade whose thresholds let `GOING_ON` of the images inside go on at each depth."""
     M, N = len(members), len(images_NCHW)
     pieces = np.array_split(images_NCHW, -(-N // 50))
     probs_MNK = np.stack([np.concatenate([softmax(m(p)) for p in pieces]) for m in members])

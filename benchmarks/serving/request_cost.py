@@ -2,10 +2,10 @@
 
     python -m benchmarks.serving.request_cost DIR [--repetitions 7] [--ways raw json ...]
 
-In process: no sockets, no HTTP parsing. 32 requests are under way at any time, one picture each,
-whose body has come whole. Processor time per request: of pictures sent as they are, with a
-deadline, with spans for OpenTelemetry (that nobody collects), with a line in the access log, in a
-form, in JSON, and refused for overload.
+Requests are handed over in process, without sockets or HTTP parsing. 32 of them are under way at
+any time, one picture each, whose body has come whole. The figures are processor time per request,
+for pictures sent as they are, with a deadline, with spans for OpenTelemetry (that nobody collects),
+with a line in the access log, in a form, in JSON, and refused for overload.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def main() -> None:
         for turn in range(args.repetitions + 1):
             for name, app in apps.items():
                 used = runner.run(measure(app, WAYS[name], pictures))
-                if turn:  # the first warms up
+                if turn:  # the first turn warms up
                     found[name].append(used)
     table: list[tuple[str, ...]] = [
         ("request", "event loop's thread, µs", "of the first row", "whole process, µs")
@@ -118,7 +118,7 @@ def served(bundle_dir: Path, way: Way) -> Iterator[FastAPI]:
 
 @contextmanager
 def traces_to_nobody() -> Iterator[Traces]:
-    """Spans that are gathered as ever, and then forgotten in place of being sent."""
+    """Traces whose spans are gathered as ever, and then forgotten instead of sent."""
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
     from opentelemetry.sdk.trace.export import (
         BatchSpanProcessor,
@@ -139,7 +139,7 @@ def traces_to_nobody() -> Iterator[Traces]:
 
 @contextmanager
 def log_to_nobody() -> Iterator[None]:
-    """Lines of the access log as JSON, written to where nobody reads them."""
+    """Write the access log's lines as JSON to where nobody reads them."""
     logger = logging.getLogger("snapensemble.access")
     with Path(os.devnull).open("w") as stream:
         handler = logging.StreamHandler(stream)
@@ -170,7 +170,7 @@ async def measure(app: FastAPI, way: Way, pictures: Sequence[bytes]) -> dict[str
 async def ask(
     app: FastAPI, headers: Sequence[tuple[bytes, bytes]], query: bytes, body: bytes
 ) -> None:
-    """One request, as an ASGI server hands it over."""
+    """Hand one request to the app, as an ASGI server does."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
@@ -190,7 +190,7 @@ async def receive(messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def send(_: Any) -> None:
-    """Nobody reads it."""
+    """Take a message of the answer, which nobody reads."""
 
 
 if __name__ == "__main__":

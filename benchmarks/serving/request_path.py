@@ -2,8 +2,9 @@
 
     python -m benchmarks.serving.request_path DIR
 
-One POST whose body comes with its head in one piece, through the server's own protocol, without a
-socket. Every function that Python enters meanwhile is noted, on the event loop and on the lanes.
+One POST, whose body comes with its head in one piece, goes through the server's own protocol
+without a socket. Every function that Python enters meanwhile is noted, on the event loop and on the
+lanes.
 """
 
 import argparse
@@ -27,26 +28,26 @@ from snapensemble.serving.process.server import uvicorn_config
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.metrics import Metrics
 
-ROOM = Path(snapensemble.serving.__path__[0])
+SERVING = Path(snapensemble.serving.__path__[0])
 
 
 class Client(asyncio.Transport):
-    """The far end: gets what is written, in one piece."""
+    """The client's end of a connection, which gets the answer in one piece."""
 
     def __init__(self) -> None:
         super().__init__()
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Nobody in particular."""
+        """Two addresses that mean nothing."""
         return {"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)}.get(name, default)
 
     def write(self, data: Any) -> None:
-        """The answer has come."""
+        """Take the whole answer."""
         self.answer.set_result(bytes(data))
 
     def is_closing(self) -> bool:
-        """It stays."""
+        """Tell that the client stays."""
         return False
 
 
@@ -57,10 +58,10 @@ class Passed:
         self.functions: dict[str, list[str]] = {}
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        """As of `sys.setprofile`."""
+        """Note a call, as `sys.setprofile` reports it."""
         file = Path(frame.f_code.co_filename)
-        if event == "call" and ROOM in file.parents:
-            named = self.functions.setdefault(str(file.relative_to(ROOM)), [])
+        if event == "call" and SERVING in file.parents:
+            named = self.functions.setdefault(str(file.relative_to(SERVING)), [])
             if frame.f_code.co_qualname not in named:
                 named.append(frame.f_code.co_qualname)
 
@@ -80,7 +81,7 @@ def main() -> None:
 def path(bundle_dir: Path, picture: bytes) -> dict[str, list[str]]:
     """The functions of each file that a prediction enters, files and functions in their order."""
     passed, metrics = Passed(), Metrics()
-    threading.setprofile(passed)  # lanes begin with it
+    threading.setprofile(passed)  # for the lanes, which start later
     try:
         with load_engine(
             bundle_dir, Settings().limits(), on_batch=metrics.batch, on_decode=metrics.decoded

@@ -4,8 +4,8 @@
 
 One picture per request over 32 connections (wrk on the same machine). Servers with one lane are
 bound to the first processor, so that a second one is what is added; wrk has to share it. Behind
-nginx stand two servers of one lane, or with --image two containers of one processor each. All in
-turns, round by round; ratios are those of one round.
+nginx stand two servers of one lane, or with --image two containers of one processor each. All ways
+take turns, round by round; ratios are those of one round.
 """
 
 import argparse
@@ -40,7 +40,7 @@ class Setup:
     pids: list[int]
 
     def used_s(self) -> float:
-        """Processor time so far."""
+        """Processor seconds that the processes have used so far."""
         return sum(cpu_seconds(pid) or 0.0 for pid in self.pids)
 
 
@@ -65,7 +65,7 @@ def main() -> None:
         rounds = []
         for turn in range(args.rounds + 1):
             found = {name: measure(setup, script, args.seconds) for name, setup in setups.items()}
-            if turn:  # the first warms up
+            if turn:  # the first turn warms up
                 rounds.append(found)
             print(f"round {turn} of {args.rounds}", file=sys.stderr)
     save(args.name, {"seconds": args.seconds, "rounds": rounds}, table(rounds))
@@ -89,7 +89,7 @@ def ways(
 
 @contextlib.contextmanager
 def process(bundle_dir: Path, *flags: str) -> Iterator[Setup]:
-    """A server."""
+    """A server on a free port."""
     with server_process(bundle_dir, "--port", "0", *flags) as (server, url):
         yield Setup(url, [server.pid])
 
@@ -109,7 +109,7 @@ def on_one_processor(bundle_dir: Path, *flags: str) -> Iterator[Setup]:
 
 @contextlib.contextmanager
 def behind_nginx(bundle_dir: Path, image: str | None, work: Path) -> Iterator[Setup]:
-    """Two servers with a lane each, and nginx before them."""
+    """Two servers with a lane each, and nginx in front of them."""
     port, *servers = free_ports(3)
     with ExitStack() as stack:
         pids = []
@@ -125,7 +125,7 @@ def behind_nginx(bundle_dir: Path, image: str | None, work: Path) -> Iterator[Se
 
 
 def measure(setup: Setup, script: Path, seconds: float) -> dict[str, float]:
-    """A turn: rate, latency and processor time."""
+    """Rate, latency and processor time of one turn."""
     before = setup.used_s()
     found = run_wrk(setup.url, script, concurrency=CONNECTIONS, seconds=seconds)
     used_s = setup.used_s() - before

@@ -59,12 +59,12 @@ def main() -> None:
 
 
 def median_and_range(values: tuple[float, ...]) -> str:
-    """For the table."""
+    """Values as text for the table: the median and the range."""
     return f"{statistics.median(values):.0f} ({min(values):.0f}-{max(values):.0f})"
 
 
 def write_members(directory: Path) -> None:
-    """The ONNX files, by the exporter that makes bundles."""
+    """Write the members' ONNX files, made by the exporter that makes bundles."""
     from benchmarks.random_members import random_members  # a case needs no torch
 
     for number, file in enumerate(random_members()):
@@ -72,7 +72,7 @@ def write_members(directory: Path) -> None:
 
 
 def in_own_process(case: str, directory: str, batches: int) -> list[float]:
-    """The figures of a case."""
+    """The figures of a case, measured in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.serving.session_memory", "--batches", str(batches)]
     command += ["--case", case, directory]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -122,7 +122,7 @@ def one_case(case: str, directory: Path, batches: int) -> tuple[float, ...]:
 
 
 def resident_mib() -> float:
-    """What this process holds now."""
+    """The memory that this process holds now."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmRSS"))) / 1024
 

@@ -53,7 +53,7 @@ def main() -> None:
 
 @contextmanager
 def two_workers(mode: str) -> Iterator[int]:
-    """Two processes behind one port, which is given."""
+    """Run two processes behind one port, and give its number."""
     with bound(0, shared=mode == "SO_REUSEPORT") as listener:
         descriptors = [listener.fileno()] if mode == "inherited" else []
         port = listener.getsockname()[1]
@@ -107,7 +107,7 @@ def work(mode: str, argument: str) -> None:
 
 
 async def busier_share(port: int, connections: int, *, kept: bool) -> float:
-    """Ask over so many connections at a time; the busier worker's share of the requests."""
+    """The busier worker's share of requests over so many connections at a time."""
     answered: Counter[bytes] = Counter()
 
     async def ask(requests: int) -> None:

@@ -89,14 +89,14 @@ def measure(bundle_dir: Path, args: argparse.Namespace) -> dict[str, Any]:
 async def load(
     ask: Ask, rate: float, seconds: float, pid: int
 ) -> tuple[list[Sample], list[tuple[float, int]]]:
-    """The open loop, and minutes and bytes meanwhile."""
+    """The samples of the open loop, and the minutes and bytes of the server's memory meanwhile."""
     async with memory_watched(pid, PERIOD_S) as memory:
         samples = await open_loop(ask, poisson_arrivals(rate, seconds))
     return samples, [(seconds / 60, size) for seconds, size in memory]
 
 
 def leaving(ask: Ask) -> Ask:
-    """Clients of every fiftieth request leave."""
+    """Let the client of every fiftieth request leave before its answer."""
 
     async def ask_or_leave(number: int) -> Answer:
         if number % LEAVES_EVERY:
@@ -119,7 +119,7 @@ class Hostile:
         self._rng = random.Random(1)  # noqa: S311 # not a secret
 
     def among(self, ask: Ask) -> Ask:
-        """A share of the requests becomes theirs."""
+        """Let hostile clients take the place of a share of the requests."""
 
         async def ask_or_harm(number: int) -> Answer:
             if self._rng.random() >= self._share:
@@ -131,7 +131,7 @@ class Hostile:
 
 
 def left_behind(url: str) -> dict[str, float]:
-    """What requests still hold when nobody asks any more: zero everywhere, after a moment."""
+    """What requests still hold when no client asks any more: zero everywhere, after a moment."""
     names = (
         "snapensemble_held_bytes",
         "snapensemble_requests_under_way",
@@ -174,7 +174,7 @@ def make_picture(rng: random.Random) -> bytes:
 
 
 def growth_mib_per_hour(memory: list[tuple[float, int]]) -> float:
-    """The slope of a line through the second half."""
+    """The slope of a line through the second half of the memory's figures."""
     minutes, sizes = np.array(memory[len(memory) // 2 :], float).T
     return float(np.polyfit(minutes / 60, sizes / MIB, 1)[0]) if len(minutes) > 1 else 0.0
 

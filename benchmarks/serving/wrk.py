@@ -34,7 +34,7 @@ end
 
 
 def find_wrk() -> str:
-    """The program's path, or the end of this one with what to do."""
+    """The path of wrk; without it, this program ends and says what to do."""
     found = shutil.which("wrk")
     if found is None:
         raise SystemExit("this needs wrk: `apt-get install wrk` (Debian, Ubuntu) or your packages")
@@ -56,7 +56,7 @@ def write_script(
 
 
 def run_wrk(url: str, script: Path, *, concurrency: int, seconds: float) -> dict[str, float]:
-    """Requests answered, also per second, p50 and p99 in ms, and how many failed; a closed loop."""
+    """Run a closed loop: requests answered, also per second, p50 and p99 in ms, and failures."""
     command = [
         find_wrk(), "-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "60s",
         "--script", str(script), url,

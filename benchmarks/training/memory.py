@@ -33,7 +33,7 @@ def main() -> None:
         command += ["--cycles", "1", "--cycle-epochs", "1", "--out", str(run_dir)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         run = read_run(run_dir)
-    # In KiB on Linux: the largest of the children that have ended, and there was one.
+    # Linux gives KiB, of the largest child that has ended, and there was only one.
     peak_gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     figures = {
         "data": args.data.partition(":")[0],

@@ -4,8 +4,8 @@
     python -m benchmarks.training.options --jemalloc /usr/lib/x86_64-linux-gnu/libjemalloc.so.2
 
 Each variant differs from how `train` does it in one thing. Every measurement is a process of its
-own, since allocators are chosen at its start; the variants take turns. Random images: the speed
-does not depend on them.
+own, since allocators are chosen at its start; the variants take turns. The images are random, since
+the speed does not depend on them.
 """
 
 import argparse
@@ -31,7 +31,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def main() -> None:
-    """Measure, print and save; or be one of the processes."""
+    """Measure, print and save; or be one of the measured processes."""
     args = _arguments()
     if args.variant is not None:
         print(json.dumps(measured(args)))
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def in_a_process(args: argparse.Namespace, variant: str) -> float:
-    """Images per second of a variant."""
+    """Images per second of a variant in a process of its own."""
     environment = dict(os.environ)
     if variant == "huge pages":
         environment["THP_MEM_ALLOC_ENABLE"] = "1"

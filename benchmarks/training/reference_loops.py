@@ -20,7 +20,7 @@ PADDING, LR, MOMENTUM, WEIGHT_DECAY = 4, 0.1, 0.9, 5e-4
 
 
 def data_loader(part: Split, batch_size: int, workers: int) -> DataLoader[tuple[Tensor, int]]:
-    """Shuffled, augmented batches; whole ones only, as ours are."""
+    """A loader of shuffled, augmented batches; whole ones only, as ours are."""
     return DataLoader(
         Augmented(part),
         batch_size=batch_size,

@@ -43,12 +43,12 @@ def main() -> None:
     work = args.work or Path(tempfile.mkdtemp(prefix="snapensemble-bench-"))
     work.mkdir(parents=True, exist_ok=True)
     data = work / "data.npz"
-    asked = {name: getattr(args, name) for name in ("train_images", "val_images", "shrink")}
+    subset = {name: getattr(args, name) for name in ("train_images", "val_images", "shrink")}
     note = work / "data.json"
     if not note.exists():
         write_subset(args, data)
-        note.write_text(json.dumps(asked))
-    if json.loads(note.read_text()) != asked:
+        note.write_text(json.dumps(subset))
+    if json.loads(note.read_text()) != subset:
         raise InvalidConfig(f"{work} was begun with {note.read_text()}; choose another --work")
     jobs = [(name, seed) for seed in range(args.seeds) for name in args.schedules]
     with ProcessPoolExecutor(args.processes) as pool:
@@ -96,7 +96,7 @@ def shrunk(images_NCHW: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
 def one_run(
     args: argparse.Namespace, work: Path, schedule: str, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """The test figures that one run leads to, by name of the method."""
+    """The test figures that one run leads to, by schedule and way of averaging."""
     config = TrainConfig(
         data=f"npz:{work / 'data.npz'}",
         out=work / f"{schedule}-{seed}",
@@ -148,7 +148,7 @@ def measured(probs_SNK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> dic
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
-    """Mean and spread (least to most) over the seeds."""
+    """A row per schedule and way of averaging: mean and spread (least to most) over the seeds."""
     lines: list[tuple[str, ...]] = [("schedule, weights", "test error", "NLL", "ECE")]
     for name, seeds in rows.items():
         cells = []

@@ -1,4 +1,4 @@
-"""Parts of a data set as a data set of their own, and what a run's snapshots say of its test part.
+"""Parts of a data set as a data set of their own, and a run's answers to test images.
 
 Shapes: S snapshots, N images, K classes.
 """
@@ -25,7 +25,7 @@ def save_parts(file: Path, classes: tuple[str, ...], **parts: Split) -> None:
 
 
 def test_probabilities(run_dir: Path, test: Split) -> NDArray[np.float64]:
-    """probs_SNK, by torch."""
+    """The snapshots' probabilities for the test images, computed by torch: probs_SNK."""
     run = read_run(run_dir)
     images_NCHW = torch.from_numpy(test.images_NCHW)
     return np.stack(

@@ -81,7 +81,7 @@ def speeds(args: argparse.Namespace) -> tuple[list[tuple[str, ...]], dict[str, l
     def always(block: Callable[[], object]) -> Callable[[], Callable[[], object]]:
         return lambda: block
 
-    # Each makes a block ready, off the clock.
+    # Each way makes its block ready while no time is taken.
     ways = {"Snapensemble": always(ours(network(), part, image, args))}
     if args.compile:
         ways["Snapensemble, compiled"] = always(ours(network(), part, image, args, compiled=True))
@@ -178,7 +178,7 @@ def compared_accuracy(
 def our_accuracy(
     args: argparse.Namespace, dataset: Any, part: Split, work: Path, seed: int
 ) -> float:
-    """All snapshots of an SGDR run, averaged, as the peer averages all of its own."""
+    """Test accuracy of all snapshots of an SGDR run averaged, as the peer averages all its own."""
     data = work / "data.npz"
     save_parts(data, dataset.classes, train=part, val=dataset.val, test=dataset.test)
     config = TrainConfig(
@@ -191,7 +191,7 @@ def our_accuracy(
 
 
 def peer_accuracy(args: argparse.Namespace, dataset: Any, part: Split, seed: int) -> float:
-    """TorchEnsemble's ensemble of as many snapshots."""
+    """Test accuracy of TorchEnsemble's ensemble of as many snapshots."""
     image = image_contract(dataset)
     torch.manual_seed(seed)
 

@@ -2,10 +2,11 @@
 
     make kubernetes
 
-Kubernetes' own kinds: `kubernetes-validate`, strictly, for the oldest and the newest version that
-it makes sense to promise. The Prometheus operator's: the models of `cloudcoil`. KServe's: the
-field tables in the models of its Python package, which is read and not imported, since it needs
-fifty packages. Where kubectl is installed, also what Kustomize makes of the files.
+Kubernetes' own kinds are checked by `kubernetes-validate`, strictly, for the oldest and the newest
+version that it makes sense to promise; the Prometheus operator's by the models of `cloudcoil`;
+KServe's by the field tables in the models of its Python package, which is read and not imported,
+since it needs fifty packages. Where kubectl is installed, what Kustomize makes of the files is
+checked too.
 """
 
 import ast
@@ -33,7 +34,7 @@ class Wrong(Exception):
 
 
 def main() -> int:
-    """Check all; 1 if something is wrong."""
+    """Check every resource; 1 comes back if something is wrong."""
     wrong, count = [], 0
     for place, resource in resources():
         count += 1
@@ -46,7 +47,7 @@ def main() -> int:
 
 
 def resources() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each with the place that it comes from."""
+    """Each resource with the place that it comes from."""
     base = yaml.safe_load((HERE / "base" / "kustomization.yaml").read_text())["resources"]
     for file in [*(HERE / "base" / name for name in base), *sorted((HERE / "kserve").glob("*"))]:
         for resource in yaml.safe_load_all(file.read_text()):
@@ -120,7 +121,7 @@ def check_value(kind: str, value: Any, path: str) -> None:
 
 
 def field_tables(kind: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Of a model in KServe's package: the type, and the name in JSON, of each attribute."""
+    """The type and the JSON name of each attribute of a model in KServe's package."""
     spec = importlib.util.find_spec("kserve")
     assert spec is not None and spec.origin is not None
     for file in (Path(spec.origin).parent / "models").glob("*.py"):

@@ -46,7 +46,7 @@ GAPS = (  # sign of confidence less accuracy, and how it is drawn
 def draw_charts(
     bundle: BundleManifest, figures: BundleFigures, answers: AnswerFigures
 ) -> dict[str, bytes]:
-    """Draw the charts that the bundle has numbers for; their names are the template's."""
+    """Draw the charts that the bundle has numbers for, under the names that its template uses."""
     several, T = len(bundle.members) > 1, bundle.temperature
     panels = [("without a temperature", answers.reliability_before)]
     if T != 1:

@@ -40,11 +40,11 @@ SHARES = tuple(n / 20 for n in range(20, 0, -1))  # 100 %, 95 %, ..., 5 % of the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportInputs:
-    """What a report is made from: the answers of the members as deployed, and how fast they are."""
+    """What a report is made from: the answers of the members as deployed, and their speed."""
 
-    calibration: Answers  # of the half of validation that chose nothing; may hold no image
+    calibration: Answers  # to the half of validation that chose nothing; may hold no image
     test: Answers | None = None  # None: the images were not at hand
-    fp32_test_MNK: Floats | None = None  # of int8 members: their probabilities before that
+    fp32_test_MNK: Floats | None = None  # of int8 members: their probabilities in fp32
     speed: SpeedRecord | None = None
 
     def __post_init__(self) -> None:
@@ -136,8 +136,8 @@ def selective(
 ) -> tuple[Selective, ...]:
     """Accuracy where only the surest images are answered (El-Yaniv & Wiener 2010).
 
-    Images as sure as the least sure one that is answered are answered too, so more than the share
-    asked for may be, and two shares may be one and the same.
+    Images as sure as the least sure one that is answered are answered too, so more images than the
+    share may be answered, and two shares may come out as one.
     """
     confidence_N = probs_NK.max(axis=1)
     right_N = probs_NK.argmax(axis=1) == labels_N
@@ -158,7 +158,7 @@ def selective(
 def class_figures(
     probs_NK: Floats, labels_N: Labels, classes: Sequence[str]
 ) -> tuple[ClassFigures, ...]:
-    """What is right of each class and what it is taken for, the least accurate class first.
+    """How the images of each class are answered, the least accurate class first.
 
     Classes without images come last; of equals, those with more images come first.
     """

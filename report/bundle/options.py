@@ -27,13 +27,13 @@ def full_answers(bundle: BundleManifest, probs_MNK: Floats) -> Floats:
 def serving_options(
     bundle: BundleManifest, probs_MNK: Floats, labels_N: Labels, precision: Precision
 ) -> tuple[Option, ...]:
-    """Measure asking every member, and then each point of the cascade, the cheapest first.
+    """Measure the average of every member, and then each point of the cascade, cheapest first.
 
     Args:
         bundle: carries weights, temperatures and thresholds.
         probs_MNK: the members' answers in that precision.
         labels_N: the right classes.
-        precision: no point is in use in another one than the bundle's.
+        precision: that of `probs_MNK`; the active point is marked only if it is the bundle's own.
     """
     full = Option(
         precision=precision,
@@ -41,7 +41,7 @@ def serving_options(
         members_per_image=len(probs_MNK),
         figures=all_figures(full_answers(bundle, probs_MNK), labels_N),
     )
-    if bundle.cascade is None or len(probs_MNK) == 1:  # one member has nowhere to leave
+    if bundle.cascade is None or len(probs_MNK) == 1:  # after one member there is none to save
         return (full,)
     active = bundle.cascade.point() if precision == precision_of(bundle) else None
     points = []
@@ -61,7 +61,7 @@ def serving_options(
 
 
 def cost(option: Option, speed: SpeedRecord | None) -> float:
-    """Time per image in units of one fp32 member; without a speed of int8, members asked."""
+    """Time per image in units of one fp32 member; if int8 was not timed, members per image."""
     ratio = speed.int8_time if speed is not None and option.precision == "int8" else None
     return option.members_per_image * (1.0 if ratio is None else ratio)
 
@@ -75,7 +75,7 @@ def all_set_figures(
         bundle: carries the quantiles.
         probs_MNK: the members' answers.
         labels_N: the right classes.
-        fitted_here: the quantiles come from these very images.
+        fitted_here: whether the quantiles come from these very images.
     """
     if bundle.calibration is None:
         return ()
@@ -108,9 +108,9 @@ def set_figures(
     Args:
         probs_NK: calibrated answers.
         labels_N: the right classes.
-        quantile: what decides who is in.
+        quantile: decides which classes are in a set.
         cascade: whether a cascade gave the answers.
-        fitted_on: how many other images gave the quantile; None: it comes from these.
+        fitted_on: how many other images gave the quantile; None if it comes from these images.
     """
     covered_N, size_N = covered_and_sizes(probs_NK, labels_N, quantile)
     return SetFigures(

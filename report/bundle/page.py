@@ -37,9 +37,9 @@ def write_bundle_report(directory: Path, bundle: BundleManifest, inputs: ReportI
     """Write `directory/report/index.html` and `figures.json` beside it.
 
     Args:
-        directory: of the bundle, while it is being made; it need not hold its manifest yet.
+        directory: the bundle's, while it is being made; it need not hold its manifest yet.
         bundle: the manifest as it will be written, its version included.
-        inputs: what the members answer.
+        inputs: the members' answers, and their speed.
 
     Raises:
         WriteFailed: the disk is full, or the directory cannot be written.
@@ -55,7 +55,7 @@ def write_bundle_report(directory: Path, bundle: BundleManifest, inputs: ReportI
 def read_bundle_report(
     bundle_dir: Path, out: Path | None = None
 ) -> tuple[BundleManifest, BundleFigures, Path]:
-    """The manifest, the numbers behind the page, and the page.
+    """The bundle's manifest, the numbers behind its page, and the page's file.
 
     Args:
         bundle_dir: made by the export.
@@ -111,6 +111,6 @@ def bundle_page(bundle: BundleManifest, figures: BundleFigures) -> str:
 
 
 def surest(steps: tuple[Selective, ...]) -> list[Selective]:
-    """The surest part no smaller than each of the shares, each part once."""
+    """For each share, the step that answers just as many images or more; each step once."""
     found = (next(s for s in reversed(steps) if s.answered >= share - 1e-9) for share in SHARES)
     return list(dict.fromkeys(found))

@@ -46,7 +46,7 @@ class Option(Record):
 class SetFigures(Record):
     """How one kind of prediction set does on the images shown."""
 
-    cascade: bool  # the active point; else every member is asked
+    cascade: bool  # whether the cascade's active point answers, or every member
     method: Method
     promised: Fraction
     coverage: Fraction  # measured
@@ -62,11 +62,11 @@ class ClassFigures(Record):
     images: Count
     right: Count
     mistaken_for: str | None  # the most frequent wrong answer
-    mistaken: Count  # how often that one was given
+    mistaken: Count  # how often that wrong answer was given
 
 
 class ImagesPerSecond(Record):
-    """Images per second of one member on one thread, by how many it is given at a time."""
+    """Images per second of one member on one thread, by the images in a batch."""
 
     batch_1: PerSecond
     batch_16: PerSecond
@@ -75,7 +75,7 @@ class ImagesPerSecond(Record):
 class SpeedRecord(Record):
     """The one part of a report that depends on the machine."""
 
-    machine: str  # in words
+    machine: str  # the processor's name
     fp32: ImagesPerSecond
     int8: ImagesPerSecond | None = None
 
@@ -90,12 +90,12 @@ class AnswerFigures(Record):
 
     members: tuple[Figures, ...]  # each alone
     growth: tuple[Figures, ...]  # the first 1, 2, ..., M averaged, before the temperature
-    before: Figures  # the temperature
-    after: Figures
+    before: Figures  # the average of all members without the temperature
+    after: Figures  # and with it
     reliability_before: Reliability
     reliability_after: Reliability
     disagreement: tuple[tuple[Fraction, ...], ...]
-    selective: tuple[Selective, ...]  # of the ensemble, all images first
+    selective: tuple[Selective, ...]  # of the ensemble; first, all images are answered
     selective_single: tuple[Selective, ...]  # of the first member alone
     options: tuple[Option, ...]
     sets: tuple[SetFigures, ...]

@@ -1,4 +1,4 @@
-"""What a bundle's figures come to, in sentences: the head of its page, and the command's answer."""
+"""A bundle's figures in sentences, for the head of its page and for what the command prints."""
 
 import shlex
 
@@ -39,14 +39,14 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
 
 
 def remedy(bundle: BundleManifest, figures: BundleFigures) -> list[tuple[str, str]]:
-    """What brings the test images onto the page, and the line that does it; none if they are."""
+    """What brings the test images onto the page, and the command for it; none if they are there."""
     if figures.split == "test" or not bundle.data.test_images:
         return []
     return [("Measure on the test images", export_command(bundle))]
 
 
 def export_command(bundle: BundleManifest) -> str:
-    """The line that makes the bundle again, with a report on the test images."""
+    """The command that makes the bundle again, with a report on the test images."""
     words = ["--out", "BUNDLE_DIR", "--force", "--data", bundle.data.spec]
     return shlex.join(["snapensemble", "export", "RUN_DIR", *words])
 
@@ -57,12 +57,12 @@ def quality(figures: Figures) -> str:
 
 
 def option_name(option: Option) -> str:
-    """What is asked, in words."""
+    """An option in words: which members answer, and in which precision."""
     return f"{'cascade' if option.cascade else 'every member'}, {option.precision}"
 
 
 def set_name(found: SetFigures) -> str:
-    """Who is asked and how its sets are made, in words."""
+    """A kind of set in words: which members answer, and by which method a set is made."""
     return f"{'cascade' if found.cascade else 'every member'}, {found.method.replace('_', ' ')}"
 
 

@@ -28,7 +28,7 @@ FEW = 12  # snapshots that can each have a label
 
 
 def draw_charts(measured: Measured) -> dict[str, bytes]:
-    """Draw the charts that the run has numbers for; their names are the template's."""
+    """Draw the charts that the run has numbers for, under the names that its template uses."""
     names: list[str] = []
     if measured.steps:
         names += ["learning-rate", "curves"]

@@ -26,7 +26,7 @@ def _floats() -> "array[float]":
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Compact columns; a run of millions of steps fits into memory."""
+    """What a run has logged, in compact columns: millions of steps fit into memory."""
 
     step_T: "array[int]" = field(default_factory=_integers)  # counted from 0
     rate_T: "array[float]" = field(default_factory=_floats)

@@ -47,8 +47,8 @@ class Measured:
     val_accuracy: Curve
     snapshots: list[dict[str, float]]
     ranked: list[int]  # best validation NLL first
-    last_m: list[ValFigures]  # of the last 1, 2, ..., S
-    best_m: list[ValFigures]
+    last_m: list[ValFigures]  # figures of the average of the last 1, 2, ..., S
+    best_m: list[ValFigures]  # and of the best 1, 2, ..., S
     disagreement_SS: Floats
 
     @property
@@ -58,7 +58,7 @@ class Measured:
 
     @property
     def best_size(self) -> int:
-        """The m of the best m with the lowest validation NLL; the smallest of equals."""
+        """The m for which the average of the best m has the lowest NLL; the smallest of equals."""
         return 1 + min(range(len(self.best_m)), key=lambda i: self.best_m[i].nll)
 
     @property

@@ -29,7 +29,7 @@ def write_report(run_dir: Path, directory: Path) -> Measured:
     for name, png in charts.items():
         write_atomically(directory / f"{name}.png", png)
     write_atomically(directory / PAGE_FILE, page(measured, charts, run_dir).encode())
-    for name in CHARTS.keys() - charts:  # of another run's report
+    for name in CHARTS.keys() - charts:  # left over from another run's report
         (directory / f"{name}.png").unlink(missing_ok=True)
     return measured
 
@@ -49,7 +49,7 @@ def page(measured: Measured, charts: Mapping[str, bytes], run_dir: Path) -> str:
 
 
 def summary(measured: Measured) -> list[str]:
-    """What the run was and came to, in a few sentences."""
+    """What the run was and what came of it, in a few sentences."""
     run, word = measured.run, measured.cycle_word
     found, planned = len(run.snapshots), run.schedule.cycles
     sentences = [

@@ -11,7 +11,7 @@ PIXELS = 6_324  # 6,324 x 6,324 are just 40 megapixels
 
 
 def saved(kind: str, mode: str = "L", size: tuple[int, int] = (16, 16), **options: Any) -> bytes:
-    """A small honest picture."""
+    """A small picture without any trick."""
     buffer = io.BytesIO()
     Image.new(mode, size, 100).save(buffer, kind, **options)
     return buffer.getvalue()
@@ -53,7 +53,7 @@ def mpo_index(frames: int = 2) -> bytes:
 
 
 def exif_of(tags: int, *, kind: int, values: int) -> bytes:
-    """Exif data of many tags whose values all lie on one another, as much as there is."""
+    """Exif data of many tags whose values all take the same bytes."""
     entries = b"".join(struct.pack("<HHII", 0x0112 + n, kind, values, 8) for n in range(tags))
     body = struct.pack("<H", tags) + entries + b"\0\0\0\0"
     size = {5: 8, 3: 2, 7: 1}[kind] * values
@@ -87,7 +87,7 @@ def png(
 
 
 def tables_of_codes(size: int) -> bytes:
-    """A deflate stream of blocks that each bring tables of codes and no byte."""
+    """A deflate stream of blocks that each hold tables of codes and not one byte of data."""
     bits: list[int] = []
 
     def put(value: int, count: int) -> None:

@@ -71,7 +71,7 @@ def test_a_benchmark_says_what_it_takes(
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name not in PROGRAMS])
 def test_what_benchmarks_share_can_be_imported(name: str) -> None:
-    """Of a peer, as far as its own packages are here: what it does with them mypy sees alone."""
+    """A peer's app is imported as far as its packages are here; what follows only mypy sees."""
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -124,7 +124,7 @@ def picture_file(pictures: Path) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> str:
-    """Noise of three classes."""
+    """A data set of noise in three classes."""
     rng = np.random.default_rng(0)
     file = tmp_path / "data.npz"
     save_parts(
@@ -142,7 +142,7 @@ def data(tmp_path: Path) -> str:
 
 @pytest.fixture
 def _threads_as_before() -> Iterator[None]:
-    """Benchmarks of training choose for the whole process."""
+    """Put back the threads, which benchmarks of training choose for the whole process."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

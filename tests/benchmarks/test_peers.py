@@ -1,4 +1,4 @@
-"""What compares servers, without any of the peers."""
+"""The comparison of servers, without any of the peers."""
 
 import base64
 import json

@@ -16,7 +16,7 @@ IMAGE = "snapensemble-serving-test"
 
 @pytest.fixture(scope="session")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is committed, and nothing that lies about here."""
+    """A clone of what is committed, without anything else that lies about here."""
     directory = tmp_path_factory.mktemp("clone") / "snapensemble"
     subprocess.run(["git", "clone", "--quiet", ROOT, directory], check=True)
     return directory
@@ -24,7 +24,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def image(clone: Path) -> str:
-    """`make image` in the clone."""
+    """The image that `make image` builds in the clone."""
     environment = os.environ | {"IMAGE": IMAGE}
     subprocess.run(["make", "image"], cwd=clone, env=environment, check=True, timeout=900)
     return IMAGE
@@ -32,7 +32,7 @@ def image(clone: Path) -> str:
 
 @pytest.fixture(scope="session")
 def bundle5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five ResNet-20, in a directory that any user may read."""
+    """A bundle of five ResNet-20, in a directory that any user may read."""
     directory = tmp_path_factory.mktemp("five")
     for part in (directory, *directory.parents[:2]):
         part.chmod(0o755)
@@ -41,7 +41,7 @@ def bundle5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(image: str, bundle5: Path) -> Iterator[Container]:
-    """Hardened, 512 MiB, one processor."""
+    """A server in a hardened container of 512 MiB and one processor."""
     with served(image, bundle5) as container:
         yield container
 

@@ -16,7 +16,7 @@ PROBE_PERIOD_S = 1.0
 
 
 def wait_until_not_ready(url: str, not_ready: threading.Event) -> None:
-    """As a load balancer sees it, which asks now and then."""
+    """Wait as a load balancer does, which asks now and then."""
     while httpx.get(f"{url}/health/ready").status_code == 200:
         time.sleep(PROBE_PERIOD_S)
     not_ready.set()

@@ -24,7 +24,7 @@ FILES = DOCKER / "prometheus"
 
 @contextmanager
 def prometheus(directory: Path, target: str) -> Iterator[httpx.Client]:
-    """The shipped configuration, but for the target and the pace."""
+    """A Prometheus with the shipped configuration, but for the target and the pace."""
     text = (FILES / "prometheus.yml").read_text()
     assert text.count("serve:8000") == 1 and text.count("15s") == 2
     (directory / "prometheus.yml").write_text(

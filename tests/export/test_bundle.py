@@ -24,7 +24,7 @@ from snapensemble.export.publish import publishing
 
 
 def quick(**settings: Any) -> ExportConfig:
-    """Without the report, which takes longer than the rest."""
+    """An export without the report, which takes longer than the rest."""
     return build(ExportConfig, {"report": False, **settings})
 
 

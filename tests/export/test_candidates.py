@@ -18,7 +18,7 @@ from snapensemble.trainer.run import train
 
 @pytest.fixture(scope="module")
 def second_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `digits_run`, of another seed and network."""
+    """A run like `digits_run`, but of another seed and network."""
     out = tmp_path_factory.mktemp("second") / "run"
     config = TrainConfig(
         data="digits", out=out, cycles=3, cycle_epochs=2, threads=1, seed=1, model="tiny"

@@ -20,7 +20,7 @@ WEIGHTS = (0.25,) * 4
 
 
 def answers(seed: int, images: int = 1500, spread: float = 0.7) -> Answers:
-    """Four members that share most of their mistakes."""
+    """Answers of four members that share most of their mistakes."""
     rng = np.random.default_rng(seed)
     labels_N = rng.integers(0, 5, images)
     shared_NK = 4 * np.eye(5)[labels_N] + 1.5 * rng.normal(size=(images, 5))

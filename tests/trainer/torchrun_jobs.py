@@ -53,7 +53,7 @@ def leader_first() -> int:
 
 
 def leader_fails() -> int:
-    """Process 1 hears why."""
+    """Process 1 hears why process 0 has failed."""
     with joined(torch.device("cpu")) as world:
         try:
             with world.leader_first():
@@ -81,7 +81,7 @@ def training() -> int:
 
 
 def training_with_a_death() -> int:
-    """Likewise; process 1 dies in its first life, in the 40th step."""
+    """The same training, in which process 1 dies in its 40th step, unless it was restarted."""
     if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         signal_in_step(40, signal.SIGKILL)
     return training()

@@ -1,4 +1,4 @@
-"""BentoML with adaptive batching, otherwise as without.
+"""BentoML with adaptive batching, otherwise as `bentoml_plain`.
 
 A batchable interface takes a list, so a picture comes as a form with one file; its page "Adaptive
 batching" shows this. The limit of latency is far above what any request takes here: near it BentoML
@@ -16,7 +16,7 @@ from benchmarks.peers.apps.members import CORES, MAX_BATCH_SIZE, Members
 
 @bentoml.service(workers=CORES)
 class Ensemble:
-    """Pictures together, one batch at a time in each worker."""
+    """Answers pictures together, one batch at a time in each worker."""
 
     def __init__(self) -> None:
         self.members = Members()

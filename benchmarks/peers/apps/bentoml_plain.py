@@ -36,7 +36,7 @@ def serve(module: str) -> None:
 
 @bentoml.service(workers=CORES)
 class Ensemble:
-    """One picture after the other in each worker."""
+    """Answers one picture after the other in each worker."""
 
     def __init__(self) -> None:
         self.members = Members()

@@ -25,14 +25,14 @@ def create_app() -> FastAPI:
     """The application."""
     members, threads = Members(), ThreadPoolExecutor(CORES)
     batches = ThreadPoolExecutor(1)  # holds a batch together while the threads ask its members
-    waiting: asyncio.Queue[PendingImage] = asyncio.Queue()
+    queue: asyncio.Queue[PendingImage] = asyncio.Queue()
 
     async def run_batches() -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch = [await waiting.get()]
-            while len(batch) < MAX_BATCH_SIZE and not waiting.empty():
-                batch.append(waiting.get_nowait())
+            batch = [await queue.get()]
+            while len(batch) < MAX_BATCH_SIZE and not queue.empty():
+                batch.append(queue.get_nowait())
             images = [image for image, _ in batch]
             probs = await loop.run_in_executor(batches, members.ask_all, images, threads)
             for (_, answer), probs_K in zip(batch, probs, strict=True):
@@ -52,7 +52,7 @@ def create_app() -> FastAPI:
         picture, loop = await request.body(), asyncio.get_running_loop()
         image_CHW = await loop.run_in_executor(threads, members.decode, picture)
         answer: asyncio.Future[Floats] = loop.create_future()
-        waiting.put_nowait((image_CHW, answer))
+        queue.put_nowait((image_CHW, answer))
         return JSONResponse(members.answer(await answer))
 
     return app

@@ -1,4 +1,4 @@
-"""LitServe with batching, otherwise as without.
+"""LitServe with batching, otherwise as `litserve_plain`.
 
 The page "Batching" leaves `batch_timeout` to the user; it is 1 ms here. With 0, the default, idle
 workers never sleep and take a core each (LitServe 0.2.19, `collate_requests`); with more, each lone
@@ -12,7 +12,7 @@ from snapensemble.contracts.metrics import Floats
 
 
 class BatchApi(Api):
-    """Pictures together."""
+    """Answers pictures together."""
 
     def batch(self, inputs: list[Image]) -> list[Image]:  # noqa: D102
         return inputs

@@ -19,7 +19,7 @@ Picture = Annotated[bytes, Body(media_type="application/octet-stream")]
 
 
 class Api(litserve.LitAPI):  # type: ignore[misc] # not installed here
-    """One picture after the other."""
+    """Answers one picture after the other."""
 
     members: Members
 
@@ -28,7 +28,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc] # not installed here
         self.members = Members()
 
     def decode_request(self, request: Picture) -> Image:
-        """image_CHW."""
+        """The picture that is the body, decoded: image_CHW."""
         return self.members.decode(request)
 
     def predict(self, image_CHW: Image) -> Floats:  # noqa: D102

@@ -64,7 +64,7 @@ class Members:
         return self.answer(self.ask(self.decode(picture)[None])[0])
 
     def answer(self, probs_K: Floats) -> dict[str, Any]:
-        """The essentials of what ours answers."""
+        """The essentials of our own server's answer."""
         best = int(probs_K.argmax())
         return {
             "class": self.bundle.classes[best],

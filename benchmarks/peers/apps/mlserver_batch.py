@@ -1,7 +1,7 @@
 """MLServer with adaptive batching, over the protocol that it speaks (V2, base64 in JSON).
 
-Workers as without batching. `max_batch_time` is 1 ms: its page "Adaptive Batching" leaves the value
-to experiments; a lone picture waits that long.
+The workers are those of `mlserver_plain`. `max_batch_time` is 1 ms: its page "Adaptive Batching"
+leaves the value to experiments; a lone picture waits that long.
 """
 
 import json
@@ -15,7 +15,7 @@ from benchmarks.peers.apps.mlserver_plain import serve
 
 
 class Ensemble(MLModel):  # type: ignore[misc] # not installed here
-    """Pictures together."""
+    """Answers pictures together."""
 
     async def load(self) -> bool:
         """Load the members in a worker."""

@@ -41,7 +41,7 @@ def serve(implementation: str, **model: Any) -> None:
 
 
 class Ensemble(MLModel):  # type: ignore[misc] # not installed here
-    """One picture after the other in each worker."""
+    """Answers one picture after the other in each worker."""
 
     async def load(self) -> bool:
         """Load the members in a worker."""

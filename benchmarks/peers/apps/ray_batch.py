@@ -1,4 +1,4 @@
-"""Ray Serve with dynamic batching, otherwise as without.
+"""Ray Serve with dynamic batching, otherwise as `ray_plain`.
 
 The page "Dynamic Request Batching" has `batch_wait_timeout_s` small where latency counts: 1 ms
 here, which every lone picture waits. Decoding and members are both done for a whole batch; the
@@ -17,7 +17,7 @@ from benchmarks.peers.apps.ray_plain import OPTIONS, serve_until_signal
 
 @serve.deployment(**OPTIONS)
 class Ensemble:
-    """Pictures together."""
+    """Answers pictures together."""
 
     def __init__(self) -> None:
         self.members = Members()

@@ -32,7 +32,7 @@ OPTIONS = {
 
 @serve.deployment(**OPTIONS)
 class Ensemble:
-    """One picture after the other."""
+    """Answers one picture after the other."""
 
     def __init__(self) -> None:
         self.members = Members()

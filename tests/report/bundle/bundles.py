@@ -43,7 +43,7 @@ QUANTIZATION = QuantizationRecord(
 
 
 def answers(images: int, *, members: int = 3, classes: int = 3, seed: int = 0) -> Answers:
-    """Members that are often right, too sure, and not of one mind; the first is the best."""
+    """Answers of members that are often right, too sure and disagree; the first is the best."""
     rng = np.random.default_rng(seed)
     labels_N = rng.integers(0, classes, images)
     right_NK = np.eye(classes)[labels_N]
@@ -129,7 +129,7 @@ def calibration_record(calibration: Answers, temperature: float) -> CalibrationR
 
 
 def cascade_record(calibration: Answers, temperature: float) -> CascadeRecord:
-    """Five margins from careless to careful, the same after each member."""
+    """A cascade of five margins from careless to careful, the same after each member."""
     probs_MNK, labels_N = calibration.probs_MNK, calibration.labels_N
     M, points = len(probs_MNK), []
     temperatures = [fitted_temperature(probs_MNK[:m], calibration) for m in range(1, M)]

@@ -51,7 +51,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def untested(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Without test images, and with a manifest that would break the page."""
+    """A bundle without test images, whose manifest would break the page if it were not escaped."""
     directory = tmp_path_factory.mktemp("untested") / "bundle"
     data = DATA.model_copy(update={"spec": "<b>&'\""})
     make_report(directory, test=0, names=NASTY, data=data, model="<i>", snapensemble="<u>")

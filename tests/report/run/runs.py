@@ -75,14 +75,14 @@ def make_run(
 
 
 def keep(directory: Path, file: str, array: np.ndarray) -> FileRef:
-    """Write an array as a run does."""
+    """Write an array as a run does, and return the manifest's reference to it."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     return FileRef(file=file, sha256=write_atomically(directory / file, buffer.getvalue()))
 
 
 def metrics_lines(steps: int, first: int = 0) -> list[str]:
-    """What a run of this shape logs of steps `first` to `steps` - 1."""
+    """The lines that a run of this shape logs for steps `first` to `steps` - 1."""
     lines = []
     for step in range(first, steps):
         where = {"step": step, "epoch": step // PER_EPOCH, "cycle": step // PER_CYCLE}
@@ -94,6 +94,6 @@ def metrics_lines(steps: int, first: int = 0) -> list[str]:
 
 
 def write_metrics(directory: Path, steps: int, *, tail: str = "") -> None:
-    """metrics.jsonl of a run that has done `steps` steps."""
+    """Write the metrics.jsonl of a run that has done `steps` steps."""
     text = "".join(f"{line}\n" for line in metrics_lines(steps))
     (directory / "metrics.jsonl").write_text(text + tail)

@@ -1,8 +1,13 @@
-"""Damaged pictures leave no trace in the log. In child processes: the silence is for good."""
+"""Damaged pictures leave no trace in the log, and large ones none in memory.
+
+Settings of C libraries are for good, so they are made in child processes.
+"""
 
 import base64
 import ctypes
 import logging
+import os
+import platform
 import subprocess
 import sys
 import warnings
@@ -12,6 +17,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from snapensemble.bench.processes import resident_bytes
 from snapensemble.server_process import server_process
 from snapensemble.serving.process.libraries import LOGGERS, silence_decoders
 from tests.factories import encoded, picture
@@ -38,6 +44,27 @@ TIFFS = [
 ]
 TAG_277 = (277).to_bytes(2, "little")  # samples per pixel
 TOO_MANY_SAMPLES = TIFFS[0].replace(TAG_277 + b"\3\0\1\0\0\0\3\0", TAG_277 + b"\3\0\1\0\0\0\xff\0")
+MIB = 2**20
+HOLE = 24 * MIB
+# A large block is freed, then another lies under a small one that stays: what is left of it?
+PROGRAM = f"""
+import ctypes, sys
+from snapensemble.serving.process.libraries import give_large_blocks_back
+if sys.argv[1] == "yes":
+    give_large_blocks_back()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+def block(size):
+    address = libc.malloc(size)
+    ctypes.memset(address, 1, size)
+    return address
+libc.free(block({HOLE}))
+large, small = block({HOLE}), block(1000)
+libc.free(large)
+print("done", flush=True)
+sys.stdin.read()
+"""
 
 
 def said_while_decoding(how: str) -> str:
@@ -80,3 +107,21 @@ def test_a_libtiff_out_of_reach_is_said_once(
         monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
     silence_decoders()
     assert caplog.messages == ["what libtiff prints about damaged TIFF files will be on stderr"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_a_large_picture_leaves_nothing_behind() -> None:
+    held = {}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    for way in ("no", "yes"):
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, way],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            assert process.stdout.readline() == b"done\n"
+            held[way] = resident_bytes(process.pid) or 0
+            process.stdin.close()
+    assert held["no"] - held["yes"] > HOLE / 2
