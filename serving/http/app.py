@@ -45,8 +45,8 @@ def create_app(
     app.include_router(router)
     app.mount(f"/{ASSETS}", docs_assets())
     add_problem_handlers(app)
-    # Each around those before it: what FastAPI does for a request in general costs more than a
-    # small ensemble, so predictions are answered before it.
+    # Each layer is around those before it. What FastAPI does for a request in general costs more
+    # than a small ensemble, so predictions are answered before it.
     app.add_middleware(Predictions, service=app.state.service)
     if tokens is not None:
         app.add_middleware(Auth, tokens=tokens)

@@ -1,4 +1,4 @@
-"""The pages for people, under policies that let them load nothing from elsewhere."""
+"""The pages for people, whose policies let them load nothing from elsewhere."""
 
 import base64
 import hashlib
@@ -36,7 +36,7 @@ def docs_page() -> str:
             "validatorUrl": None,  # it is on another host
         },
     )
-    # HEAD is as GET everywhere.
+    # HEAD is as GET everywhere, so the page lists GET alone.
     style = "<style>.swagger-ui .opblock-head { display: none; }</style>"
     return bytes(reply.body).decode().replace("</head>", f"{style}</head>")
 
@@ -46,8 +46,8 @@ def page_headers(page: str, *, files: str = "", images: str) -> dict[str, str]:
 
     Args:
         page: the whole text, with one script and one style in it.
-        files: from where the page may load scripts and styles, too.
-        images: from where it may show pictures.
+        files: the sources from which the page may load scripts and styles, too.
+        images: the sources from which it may show pictures.
     """
     return {
         "content-security-policy": (

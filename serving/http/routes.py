@@ -51,9 +51,9 @@ def router_of(settings: Settings, *, guarded: bool) -> APIRouter:
     """All routes of a server.
 
     Args:
-        settings: limits that the document tells, and whether /metrics is on this port.
+        settings: limits for the document, and whether /metrics is on this port.
         guarded: whether the document says that requests need a token, which a layer around the
-            application looks at.
+            application checks.
     """
     needs: dict[str, Any] = {}
     if guarded:

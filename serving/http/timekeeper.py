@@ -19,7 +19,7 @@ class Timed(Protocol):
 
 
 class Timekeeper:
-    """Looks at connections as long as there are any. For one event loop.
+    """Looks at the connections of one event loop as long as there are any.
 
     Args:
         every_s: how often, seconds.
@@ -35,13 +35,13 @@ class Timekeeper:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: Timed) -> None:
-        """A connection was made."""
+        """Look after a connection that was made."""
         self._connections.add(connection)
         if self._timer is None:
             self._start()
 
     def discard(self, connection: Timed) -> None:
-        """It was lost."""
+        """Look after a connection, which was lost, no longer."""
         self._connections.discard(connection)
 
     def _start(self) -> None:
