@@ -15,11 +15,11 @@ from snapensemble.serving.http.service import Service
 from snapensemble.serving.process.server import uvicorn_config
 from snapensemble.serving.shutdown import Shutdown
 
-LAST_S = 0.4
+LAST_S = 0.4  # for clients of this port, when the server ends
 
 
 def create_metrics_app(service: Service) -> FastAPI:
-    """An application that knows /metrics and nothing else. It asks for no token."""
+    """An application that knows /metrics and nothing else, and asks for no token."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     app.state.metrics = service.metrics
