@@ -1,10 +1,10 @@
-"""What can go wrong while a request is answered, in the words of the job, not of HTTP."""
+"""The errors of requests, in the words of the server's work and not of HTTP."""
 
 from snapensemble.contracts.errors import InvalidImage, SnapensembleError
 
 
 class ServingError(SnapensembleError):
-    """A request that gets no prediction."""
+    """The request gets no prediction."""
 
 
 class Unauthorized(ServingError):
@@ -36,7 +36,7 @@ class TooManyImages(ServingError):
 
 
 class InvalidParameter(ServingError):
-    """A query parameter that cannot be granted."""
+    """A query parameter cannot be granted."""
 
 
 class Overloaded(ServingError):
@@ -60,7 +60,7 @@ class DeadlineExceeded(ServingError):
 
 
 class InferenceFailed(ServingError):
-    """A member raised an error, or gave something that is no number."""
+    """A member raised an error, or gave values that are no numbers."""
 
     @classmethod
     def caused_by(cls, error: Exception, what: str) -> "InferenceFailed":

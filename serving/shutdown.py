@@ -24,7 +24,7 @@ class Shutdown:
         self._drain_s = drain_s
         self._shutdown_s = shutdown_s
         self._second_ends = second_ends
-        self.stopping = False  # whether a signal has come: do not send new work here
+        self.stopping = False  # whether a signal has come, so that no new work should
         self._over_at = math.inf
         self._stop_has_come = threading.Event()
 

@@ -34,7 +34,7 @@ def create_app(
     tokens = read_tokens(settings)
     metrics, shutdown = metrics or Metrics(), shutdown or Shutdown()
     app = FastAPI(
-        openapi_url=None,  # what it knows of the routes is a part of our document
+        openapi_url=None,  # `describe` makes a document that says more
         redirect_slashes=False,
     )
     app.state.service = Service(settings, engine, metrics, shutdown)

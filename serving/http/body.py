@@ -46,7 +46,7 @@ EXPECTED = 'expected {"images": [base64, …]} with at least one image'
 
 
 class Body:
-    """The body of one request, which has not been read.
+    """The body of one request, which has not been read when this is made.
 
     Args:
         scope: the ASGI scope of the request.
@@ -74,7 +74,7 @@ class Body:
         self._size = 0
 
     async def pictures(self, deadline: float = math.inf) -> list[bytes]:
-        """Read the body: its encoded pictures, at least one.
+        """Read the body, and return its encoded pictures, at least one.
 
         Args:
             deadline: when their sender needs the answer, by the event loop's clock.
@@ -145,7 +145,7 @@ class Body:
         return form.pictures()
 
     async def _drain(self) -> None:
-        """Read on for a moment and keep nothing.
+        """Read the rest of the body for a moment, and keep nothing of it.
 
         Most clients listen only when they have sent all. If the connection were closed under
         them, they would see a broken pipe and not the answer.
@@ -162,7 +162,7 @@ class Body:
                         return
 
     async def _chunk(self) -> tuple[bytes, bool]:
-        """The next piece of the body, and whether more will come."""
+        """Receive the next piece of the body, and whether more will come."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect

@@ -17,7 +17,7 @@ from snapensemble.serving.inference.request import PendingImage
 from snapensemble.serving.inference.scheduler import Scheduler
 
 log = logging.getLogger("snapensemble")
-Callback = Callable[[Any], None]  # takes the answer
+Callback = Callable[[Any], None]  # called with the answer
 
 
 class Bridge:
@@ -63,7 +63,7 @@ class Bridge:
                 loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._is_woken = False  # first: what is posted from now on wakes the loop again
+        self._is_woken = False  # set first, so that later answers wake the loop again
         while self._answered:
             callback, answer = self._answered.popleft()
             try:

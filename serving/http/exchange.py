@@ -26,7 +26,7 @@ DEFAULTS = {
     b"referrer-policy": b"no-referrer",
     b"x-content-type-options": b"nosniff",
 }
-_ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")  # printable, without a space: it stays one word
+_ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")  # printable and without a space, so it is one word
 _ids = random.Random()  # noqa: S311 # unique, not secret; asking the system takes ten times as long
 log = logging.getLogger("snapensemble")
 

@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from snapensemble.serving.http.openapi import READ, problem_responses
 
-ASSETS = "docs/assets"  # from /docs, also where a proxy puts something in front of all paths
+ASSETS = "docs/assets"  # relative to /docs, so it is right behind a proxy with a prefix, too
 pages_router = APIRouter(tags=["pages"], responses=problem_responses())
 
 
@@ -23,7 +23,7 @@ def docs_assets() -> StaticFiles:
 
 
 def docs_page() -> str:
-    """The page that shows the document, by Swagger UI."""
+    """The page on which Swagger UI shows the document."""
     reply = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="Snapensemble: the HTTP interface",
@@ -33,7 +33,7 @@ def docs_page() -> str:
         swagger_ui_parameters={
             "defaultModelsExpandDepth": 0,
             "tryItOutEnabled": True,
-            "validatorUrl": None,  # it is on another host
+            "validatorUrl": None,  # Swagger UI's own is on another host
         },
     )
     # HEAD is as GET everywhere, so the page lists GET alone.

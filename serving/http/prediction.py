@@ -1,4 +1,4 @@
-"""POST /predict: a request, from its head to its answer."""
+"""The way of a request to POST /predict, from its head to its answer."""
 
 import asyncio
 import math
@@ -67,7 +67,7 @@ class Predictions:
 
 
 async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
-    """Answer one request: the body of the answer.
+    """Answer one request, and return the body of the answer.
 
     Raises:
         ServingError: the request gets no prediction.
@@ -78,7 +78,7 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
     mode = options.mode or service.settings.mode
     within_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1000
     with service.admission.request(within_s, is_crowded=state.is_crowded) as request:
-        if options.mode is not None:  # the server's own is right
+        if options.mode is not None:  # the server's own mode was checked at its start
             service.engine.check_mode(mode)
         quantile = None
         if options.coverage is not None:
@@ -119,7 +119,7 @@ async def _classified(
     receive: Receive,
     deadline: float,
 ) -> list[MemberOutputs]:
-    """Let the scheduler answer all images of a request: the members' outputs for each.
+    """Let the scheduler answer all images of a request, and return the members' outputs for each.
 
     Args:
         service: has the bridge to the scheduler.
@@ -174,7 +174,7 @@ def _failure_of(images: Sequence[PendingImage], failed: Answer) -> BaseException
 
 
 async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadline: float) -> None:
-    """Wait until it is over, or until the deadline; ClientDisconnect if the client leaves."""
+    """Wait for the images, at most until the deadline; ClientDisconnect if the client leaves."""
     loop = asyncio.get_running_loop()
     listeners: list[asyncio.Task[None]] = []
 
@@ -204,7 +204,7 @@ async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadl
 
 
 def _count(service: Service, mode: Mode, predictions: Sequence[dict[str, Any]]) -> None:
-    """Count how sure the answers to a request are, and how far from those on validation."""
+    """Count how sure the answers to a request are, for the metrics and for drift."""
     most_nats = math.log(len(service.engine.bundle.classes))
     for one in predictions:
         nats = one["uncertainty"]["entropy_nats"]

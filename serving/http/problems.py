@@ -147,7 +147,7 @@ class Refusal(NamedTuple):
 
     @property
     def answer(self) -> bytes:
-        """Head and body; the connection ends with it."""
+        """The bytes of the answer, head and body; the connection ends with it."""
         body = to_json(problem_body(*self))
         lines = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
@@ -162,7 +162,7 @@ class Refusal(NamedTuple):
 
 
 class Refused(Exception):
-    """Raised where the parser calls back, for the protocol that has called the parser."""
+    """A callback of the parser refuses the request; the protocol, which called it, answers."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.detail)
@@ -184,7 +184,7 @@ NO_MEMORY = Refusal(
 
 
 def malformed(detail: str) -> Refusal:
-    """The refusal of what cannot be taken for a request."""
+    """Make the refusal of bytes that cannot be taken for a request."""
     return Refusal(400, "malformed_request", "The request is not HTTP", detail)
 
 

@@ -27,9 +27,9 @@ from snapensemble.serving.http.scope import STATE, RequestState
 from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.inference.admission import MemoryBudget
 
-MAX_WAITING_BYTES = 64 * 1024  # of requests that came behind one that is not answered yet
+MAX_WAITING_BYTES = 64 * 1024  # that came behind a request which is not answered yet
 HEAD_TIMEOUT_S = 30.0
-REST_TIMEOUT_S = 10.0  # for the rest of a body that nobody wanted
+REST_TIMEOUT_S = 10.0  # for the rest of a body that was refused
 WRITE_TIMEOUT_S = 30.0  # for a client to take what was written
 CLOSE_TIMEOUT_S = 5.0
 # Times for a request on its way when the server stops, and for the rest of one that has begun.
@@ -62,13 +62,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timekeeper = timekeeper or Timekeeper()
         self._on_refusal = on_refusal
         self._is_crowded = False
-        self._state = RequestState()  # of the request that has begun last
+        self._state = RequestState()  # that of the request that has begun last
         self._head = head.Progress()
-        self._in_message = False  # from a request's first byte to its last
+        self._in_message = False  # true from a request's first byte to its last
         self._body_left: int | None = 0  # bytes; None: it comes in chunks, and nobody knows
         self._waiting = bytearray()
         self._held = 0  # bytes that are counted in the memory budget
-        self._is_deaf = False  # what comes is thrown away
+        self._ignores_data = False  # what comes is thrown away
         self._is_last = False  # the server stops, so no other request may come
         self._is_upgrade = False
         self._read_by = math.inf  # by the event loop's clock
@@ -87,14 +87,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or was sent away."""
         self._timekeeper.discard(self)
-        self._is_deaf = True
+        self._ignores_data = True
         self._waiting.clear()
         self._count_what_is_held()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: parse them, or keep them behind the request under way."""
-        if self._is_deaf:
+        if self._ignores_data:
             return
         if self._waiting or self._is_answering():
             self._wait(data)
@@ -194,7 +194,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self._in_message and self.expect_100_continue:
-            self.transport.close()  # the body may never come, and the next request not be one
+            self.transport.close()  # the body may never come, or be taken for the next request
         elif self._in_message:
             self._read_within(REST_TIMEOUT_S)
         else:
@@ -210,7 +210,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser with no more than belongs to one request, as far as can be known."""
-        while data and not self._is_deaf:
+        while data and not self._ignores_data:
             if self._is_answering():
                 self._wait(data)
                 return
@@ -265,13 +265,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _end_with_this_answer(self) -> None:
         """Answer the request under way, and hang up."""
-        self._is_deaf = True
+        self._ignores_data = True
         self._waiting.clear()
         self.cycle.keep_alive = False
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer in place of the application, and hang up."""
-        self._is_deaf = True
+        self._ignores_data = True
         self._waiting.clear()
         is_running = self._in_message and self._head.is_complete and not self._is_upgrade
         self._on_refusal(refusal.status, refusal.code, is_running)
@@ -293,7 +293,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _count_what_is_held(self) -> None:
         """Count bytes that are kept here between two calls, as those of requests are counted."""
         kept = len(self._waiting)
-        if not (self._head.is_complete or self._is_deaf):
+        if not (self._head.is_complete or self._ignores_data):
             kept += self._head.overhead
         if kept > self._held:
             try:
@@ -313,7 +313,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 class _NotYet(Exception):
-    """A request has begun before the one before it is answered."""
+    """A request begins before the one before it is answered."""
 
 
 class GatheringTransport:

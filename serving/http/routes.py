@@ -48,7 +48,7 @@ model_router = APIRouter(tags=["model"], responses=problem_responses())
 
 
 def router_of(settings: Settings, *, guarded: bool) -> APIRouter:
-    """All routes of a server.
+    """The router with all routes of a server.
 
     Args:
         settings: limits for the document, and whether /metrics is on this port.

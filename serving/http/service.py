@@ -1,4 +1,4 @@
-"""What the handlers of one server share."""
+"""The service is what all handlers of one server share."""
 
 import time
 

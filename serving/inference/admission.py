@@ -122,7 +122,7 @@ class MemoryBudget:
 class Scheduler(Protocol):
     """What admission knows of `snapensemble.serving.inference.scheduler.Scheduler`."""
 
-    closed: bool  # nobody is let in any more
+    closed: bool  # whether nobody is let in any more
     unclaimed: int  # unanswered images that no request counts
 
     @property
@@ -157,7 +157,7 @@ class Admission:
         forecast: Forecast,
     ) -> None:
         self.memory = memory
-        self.images = 0  # of requests under way
+        self.images = 0  # those of requests under way
         self.requests = 0
         self.scheduler = scheduler
         self._max_images = max_images
@@ -209,7 +209,7 @@ class Admission:
 
 
 class PendingRequest:
-    """What one request holds. A context manager that gives all of it back."""
+    """All that one request holds. A context manager that gives all of it back."""
 
     __slots__ = ("_admission", "_bytes", "_images", "_is_answered")
 
@@ -231,7 +231,7 @@ class PendingRequest:
     ) -> None:
         if self._images and not self._is_answered:
             for image in self._images:
-                image.answer.cancel()  # what nobody waits for is in no later micro-batch
+                image.answer.cancel()  # an image that nobody waits for is in no later micro-batch
                 image.drop()
             self._admission.scheduler.disown(self._images)
         self.let_go(self._bytes)
@@ -267,7 +267,7 @@ class PendingRequest:
         self._images[0].times.predicted_s = predicted_s  # the others wait for it, too
         rest = self._bytes - sum(map(len, pictures))
         self._bytes = rest
-        self.let_go(rest)  # what was around the pictures
+        self.let_go(rest)  # the bytes of the body that are of no picture
         pictures.clear()
         return self._images
 

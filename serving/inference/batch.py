@@ -1,4 +1,4 @@
-"""Stages where images wait for their next members, and the micro-batches that they leave in.
+"""Stages, where images wait for their next members, and micro-batches, in which they meet them.
 
 In full mode there is one stage, whose micro-batches ask all members side by side. A cascade has a
 stage per member: images whose answer is safe leave after it, the others go on to the next.
@@ -73,8 +73,8 @@ class Stage:
 
     members: range  # that a micro-batch asks side by side
     load: Load
-    leaves: LeaveCall | None = None  # whom to answer after these members; None: everyone
-    following: "Stage | None" = None  # where the others go
+    leaves: LeaveCall | None = None  # which images to answer after these members; None: all
+    following: "Stage | None" = None  # where the other images go
     waiting: deque[PendingImage] = field(default_factory=deque)
 
 
@@ -112,7 +112,7 @@ class BatchReport:
     """What one finished micro-batch took, seconds, and whom it answered."""
 
     images: int
-    waits_s: tuple[float, ...]  # of images that were new: from submission, without decoding
+    waits_s: tuple[float, ...]  # of new images, from submission to the start, less decoding
     inference_s: float  # from the start to the last member's answer
     members_s: tuple[float, ...]  # per member asked; 0 for those skipped after a failure
     answered: int  # images that got a distribution, each from `members_used` members
@@ -125,11 +125,11 @@ class BatchReport:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Who gets which answer, and who goes on to the next member."""
+    """What becomes of the images of a micro-batch: answers, or more members."""
 
     answers: list[tuple[PendingImage, Floats | InferenceFailed]]
-    going_on: list[PendingImage]
-    failed: bool = False  # the whole batch
+    going_on: list[PendingImage]  # to the next member
+    failed: bool = False  # whether the whole batch failed
 
 
 class MicroBatch:
@@ -137,7 +137,7 @@ class MicroBatch:
 
     Args:
         images: of one stage.
-        members: to ask.
+        members: places of the members to ask.
         is_last: whether no image is asked about more members afterwards.
     """
 
@@ -224,7 +224,7 @@ class MicroBatch:
                 leaves_B[finite_B] = leaves(probs_dBK[:, finite_B])
             answered_B = finite_B & leaves_B
             summaries = iter(summarize(probs_dBK[:, answered_B]) if answered_B.any() else ())
-        except Exception as error:  # of a member, or of outputs that do not fit together
+        except Exception as error:  # raised by a member, or by outputs that do not fit together
             failure = InferenceFailed.caused_by(error, "a member of the ensemble failed")
             return Outcome([(image, failure) for image in self._images], [], True)
         outcome = Outcome([], [])

@@ -55,7 +55,7 @@ class CostlyPictures:
         self._done = done
         self._queue: queue.SimpleQueue[_Costly | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="costly-pictures", daemon=True)
-        self.pending = 0  # handed over and not done, counted under the lock of who hands over
+        self.pending = 0  # pictures that are not done, counted under the scheduler's lock
         self._pending_s = 0.0
 
     def start(self) -> None:
@@ -82,7 +82,7 @@ class CostlyPictures:
         return None
 
     def forget(self, cost: TakesTime) -> None:
-        """Count a picture, which is done, no longer."""
+        """Stop counting a picture that is done."""
         self.pending -= 1
         self._pending_s = self._pending_s - cost.seconds if self.pending else 0.0
 
@@ -94,7 +94,7 @@ class CostlyPictures:
                 try:
                     with self._hold_memory(costly.cost.memory):
                         failure = costly.image.attempt(self._decode)
-                except Exception as error:  # no memory to be had
+                except Exception as error:  # no memory became free
                     failure = error
             self._done(*costly, failure and failure_of(failure))
 

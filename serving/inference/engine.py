@@ -45,8 +45,8 @@ class Limits:
     max_queue: int = 1024  # images accepted and not answered, see `Admission`
     max_wait_s: float = math.inf
     max_image_pixels: int = MAX_PIXELS
-    max_held_bytes: int = 2 * SERVER_LIMITS.max_memory  # by all requests
-    max_picture_bytes: int = SERVER_LIMITS.max_memory  # of those, to decode one picture
+    max_held_bytes: int = 2 * SERVER_LIMITS.max_memory  # by all requests together
+    max_picture_bytes: int = SERVER_LIMITS.max_memory  # the part of them for one picture
     providers: tuple[Provider, ...] = ("cpu",)
 
 
@@ -154,7 +154,7 @@ def load_engine(
     max_accuracy_drop: float | None = None,
     expected_sha256: str | None = None,
 ) -> Engine:
-    """Verify a bundle, load its members and warm them up.
+    """Make an engine of a bundle: verify it, load its members and warm them up.
 
     Args:
         bundle_dir: made by `snapensemble export`.

@@ -21,7 +21,7 @@ Image = NDArray[np.uint8]  # image_CHW
 
 @dataclass(frozen=True, slots=True)
 class MemberOutputs:
-    """The distributions that members gave for an image."""
+    """The distributions that members have given for an image."""
 
     probs_dK: Floats
     partial_of: tuple[int, ...] | None = None  # places of the members, where not all answered
@@ -93,7 +93,7 @@ class Encoded:
     def take(self) -> bytes | None:
         """Take the bytes out, and call `done` or `put_back` then; None if they were dropped."""
         try:
-            return self._box.pop()  # one step for the interpreter: only one thread gets them
+            return self._box.pop()  # atomic, so only one thread gets them
         except IndexError:
             return None
 
@@ -104,12 +104,12 @@ class Encoded:
     def put_back(self, data: bytes) -> None:
         """Leave the bytes, which were taken, to the next who takes them."""
         self._box.append(data)
-        if not self._is_wanted:  # dropped meanwhile, perhaps before they were there
+        if not self._is_wanted:  # they were dropped meanwhile, while they were taken
             self.drop()
 
     def drop(self) -> None:
         """Free the bytes, which nobody wants any more; if they are taken, when that is over."""
-        self._is_wanted = False  # before the look into the box: see `put_back`
+        self._is_wanted = False  # set before `take`, since `put_back` may run meanwhile
         if self.take() is not None:
             self.done()
 
@@ -195,7 +195,7 @@ class PendingImage:
 
     def resolve(self, outcome: Floats | Exception) -> None:
         """Give the future its result or its error, unless the caller has left."""
-        self.drop()  # if nobody has decoded it, nobody will
+        self.drop()  # a picture that is not decoded yet will not be
         self.times.ended = time.monotonic()
         if self.answer.set_running_or_notify_cancel():
             if isinstance(outcome, Exception):

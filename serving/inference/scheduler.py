@@ -52,7 +52,7 @@ def no_decoder(_: bytes) -> Image:
 
 
 class Turn:
-    """Pictures of one request that wait to be decoded.
+    """The pictures of one request that wait to be decoded, and the time since they do.
 
     Args:
         stage: where they go when they are decoded.
@@ -99,7 +99,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._turns: list[tuple[float, int, Turn]] = []  # a heap; a turn may have moved back since
+        self._turns: list[tuple[float, int, Turn]] = []  # a heap; a turn may be later by now
         self._numbers = itertools.count()
         self._pictures = 0
 
@@ -311,7 +311,7 @@ class Scheduler:
         with self._lock:
             self._costly.forget(cost)
             self._has_decoded(stage, image, is_over=has_left or failure is not None)
-            self._changed.notify_all()  # also those that wait for the end
+            self._changed.notify_all()  # lanes may end when nothing costly is pending
         if has_left:
             return
         if failure is not None:

@@ -46,4 +46,4 @@ def serve_metrics(listener: socket.socket, service: Service) -> Iterator[None]:
         yield
     finally:
         server.should_exit = True
-        thread.join(LAST_S)  # whatever its clients do
+        thread.join(LAST_S)  # and no longer, whatever its clients do

@@ -26,7 +26,7 @@ from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
 
 LAST_S = 1.0  # for clients that have connected and are slow to send a request
-HANDSHAKES_S = 0.25  # of connections that had begun when the port was shut
+HANDSHAKES_S = 0.25  # for handshakes that had begun when the port was shut
 TICK_S = 0.02
 
 
@@ -137,6 +137,6 @@ def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
         log_config=None,
         log_level="error",
         server_header=False,
-        proxy_headers=False,  # nothing here asks who the client is
+        proxy_headers=False,  # nothing here depends on who the client is
         **{"http": GuardedProtocol, **more},
     )

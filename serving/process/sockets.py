@@ -17,7 +17,7 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.serving.settings import Settings
 
 BACKLOG = 2048
-SO_ATTACH_FILTER = SO_GET_FILTER = 26  # of Linux; Python does not name them
+SO_ATTACH_FILTER = SO_GET_FILTER = 26  # options of Linux that Python does not name
 # A program for the kernel (BPF) which drops segments that begin a connection: of the flags SYN and
 # ACK they have the first alone. Code, jumps if true and if false, operand.
 NO_NEWCOMERS = (
@@ -147,7 +147,7 @@ def bind_port(host: str, port: int, *, flag: str = "--port") -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a socket can be reached."""
+    """The URL under which a socket can be reached."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}"

@@ -55,7 +55,7 @@ class Ready(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     message: Literal["ready"] = "ready"
-    protocol: Literal[1] = 1  # another number is of another version of this software
+    protocol: Literal[1] = 1  # another version of this software may have another number
     pid: int
 
 

@@ -17,7 +17,7 @@ from snapensemble.serving.process.watchdog import CUT_OFF
 LONG_LIFE_S = 30.0  # a worker that has run so long is replaced at once
 MAX_PAUSE_S = 30.0
 MAX_TRIES = 10  # in a row, to fill a place while no worker answers
-LAST_S = 5.0  # for a worker that could not get ready to end by itself
+LAST_S = 5.0  # to end by itself, for a worker that could not get ready
 log = logging.getLogger("snapensemble")
 
 

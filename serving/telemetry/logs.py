@@ -14,7 +14,7 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-_encoder = json.JSONEncoder(default=str)  # to make one takes as long as to use it
+_encoder = json.JSONEncoder(default=str)  # kept, since to make one takes as long as to use it
 access_log = logging.getLogger("snapensemble.access")
 
 

@@ -152,7 +152,7 @@ class Metrics:
         """Set what is served and by what, and which member is which from now on."""
         self._members = tuple(member.name for member in bundle.members)
         for member in self._members:
-            self.member_failures.labels(member)  # shown as 0
+            self.member_failures.labels(member)  # so that 0 is shown before the first
         self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(1)
         packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
         self.build_info.labels(*packages).set(1)

@@ -108,7 +108,7 @@ class Exchanged:
     ended: float
     notes: Mapping[str, int]
     received: tuple[float, float] | None  # when its body began to come, and had come
-    times: Sequence[Times]  # of its images
+    times: Sequence[Times]  # those of its images
 
 
 class Traces:
@@ -162,11 +162,11 @@ class Traces:
         while (exchanged := self._queue.get()) is not None:
             try:
                 self._record(exchanged)
-            except Exception:  # the next ones are made all the same
+            except Exception:  # those of the next requests are made all the same
                 log.exception("no spans could be made of a request")
 
     def _record(self, exchanged: Exchanged) -> None:
-        """The span of a request, part of the trace that its `traceparent` names."""
+        """Make the span of a request, in the trace that its `traceparent` names."""
         method, route, status = exchanged.method, exchanged.route, exchanged.status
         attributes = {
             "http.request.method": method,

@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print row by row; after Ctrl-C what was measured until then."""
+    """Measure and print row by row; after Ctrl-C print what was measured until then."""
     options = vars(args)
     as_json = options.pop("json")
     config = build(BenchConfig, options)

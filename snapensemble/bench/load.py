@@ -30,7 +30,7 @@ class Sample:
     answer: Answer
 
 
-Ask = Callable[[int], Awaitable[Answer]]  # the request's number, counted from 0 -> its answer
+Ask = Callable[[int], Awaitable[Answer]]  # the number of a request, counted from 0 -> its answer
 
 
 async def closed_loop(
@@ -88,7 +88,7 @@ async def open_loop(
     async with asyncio.TaskGroup() as requests:
         for number, arrival in enumerate(arrivals):
             due = start + arrival
-            await sleep(max(0.0, due - now()))  # also if it is late: the answers need a turn
+            await sleep(max(0.0, due - now()))  # also if it is late: the event loop needs a turn
             if stop():
                 break
             requests.create_task(one(number, due))

@@ -1,4 +1,4 @@
-"""What a process and its children have used, from /proc; None where there is no such thing."""
+"""Processor time and memory of a process and its children, from /proc; None where it is absent."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ TICKS = os.sysconf("SC_CLK_TCK")  # per second
 def family(pid: int) -> list[int]:
     """A process and all that it has started, directly or not, and that still run."""
     found = [pid]
-    for parent in found:  # grows while it is read
+    for parent in found:  # the list grows meanwhile
         for task in sorted((PROC / str(parent) / "task").glob("*")):
             try:
                 found += map(int, (task / "children").read_text().split())
