@@ -34,7 +34,7 @@ class _Costly(NamedTuple):
 
 
 class CostlyPictures:
-    """Decodes one picture after another, with what time the lanes leave.
+    """Decodes one picture after another, in the processor time that the lanes leave.
 
     Args:
         decode: makes an image of a picture, with as much patience as any picture may take.

@@ -221,8 +221,8 @@ class Scheduler:
         """Answer each of these images of one request, sooner or later and exactly once.
 
         The future of an image gets the distributions of the members asked, probs_dK, or what
-        `decode` raised; its `cut_short` gives those that are there already. Cancelled, it takes
-        its image out before it is decoded, or before the next micro-batch.
+        `decode` raised; its `cut_short` gives those that are there already. If it is cancelled,
+        its image is taken out before it is decoded, or before the next micro-batch.
 
         Args:
             images: that nobody has submitted yet.
