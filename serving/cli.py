@@ -12,7 +12,7 @@ from snapensemble.serving.settings import SECRETS, Settings, check_environment, 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One flag per setting; variables SNAPENSEMBLE_* count where a flag is not given."""
+    """Add one flag per setting; variables SNAPENSEMBLE_* count where a flag is not given."""
     parser.add_argument(
         "bundle_dir", type=Path, metavar="BUNDLE_DIR", help="made by snapensemble export"
     )
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 def expecting_what_is_signed(bundle_dir: Path, settings: Settings) -> Settings:
     """The settings, with the hash of the bundle that the key has signed, if there is a key.
 
-    Workers expect the same, and those that are started later: none of them reads a key.
+    All workers expect that hash, also those that are started later: none of them reads a key.
 
     Raises:
         InvalidSignature: the bundle is not signed, not by this key, or changed.
@@ -71,14 +71,14 @@ def expecting_what_is_signed(bundle_dir: Path, settings: Settings) -> Settings:
 
 
 def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Settings:
-    """Flags over variables over defaults.
+    """The settings: flags win over variables, and variables over defaults.
 
     Args:
         flags: values by names of settings.
         for_server: whether a port is to be opened with them, so that variables must be right.
 
     Raises:
-        InvalidConfig: a value is out of bounds, or a variable no setting; names it.
+        InvalidConfig: a value is out of bounds, or a variable no setting; the message names it.
     """
     if for_server:
         check_environment(os.environ, Settings.model_fields, flags)

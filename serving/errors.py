@@ -1,10 +1,10 @@
-"""What can go wrong while a request is answered, in the words of the job, not of HTTP."""
+"""The errors of requests, in the words of the server's work and not of HTTP."""
 
 from snapensemble.contracts.errors import InvalidImage, SnapensembleError
 
 
 class ServingError(SnapensembleError):
-    """A request that gets no prediction."""
+    """The request gets no prediction."""
 
 
 class Unauthorized(ServingError):
@@ -12,15 +12,15 @@ class Unauthorized(ServingError):
 
 
 class EmptyBody(ServingError):
-    """There is nothing in the body."""
+    """The body is empty, or a form without a file."""
 
 
 class BodyTooLarge(ServingError):
-    """More bytes than one request may have."""
+    """The body has more bytes than one request may have."""
 
 
 class BodyTimeout(ServingError):
-    """The sender took too long."""
+    """The sender took too long to send the body."""
 
 
 class MalformedBody(ServingError):
@@ -32,11 +32,11 @@ class UnsupportedMediaType(ServingError):
 
 
 class TooManyImages(ServingError):
-    """More images than one request may have."""
+    """The request has more images than one may have."""
 
 
 class InvalidParameter(ServingError):
-    """A query parameter that cannot be granted."""
+    """A query parameter cannot be granted."""
 
 
 class Overloaded(ServingError):
@@ -60,18 +60,18 @@ class DeadlineExceeded(ServingError):
 
 
 class InferenceFailed(ServingError):
-    """A member raised an error, or gave something that is no number."""
+    """A member raised an error, or gave values that are no numbers."""
 
     @classmethod
     def caused_by(cls, error: Exception, what: str) -> "InferenceFailed":
-        """What a client may know of a defect, and the defect itself for the log."""
+        """Make the error that a client may see of a defect, with the defect itself for the log."""
         failure = cls(f"{what}; see the server's log")
         failure.__cause__ = error
         return failure
 
 
 class BadImageInRequest(ServingError):
-    """One image of a request is not readable; says which one."""
+    """One image of a request is not readable; the message says which one."""
 
     def __init__(self, index: int, count: int, reason: InvalidImage) -> None:
         where = f"image {index} of {count} (counted from 0): " if count > 1 else ""

@@ -1,4 +1,7 @@
-"""Every setting of the server: name, unit, bounds. From flags and SNAPENSEMBLE_* variables."""
+"""The settings of the server, each with its unit and bounds, from flags and variables.
+
+Variables that look like settings and are none are refused.
+"""
 
 import difflib
 import re
@@ -18,9 +21,9 @@ from snapensemble.serving.telemetry.logs import LogFormat
 
 PREFIX = "SNAPENSEMBLE_"
 CLIENT_TOKEN = "SNAPENSEMBLE_TOKEN"  # noqa: S105 # the name of a variable
-# Read elsewhere: by the trainer, by `predict`, by `sign`.
+# Variables that are read elsewhere: by the trainer, by `predict`, by `sign`.
 OTHERS = ("SNAPENSEMBLE_CACHE", CLIENT_TOKEN, "SNAPENSEMBLE_KEY_PASSWORD")
-# Settings that keep something out; what they let in where they are not set.
+# Settings that keep something out: what each holds, and what happens where it is not set.
 GUARDS = {
     "tokens": ("token", "everybody may ask"),
     "tokens_file": ("name of a file", "everybody may ask"),
@@ -31,62 +34,6 @@ GUARDS = {
 _OF_KUBERNETES = re.compile(
     r"\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
 )
-
-
-def variable(setting: str) -> str:
-    """The variable that a setting is read from."""
-    return f"{PREFIX}{setting.upper()}"
-
-
-def check_environment(
-    environment: Mapping[str, str], settings: Iterable[str], flags: Iterable[str]
-) -> None:
-    """Refuse variables that look like settings and are none, and guards that are empty.
-
-    Args:
-        environment: names in any case, as the settings are read.
-        settings: names of all settings.
-        flags: names of those that are given as flags, whose variables do not count.
-
-    Raises:
-        InvalidConfig: names the variable, and the one that was meant.
-    """
-    found = {name.upper(): value for name, value in environment.items()}
-    found = {name: value for name, value in found.items() if name.startswith(PREFIX)}
-    known = set(map(variable, settings))
-    problems = [
-        _explain(name, known)
-        for name in sorted(found.keys() - known - set(OTHERS))
-        if not _OF_KUBERNETES.fullmatch(name)
-    ]
-    flags = set(flags)
-    for setting, (what, happens) in GUARDS.items():
-        name = variable(setting)
-        if found.get(name) == "" and setting not in flags:
-            problems.append(
-                f"{name}: there is no {what} in it; give one, or remove the variable if it is "
-                f"meant that {happens}"
-            )
-    is_guarded = flags & {"tokens_file"} or any(
-        found.get(variable(setting)) for setting in ("tokens", "tokens_file")
-    )
-    if found.get(CLIENT_TOKEN) and not is_guarded:
-        problems.append(
-            f"{CLIENT_TOKEN} is the token that clients send; it protects no server. Set "
-            "SNAPENSEMBLE_TOKENS to the tokens that are accepted, or remove the variable"
-        )
-    if problems:
-        raise InvalidConfig("; ".join(problems))
-
-
-def _explain(name: str, known: set[str]) -> str:
-    # Without the prefix, which makes all of them alike.
-    ends = [each.removeprefix(PREFIX) for each in known]
-    near = difflib.get_close_matches(name.removeprefix(PREFIX), ends, n=1)
-    meant = f"did you mean {PREFIX}{near[0]}?" if near else "`snapensemble serve --help` lists all"
-    return f"{name} is no setting; {meant}"
-
-
 MIB = 2**20
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -95,7 +42,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseSettings):
-    """Frozen once built; `docs/settings.md` lists what each one means."""
+    """All settings, frozen once built; `docs/settings.md` lists what each one means."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -218,11 +165,11 @@ class Settings(BaseSettings):
 
     @property
     def allowed_origins(self) -> tuple[str, ...]:
-        """`cors_origins` one by one."""
+        """The origins in `cors_origins`, one by one."""
         return () if self.cors_origins is None else split_at_commas(self.cors_origins)
 
     def limits(self) -> Limits:
-        """The part that the engine needs."""
+        """The settings that the engine needs, in its units."""
         return Limits(
             threads=self.threads,
             max_batch_size=self.max_batch_size,
@@ -236,5 +183,59 @@ class Settings(BaseSettings):
 
 
 def split_at_commas(text: str) -> tuple[str, ...]:
-    """What stands between commas, without space around it."""
+    """The parts of a text between commas, without space around them and without empty ones."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def variable(setting: str) -> str:
+    """The name of the variable that a setting is read from."""
+    return f"{PREFIX}{setting.upper()}"
+
+
+def check_environment(
+    environment: Mapping[str, str], settings: Iterable[str], flags: Iterable[str]
+) -> None:
+    """Refuse variables that look like settings and are none, and guards that are empty.
+
+    Args:
+        environment: names in any case, as the settings are read.
+        settings: names of all settings.
+        flags: names of those that are given as flags, whose variables do not count.
+
+    Raises:
+        InvalidConfig: a variable is not right; the message names it, and the one that was meant.
+    """
+    found = {name.upper(): value for name, value in environment.items()}
+    found = {name: value for name, value in found.items() if name.startswith(PREFIX)}
+    known = set(map(variable, settings))
+    problems = [
+        _explain(name, known)
+        for name in sorted(found.keys() - known - set(OTHERS))
+        if not _OF_KUBERNETES.fullmatch(name)
+    ]
+    flags = set(flags)
+    for setting, (what, happens) in GUARDS.items():
+        name = variable(setting)
+        if found.get(name) == "" and setting not in flags:
+            problems.append(
+                f"{name}: there is no {what} in it; give one, or remove the variable if it is "
+                f"meant that {happens}"
+            )
+    is_guarded = flags & {"tokens_file"} or any(
+        found.get(variable(setting)) for setting in ("tokens", "tokens_file")
+    )
+    if found.get(CLIENT_TOKEN) and not is_guarded:
+        problems.append(
+            f"{CLIENT_TOKEN} is the token that clients send; it protects no server. Set "
+            "SNAPENSEMBLE_TOKENS to the tokens that are accepted, or remove the variable"
+        )
+    if problems:
+        raise InvalidConfig("; ".join(problems))
+
+
+def _explain(name: str, known: set[str]) -> str:
+    # Without the prefix, which makes all of them alike.
+    ends = [each.removeprefix(PREFIX) for each in known]
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), ends, n=1)
+    meant = f"did you mean {PREFIX}{near[0]}?" if near else "`snapensemble serve --help` lists all"
+    return f"{name} is no setting; {meant}"

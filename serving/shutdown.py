@@ -1,4 +1,4 @@
-"""When a server stops: signals set it, handlers and the server's loop read it."""
+"""The shutdown of a server: signals begin it, handlers and the server's loop ask how far it is."""
 
 import math
 import os
@@ -9,11 +9,11 @@ from types import FrameType
 
 
 class Shutdown:
-    """Runs; drains, not ready but answering; is over: then the port closes.
+    """Tells whether a server runs; or drains, not ready but answering; or must close its port.
 
     Args:
-        drain_s: how long to drain after SIGTERM and SIGHUP. SIGINT, a person at a terminal, skips
-            it.
+        drain_s: how long to drain after SIGTERM and SIGHUP. SIGINT, from a person at a terminal,
+            skips it.
         shutdown_s: how long accepted requests may take after that.
         second_ends: whether a second signal ends the process at once.
     """
@@ -24,7 +24,7 @@ class Shutdown:
         self._drain_s = drain_s
         self._shutdown_s = shutdown_s
         self._second_ends = second_ends
-        self.stopping = False  # whether a signal has come: do not send new work here
+        self.stopping = False  # whether a signal has come, so that no new work should
         self._over_at = math.inf
         self._stop_has_come = threading.Event()
 
@@ -39,11 +39,11 @@ class Shutdown:
         return max(0.0, self._over_at + self._shutdown_s - time.monotonic())
 
     def wait_for_the_stop(self) -> None:
-        """Return when a signal has come; on any thread but the main one, which gets it."""
+        """Wait until a signal has come, on any thread but the main one, which gets it."""
         self._stop_has_come.wait()
 
     def stop(self, signum: int, _frame: FrameType | None = None) -> None:
-        """A signal has come."""
+        """Begin the shutdown after a signal; a second one may end the process at once."""
         if not self.stopping:
             self._over_at = time.monotonic() + self.drain_s(signum)
             self.stopping = True

@@ -1,7 +1,7 @@
 """`snapensemble bom`: a bundle -> what is in it, as a CycloneDX ML-BOM.
 
-The document follows https://cyclonedx.org/docs/1.6/json/. The same bundle gives the same bytes: it
-has no time, and its serial number is made from the hash of the manifest.
+The document follows https://cyclonedx.org/docs/1.6/json/. The same bundle gives the same bytes: the
+document has no time, and its serial number is made from the hash of the manifest.
 """
 
 import argparse
@@ -21,7 +21,7 @@ MEDIA_TYPE = "application/vnd.onnx"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `snapensemble bom`."""
+    """Add the flags of `snapensemble bom`."""
     parser.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to (standard output)")
 
@@ -51,7 +51,7 @@ def bill_of_materials(bundle_dir: Path) -> dict[str, Any]:
 
 
 def manifest_sha256(bundle_dir: Path) -> str:
-    """Of `ensemble.json`; it stands for the whole bundle, without its report."""
+    """The SHA-256 of `ensemble.json`, which stands for the whole bundle, without its report."""
     try:
         return sha256_of(read_regular(bundle_dir / BUNDLE_FILE, MAX_MANIFEST_BYTES))
     except OSError as error:
@@ -59,7 +59,7 @@ def manifest_sha256(bundle_dir: Path) -> str:
 
 
 def document(bundle: BundleManifest, manifest_sha256: str) -> dict[str, Any]:
-    """The document, from the manifest and its hash. Pure."""
+    """The document, made from the manifest and its hash. Pure."""
     root, data = f"bundle:{bundle.name}", "data:training"
     members = [_member(bundle, member) for member in bundle.members]
     return {

@@ -29,8 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        0; 2 after an error that the user can mend; 130, 143 or 129 after
-        SIGINT, SIGTERM or SIGHUP.
+        The exit code: 0; 2 after an error that the user can mend; 130, 143 or 129 after SIGINT,
+        SIGTERM or SIGHUP.
     """
     open_standard_streams()
     argv = sys.argv[1:] if argv is None else argv

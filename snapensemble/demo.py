@@ -36,7 +36,7 @@ class DemoConfig(Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `snapensemble demo`."""
+    """Add the flags of `snapensemble demo`."""
     parser.add_argument("--once", action="store_true", help="stop after the answers")
     add_options(parser, DemoConfig)
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, export, evaluate, serve, ask; then serve until Ctrl-C.
 
     Returns:
-        0, or 1 if the ensemble got more than 2 of the 10 images wrong.
+        The exit code: 0, or 1 if the ensemble got more than 2 of the 10 images wrong.
     """
     from snapensemble.evaluate import evaluate, table
     from snapensemble.export.bundle import build_bundle
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def demo_config(run_dir: Path, seed: int = 0) -> "TrainConfig":
-    """Six cycles of a tiny network, in less than a minute on two cores.
+    """The configuration of six cycles of a tiny network, which take two cores less than a minute.
 
     So small a network makes mistakes alone which the ensemble can mend. The strong weight decay
     keeps the weights small, so that each restart at this rate really leads elsewhere: snapshots
@@ -120,7 +120,7 @@ def demo_config(run_dir: Path, seed: int = 0) -> "TrainConfig":
 
 
 def remove_former(directory: Path, proof: str) -> None:
-    """Remove what an earlier demo left there, and nothing else.
+    """Remove a directory that an earlier demo has made, and no other.
 
     Raises:
         InvalidConfig: the directory holds something else.
@@ -135,7 +135,7 @@ def remove_former(directory: Path, proof: str) -> None:
 
 
 def write_images(bundle_dir: Path, images_dir: Path) -> tuple[list[Path], list[str]]:
-    """The first held-out image of each class as a PNG file, and what each shows."""
+    """Write the first held-out image of each class as a PNG file; the files, and their classes."""
     from PIL import Image
 
     from snapensemble.evaluate import bundle_data
@@ -164,5 +164,5 @@ def free_port(wanted: int) -> int:
 
 
 def heading(text: str) -> None:
-    """A line that sets a step apart."""
+    """Print a line that sets a step apart."""
     print(f"\n== {text}", flush=True)

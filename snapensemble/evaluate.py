@@ -27,7 +27,7 @@ COLUMNS = ("accuracy", "nll", "ece", "brier")
 
 
 class EvaluateConfig(Options):
-    """What is measured."""
+    """The options of `snapensemble evaluate`: what is measured."""
 
     data: str | None = Field(
         None,
@@ -51,7 +51,7 @@ class EvaluateConfig(Options):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `snapensemble evaluate`."""
+    """Add the flags of `snapensemble evaluate`."""
     parser.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR")
     add_options(parser, EvaluateConfig)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
-    """Measure what is served: same members, weights, temperature, and the same engine.
+    """Measure what is served, with the same members, weights, temperature, and the same engine.
 
     Members are always asked about every image, so that their figures can be compared.
 
@@ -76,8 +76,9 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
         options: those of EvaluateConfig.
 
     Returns:
-        `ensemble`, the answers of `mode`, and `members` with the figures of
-        `contracts.metrics.summary`; `images` counts them. `prediction_sets` if the bundle has any.
+        `ensemble`, for the answers of `mode`, and `members`, each with the figures of
+        `contracts.metrics.summary`; `images`, how many there were; `prediction_sets` if the bundle
+        has any.
 
     Raises:
         InvalidConfig: an option is out of bounds.

@@ -1,4 +1,4 @@
-"""`snapensemble predict`: image files -> the same answer, from a bundle or from a server.
+"""`snapensemble predict`: image files -> an answer, the same from a bundle and from a server.
 
 A server that wants a token gets the one in SNAPENSEMBLE_TOKEN.
 """
@@ -23,16 +23,16 @@ from snapensemble.serving.http.schemas import PredictOptions
 
 
 class ServerUrl(NamedTuple):
-    """Where a server is."""
+    """The parts of a server's URL."""
 
     scheme: str
     host: str
     port: int | None  # None: the scheme's own
-    prefix: str  # the path before ours
+    prefix: str  # the path in front of the server's own paths
 
 
 class PredictConfig(PredictOptions):
-    """The query of POST /predict, and what the server decides there."""
+    """The query of POST /predict, and a limit that a server has as a setting."""
 
     max_image_cost: float = Field(
         1.0,
@@ -44,7 +44,7 @@ class PredictConfig(PredictOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `snapensemble predict`."""
+    """Add the flags of `snapensemble predict`."""
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", type=Path, metavar="DIR", help="answer here, without a server")
@@ -90,8 +90,8 @@ def predict_with_bundle(
 
     Raises:
         InvalidConfig: an option is out of bounds.
-        InvalidParameter: the bundle cannot grant it.
-        InvalidData: a file is not a picture; names it.
+        InvalidParameter: the bundle cannot grant an option.
+        InvalidData: a file is not a picture; the message names it.
         InvalidManifest: the bundle is damaged.
     """
     from snapensemble.serving.http.responses import prediction, response
@@ -125,15 +125,15 @@ def predict_with_url(
     """Ask a server, one request per picture over one connection.
 
     Args:
-        url: of the server.
+        url: that of the server.
         files: names of the pictures, for messages.
         pictures: their bytes.
         token: a bearer token, if the server wants one.
-        query: as of POST /predict.
+        query: the parameters of POST /predict.
 
     Raises:
         InvalidConfig: the URL is none, nobody answers there, or the token is not right.
-        InvalidData: the server refused a picture; names it.
+        InvalidData: the server refused a picture; the message names it.
     """
     server = server_url(url)
     kind = http.client.HTTPSConnection if server.scheme == "https" else http.client.HTTPConnection
@@ -165,7 +165,7 @@ def server_url(url: str, schemes: Sequence[str] = ("http", "https")) -> ServerUr
     """The parts of --url.
 
     Raises:
-        InvalidConfig: no URL of one of the schemes.
+        InvalidConfig: it is no URL of one of the schemes.
     """
     try:
         parts = urllib.parse.urlsplit(url)
@@ -181,13 +181,13 @@ def describe(file: Path, prediction: dict[str, Any]) -> str:
     """One line for people: the likeliest classes, and how far the members disagree."""
     named = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in prediction["top"][:3])
     used = prediction["members_used"]
-    said = (
+    text = (
         f"{file}: {named or prediction['class']}  ({used} member{'s' * (used != 1)}, "
         f"disagreement {prediction['uncertainty']['disagreement_nats']:.3f} nats)"
     )
     if (promised := prediction.get("prediction_set")) is not None:
-        said += f"  {promised['coverage']:.0%}: {', '.join(promised['classes'])}"
-    return said
+        text += f"  {promised['coverage']:.0%}: {', '.join(promised['classes'])}"
+    return text
 
 
 def _read(file: Path) -> bytes:

@@ -19,18 +19,18 @@ class ServerFailed(SnapensembleError):
 def server_process(bundle_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a server, give the process and its URL, and end it on leaving.
 
-    The line that it prints when the port is open is awaited, so it answers at once.
+    The server answers at once, since the line is awaited that it prints when its port is open.
 
     Raises:
-        ServerFailed: it ended instead.
+        ServerFailed: the server ended before it was ready.
     """
-    # -P: the current directory may hold a folder or a file of any name.
+    # -P, since the current directory may hold a folder or a file of any name.
     command = [sys.executable, "-P", "-m", "snapensemble.cli", "serve", str(bundle_dir), *flags]
     process = subprocess.Popen(  # noqa: S603 # our own
         command,
         stdout=subprocess.PIPE,
         text=True,
-        # The token is what clients send; a server that has none else would refuse to start.
+        # The token is what clients send; a server with that variable alone refuses to start.
         env={name: value for name, value in os.environ.items() if name != CLIENT_TOKEN},
         process_group=0,  # Ctrl-C must reach it once, through the end of this block
     )

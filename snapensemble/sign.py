@@ -11,7 +11,7 @@ from snapensemble.contracts.signatures import sign_bundle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `snapensemble sign`."""
+    """Add the flags of `snapensemble sign`."""
     parser.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR")
     parser.add_argument(
         "--key",
@@ -24,6 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sign; the last line of stdout is the file with the signature."""
+    """Sign the bundle; the last line of stdout is the file with the signature."""
     print(sign_bundle(args.bundle_dir, args.key, os.environ.get("SNAPENSEMBLE_KEY_PASSWORD")))
     return 0

@@ -34,7 +34,7 @@ def create_app(
     tokens = read_tokens(settings)
     metrics, shutdown = metrics or Metrics(), shutdown or Shutdown()
     app = FastAPI(
-        openapi_url=None,  # what it knows of the routes is a part of our document
+        openapi_url=None,  # `describe` makes a document that says more
         redirect_slashes=False,
     )
     app.state.service = Service(settings, engine, metrics, shutdown)
@@ -45,8 +45,8 @@ def create_app(
     app.include_router(router)
     app.mount(f"/{ASSETS}", docs_assets())
     add_problem_handlers(app)
-    # Each around those before it: what FastAPI does for a request in general costs more than a
-    # small ensemble, so predictions are answered before it.
+    # Each layer is around those before it. What FastAPI does for a request in general costs more
+    # than a small ensemble, so predictions are answered before it.
     app.add_middleware(Predictions, service=app.state.service)
     if tokens is not None:
         app.add_middleware(Auth, tokens=tokens)

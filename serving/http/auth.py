@@ -1,4 +1,4 @@
-"""Bearer tokens (RFC 6750): who may ask. Kept as hashes; how near a guess was does not show."""
+"""Bearer tokens (RFC 6750), kept as hashes, so that it does not show how near a guess was."""
 
 import hashlib
 import hmac
@@ -56,10 +56,10 @@ def parse_tokens(text: str, source: str) -> set[str]:
 
     Args:
         text: the lines.
-        source: where they are from, for messages.
+        source: where the lines are from, for messages.
 
     Raises:
-        InvalidConfig: there is none, or one is too short or has other characters.
+        InvalidConfig: there is no token, or one is too short or has other characters.
     """
     tokens = set()
     for number, line in enumerate(text.splitlines(), start=1):

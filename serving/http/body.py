@@ -9,10 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from pydantic_core import from_json
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import (
-    MultipartParser,
-    parse_options_header,
-)
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
@@ -33,7 +30,7 @@ OCTETS = "application/octet-stream"
 FORM = "multipart/form-data"
 JSON = "application/json"
 HEADERS = (b"content-type", b"content-length", b"content-encoding", b"expect")
-LARGE = 2**18  # bytes of JSON that are not parsed between two answers
+LARGE = 2**18  # bytes of JSON from which it is parsed on a thread, beside the event loop
 DRAIN_BYTES = 64 * 2**20
 DRAIN_S = 2.0
 FORMS = (
@@ -49,13 +46,13 @@ EXPECTED = 'expected {"images": [base64, …]} with at least one image'
 
 
 class Body:
-    """The body of one request, which has not been read.
+    """The body of one request, which has not been read when this is made.
 
     Args:
-        scope: of the request.
-        receive: gives the pieces.
-        held: counts them.
-        settings: limits.
+        scope: the ASGI scope of the request.
+        receive: gives the pieces of the body.
+        held: what the request holds; the bytes of the pieces are counted there.
+        settings: the limits.
     """
 
     def __init__(
@@ -77,7 +74,7 @@ class Body:
         self._size = 0
 
     async def pictures(self, deadline: float = math.inf) -> list[bytes]:
-        """The encoded pictures, at least one, none of them decoded yet.
+        """Read the body, and return its encoded pictures, at least one.
 
         Args:
             deadline: when their sender needs the answer, by the event loop's clock.
@@ -93,7 +90,7 @@ class Body:
         read = self._form if media_type == FORM else self._whole
         try:
             self._refuse_announced(media_type)
-            # What has come whole takes no time; a timer would.
+            # A body that has come whole takes no time, and a timer would cost some.
             arrived = await (read() if self._is_whole else self._in_time(read, deadline))
         except (BodyTooLarge, TooManyImages, UnsupportedMediaType):
             await self._drain()
@@ -124,7 +121,7 @@ class Body:
             while more:
                 body, more = await self._chunk()
                 whole += body
-            self._held.hold(len(whole))  # there are two of it for a moment
+            self._held.hold(len(whole))  # there are two copies for a moment
             body = bytes(whole)
             self._held.let_go(len(whole))
         if not body:
@@ -143,18 +140,18 @@ class Body:
         more = True
         while more:
             chunk, more = await self._chunk()
-            self._held.hold(len(chunk))  # twice: in the body, and as the pictures made of it
+            self._held.hold(len(chunk))  # the second copy: the pictures that are made of it
             form.feed(chunk)
         return form.pictures()
 
     async def _drain(self) -> None:
-        """Read on for a moment and keep nothing.
+        """Read the rest of the body for a moment, and keep nothing of it.
 
         Most clients listen only when they have sent all. If the connection were closed under
         them, they would see a broken pipe and not the answer.
         """
         if self._is_complete or self._headers.get(b"expect", "").lower() == "100-continue":
-            return  # nothing will come, or it listens first
+            return  # nothing will come, or the client listens first
         drained = 0
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
@@ -165,7 +162,7 @@ class Body:
                         return
 
     async def _chunk(self) -> tuple[bytes, bool]:
-        """The next piece of the body, and whether more will come."""
+        """Receive the next piece of the body, and whether more will come."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
@@ -180,7 +177,7 @@ class Body:
         return chunk, more
 
     def _refuse_announced(self, media_type: str) -> None:
-        """What the head alone shows to be wrong."""
+        """Refuse what the head alone shows to be wrong."""
         if media_type not in (FORM, JSON) and not is_picture(media_type):
             raise UnsupportedMediaType(f"Content-Type {media_type!r}; send {FORMS}")
         announced = self._headers.get(b"content-length", "")
@@ -215,12 +212,12 @@ class Form:
 
     Args:
         content_type: with the boundary.
-        limit: files at most, and fields.
+        limit: how many files, and how many fields, there may be.
 
     Raises:
-        MalformedBody: no boundary, or names in a charset that is not plain. Python knows charsets
-            that it decodes in quadratic time, minutes for a megabyte of punycode in which the
-            server would answer nobody, and keeps every name that it does not know.
+        MalformedBody: there is no boundary, or names are in a charset that is not plain. Python
+            decodes some charsets in quadratic time, minutes for a megabyte of punycode in which
+            the server would answer nobody, and it keeps every name of one that it does not know.
     """
 
     def __init__(self, content_type: str, *, limit: int) -> None:
@@ -255,11 +252,11 @@ class Form:
             raise _malformed_form(str(error)) from error
 
     def feed(self, chunk: bytes) -> None:
-        """Parse some more.
+        """Parse the next piece.
 
         Raises:
-            MalformedBody: it is no form.
-            TooManyImages: more files than are accepted.
+            MalformedBody: the body is no form.
+            TooManyImages: there are more files than are accepted.
         """
         try:
             self._parser.write(chunk)
@@ -267,11 +264,11 @@ class Form:
             raise _malformed_form(str(error)) from error
 
     def pictures(self) -> list[bytes]:
-        """The files, when all has come.
+        """The files, when all pieces have been parsed.
 
         Raises:
-            MalformedBody: it has not come whole; without its end the last files may be missing.
-            EmptyBody: there are none.
+            MalformedBody: the form is not whole; without its end the last files may be missing.
+            EmptyBody: there is no file.
         """
         if not self._is_closed:
             raise _malformed_form("it ends before its closing boundary")
@@ -320,17 +317,17 @@ def _malformed_form(reason: str) -> MalformedBody:
 
 
 def pictures_of_json(body: bytes | bytearray, *, limit: int) -> list[bytes]:
-    """The pictures of a document.
+    """The pictures of a JSON document.
 
-    Checked by hand and not by a model: a megabyte of wrong entries would make as many errors.
+    It is checked by hand and not by a model: a megabyte of wrong entries would make as many errors.
 
     Args:
         body: the document.
-        limit: pictures at most.
+        limit: how many pictures there may be.
 
     Raises:
-        MalformedBody: not such a document, or an entry is not base64.
-        TooManyImages: more than `limit`.
+        MalformedBody: the document is another one, or an entry is not base64.
+        TooManyImages: there are more than `limit`.
     """
     separators = sum(body.count(character) for character in b",:[{")
     if separators > MAX_VALUES:

@@ -1,4 +1,4 @@
-"""Between the event loop and the lanes: pictures go over and answers come back, many at a time.
+"""The bridge from the event loop to the lanes: pictures go over and answers come back, in groups.
 
 To wake a thread costs as much as a small member. So the lanes are woken once for all pictures that
 came in one turn of the loop, and the loop once for all answers that are there together.
@@ -17,11 +17,11 @@ from snapensemble.serving.inference.request import PendingImage
 from snapensemble.serving.inference.scheduler import Scheduler
 
 log = logging.getLogger("snapensemble")
-Callback = Callable[[Any], None]  # takes the answer
+Callback = Callable[[Any], None]  # called with the answer
 
 
 class Bridge:
-    """Of one event loop, on whose thread all but `_post` is called.
+    """The bridge of one event loop, on whose thread all but `_post` is called.
 
     Args:
         scheduler: whose lanes answer.
@@ -37,7 +37,7 @@ class Bridge:
         """Hand the images of one request to the scheduler; see `Scheduler.submit`.
 
         Args:
-            images: that have been accepted.
+            images: those of the request, which have been accepted.
             mode: which members to ask.
             callback: called on the event loop with each future that is done or cancelled.
         """
@@ -55,7 +55,7 @@ class Bridge:
         self._scheduler.wake(count)
 
     def _post(self, loop: asyncio.AbstractEventLoop, callback: Callback, answer: Any) -> None:
-        """On a lane, or on the loop if the answer is cancelled."""
+        """Queue an answer for the loop; called on a lane, or on the loop if it is cancelled."""
         self._answered.append((callback, answer))
         if not self._is_woken:
             self._is_woken = True
@@ -63,10 +63,10 @@ class Bridge:
                 loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._is_woken = False  # first: what is posted from now on wakes the loop again
+        self._is_woken = False  # set first, so that later answers wake the loop again
         while self._answered:
             callback, answer = self._answered.popleft()
             try:
                 callback(answer)
-            except Exception:  # the others must be told all the same
+            except Exception:  # the others must be passed on all the same
                 log.exception("an answer could not be passed on")

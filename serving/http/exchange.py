@@ -17,16 +17,16 @@ from snapensemble.serving.telemetry.logs import log_access, request_id
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Exchanged, Traces
 
-OTHER = "other"  # paths that there are not
-NO_ANSWER = 499  # it was never begun: the client has left, or the server had to stop
-# Where a handler has not said otherwise. An answer is about one picture and of one moment.
+OTHER = "other"  # the label of all paths that do not exist
+NO_ANSWER = 499  # no answer was begun: the client has left, or the server had to stop
+# Headers of an answer whose handler sets no others. It is about one picture and of one moment.
 DEFAULTS = {
     b"cache-control": b"no-store",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
     b"referrer-policy": b"no-referrer",
     b"x-content-type-options": b"nosniff",
 }
-_ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")  # printable, without a space: it stays one word
+_ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")  # printable and without a space, so it is one word
 _ids = random.Random()  # noqa: S311 # unique, not secret; asking the system takes ten times as long
 log = logging.getLogger("snapensemble")
 
@@ -37,12 +37,12 @@ class Exchanges:
     Plain ASGI: the wrapper classes of the framework hide from a handler that its client left.
 
     Args:
-        app: answers.
-        routes: the paths that there are. Others share one label, or anyone could make as many
-            labels as they like.
-        metrics: counts.
+        app: answers the requests.
+        routes: the paths that exist. Others share one label, or anyone could make as many labels
+            as they like.
+        metrics: counts the requests.
         shutdown: ends connections once the server stops.
-        traces: makes spans, if there are any.
+        traces: makes spans of the requests; there are none without it.
         access_log: whether to write a line for each request.
     """
 
@@ -84,18 +84,18 @@ class Exchanges:
 
 
 class Exchange:
-    """One of them: a context manager around all that happens to the request.
+    """One request and its answer: a context manager around all that happens to the request.
 
     Args:
-        all_of_them: what it has in common with others.
-        scope: of the request.
-        send: to the client.
+        layer: has what all requests share.
+        scope: the ASGI scope of the request.
+        send: sends messages to the client.
     """
 
-    def __init__(self, all_of_them: Exchanges, scope: Scope, send: Send) -> None:
-        self.route = scope["path"] if scope["path"] in all_of_them.routes else OTHER
-        self.status = 0  # none yet
-        self._all = all_of_them
+    def __init__(self, layer: Exchanges, scope: Scope, send: Send) -> None:
+        self.route = scope["path"] if scope["path"] in layer.routes else OTHER
+        self.status = 0  # as long as there is no answer
+        self._layer = layer
         self._scope = scope
         self._state: RequestState = scope.setdefault("state", {}).setdefault(STATE, RequestState())
         self._send = send
@@ -110,8 +110,8 @@ class Exchange:
         status = self.status or self._state.refused_status or NO_ANSWER
         ended = time.monotonic()
         seconds = ended - self._started
-        self._all.metrics.request(self.route, status, seconds)
-        if self._all.access_log:
+        self._layer.metrics.request(self.route, status, seconds)
+        if self._layer.access_log:
             log_access(
                 method=self._scope["method"],
                 route=self.route,
@@ -119,13 +119,13 @@ class Exchange:
                 milliseconds=round(seconds * 1000, 3),
                 **self._state.notes,
             )
-        if self._all.traces is not None:
+        if self._layer.traces is not None:
             route = None if self.route == OTHER else self.route
-            self._all.traces.add(
+            self._layer.traces.add(
                 Exchanged(
                     method=self._scope["method"],
                     scheme=self._scope["scheme"],
-                    carrier=self._all.traces.carrier(self._scope["headers"]),
+                    carrier=self._layer.traces.carrier(self._scope["headers"]),
                     route=route,
                     identity=self._identity,
                     status=self.status,
@@ -139,16 +139,16 @@ class Exchange:
         request_id.reset(self._token)
 
     async def send(self, message: Message) -> None:
-        """Pass a message on, with what every head has."""
+        """Pass a message on; a head gets the headers that every answer carries."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = list(message.get("headers", ()))
-            said = {name for name, _ in headers}
-            headers += [pair for pair in DEFAULTS.items() if pair[0] not in said]
+            present = {name for name, _ in headers}
+            headers += [pair for pair in DEFAULTS.items() if pair[0] not in present]
             headers.append((b"x-request-id", self._identity.encode()))
             if (
-                self._all.shutdown.stopping or self._state.is_crowded
-            ) and b"connection" not in said:
+                self._layer.shutdown.stopping or self._state.is_crowded
+            ) and b"connection" not in present:
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)

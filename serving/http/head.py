@@ -1,6 +1,6 @@
 """The head of a request: how much of it has come, what it says of the body, and what is refused.
 
-The parser (llhttp) is strict about most; this is what it lets pass.
+The parser (llhttp) is strict about most; the checks here are for what it lets pass.
 """
 
 from snapensemble.serving.http.problems import MAX_HEAD_BYTES, MAX_HEADERS, Refused, malformed
@@ -11,13 +11,13 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Progress:
-    """How much has come of a head, and of what is neither head nor body after it."""
+    """Counts how much has come of a head, and of what is neither head nor body after it."""
 
     __slots__ = ("_headers", "_tail", "is_complete", "overhead")
 
     def __init__(self) -> None:
         self.is_complete = False
-        self.overhead = 0  # bytes since the last that were a body
+        self.overhead = 0  # bytes since the last one that was of a body
         self._headers = 0
         self._tail = b""  # the last bytes that have come, in which its end may have begun
 
@@ -27,17 +27,17 @@ class Progress:
         return self.overhead > MAX_HEAD_BYTES or self._headers > MAX_HEADERS
 
     def size_of_rest(self, data: bytes) -> int:
-        """How many of these bytes belong to the head; all if it does not end in them."""
+        """How many of these bytes belong to the head; all of them if it does not end in them."""
         end = (self._tail + data).find(END)
         return len(data) if end < 0 else max(1, end + len(END) - len(self._tail))
 
     def came(self, piece: bytes) -> None:
-        """So much more of the head."""
+        """Count a piece of the head."""
         self.overhead += len(piece)
         self._tail = (self._tail + piece[-3:])[-3:] if not piece.endswith(END) else b""
 
     def header(self) -> None:
-        """One more header."""
+        """Count a header."""
         self._headers += 1
 
 
@@ -45,8 +45,8 @@ def framing(method: bytes, version: str, headers: Headers) -> int | None:
     """The length of the body in bytes; None if it comes in chunks.
 
     Args:
-        method: of the request.
-        version: of HTTP.
+        method: that of the request.
+        version: that of HTTP.
         headers: names in lower case; the parser has seen to it that lengths are numbers, and that
             there is either one length or chunks.
 
@@ -73,7 +73,7 @@ def framing(method: bytes, version: str, headers: Headers) -> int | None:
 
 
 def without_upgrade(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:
-    """The head of a request as it would be had it not asked for another protocol."""
+    """The head of a request, without the header that asks for another protocol."""
     line = b"%b %b HTTP/%b\r\n" % (method, url, version.encode())
     kept = [b"%b: %b\r\n" % header for header in headers if header[0] != b"upgrade"]
     return b"".join([line, *kept, b"\r\n"])

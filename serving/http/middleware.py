@@ -1,4 +1,4 @@
-"""Layers around the application: who may ask, with a token and from pages of other origins."""
+"""Layers around the application: tokens, and requests from pages of other origins."""
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -11,9 +11,9 @@ from snapensemble.serving.http.auth import Tokens
 from snapensemble.serving.http.problems import serving_error
 
 PROBES = ("/health/live", "/health/ready")  # an orchestrator has no token
-# In the words of the Fetch standard.
-ASKED = ("Authorization", "Content-Type", "X-Request-ID")
-ANSWERED = ("X-Request-ID", "Retry-After")
+# Headers that pages of other origins may send, and headers of answers that they may read.
+REQUEST_HEADERS = ("Authorization", "Content-Type", "X-Request-ID")
+RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")
 
 
 class Auth:
@@ -36,19 +36,19 @@ class Auth:
 
 
 class Cors(CORSMiddleware):
-    """Lets the pages of some origins ask and read the answers. No cookies: there are none."""
+    """Lets the pages of some origins send requests and read answers, without any cookies."""
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
         super().__init__(
             app,
             allow_origins=origins,
             allow_methods=("GET", "POST"),
-            allow_headers=ASKED,
-            expose_headers=ANSWERED,
+            allow_headers=REQUEST_HEADERS,
+            expose_headers=RESPONSE_HEADERS,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """What a browser may do: without a body, since only browsers read it."""
+        """Say what a browser may do, without a body, since only browsers read it."""
         reply = super().preflight_response(request_headers)
         allowed = reply.status_code == 200
         headers = {

@@ -29,8 +29,8 @@ Averaged class probabilities of a snapshot ensemble.
 Every error is a problem document (RFC 9457, `application/problem+json`) with a `code` that does not
 change. Unknown paths are answered 404 `not_found`, other methods 405 `method_not_allowed`. Objects
 in answers may get more members in later versions."""
-BEFORE_THE_APP = (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)
-# Each of these can come instead of any answer.
+BEFORE_THE_APP = (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)  # refusals of the protocol
+# Problems that can come in place of any answer.
 ALWAYS = [
     INTERNAL_ERROR,
     *((each.status, each.code, each.title) for each in BEFORE_THE_APP),
@@ -42,7 +42,7 @@ HEADERS_OF = {
 IDENTITY = {"schema": {"type": "string"}, "description": "the request's own, or a new one"}
 HEADERS = {
     "RequestId": {**IDENTITY, "required": True},
-    "RequestIdIfKnown": IDENTITY,  # what is not even HTTP has none
+    "RequestIdIfKnown": IDENTITY,  # a request that is not even HTTP has none
     "RetryAfter": {
         "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
         "description": "seconds after which to try again",
@@ -103,7 +103,8 @@ def describe(routes: Sequence[BaseRoute]) -> Json:
             item["head"] = _head_of(item["get"])
     components = document["components"]
     components["schemas"] = _schemas(components["schemas"])
-    components["responses"] = {  # no operation can have them: there is no such path, or method
+    # Those of paths and methods that do not exist, so that no operation can have them.
+    components["responses"] = {
         code: _problem(status, [(code, code.replace("_", " ").capitalize())])
         for status, code in HTTP_CODES.items()
     }
@@ -125,7 +126,7 @@ def _complete(operation: Json) -> None:
 
 
 def _head_of(get: Json) -> Json:
-    """HEAD is GET without the body."""
+    """The operation HEAD, which is GET without the body."""
     head = copy.deepcopy(get)
     head["operationId"] += "Head"
     head["summary"] = "As GET, without the body"
@@ -163,7 +164,7 @@ def _open(node: Node) -> Node:
 
 
 def _never_null(schema: Json) -> Json:
-    """The schema of what is left out where it has no value."""
+    """The schema of a member that is left out, and never null, where it has no value."""
     rest = {k: v for k, v in schema.items() if k != "title" and (k, v) != ("default", None)}
     choices = [choice for choice in rest.pop("anyOf", []) if choice != {"type": "null"}]
     (choice,) = choices or [{}]

@@ -1,4 +1,4 @@
-"""The pages for people, under policies that let them load nothing from elsewhere."""
+"""The pages for people, whose policies let them load nothing from elsewhere."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from snapensemble.serving.http.openapi import READ, problem_responses
 
-ASSETS = "docs/assets"  # from /docs, also where a proxy puts something in front of all paths
+ASSETS = "docs/assets"  # relative to /docs, so it is right behind a proxy with a prefix, too
 pages_router = APIRouter(tags=["pages"], responses=problem_responses())
 
 
@@ -23,7 +23,7 @@ def docs_assets() -> StaticFiles:
 
 
 def docs_page() -> str:
-    """The page that shows the document, by Swagger UI."""
+    """The page on which Swagger UI shows the document."""
     reply = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="Snapensemble: the HTTP interface",
@@ -33,10 +33,10 @@ def docs_page() -> str:
         swagger_ui_parameters={
             "defaultModelsExpandDepth": 0,
             "tryItOutEnabled": True,
-            "validatorUrl": None,  # it is on another host
+            "validatorUrl": None,  # Swagger UI's own is on another host
         },
     )
-    # HEAD is as GET everywhere.
+    # HEAD is as GET everywhere, so the page lists GET alone.
     style = "<style>.swagger-ui .opblock-head { display: none; }</style>"
     return bytes(reply.body).decode().replace("</head>", f"{style}</head>")
 
@@ -46,8 +46,8 @@ def page_headers(page: str, *, files: str = "", images: str) -> dict[str, str]:
 
     Args:
         page: the whole text, with one script and one style in it.
-        files: from where the page may load scripts and styles, too.
-        images: from where it may show pictures.
+        files: the sources from which the page may load scripts and styles, too.
+        images: the sources from which it may show pictures.
     """
     return {
         "content-security-policy": (

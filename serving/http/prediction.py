@@ -1,4 +1,4 @@
-"""POST /predict: a request, from its head to its answer."""
+"""The way of a request to POST /predict, from its head to its answer."""
 
 import asyncio
 import math
@@ -30,7 +30,7 @@ from snapensemble.serving.inference.request import Answer, MemberOutputs, Pendin
 # small ensemble.
 LISTEN_AFTER_S = 0.05
 MAX_QUERY_BYTES = 1024
-MAX_PROBLEMS = 3  # of which a message tells; each costs more to word than to find
+MAX_PROBLEMS = 3  # that a message names; each costs more to word than to find
 
 
 class Predictions:
@@ -67,10 +67,10 @@ class Predictions:
 
 
 async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
-    """The body of the answer.
+    """Answer one request, and return the body of the answer.
 
     Raises:
-        ServingError: the request gets none.
+        ServingError: the request gets no prediction.
         ClientDisconnect: its sender has left.
     """
     state: RequestState = scope["state"][STATE]
@@ -78,7 +78,7 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
     mode = options.mode or service.settings.mode
     within_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1000
     with service.admission.request(within_s, is_crowded=state.is_crowded) as request:
-        if options.mode is not None:  # the server's own is right
+        if options.mode is not None:  # the server's own mode was checked at its start
             service.engine.check_mode(mode)
         quantile = None
         if options.coverage is not None:
@@ -101,7 +101,7 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
 async def _received(
     service: Service, scope: Scope, receive: Receive, request: PendingRequest, deadline: float
 ) -> list[bytes]:
-    """The pictures in the body, and the measured stage in which it came, well or not."""
+    """Read the pictures in the body, and measure how long it took, well or not."""
     started = time.monotonic()
     try:
         return await Body(scope, receive, request, service.settings).pictures(deadline)
@@ -119,18 +119,18 @@ async def _classified(
     receive: Receive,
     deadline: float,
 ) -> list[MemberOutputs]:
-    """Let the scheduler answer all images of a request: what members say of each.
+    """Let the scheduler answer all images of a request, and return the members' outputs for each.
 
     Args:
-        service: runs them.
-        request: holds them.
-        images: all of it, accepted.
+        service: has the bridge to the scheduler.
+        request: holds the images.
+        images: all of the request, accepted.
         mode: which members to ask.
-        receive: tells that the client has left; the body has been read.
+        receive: gives a message when the client has left, since the body has been read.
         deadline: when to answer with what there is, by the event loop's clock; infinite: never.
 
     Raises:
-        BadImageInRequest: a picture that cannot be read; the others are not answered.
+        BadImageInRequest: a picture cannot be read; the others are not answered.
         InferenceFailed: a member failed.
         DeadlineExceeded: at the deadline no member has answered for an image.
         ClientDisconnect: the client has left.
@@ -156,7 +156,7 @@ async def _classified(
 
 
 def _outputs_of(image: PendingImage, index: int, count: int) -> MemberOutputs:
-    """What members have said so far of the picture in this place of a request."""
+    """The members' outputs so far for the picture in this place of a request."""
     try:
         return image.answer.cut_short()
     except InvalidImage as error:
@@ -164,7 +164,7 @@ def _outputs_of(image: PendingImage, index: int, count: int) -> MemberOutputs:
 
 
 def _failure_of(images: Sequence[PendingImage], failed: Answer) -> BaseException:
-    """Why a request fails of which one picture has failed."""
+    """The error of a request in which one picture has failed."""
     error = failed.exception()
     assert error is not None
     if isinstance(error, InvalidImage):
@@ -174,7 +174,7 @@ def _failure_of(images: Sequence[PendingImage], failed: Answer) -> BaseException
 
 
 async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadline: float) -> None:
-    """Wait until it is over, or until the deadline; ClientDisconnect if the client leaves."""
+    """Wait for the images, at most until the deadline; ClientDisconnect if the client leaves."""
     loop = asyncio.get_running_loop()
     listeners: list[asyncio.Task[None]] = []
 
@@ -204,7 +204,7 @@ async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadl
 
 
 def _count(service: Service, mode: Mode, predictions: Sequence[dict[str, Any]]) -> None:
-    """Count how sure the answers to a request are, and how far from those on validation."""
+    """Count how sure the answers to a request are, for the metrics and for drift."""
     most_nats = math.log(len(service.engine.bundle.classes))
     for one in predictions:
         nats = one["uncertainty"]["entropy_nats"]
@@ -223,8 +223,8 @@ def options_of(query: bytes) -> PredictOptions:
     """The parameters of a query; of one that is repeated the last counts.
 
     Raises:
-        InvalidParameter: one is unknown or out of bounds; names it. Or they are longer than all
-            parameters that there are could be.
+        InvalidParameter: one is unknown or out of bounds, and the message names it; or the query
+            is longer than all parameters together could be.
     """
     if len(query) > MAX_QUERY_BYTES:
         raise InvalidParameter(
@@ -240,5 +240,5 @@ def _options_of(query: bytes) -> PredictOptions:
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         more = len(problems) - MAX_PROBLEMS
-        told = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-        raise InvalidParameter("; ".join(told)) from error
+        shown = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+        raise InvalidParameter("; ".join(shown)) from error

@@ -1,4 +1,8 @@
-"""Answers that no application makes: to what is not HTTP, and to heads without a bound."""
+"""Problem documents (RFC 9457): one table says what each error is in HTTP.
+
+The protocol refuses by itself what is not HTTP, and heads without a bound; no application sees
+them.
+"""
 
 import logging
 import math
@@ -32,7 +36,7 @@ from snapensemble.serving.errors import (
 from snapensemble.serving.telemetry.logs import request_id
 from snapensemble.serving.telemetry.metrics import Metrics
 
-# error: status, code, title. Clients rely on the codes.
+# Error: status, code, title. Clients rely on the codes.
 PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     EmptyBody: (400, "empty_body", "There is no image in the request"),
     MalformedBody: (400, "malformed_body", "The body is not what its media type says"),
@@ -53,7 +57,9 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
 }
 INTERNAL_ERROR = (500, "internal_error", "The server has a defect")
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
-MAX_DETAIL = 500  # what a client sent may be in it
+MAX_DETAIL = 500  # characters, since what a client sent may be in it
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 100
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("snapensemble")
 
@@ -75,7 +81,7 @@ def problem(
     detail: str,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """One problem document, whose code is counted."""
+    """The answer with a problem document, whose code is counted."""
     metrics.problems.labels(code).inc()
     body = problem_body(status, code, title, detail)
     if (identity := request_id.get()) is not None:
@@ -100,7 +106,7 @@ def serving_error(request: Request, error: Exception) -> Response:
 
 
 def serving_problem(error: Exception, metrics: Metrics) -> Response:
-    """The problem document of an error in the words of the job."""
+    """The problem document of an error that the table has."""
     reason = error.reason if isinstance(error, BadImageInRequest) else error
     status, code, title = next(PROBLEMS[c] for c in type(reason).__mro__ if c in PROBLEMS)
     headers: dict[str, str] = {}
@@ -127,16 +133,12 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def internal_problem(metrics: Metrics) -> Response:
-    """What clients see of a defect in the server: that there is one."""
+    """The problem document of a defect, of which clients learn no more than that there is one."""
     return problem(metrics, *INTERNAL_ERROR, "the server's log says more")
 
 
-MAX_HEAD_BYTES = 64 * 1024
-MAX_HEADERS = 100
-
-
 class Refusal(NamedTuple):
-    """One of them."""
+    """An answer that the protocol makes in place of the application."""
 
     status: int
     code: str
@@ -145,7 +147,7 @@ class Refusal(NamedTuple):
 
     @property
     def answer(self) -> bytes:
-        """Head and body; the connection ends with it."""
+        """The bytes of the answer, head and body; the connection ends with it."""
         body = to_json(problem_body(*self))
         lines = [
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
@@ -160,7 +162,7 @@ class Refusal(NamedTuple):
 
 
 class Refused(Exception):
-    """Raised where the parser calls back, for the protocol that has called the parser."""
+    """A callback of the parser refuses the request; the protocol, which called it, answers."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.detail)
@@ -182,7 +184,7 @@ NO_MEMORY = Refusal(
 
 
 def malformed(detail: str) -> Refusal:
-    """The refusal of what cannot be taken for a request."""
+    """Make the refusal of bytes that cannot be taken for a request."""
     return Refusal(400, "malformed_request", "The request is not HTTP", detail)
 
 

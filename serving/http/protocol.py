@@ -1,6 +1,6 @@
 """uvicorn's fast HTTP protocol, with a limit on everything that one connection can do.
 
-A connection is asked one thing at a time: what comes behind a request is not parsed before that
+A connection has one request at a time: what comes behind a request is not parsed before that
 request is answered. So answers are in the order of requests, nothing piles up, and a connection
 that is lost is that of the request under way.
 """
@@ -27,24 +27,24 @@ from snapensemble.serving.http.scope import STATE, RequestState
 from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.inference.admission import MemoryBudget
 
-MAX_WAITING_BYTES = 64 * 1024  # of requests that came behind one that is not answered yet
+MAX_WAITING_BYTES = 64 * 1024  # that came behind a request which is not answered yet
 HEAD_TIMEOUT_S = 30.0
-REST_TIMEOUT_S = 10.0  # for the rest of a body that nobody wanted
+REST_TIMEOUT_S = 10.0  # for the rest of a body that was refused
 WRITE_TIMEOUT_S = 30.0  # for a client to take what was written
 CLOSE_TIMEOUT_S = 5.0
-# For a request that is on its way when the server stops, and for the rest of one that has begun.
+# Times for a request on its way when the server stops, and for the rest of one that has begun.
 LAST_REQUEST_S, LAST_HEAD_S = 0.1, 1.0
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Between a transport and the application.
+    """The protocol of one connection, between its transport and the application.
 
     Args:
-        max_connections: requests of more are marked as crowded.
+        max_connections: requests of more connections are marked as crowded.
         memory: counts heads that are not complete, and bytes that wait behind a request.
-        timekeeper: looks after the time.
-        on_refusal: told status and code of each answer that no application has made, and whether
-            one will count the request.
+        timekeeper: calls `look_at_the_clock`.
+        on_refusal: called for each answer that no application has made, with status, code and
+            whether the application will count the request.
     """
 
     def __init__(
@@ -62,22 +62,22 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timekeeper = timekeeper or Timekeeper()
         self._on_refusal = on_refusal
         self._is_crowded = False
-        self._state = RequestState()  # of the request that has begun last
+        self._state = RequestState()  # that of the request that has begun last
         self._head = head.Progress()
-        self._in_message = False  # from a request's first byte to its last
-        self._body_left: int | None = 0  # bytes; None: chunks, and nobody knows
+        self._in_message = False  # true from a request's first byte to its last
+        self._body_left: int | None = 0  # bytes; None: it comes in chunks, and nobody knows
         self._waiting = bytearray()
-        self._held = 0  # bytes, in the memory
-        self._is_deaf = False  # what comes is thrown away
-        self._is_last = False  # the server stops
+        self._held = 0  # bytes that are counted in the memory budget
+        self._ignores_data = False  # what comes is thrown away
+        self._is_last = False  # the server stops, so no other request may come
         self._is_upgrade = False
         self._read_by = math.inf  # by the event loop's clock
         self._written_by = math.inf
 
-    # What the transport says.
+    # Called by the transport.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected and must say something soon."""
+        """A client has connected and must send something soon."""
         gathering = cast("asyncio.Transport", GatheringTransport(transport, self.loop))
         super().connection_made(gathering)
         self._is_crowded = len(self.connections) > self._max_connections
@@ -87,14 +87,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or was sent away."""
         self._timekeeper.discard(self)
-        self._is_deaf = True
+        self._ignores_data = True
         self._waiting.clear()
         self._count_what_is_held()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes."""
-        if self._is_deaf:
+        """Bytes have come: parse them, or keep them behind the request under way."""
+        if self._ignores_data:
             return
         if self._waiting or self._is_answering():
             self._wait(data)
@@ -108,12 +108,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._written_by = self.loop.time() + WRITE_TIMEOUT_S
 
     def resume_writing(self) -> None:
-        """It has taken it."""
+        """The client has taken what was written."""
         super().resume_writing()
         self._written_by = math.inf
 
     def look_at_the_clock(self, now: float) -> None:
-        """End what has lasted too long; called once in a while."""
+        """End what has lasted too long; the timekeeper calls this once in a while."""
         if self.transport.is_closing() or now > self._written_by:
             if self._written_by is math.inf:
                 self._written_by = now + CLOSE_TIMEOUT_S  # for what is still to be written
@@ -123,7 +123,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def shutdown(self) -> None:
-        """The server stops: what is being answered, or on its way, is the last."""
+        """The server stops: the request under way, or on its way, is the last."""
         self._is_last = True
         if self._is_answering():
             self.cycle.keep_alive = False
@@ -132,10 +132,10 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self.loop.call_later(LAST_REQUEST_S, self._close_if_idle)
 
-    # What the parser says.
+    # Called by the parser.
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """The first byte of a request has come."""
         if self._is_answering():
             raise _NotYet
         self._in_message = True
@@ -143,7 +143,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, or a trailer, which nobody reads."""
+        """A header has come, or a trailer, which nobody reads."""
         if not self._head.is_complete:
             super().on_header(name, value)
             self._head.header()
@@ -151,7 +151,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 raise Refused(HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        """The application may start."""
+        """The head has come, so the application may start."""
         self._body_left = head.framing(
             self.parser.get_method(), self.parser.get_http_version(), self.headers
         )
@@ -159,7 +159,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head.overhead = 0
         self._is_upgrade = self.parser.should_upgrade()
         if self._is_upgrade:
-            return  # `_without_upgrade` begins it again
+            return  # `_without_upgrade` begins the request again
         self._read_by = math.inf  # the application knows how long a body may take
         self._state = RequestState(is_crowded=self._is_crowded)
         self.scope["state"][STATE] = self._state
@@ -168,14 +168,14 @@ class GuardedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body, which the application limits."""
+        """A piece of the body has come, whose size the application limits."""
         self._head.overhead = 0
         if self._body_left is not None:
             self._body_left -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The last byte of a request."""
+        """The last byte of a request has come."""
         self._in_message = False
         self._head = head.Progress()
         if self._is_upgrade:
@@ -185,7 +185,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._state.is_whole = True
         super().on_message_complete()
 
-    # What the application has done.
+    # Called when the application has answered.
 
     def on_response_complete(self) -> None:
         """The answer is written; the next request may begin."""
@@ -194,7 +194,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self._in_message and self.expect_100_continue:
-            self.transport.close()  # the body may never come, and the next request not be one
+            self.transport.close()  # the body may never come, or be taken for the next request
         elif self._in_message:
             self._read_within(REST_TIMEOUT_S)
         else:
@@ -210,7 +210,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser with no more than belongs to one request, as far as can be known."""
-        while data and not self._is_deaf:
+        while data and not self._ignores_data:
             if self._is_answering():
                 self._wait(data)
                 return
@@ -226,7 +226,7 @@ class GuardedProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._without_upgrade(piece[upgrade.args[0] :])
         except httptools.HttpParserError as error:
-            if self._is_answering():  # nothing may come before the answer
+            if self._is_answering():  # no refusal may come before the answer
                 self._end_with_this_answer()
             else:
                 reason = error.__context__
@@ -253,7 +253,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._end_with_this_answer()
 
     def _go_on(self) -> None:
-        """Parse what has waited."""
+        """Parse what has waited behind the request that is answered now."""
         if self.transport.is_closing():
             return
         data = bytes(self._waiting)
@@ -261,17 +261,17 @@ class GuardedProtocol(HttpToolsProtocol):
         self._parse(data)
         self._count_what_is_held()
 
-    # Ends.
+    # Ways to end a connection.
 
     def _end_with_this_answer(self) -> None:
         """Answer the request under way, and hang up."""
-        self._is_deaf = True
+        self._ignores_data = True
         self._waiting.clear()
         self.cycle.keep_alive = False
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer in place of the application, and hang up."""
-        self._is_deaf = True
+        self._ignores_data = True
         self._waiting.clear()
         is_running = self._in_message and self._head.is_complete and not self._is_upgrade
         self._on_refusal(refusal.status, refusal.code, is_running)
@@ -280,7 +280,7 @@ class GuardedProtocol(HttpToolsProtocol):
             if not (cycle.response_complete or cycle.response_started):
                 self._state.refused_status = refusal.status
                 self.transport.write(refusal.answer)
-            cycle.disconnected = True  # so the application hears, as if the client had left
+            cycle.disconnected = True  # for the application it is as if the client had left
             cycle.message_event.set()
         else:
             self.transport.write(refusal.answer)
@@ -291,9 +291,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _count_what_is_held(self) -> None:
-        """Bytes that are kept here between two calls count as those of requests do."""
+        """Count bytes that are kept here between two calls, as those of requests are counted."""
         kept = len(self._waiting)
-        if not (self._head.is_complete or self._is_deaf):
+        if not (self._head.is_complete or self._ignores_data):
             kept += self._head.overhead
         if kept > self._held:
             try:
@@ -313,11 +313,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 class _NotYet(Exception):
-    """A request has begun before the one before it is answered."""
+    """A request begins before the one before it is answered."""
 
 
 class GatheringTransport:
-    """Sends what is written in one turn of the event loop with one call; else as the transport.
+    """A transport that sends all that is written in one turn of the event loop with one call.
 
     uvicorn writes the head of an answer and its body by themselves, and each write is a call of
     the system, which for a small answer costs as much as all that its head took to make.
@@ -332,7 +332,7 @@ class GatheringTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send these bytes, soon, with those of the same turn."""
+        """Send these bytes soon, together with those of the same turn."""
         if not self._gathered:
             self._loop.call_soon(self._flush)
         self._gathered.append(data)

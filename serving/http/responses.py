@@ -1,4 +1,4 @@
-"""What members said of an image -> the prediction that clients get. Pure.
+"""The members' outputs for an image -> the prediction that clients get. Pure.
 
 Shapes: d members asked, K classes.
 """
@@ -15,7 +15,7 @@ from snapensemble.serving.inference.request import MemberOutputs
 
 
 def prediction(
-    said: MemberOutputs,
+    outputs: MemberOutputs,
     bundle: BundleManifest,
     options: PredictOptions,
     quantile: SetQuantile | None = None,
@@ -23,13 +23,13 @@ def prediction(
     """One image's answer; `serving.http.schemas.Prediction` describes it.
 
     Args:
-        said: what the members asked said of it. A part of an answer, cut short by a deadline, has
-            no prediction set: the quantile is one of whole answers.
-        bundle: what is served.
+        outputs: those of the members asked. A part of an answer, cut short by a deadline, has no
+            prediction set: the quantile is one of whole answers.
+        bundle: the manifest of what is served.
         options: what the client wants to see.
         quantile: makes the prediction set; without it there is none.
     """
-    summary = said.summary or summaries(said.probs_dK[:, None], bundle, said.partial_of)[0]
+    summary = outputs.summary or summaries(outputs.probs_dK[:, None], bundle, outputs.partial_of)[0]
     probs_K, order_K = summary.probs_K, summary.order_K
     top = [
         {"class": bundle.classes[k], "index": k, "probability": probs_K[k]}
@@ -39,31 +39,31 @@ def prediction(
     if options.probabilities:
         answer["probabilities"] = probs_K
     if options.members:
-        answer["members"] = member_distributions(said, bundle)
+        answer["members"] = member_distributions(outputs, bundle)
     answer["uncertainty"] = {
         "entropy_nats": summary.entropy_nats,
         "disagreement_nats": summary.disagreement_nats,
     }
-    if quantile is not None and said.partial_of is None:
+    if quantile is not None and outputs.partial_of is None:
         in_set_K = prediction_sets(np.array([probs_K]), quantile)[0]
         answer["prediction_set"] = {
             "coverage": quantile.coverage,
             "classes": [bundle.classes[k] for k in order_K if in_set_K[k]],
         }
-    answer["members_used"] = len(said.probs_dK)
-    if said.partial_of is not None:
+    answer["members_used"] = len(outputs.probs_dK)
+    if outputs.partial_of is not None:
         answer["partial"] = True
     return answer
 
 
-def member_distributions(said: MemberOutputs, bundle: BundleManifest) -> list[dict[str, Any]]:
-    """What each member asked said, and how much it counted."""
-    depth = len(said.probs_dK)
-    places = said.partial_of or range(depth)
-    weights_d = weights(bundle, depth, said.partial_of)
+def member_distributions(outputs: MemberOutputs, bundle: BundleManifest) -> list[dict[str, Any]]:
+    """The distribution of each member asked, and its weight in the average."""
+    depth = len(outputs.probs_dK)
+    places = outputs.partial_of or range(depth)
+    weights_d = weights(bundle, depth, outputs.partial_of)
     return [
         {"name": bundle.members[place].name, "weight": weight, "probabilities": probs_K.tolist()}
-        for place, weight, probs_K in zip(places, weights_d, said.probs_dK, strict=True)
+        for place, weight, probs_K in zip(places, weights_d, outputs.probs_dK, strict=True)
     ]
 
 

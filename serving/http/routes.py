@@ -48,12 +48,12 @@ model_router = APIRouter(tags=["model"], responses=problem_responses())
 
 
 def router_of(settings: Settings, *, guarded: bool) -> APIRouter:
-    """All routes of a server.
+    """The router with all routes of a server.
 
     Args:
-        settings: limits that the document tells, and whether /metrics is on this port.
+        settings: limits for the document, and whether /metrics is on this port.
         guarded: whether the document says that requests need a token, which a layer around the
-            application looks at.
+            application checks.
     """
     needs: dict[str, Any] = {}
     if guarded:

@@ -64,7 +64,7 @@ class ClassProbability(BaseModel):
 
 
 class MemberDistribution(BaseModel):
-    """What one member said."""
+    """The distribution of one member."""
 
     name: str
     weight: Probability

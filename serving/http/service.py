@@ -1,4 +1,4 @@
-"""What the handlers of one server share."""
+"""The service is what all handlers of one server share."""
 
 import time
 
@@ -12,7 +12,7 @@ from snapensemble.serving.telemetry.metrics import Drift, Metrics
 
 
 class Service:
-    """The engine, the way to it, and the counters of one server.
+    """The engine, the bridge to its scheduler, and the counters of one server.
 
     Raises:
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
@@ -49,7 +49,7 @@ class Service:
                 self.metrics.drift.labels(quantity).set(index)
 
     def check_ready(self) -> None:
-        """Raise what speaks against sending new work here."""
+        """Raise the error that says why no new requests should be sent here, if there is one."""
         if self.shutdown.stopping:
             raise Stopping("the server is shutting down; send new requests elsewhere")
         if failing := self.engine.health.failing:

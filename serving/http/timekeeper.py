@@ -1,4 +1,4 @@
-"""No connection stays in any state for longer than that state may last.
+"""The timekeeper lets no connection stay in any state for longer than that state may last.
 
 One clock looks at all connections once a second: a timer for each request would cost more than the
 rest of what a protocol does for it.
@@ -19,7 +19,7 @@ class Timed(Protocol):
 
 
 class Timekeeper:
-    """Looks at connections as long as there are any. For one event loop.
+    """Looks at the connections of one event loop as long as there are any.
 
     Args:
         every_s: how often, seconds.
@@ -35,13 +35,13 @@ class Timekeeper:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, connection: Timed) -> None:
-        """A connection was made."""
+        """Begin to look at a connection that was made."""
         self._connections.add(connection)
         if self._timer is None:
             self._start()
 
     def discard(self, connection: Timed) -> None:
-        """It was lost."""
+        """Stop looking at a connection that was lost."""
         self._connections.discard(connection)
 
     def _start(self) -> None:

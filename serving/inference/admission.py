@@ -1,4 +1,4 @@
-"""Admission: whether a request comes in is decided here alone; and what it holds once it is in.
+"""Admission decides whether a request comes in, and counts what it holds once it is in.
 
 A request holds bytes, places among the images under way, and the futures of its images. It gives
 all of it back when its `with` ends, whatever ended it: an answer, a refusal, a client that left, a
@@ -17,11 +17,11 @@ from typing import Protocol
 from snapensemble.serving.errors import Overloaded, Stopping
 from snapensemble.serving.inference.request import Encoded, PendingImage
 
-# How far predicted waits can be trusted: as far as earlier ones came out.
-MEMORY = 32  # micro-batches
-DEVIATIONS = 4.0
-MOST = 2.0
-SAYS_LITTLE = 0.25  # of the longest wait that is accepted: below it other things count
+# Predicted waits are trusted as far as earlier ones came out.
+MEMORY = 32  # micro-batches after which a wait counts for a third
+DEVIATIONS = 4.0  # smoothed deviations that are added to the smoothed mean
+MOST = 2.0  # how many times longer a corrected wait may be than the predicted one
+SAYS_LITTLE = 0.25  # of the longest wait that is accepted: shorter ones depend on other things
 
 
 class Forecast:
@@ -68,13 +68,13 @@ class MemoryBudget:
         self.held = 0
         self._lock = threading.Lock()
         self._freed = threading.Condition(self._lock)
-        self._waiting = 0
+        self._waiters = 0
 
     def hold(self, size: int) -> None:
-        """Count so many bytes.
+        """Count these bytes as held.
 
         Raises:
-            Overloaded: together it would be too much; nothing is counted.
+            Overloaded: all together would be too much; nothing is counted.
         """
         with self._lock:
             if self.held + size > self.limit:
@@ -86,18 +86,18 @@ class MemoryBudget:
             self.held += size
 
     def let_go(self, size: int) -> None:
-        """So many bytes are free."""
+        """Count these bytes as free again."""
         with self._lock:
             self.held -= size
-            if self._waiting:
+            if self._waiters:
                 self._freed.notify_all()
 
     @contextlib.contextmanager
     def held_when_free(self, size: int, within_s: float) -> Iterator[None]:
-        """Count so many bytes while the body runs; waits until others have freed enough.
+        """Count these bytes as held while the body runs; wait until others have freed enough.
 
         Raises:
-            Overloaded: they have not within that time, or it is more than there can ever be.
+            Overloaded: too little was freed within that time, or the bytes exceed the limit.
         """
         end = time.monotonic() + within_s
         with self._lock:
@@ -109,9 +109,9 @@ class MemoryBudget:
                         f"held, at most {self.limit:,} are at the same time; try again later",
                         1.0,
                     )
-                self._waiting += 1
+                self._waiters += 1
                 self._freed.wait(left_s)
-                self._waiting -= 1
+                self._waiters -= 1
             self.held += size
         try:
             yield
@@ -120,9 +120,9 @@ class MemoryBudget:
 
 
 class Scheduler(Protocol):
-    """What admission knows of the scheduler, `serving.inference.scheduler.Scheduler`."""
+    """What admission knows of `snapensemble.serving.inference.scheduler.Scheduler`."""
 
-    closed: bool  # nobody is let in any more
+    closed: bool  # whether nobody is let in any more
     unclaimed: int  # unanswered images that no request counts
 
     @property
@@ -130,17 +130,18 @@ class Scheduler(Protocol):
         """Seconds until an image that comes now would be answered."""
 
     def disown(self, images: Iterable[PendingImage]) -> None:
-        """Count those of a request that is over which have not been answered."""
+        """Count the unanswered images of a request that is over as unclaimed."""
 
 
 class Admission:
-    """Lets requests in, on the event loop's thread.
+    """Decides which requests come in, on the event loop's thread.
 
     Args:
-        scheduler: what it is for.
-        max_images: accepted and not answered. An image counts from the moment when it is handed to
-            the scheduler until its answer is handed to the client's connection; if the client
-            leaves before, until the scheduler has put it out of its queue.
+        scheduler: runs the images that come in.
+        max_images: how many may be accepted and not answered. An image counts from the moment
+            when it is handed to the scheduler until its answer is handed to the client's
+            connection; if the client leaves before, until the scheduler has put it out of its
+            queue.
         max_wait_s: predicted wait above which requests are refused.
         memory: bytes that requests may hold.
         forecast: corrects predicted waits.
@@ -156,7 +157,7 @@ class Admission:
         forecast: Forecast,
     ) -> None:
         self.memory = memory
-        self.images = 0  # of requests under way
+        self.images = 0  # those of requests under way
         self.requests = 0
         self.scheduler = scheduler
         self._max_images = max_images
@@ -164,14 +165,14 @@ class Admission:
         self._forecast = forecast
 
     def request(self, within_s: float = math.inf, *, is_crowded: bool = False) -> "PendingRequest":
-        """What one more request will hold, nothing yet: enter it.
+        """Let one more request in, which holds nothing yet; enter what is returned.
 
-        It is checked before its body is read, as if it had one image: a refusal costs little. What
-        it really has is checked when it is there, by `PendingRequest.accept`.
+        The request is checked before its body is read, as if it had one image: a refusal costs
+        little. `PendingRequest.accept` checks again when its images have come.
 
         Args:
-            within_s: when its sender needs the answer.
-            is_crowded: it has come over a connection beyond those that are accepted.
+            within_s: seconds in which its sender needs the answer.
+            is_crowded: whether it has come over a connection beyond the limit.
 
         Raises:
             Overloaded: there is no room, or no time, for it.
@@ -208,7 +209,7 @@ class Admission:
 
 
 class PendingRequest:
-    """What one request holds. A context manager that gives all of it back."""
+    """All that one request holds. A context manager that gives all of it back."""
 
     __slots__ = ("_admission", "_bytes", "_images", "_is_answered")
 
@@ -230,7 +231,7 @@ class PendingRequest:
     ) -> None:
         if self._images and not self._is_answered:
             for image in self._images:
-                image.answer.cancel()  # what nobody waits for is in no later micro-batch
+                image.answer.cancel()  # an image that nobody waits for is in no later micro-batch
                 image.drop()
             self._admission.scheduler.disown(self._images)
         self.let_go(self._bytes)
@@ -239,21 +240,21 @@ class PendingRequest:
         self._admission.requests -= 1
 
     def hold(self, size: int) -> None:
-        """So many bytes more; raises Overloaded if all requests together would hold too much."""
+        """Hold these bytes, too; raises Overloaded if all requests together would hold too much."""
         self._admission.memory.hold(size)
         self._bytes += size
 
     def let_go(self, size: int) -> None:
-        """So many bytes less."""
+        """Hold these bytes no longer."""
         if size:
             self._admission.memory.let_go(size)
             self._bytes -= size
 
     def accept(self, pictures: list[bytes]) -> Sequence[PendingImage]:
-        """Let the pictures in, for the scheduler; their bytes are freed as each is decoded.
+        """Let the pictures in, as images for the scheduler, which frees the bytes of each.
 
         Args:
-            pictures: encoded, held already. Nobody else may keep them: the list is emptied.
+            pictures: encoded, and held already. Nobody else may keep them: the list is emptied.
 
         Raises:
             Overloaded: there is no room, or no time, for all of them.
@@ -266,10 +267,10 @@ class PendingRequest:
         self._images[0].times.predicted_s = predicted_s  # the others wait for it, too
         rest = self._bytes - sum(map(len, pictures))
         self._bytes = rest
-        self.let_go(rest)  # what was around the pictures
+        self.let_go(rest)  # the bytes of the body that are of no picture
         pictures.clear()
         return self._images
 
     def all_answered(self) -> None:
-        """Every picture has been decoded and answered: there is nothing to cancel or to free."""
+        """Note that every picture is decoded and answered: nothing is left to cancel or free."""
         self._is_answered = True

@@ -1,4 +1,4 @@
-"""What the members asked say together. Pure.
+"""The members' distributions for an image -> their calibrated average and its uncertainty. Pure.
 
 Shapes: d members asked, B images, K classes.
 """
@@ -14,7 +14,7 @@ from snapensemble.contracts.metrics import Floats, disagreement, entropy, mean_p
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of one image."""
+    """The averaged answer for one image, and how sure it is."""
 
     probs_K: list[float]  # the calibrated average
     order_K: list[int]  # class indices, likeliest first
@@ -28,7 +28,7 @@ def summaries(
     """One summary per image; together they take little longer than one of them.
 
     Args:
-        probs_dBK: what the members asked said of each image.
+        probs_dBK: the distributions of the members asked.
         bundle: what is served.
         members: their places, where they are not the first ones.
     """
@@ -59,5 +59,5 @@ def weights(bundle: BundleManifest, depth: int, members: Sequence[int] | None) -
 
 
 def no_summaries(probs_dBK: Floats) -> Sequence[Summary | None]:
-    """Summarizes nothing."""
+    """One None per image: nobody needs summaries."""
     return [None] * probs_dBK.shape[1]

@@ -1,4 +1,4 @@
-"""Stages where images wait for their next members, and the micro-batches that they leave in.
+"""Stages, where images wait for their next members, and micro-batches, in which they meet them.
 
 In full mode there is one stage, whose micro-batches ask all members side by side. A cascade has a
 stage per member: images whose answer is safe leave after it, the others go on to the next.
@@ -29,13 +29,13 @@ SummarizeCall = Callable[[Floats], Sequence[Summary | None]]  # probs_dBK -> one
 
 
 class Clock:
-    """Where the time of a lane goes, without gaps: under load much of it is waiting for a turn."""
+    """Measures the time of a lane without gaps: under load much of it is waiting for a lock."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
 
     def lap(self) -> float:
-        """Seconds since the last time."""
+        """Return the seconds since the last call."""
         now = time.monotonic()
         since, self._since = self._since, now
         return now - since
@@ -46,7 +46,7 @@ class Load:
     """The unanswered images of a mode, and what one has cost lately."""
 
     unanswered: int = 0
-    image_s: float = 0.0  # that an image takes of all lanes together; 0 before anything is measured
+    image_s: float = 0.0  # what an image takes of all lanes; 0 before anything is measured
     _seconds: float = 0.0
     _begun: float = 0.0
 
@@ -73,8 +73,8 @@ class Stage:
 
     members: range  # that a micro-batch asks side by side
     load: Load
-    leaves: LeaveCall | None = None  # whom to answer after these members; None: everyone
-    following: "Stage | None" = None  # where the others go
+    leaves: LeaveCall | None = None  # which images to answer after these members; None: all
+    following: "Stage | None" = None  # where the other images go
     waiting: deque[PendingImage] = field(default_factory=deque)
 
 
@@ -112,7 +112,7 @@ class BatchReport:
     """What one finished micro-batch took, seconds, and whom it answered."""
 
     images: int
-    waits_s: tuple[float, ...]  # of images that were new: from submission, without decoding
+    waits_s: tuple[float, ...]  # of new images, from submission to the start, less decoding
     inference_s: float  # from the start to the last member's answer
     members_s: tuple[float, ...]  # per member asked; 0 for those skipped after a failure
     answered: int  # images that got a distribution, each from `members_used` members
@@ -125,11 +125,11 @@ class BatchReport:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Who gets which answer, and who goes on to the next member."""
+    """What becomes of the images of a micro-batch: answers, or more members."""
 
     answers: list[tuple[PendingImage, Floats | InferenceFailed]]
-    going_on: list[PendingImage]
-    failed: bool = False  # the whole batch
+    going_on: list[PendingImage]  # to the next member
+    failed: bool = False  # whether the whole batch failed
 
 
 class MicroBatch:
@@ -137,7 +137,7 @@ class MicroBatch:
 
     Args:
         images: of one stage.
-        members: to ask.
+        members: places of the members to ask.
         is_last: whether no image is asked about more members afterwards.
     """
 
@@ -147,11 +147,11 @@ class MicroBatch:
         self.members = members
         self._is_last = is_last
         self._images = images
-        self._earlier = [waiting.probs_dK for waiting in images]
+        self._earlier = [image.probs_dK for image in images]
         self._started = time.monotonic()
-        for row, waiting in enumerate(images):
-            waiting.answer.so_far = partial(self.so_far, row)
-            waiting.times.begun = waiting.times.begun or self._started
+        for row, image in enumerate(images):
+            image.answer.so_far = partial(self.so_far, row)
+            image.times.begun = image.times.begun or self._started
         self._images_BCHW: NDArray[np.uint8] | None = None
         self._logits: list[NDArray[np.float32] | None] = [None] * len(members)
         self._seconds = [0.0] * len(members)
@@ -162,12 +162,12 @@ class MicroBatch:
         self._lock = threading.Lock()
 
     def run(self, index: int, member: MemberCall, clock: Clock) -> bool:
-        """Ask one member; true if it was the last. An error fails this batch and no other.
+        """Ask one member; True if it was the last. An error fails this batch and no other.
 
         Args:
-            index: of the member.
+            index: the place of the member in the bundle.
             member: the member.
-            clock: of the lane, whose time since its last lap counts as spent on this batch.
+            clock: that of the lane; the time since its last lap counts as spent on this batch.
         """
         place = index - self.members.start
         started = time.monotonic()
@@ -189,13 +189,13 @@ class MicroBatch:
             return self._left == 0
 
     def so_far(self, row: int) -> MemberOutputs | None:
-        """What members have said of one image, in this batch and before; None if nothing yet."""
-        said = [
+        """The members' outputs for one image, of this batch and before; None if there are none."""
+        outputs = [
             (member, logits_BK[row])
             for member, logits_BK in zip(self.members, self._logits, strict=True)
             if logits_BK is not None
         ]
-        probs_dK = [softmax(np.stack([logits_K for _, logits_K in said]))] if said else []
+        probs_dK = [softmax(np.stack([logits_K for _, logits_K in outputs]))] if outputs else []
         if (earlier_dK := self._earlier[row]) is not None:
             probs_dK.insert(0, earlier_dK)
         if not probs_dK or self._error is not None:
@@ -203,18 +203,18 @@ class MicroBatch:
         whole_dK = np.concatenate(probs_dK)
         if not np.isfinite(whole_dK).all():
             return None
-        if self._is_last and len(said) == len(self.members):
-            return MemberOutputs(whole_dK)  # all that will be said
+        if self._is_last and len(outputs) == len(self.members):
+            return MemberOutputs(whole_dK)  # no other member will be asked
         return MemberOutputs(
-            whole_dK, (*range(self.members.start), *(member for member, _ in said))
+            whole_dK, (*range(self.members.start), *(member for member, _ in outputs))
         )
 
     def outcome(self, leaves: LeaveCall | None, summarize: SummarizeCall) -> Outcome:
-        """What becomes of each image now that its members have answered.
+        """Decide what becomes of each image, now that its members have answered.
 
         Args:
-            leaves: whose answer is safe already; everyone's if not given.
-            summarize: told what the members have said of those who get an answer.
+            leaves: says whose answer is safe already; everyone's is if not given.
+            summarize: makes summaries from the distributions of images that get an answer.
         """
         try:
             probs_dBK = self._probabilities()
@@ -224,28 +224,28 @@ class MicroBatch:
                 leaves_B[finite_B] = leaves(probs_dBK[:, finite_B])
             answered_B = finite_B & leaves_B
             summaries = iter(summarize(probs_dBK[:, answered_B]) if answered_B.any() else ())
-        except Exception as error:  # of a member, or of answers that do not fit together
+        except Exception as error:  # raised by a member, or by outputs that do not fit together
             failure = InferenceFailed.caused_by(error, "a member of the ensemble failed")
-            return Outcome([(waiting, failure) for waiting in self._images], [], True)
+            return Outcome([(image, failure) for image in self._images], [], True)
         outcome = Outcome([], [])
-        for row, waiting in enumerate(self._images):
+        for row, image in enumerate(self._images):
             if not finite_B[row]:
                 failure = InferenceFailed("a member gave no number for this image")
-                outcome.answers.append((waiting, failure))
+                outcome.answers.append((image, failure))
             elif leaves_B[row]:
-                waiting.answer.summary = next(summaries)
-                outcome.answers.append((waiting, probs_dBK[:, row]))
+                image.answer.summary = next(summaries)
+                outcome.answers.append((image, probs_dBK[:, row]))
             else:
-                waiting.probs_dK = probs_dBK[:, row]
-                outcome.going_on.append(waiting)
+                image.probs_dK = probs_dBK[:, row]
+                outcome.going_on.append(image)
         return outcome
 
     def report(self, outcome: Outcome, queued: int) -> BatchReport:
-        """How long it took, and whom it answered."""
+        """Report how long the batch took, and whom it answered."""
         new = self._images if self.members.start == 0 else ()
         return BatchReport(
             images=len(self._images),
-            waits_s=tuple(self._started - w.times.accepted - w.times.decode_s for w in new),
+            waits_s=tuple(self._started - i.times.accepted - i.times.decode_s for i in new),
             inference_s=time.monotonic() - self._started,
             members_s=tuple(self._seconds),
             answered=sum(not isinstance(a, InferenceFailed) for _, a in outcome.answers),
@@ -271,5 +271,5 @@ class MicroBatch:
     def _stacked(self) -> NDArray[np.uint8]:
         with self._lock:
             if self._images_BCHW is None:
-                self._images_BCHW = np.stack([waiting.image_CHW for waiting in self._images])
+                self._images_BCHW = np.stack([image.image_CHW for image in self._images])
             return self._images_BCHW

@@ -1,6 +1,6 @@
-"""Pictures that take long to decode: on a thread of their own, so that the lanes go on.
+"""Pictures that take long are decoded on a thread of their own, so that the lanes go on.
 
-Nothing here locks but the queue itself; what becomes of a picture is told to who handed it over.
+Nothing here locks but the queue itself; a callback learns what becomes of each picture.
 """
 
 import queue
@@ -17,10 +17,10 @@ from snapensemble.serving.inference.request import Image, PendingImage
 
 # Processor time that a lane gives to one picture.
 LANE_PATIENCE_S = 0.1
-# Memory that it gives to one; so much may be in use for each lane without being counted.
+# Memory that a lane gives to one picture; so much may be in use for each without being counted.
 LANE_PATIENCE_BYTES = 1 << 25
-MEMORY_PATIENCE_S = 5.0  # for others to free what a costly one needs
-# Of the pictures that wait, together; one may wait whatever it takes.
+MEMORY_PATIENCE_S = 5.0  # for others to free the memory that a costly picture needs
+# Time that the pictures which wait take together; a lone one may wait whatever it takes.
 MOST_WAITING_S = 2.0
 _STAND_BACK = 10  # behind the lanes, which are behind the thread that answers clients
 
@@ -29,17 +29,17 @@ HoldMemory = Callable[[int], AbstractContextManager[None]]
 
 class _Costly(NamedTuple):
     stage: Stage
-    waiting: PendingImage
+    image: PendingImage
     cost: TakesTime
 
 
 class CostlyPictures:
-    """Decodes one picture after another, with what time the lanes leave.
+    """Decodes one picture after another, in the processor time that the lanes leave.
 
     Args:
-        decode: with as much patience as a picture may take at all.
-        hold_memory: around each decoding, with the bytes that it takes at most; may wait, or raise
-            Overloaded.
+        decode: makes an image of a picture, with as much patience as any picture may take.
+        hold_memory: entered around each decoding, with the bytes that it takes at most; may wait,
+            or raise Overloaded.
         done: called on the thread after each picture, with its stage, what it was taken to cost,
             and why it failed, if it did.
     """
@@ -55,7 +55,7 @@ class CostlyPictures:
         self._done = done
         self._queue: queue.SimpleQueue[_Costly | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="costly-pictures", daemon=True)
-        self.pending = 0  # handed over and not done, counted under the lock of who hands over
+        self.pending = 0  # pictures that are not done, counted under the scheduler's lock
         self._pending_s = 0.0
 
     def start(self) -> None:
@@ -63,12 +63,12 @@ class CostlyPictures:
         self._thread.start()
 
     def close(self) -> None:
-        """Decode what was handed over, and end the thread."""
+        """Wait until what was handed over is decoded, and end the thread."""
         self._queue.put(None)
         self._thread.join()
 
-    def hand_over(self, stage: Stage, waiting: PendingImage, cost: TakesTime) -> Overloaded | None:
-        """Take a picture, or say why not: others take long already."""
+    def hand_over(self, stage: Stage, image: PendingImage, cost: TakesTime) -> Overloaded | None:
+        """Queue a picture, or return the error if those before it take too long already."""
         if self.pending and self._pending_s + cost.seconds > MOST_WAITING_S:
             return Overloaded(
                 f"{self.pending} pictures that take long to decode wait already, for about "
@@ -78,11 +78,11 @@ class CostlyPictures:
         without_frames(cost)
         self.pending += 1
         self._pending_s += cost.seconds
-        self._queue.put(_Costly(stage, waiting, cost))
+        self._queue.put(_Costly(stage, image, cost))
         return None
 
     def forget(self, cost: TakesTime) -> None:
-        """A picture is done; its turn in the count ends."""
+        """Stop counting a picture that is done."""
         self.pending -= 1
         self._pending_s = self._pending_s - cost.seconds if self.pending else 0.0
 
@@ -90,17 +90,17 @@ class CostlyPictures:
         stand_back(_STAND_BACK)
         while (costly := self._queue.get()) is not None:
             failure: Exception | None = None
-            if not costly.waiting.answer.cancelled():
+            if not costly.image.answer.cancelled():
                 try:
                     with self._hold_memory(costly.cost.memory):
-                        failure = costly.waiting.attempt(self._decode)
-                except Exception as error:  # no memory to be had
+                        failure = costly.image.attempt(self._decode)
+                except Exception as error:  # no memory became free
                     failure = error
             self._done(*costly, failure and failure_of(failure))
 
 
 def failure_of(error: Exception) -> Exception:
-    """What a client is told: what is wrong with the picture, or with the server."""
+    """The error for the client, which says what is wrong with the picture, or with the server."""
     if isinstance(error, SnapensembleError):
         return without_frames(error)
     if isinstance(error, MemoryError):
@@ -110,9 +110,9 @@ def failure_of(error: Exception) -> Exception:
 
 
 def without_frames(error: SnapensembleError) -> SnapensembleError:
-    """The same, without what led to it: frames that have the picture's bytes, which are free now.
+    """The same error without traceback and causes: their frames keep the picture's bytes.
 
-    The message says all that there is to know.
+    The bytes count as free by now, and the message says all that there is to know.
     """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)

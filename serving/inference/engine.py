@@ -1,4 +1,4 @@
-"""load_engine(): a bundle directory -> something that answers images.
+"""load_engine(): a bundle directory -> an engine that answers images.
 
 Shapes: M members, d members asked, N images, C channels, H height, W width, K classes.
 """
@@ -45,8 +45,8 @@ class Limits:
     max_queue: int = 1024  # images accepted and not answered, see `Admission`
     max_wait_s: float = math.inf
     max_image_pixels: int = MAX_PIXELS
-    max_held_bytes: int = 2 * SERVER_LIMITS.max_memory  # by all requests
-    max_picture_bytes: int = SERVER_LIMITS.max_memory  # of those, to decode one picture
+    max_held_bytes: int = 2 * SERVER_LIMITS.max_memory  # by all requests together
+    max_picture_bytes: int = SERVER_LIMITS.max_memory  # the part of them for one picture
     providers: tuple[Provider, ...] = ("cpu",)
 
 
@@ -54,11 +54,11 @@ class Engine:
     """A verified, warmed up bundle and the scheduler that runs it. Use as a context manager.
 
     Args:
-        bundle: what the members are.
-        scheduler: asks them.
-        admission: decides about requests for it.
-        health: which members fail.
-        point: where the cascade stands; None if the bundle carries none.
+        bundle: the manifest, which says what the members are.
+        scheduler: runs the members.
+        admission: decides which requests come in.
+        health: knows which members fail.
+        point: the active point of the cascade; None if the bundle carries no cascade.
         providers: by member, what runs it, as ONNX Runtime names it.
     """
 
@@ -87,7 +87,7 @@ class Engine:
         self.scheduler.__exit__(*error)
 
     def submit(self, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
-        """One future per picture, in process: the distributions of the members asked.
+        """Submit pictures in process; one future each, of the distributions of the members asked.
 
         Nothing is refused for overload; see `Scheduler.submit`.
         """
@@ -97,11 +97,11 @@ class Engine:
         return [image.answer for image in images]
 
     def ask(self, images_NCHW: NDArray[np.uint8], mode: Mode = "full") -> list[Floats]:
-        """probs_dK of each of any number of images; waits."""
+        """Wait for probs_dK of each of any number of images."""
         return [answer.result() for answer in self.submit(list(images_NCHW), mode)]
 
     def predict(self, images_NCHW: NDArray[np.uint8]) -> Floats:
-        """probs_MNK: what every member says of any number of images."""
+        """Wait for probs_MNK, the distributions of every member for any number of images."""
         return np.stack(self.ask(images_NCHW), axis=1)
 
     def try_out(self) -> None:
@@ -129,10 +129,10 @@ class Engine:
         return self.bundle.calibration.sets if self.bundle.calibration is not None else ()
 
     def quantile(self, mode: Mode, coverage: float | None) -> SetQuantile | None:
-        """What makes the smallest sets of a coverage; None if none is asked for.
+        """What makes the smallest sets of a coverage; None without a coverage.
 
         Raises:
-            InvalidParameter: the bundle carries nothing for it.
+            InvalidParameter: the bundle carries no sets of this coverage.
         """
         if coverage is None:
             return None
@@ -154,15 +154,15 @@ def load_engine(
     max_accuracy_drop: float | None = None,
     expected_sha256: str | None = None,
 ) -> Engine:
-    """Verify a bundle, load its members and warm them up.
+    """Make an engine of a bundle: verify it, load its members and warm them up.
 
     Args:
         bundle_dir: made by `snapensemble export`.
         limits: how to use the machine.
         on_batch: called on a lane after each micro-batch; must be quick.
-        on_decode: called on a lane after each picture, with seconds; likewise.
+        on_decode: called on a lane after each picture, with seconds; must be quick, too.
         max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
-        expected_sha256: of the bundle's manifest, if only one is right.
+        expected_sha256: the SHA-256 of the bundle's manifest, if only one is right.
 
     Raises:
         InvalidConfig: a provider cannot be used here.
@@ -214,7 +214,7 @@ def load_engine(
 
 
 def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:
-    """Run each member on its largest batch, then on one image: the first request is not slower.
+    """Run each member on its largest batch, then on one image, so the first request is not slower.
 
     The largest comes first, so that the memory arena is taken once and not in steps.
 

@@ -21,27 +21,27 @@ Image = NDArray[np.uint8]  # image_CHW
 
 @dataclass(frozen=True, slots=True)
 class MemberOutputs:
-    """The distributions that members gave for an image."""
+    """The distributions that members have given for an image."""
 
     probs_dK: Floats
-    partial_of: tuple[int, ...] | None = None  # the members, where not all were heard
+    partial_of: tuple[int, ...] | None = None  # places of the members, where not all answered
     summary: Summary | None = None
 
 
 def nothing_yet() -> MemberOutputs | None:
-    """What is there before the first member has answered."""
+    """Return None: no member has answered yet."""
     return None
 
 
 @dataclass(slots=True)
 class Times:
-    """When what happened to a picture, by `time.monotonic`."""
+    """The moments of a picture's way through the server, by `time.monotonic`."""
 
     accepted: float = field(default_factory=time.monotonic)
-    predicted_s: float = 0.0  # how long it was to wait
+    predicted_s: float = 0.0  # the wait that was predicted when it was accepted
     decoding: float | None = None
     decoded: float | None = None
-    begun: float | None = None  # with its first member
+    begun: float | None = None  # when its first member was asked
     ended: float | None = None
 
     @property
@@ -53,84 +53,84 @@ class Times:
 
 
 class Answer(Future[Floats]):
-    """probs_dK of an image when all members asked have answered; before, on request, a part."""
+    """The future of an image's probs_dK, of which a part can be had before all have answered."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.so_far: Callable[[], MemberOutputs | None] = nothing_yet  # set by who asks members
-        self.summary: Summary | None = None  # likewise, before the result
+        self.so_far: Callable[[], MemberOutputs | None] = nothing_yet  # set by the micro-batch
+        self.summary: Summary | None = None  # set before the result
         self.times = Times()
 
     def cut_short(self) -> MemberOutputs:
-        """All of it if it is there, or else what members have said so far; ends the waiting.
+        """Give the whole answer if it is there, else the outputs so far, and cancel the rest.
 
         Raises:
-            DeadlineExceeded: none has said anything.
+            DeadlineExceeded: no member has answered.
         """
-        said = self.so_far()  # before the rest is cancelled: afterwards it may be forgotten
+        outputs = self.so_far()  # before the rest is cancelled: afterwards it may be forgotten
         if not self.cancel():
             return MemberOutputs(self.result(), summary=self.summary)
-        if said is None:
+        if outputs is None:
             raise DeadlineExceeded("no member had answered when the deadline passed")
-        return said
+        return outputs
 
 
 class Encoded:
     """The bytes of a picture, which count as held until whoever has them last is done.
 
-    Either a lane takes them, or the request that brought them drops them; only one of the two.
+    Either a lane takes them or the request that brought them drops them, never both.
     """
 
     __slots__ = ("_box", "_is_wanted", "_let_go", "size")
 
     def __init__(self, data: bytes, let_go: Callable[[int], None] = lambda _: None) -> None:
-        """Take over bytes that count already; `let_go` is told their number when they are free."""
+        """Take over bytes that are counted; `let_go` gets their number when they are free."""
         self.size = len(data)
         self._box = [data]
         self._is_wanted = True
         self._let_go = let_go
 
     def take(self) -> bytes | None:
-        """The bytes, for who then calls `done` or `put_back`; None if they were dropped before."""
+        """Take the bytes out, and call `done` or `put_back` then; None if they were dropped."""
         try:
-            return self._box.pop()  # one step for the interpreter: only one thread gets them
+            return self._box.pop()  # atomic, so only one thread gets them
         except IndexError:
             return None
 
     def done(self) -> None:
-        """Who has taken them needs them no more."""
+        """Free the bytes: whoever has taken them needs them no more."""
         self._let_go(self.size)
 
     def put_back(self, data: bytes) -> None:
-        """Who has taken them leaves them to the next."""
+        """Leave the bytes, which were taken, to the next who takes them."""
         self._box.append(data)
-        if not self._is_wanted:  # dropped meanwhile, perhaps before they were there
+        if not self._is_wanted:  # they were dropped meanwhile, while they were taken
             self.drop()
 
     def drop(self) -> None:
-        """Nobody wants them any more; if they have been taken, they are free when that is over."""
-        self._is_wanted = False  # before the look into the box: see `put_back`
+        """Free the bytes, which nobody wants any more; if they are taken, when that is over."""
+        self._is_wanted = False  # set before `take`, since `put_back` may run meanwhile
         if self.take() is not None:
             self.done()
 
 
-Picture = Image | Encoded | bytes  # bytes: encoded, and nobody counts them
+Picture = Image | Encoded | bytes  # plain bytes are encoded, and nobody counts them
 
 
 @dataclass(slots=True, eq=False)
 class PendingImage:
-    """An accepted picture, the future that its caller holds, and what members have said of it.
+    """An accepted picture, the future that its caller holds, and the members' outputs so far.
 
     Args:
         picture: encoded, or an array of the shape that the members take.
-        answer: the future.
+        answer: the future that its caller holds.
     """
 
     picture: Picture
     answer: Answer = field(default_factory=Answer)
     probs_dK: Floats | None = None
     is_queued: bool = False  # the scheduler has it and owes it an answer
-    is_claimed: bool = False  # a request counts it, and will say when it does not any more
+    is_claimed: bool = False  # a request counts it, and the scheduler learns when it stops
 
     def __post_init__(self) -> None:
         if isinstance(self.picture, bytes):
@@ -138,25 +138,25 @@ class PendingImage:
 
     @property
     def is_decoded(self) -> bool:
-        """Whether members can be asked about it."""
+        """Whether the picture is decoded, so that members can be asked about it."""
         return not isinstance(self.picture, Encoded)
 
     @property
     def image_CHW(self) -> Image:  # noqa: N802 # a shape
-        """The picture, which has been decoded."""
+        """The pixels of the picture, which must have been decoded."""
         assert isinstance(self.picture, np.ndarray)
         return self.picture
 
     @property
     def times(self) -> Times:
-        """When what happened to it."""
+        """The moments of the picture's way through the server."""
         return self.answer.times
 
     def attempt(self, decode: Callable[[bytes], Image]) -> Exception | None:
-        """Make an image of an encoded picture, unless its client has left, or say why not.
+        """Decode the picture, unless its client has left, and return the error if that fails.
 
-        Defects are told, too, since the client must be answered. A picture that takes more time
-        than `decode` gives it stays encoded.
+        Defects are returned, too, since the client must be answered. A picture that takes more
+        time than `decode` gives it stays encoded.
         """
         encoded, times = self.picture, self.times
         assert isinstance(encoded, Encoded)
@@ -181,12 +181,12 @@ class PendingImage:
         return None
 
     def drop(self) -> None:
-        """Nobody wants its bytes any more."""
+        """Free the encoded bytes, if there are any: nobody will decode them."""
         if isinstance(self.picture, Encoded):
             self.picture.drop()
 
     def has_left(self) -> bool:
-        """Whether the caller has cancelled; then those who wait for the future are told."""
+        """Whether the caller has cancelled; if so, those who wait for the future are notified."""
         if not self.answer.cancelled():
             return False
         self.answer.set_running_or_notify_cancel()
@@ -194,12 +194,12 @@ class PendingImage:
         return True
 
     def resolve(self, outcome: Floats | Exception) -> None:
-        """Answer, unless the caller has left."""
-        self.drop()  # if nobody has decoded it, nobody will
+        """Give the future its result or its error, unless the caller has left."""
+        self.drop()  # a picture that is not decoded yet will not be
         self.times.ended = time.monotonic()
         if self.answer.set_running_or_notify_cancel():
             if isinstance(outcome, Exception):
                 self.answer.set_exception(outcome)
             else:
                 self.answer.set_result(outcome)
-        self.answer.so_far = nothing_yet  # it holds the whole micro-batch
+        self.answer.so_far = nothing_yet  # the former one holds the whole micro-batch

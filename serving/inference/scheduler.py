@@ -40,19 +40,19 @@ from snapensemble.serving.inference.batch import (
 from snapensemble.serving.inference.costly import CostlyPictures, HoldMemory, failure_of
 from snapensemble.serving.inference.request import Image, PendingImage
 
-PATIENCE = 4.0
-MOST_DECODING_S = 1.0  # processor time of one request
+PATIENCE = 4.0  # how many times its lane time a request counts as having come later
+MOST_DECODING_S = 1.0  # processor time to decode the pictures of one request
 log = logging.getLogger("snapensemble")
 Task = Callable[[Clock], None]
 
 
 def no_decoder(_: bytes) -> Image:
-    """Decodes nothing."""
+    """Refuse to decode: the decoder of a scheduler that takes decoded images only."""
     raise TypeError("this scheduler takes decoded images only")
 
 
 class Turn:
-    """Pictures of one request that wait to be decoded.
+    """The pictures of one request that wait to be decoded, and the time since they do.
 
     Args:
         stage: where they go when they are decoded.
@@ -67,7 +67,7 @@ class Turn:
         self._is_alone = len(self.pictures) == 1
 
     def attempt(self, image: PendingImage, decode: Callable[[bytes], Image]) -> Exception | None:
-        """Decode one of its pictures, or say why not: see `PendingImage.attempt`."""
+        """Decode one of its pictures, and return the error if that fails."""
         if self._is_alone:  # what one picture may take is bounded already
             return image.attempt(decode)
         if self._decoding_s > MOST_DECODING_S:
@@ -79,32 +79,32 @@ class Turn:
         began = time.thread_time()
         failure = image.attempt(decode)
         self._decoding_s += time.thread_time() - began
-        if isinstance(failure, TakesTime):  # and will take that
+        if isinstance(failure, TakesTime):  # another thread will decode it, and take so long
             self._decoding_s += failure.seconds
         return failure
 
     def used(self, seconds: float) -> None:
-        """Stand back as if the request had come `PATIENCE` times later than what it has had.
+        """Count the request as having come later, by `PATIENCE` times these seconds of a lane.
 
-        While others keep coming, a request with many pictures so has a fifth of the lanes: a form
+        So a request with many pictures has a fifth of the lanes while others keep coming: a form
         of large ones keeps nobody waiting for all of them, and is not kept waiting without end.
         """
         self.since += PATIENCE * seconds
 
 
 class Turns:
-    """The queue of them: who has waited longest comes first.
+    """The queue of encoded pictures: the request that has waited longest comes first.
 
     But a request that has had much of the lanes already lets others go ahead.
     """
 
     def __init__(self) -> None:
-        self._turns: list[tuple[float, int, Turn]] = []  # a heap; a turn may have moved back since
+        self._turns: list[tuple[float, int, Turn]] = []  # a heap; a turn may be later by now
         self._numbers = itertools.count()
         self._pictures = 0
 
     def __len__(self) -> int:
-        """Pictures that wait."""
+        """How many pictures wait."""
         return self._pictures
 
     def add(self, turn: Turn) -> None:
@@ -113,7 +113,7 @@ class Turns:
         heapq.heappush(self._turns, (turn.since, next(self._numbers), turn))
 
     def take(self) -> tuple[Turn, PendingImage]:
-        """The next picture of the request whose turn it is; there must be one."""
+        """Take the next picture of the request whose turn it is; the queue must not be empty."""
         since, number, turn = self._turns[0]
         while turn.since > since:
             heapq.heapreplace(self._turns, (turn.since, number, turn))
@@ -138,11 +138,11 @@ class Scheduler:
         split_above_s: predicted wait above which a micro-batch takes half of what waits.
         decode: makes images of pictures, on any lane; raises TakesTime if one would keep it long.
         decode_costly: makes images of those, on a thread of its own; as `decode` unless given.
-        hold_memory: around each call of `decode_costly`, with the bytes that it takes at most.
+        hold_memory: entered around each call of `decode_costly`, with the bytes that it takes.
         leaves: the rule of the cascade; without it there is full mode only.
-        summarize: what members say of answered images -> the `summary` of each `Answer`.
+        summarize: makes the `summary` of each `Answer` from the members' distributions.
         on_decode: called on a lane after each picture, with seconds; must be quick.
-        on_batch: each is called on a lane after each micro-batch; likewise.
+        on_batch: callbacks, each called on a lane after each micro-batch; must be quick, too.
         on_wait: called under the lock for one image of each answered micro-batch, with the wait
             that was predicted for it and the one that it had, seconds.
     """
@@ -221,13 +221,13 @@ class Scheduler:
         """Answer each of these images of one request, sooner or later and exactly once.
 
         The future of an image gets the distributions of the members asked, probs_dK, or what
-        `decode` raised; its `cut_short` gives those that are there already. Cancelled, it takes
-        its image out before it is decoded, or before the next micro-batch.
+        `decode` raised; its `cut_short` gives those that are there already. If it is cancelled,
+        its image is taken out before it is decoded, or before the next micro-batch.
 
         Args:
             images: that nobody has submitted yet.
             mode: `full` asks every member, `cascade` as many as the image needs.
-            wake: idle lanes; or else somebody must call `wake` soon.
+            wake: whether to wake idle lanes; if not, somebody must call `wake` soon.
 
         Raises:
             Stopping: the lanes are ending, and nobody would answer.
@@ -254,7 +254,7 @@ class Scheduler:
             self._changed.notify(count)
 
     def disown(self, images: Iterable[PendingImage]) -> None:
-        """Count by itself those of a request that is over which have not been answered."""
+        """Count the unanswered images of a request that is over as unclaimed."""
         with self._lock:
             for image in images:
                 if image.is_queued and image.is_claimed:
@@ -262,7 +262,7 @@ class Scheduler:
                     self.unclaimed += 1
 
     def _lane(self) -> None:
-        stand_back()  # for the thread that answers clients, also those that are refused
+        stand_back()  # behind the thread that answers clients, also those that are refused
         clock = Clock()
         while (task := self._next_task(clock)) is not None:
             task(clock)
@@ -285,7 +285,7 @@ class Scheduler:
                     return None
                 else:
                     self._changed.wait()
-                    clock.lap()  # idle: nobody pays
+                    clock.lap()  # idle time is charged to no image
 
     def _decode_picture(self, turn: Turn, image: PendingImage, clock: Clock) -> None:
         failure = turn.attempt(image, self._decode)
@@ -302,7 +302,7 @@ class Scheduler:
         if failure is not None:
             image.resolve(failure_of(failure))
         if not (has_left or handed_over):
-            self._tell(self._on_decode, image.times.decode_s)
+            self._notify(self._on_decode, image.times.decode_s)
 
     def _has_decoded_costly(
         self, stage: Stage, image: PendingImage, cost: TakesTime, failure: Exception | None
@@ -311,12 +311,12 @@ class Scheduler:
         with self._lock:
             self._costly.forget(cost)
             self._has_decoded(stage, image, is_over=has_left or failure is not None)
-            self._changed.notify_all()  # also those that wait for the end
+            self._changed.notify_all()  # lanes may end when nothing costly is pending
         if has_left:
             return
         if failure is not None:
             image.resolve(failure)
-        self._tell(self._on_decode, image.times.decode_s)
+        self._notify(self._on_decode, image.times.decode_s)
 
     def _has_decoded(self, stage: Stage, image: PendingImage, *, is_over: bool) -> None:
         """Let an image wait for its first member, unless it has failed or its caller has left.
@@ -366,7 +366,7 @@ class Scheduler:
         report = batch.report(outcome, self.queued)
         with self._lock:
             self._let_go(stage, [image for image, _ in outcome.answers])
-            for image, _ in outcome.answers[:1]:  # one says it for all
+            for image, _ in outcome.answers[:1]:  # the first stands for all
                 waited_s = time.monotonic() - image.times.accepted
                 self._on_wait(image.times.predicted_s, waited_s)
             if not outcome.failed:  # failures say nothing of the rate
@@ -376,11 +376,11 @@ class Scheduler:
                 stage.following.waiting.extend(outcome.going_on)
         for image, answer in outcome.answers:
             image.resolve(answer)
-        for listener in self._on_batch:
-            self._tell(listener, report)
+        for callback in self._on_batch:
+            self._notify(callback, report)
 
-    def _tell(self, listener: Callable[[Any], None], what: object) -> None:
+    def _notify(self, callback: Callable[[Any], None], argument: object) -> None:
         try:
-            listener(what)
-        except Exception:  # whoever counts must not end a lane
+            callback(argument)
+        except Exception:  # a callback that fails must not end a lane
             log.exception("what a lane has done could not be reported")

@@ -22,11 +22,11 @@ TOO_MANY = 3  # micro-batches in a row; one alone may be bad luck
 
 
 class MemberSession:
-    """One member, ready to run. `run` may be called from several threads at once."""
+    """One member, ready to run; several threads may call it at once."""
 
     def __init__(self, member: Member, session: Any) -> None:
         self.name = member.name
-        self.providers: list[str] = session.get_providers()  # those that it really has
+        self.providers: list[str] = session.get_providers()  # those that it really uses
         self._session = session
 
     def __call__(self, images_BCHW: NDArray[np.uint8]) -> Logits:
@@ -45,21 +45,21 @@ def load_member(
 
     Args:
         bundle_dir: where the file is.
-        bundle: what it must take and give.
-        member: which one.
+        bundle: the manifest, which says what a member must take and give.
+        member: the member to load.
         providers: see `open_session`.
 
     Raises:
         InvalidConfig: a provider cannot be used on this machine.
-        InvalidManifest: absent, changed, not an ONNX file, one that asks for more than its own
-            bytes, or with another input or output than the bundle says.
+        InvalidManifest: the file is absent, changed, no ONNX file, asks for more than its own
+            bytes, or has another input or output than the bundle says.
     """
     data = read_verified(bundle_dir, member.file, member.sha256, member.size)
     try:
         session = open_session(data, providers)
     except Exception as error:  # ONNX Runtime raises a class per kind of failure
         raise InvalidManifest(f"{bundle_dir / member.file}: cannot load: {error}") from error
-    # ONNX Runtime goes on without one that finds no device or driver, at a fraction of its speed.
+    # ONNX Runtime goes on without a provider that has no device or driver, and far more slowly.
     unused = [name for name in providers if PROVIDERS[name] not in session.get_providers()]
     if unused:
         raise InvalidConfig(

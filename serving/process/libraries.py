@@ -1,8 +1,8 @@
 """What this process asks of the C libraries that it decodes with, once, when it starts.
 
-Decoders keep quiet: any client could fill the log with what they say of damaged pictures and forms
-(one TIFF of a few kilobytes makes libtiff print 27 of them), and what a client has to know of its
-request is in its answer. Memory for large pictures goes back to the system.
+Decoders keep quiet: any client could fill the log with their messages about damaged pictures and
+forms (one TIFF of a few kilobytes makes libtiff print 27 of them), and what a client has to know
+of its request is in its answer. Memory for large pictures goes back to the system.
 """
 
 import contextlib
@@ -15,11 +15,13 @@ from PIL import _imaging
 
 LOGGERS = ("PIL", "python_multipart")
 SETTERS = ("TIFFSetErrorHandler", "TIFFSetWarningHandler")
+M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+LARGE = 2**20  # bytes from which a block of memory is mapped by itself
 log = logging.getLogger("snapensemble")
 
 
 def silence_decoders() -> None:
-    """For the whole process, and for good; before other threads decode."""
+    """Silence the decoders of the whole process, for good, before other threads decode."""
     warnings.filterwarnings("ignore", module="PIL")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
@@ -33,11 +35,7 @@ def silence_decoders() -> None:
             log.warning("what libtiff prints about damaged TIFF files will be on stderr")
             return
         setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
-        setter(None)  # no handler: libtiff says nothing
-
-
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-LARGE = 2**20  # bytes
+        setter(None)  # without a handler libtiff prints nothing
 
 
 def give_large_blocks_back() -> None:

@@ -1,7 +1,7 @@
 """The directory in which the workers of a server count together.
 
-Each place for a worker has its files there, not each process: who replaces a worker counts on where
-that one has stopped. So the files are as many as the places, and no count ever goes back.
+Each place for a worker has its files there, not each process: a new worker counts on where the one
+before it has stopped. So the files are as many as the places, and no count ever goes back.
 """
 
 import contextlib
@@ -24,18 +24,18 @@ PREFIX = "snapensemble-workers-"
 
 @dataclass(frozen=True, slots=True)
 class MetricsFiles:
-    """Such a directory, held by this process and by those that inherit its lock."""
+    """A directory of counts, held by this process and by those that inherit its lock."""
 
     directory: Path
-    lock: int  # a descriptor
+    lock: int  # the descriptor that holds the lock
 
     def forget_gauges(self, place: int) -> None:
-        """What the ended worker of a place has counted stays, what it was doing does not."""
+        """Forget what the ended worker of a place was doing; what it has counted stays."""
         mark_process_dead(place, str(self.directory))  # type: ignore[no-untyped-call]
 
 
 def count_as(place: int) -> None:
-    """From now on this process counts in the files of a place; before any count is made."""
+    """Make this process count in the files of a place; call it before any count is made."""
     prometheus_client.values.ValueClass = prometheus_client.values.MultiProcessValue(  # type: ignore[no-untyped-call]
         process_identifier=lambda: place
     )
@@ -43,7 +43,7 @@ def count_as(place: int) -> None:
 
 @contextlib.contextmanager
 def metrics_files(parent: Path | None = None) -> Iterator[MetricsFiles]:
-    """A private directory, in memory if possible, removed at the end.
+    """Make a private directory, in memory if possible, which is removed at the end.
 
     Directories that servers left when they were killed are removed first: nobody holds their locks.
 
@@ -51,7 +51,7 @@ def metrics_files(parent: Path | None = None) -> Iterator[MetricsFiles]:
         parent: where to make it, if not in shared memory.
 
     Raises:
-        InvalidConfig: there is no place that can be written.
+        InvalidConfig: no directory can be made there.
     """
     if parent is None and SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
         parent = SHARED_MEMORY
@@ -88,7 +88,7 @@ def _new(parent: Path) -> MetricsFiles:
             if directory.exists():
                 return MetricsFiles(directory, lock)
             os.close(lock)
-        # Another server that starts has just taken it for abandoned.
+        # Another server that starts has just taken the directory for abandoned.
 
 
 def _locked(directory: Path) -> int:

@@ -19,7 +19,7 @@ LAST_S = 0.2  # for answers under way, and again for the thread
 
 
 def create_metrics_app(service: Service) -> FastAPI:
-    """An application that knows /metrics and nothing else. It asks for no token."""
+    """An application that knows /metrics and nothing else, and asks for no token."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     app.state.metrics = service.metrics

@@ -1,4 +1,4 @@
-"""uvicorn around the application."""
+"""uvicorn around the application, ended so that no client who has connected is lost."""
 
 import asyncio
 import contextlib
@@ -25,19 +25,19 @@ from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
 
-LAST_S = 1.0  # for clients at the door that are slow to ask
-HANDSHAKES_S = 0.25  # of connections that had begun when the port was shut
+LAST_S = 1.0  # for clients that have connected and are slow to send a request
+HANDSHAKES_S = 0.25  # for handshakes that had begun when the port was shut
 TICK_S = 0.02
 
 
 class Server(uvicorn.Server):
-    """Runs until its shutdown has come, then answers what has come.
+    """A server that runs until its shutdown is over, then answers everyone who has connected.
 
     Args:
-        config: of uvicorn.
-        shutdown: when to stop.
+        config: that of uvicorn.
+        shutdown: tells when to stop.
         service: what is served.
-        shares_port: with other processes, so that it is not for this one to shut it.
+        shares_port: whether other processes have the port, too, so that this one does not shut it.
     """
 
     def __init__(
@@ -58,17 +58,18 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or self._shutdown.over
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take in all who are at the door, answer them, and close, in the time that is left."""
-        await self._take_in_the_last(sockets or [])
+        """Accept all who have connected, answer them, and close, in the time that is left."""
+        await self._accept_the_last(sockets or [])
         if self._shutdown.stopping:
             self.config.timeout_graceful_shutdown = self._shutdown.left_s  # type: ignore[assignment]
         await super().shutdown(sockets)
 
-    async def _take_in_the_last(self, sockets: list[socket.socket]) -> None:
-        """Go on until nobody is at the door and everybody who has come in has asked something.
+    async def _accept_the_last(self, sockets: list[socket.socket]) -> None:
+        """Go on until all connections are accepted and each of them has sent a request.
 
         The event loop accepts meanwhile, and each answer closes its connection. A process that
-        shares the port goes when it has been shut; if it has not, another one takes who is there.
+        shares the port goes when the port has been shut; if it has not, another process accepts
+        those who wait.
         """
         if not self._shares_port:
             for each in sockets:
@@ -87,7 +88,7 @@ class Server(uvicorn.Server):
             await asyncio.sleep(TICK_S)
 
     def _has_newcomers(self) -> bool:
-        """Whether a client has come in and not asked anything yet: closing it would lose it."""
+        """Whether a connection has sent no request yet: to close it would lose a client."""
         connections = self.server_state.connections
         return any(getattr(connection, "cycle", None) is None for connection in connections)
 
@@ -104,9 +105,9 @@ def make_server(
     shutdown: Shutdown,
     traces: Traces | None = None,
 ) -> Server:
-    """A server that SIGTERM, SIGINT or SIGHUP ends in order from now on, also before it runs.
+    """Make a server that SIGTERM, SIGINT or SIGHUP ends in order from now on, also before it runs.
 
-    It drains, stops listening, answers what it has accepted, and its `run` returns.
+    The server drains, stops listening, answers what it has accepted, and its `run` returns.
     """
     app = create_app(settings, engine, metrics, shutdown, traces)
     service: Service = app.state.service
@@ -128,14 +129,14 @@ def make_server(
 
 
 def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
-    """What every port of this server has in common: guarded, quiet and nameless."""
+    """The configuration that all ports of this server share: guarded, quiet and nameless."""
     return uvicorn.Config(
         app,
         ws="none",
-        access_log=False,  # serving.http.app writes it
+        access_log=False,  # `snapensemble.serving.http.exchange` writes one
         log_config=None,
         log_level="error",
         server_header=False,
-        proxy_headers=False,  # nothing here asks who the client is
+        proxy_headers=False,  # nothing here depends on who the client is
         **{"http": GuardedProtocol, **more},
     )

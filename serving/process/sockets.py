@@ -2,8 +2,8 @@
 
 A listening socket that is closed resets the connections that nobody has accepted yet, and there is
 always one between the last look and the close. So it is shut first: the kernel drops requests for
-new connections, whose clients ask again and are refused once it is closed, while those that are
-waiting, or half way through their handshake, are still accepted.
+new connections, whose clients ask again and are refused once it is closed, while connections that
+wait, or are half way through their handshake, are still accepted.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.serving.settings import Settings
 
 BACKLOG = 2048
-SO_ATTACH_FILTER = SO_GET_FILTER = 26  # of Linux; Python does not name them
+SO_ATTACH_FILTER = SO_GET_FILTER = 26  # options of Linux that Python does not name
 # A program for the kernel (BPF) which drops segments that begin a connection: of the flags SYN and
 # ACK they have the first alone. Code, jumps if true and if false, operand.
 NO_NEWCOMERS = (
@@ -44,22 +44,22 @@ class Ports:
 
     @property
     def all(self) -> list[socket.socket]:
-        """Those that there are."""
+        """The sockets that there are, the one for clients first."""
         return [self.clients] if self.metrics is None else [self.clients, self.metrics]
 
     @property
     def urls(self) -> list[str]:
-        """Where each can be reached."""
+        """The URLs under which the sockets can be reached."""
         return [url_of(listener) for listener in self.all]
 
     def close(self) -> None:
-        """Close them here; a process that has inherited them is not affected."""
+        """Close the sockets here; a process that has inherited them is not affected."""
         for listener in self.all:
             listener.close()
 
 
 def bind_ports(settings: Settings) -> Ports:
-    """Sockets that have their ports and refuse connections until they listen.
+    """Bind sockets to the ports; they refuse connections until they listen.
 
     Raises:
         InvalidConfig: a port is taken, or the address is not this machine's.
@@ -74,10 +74,10 @@ def bind_ports(settings: Settings) -> Ports:
 
 
 def listening(ports: Ports) -> Ports:
-    """From now on connections are accepted, by every process that has these sockets.
+    """Listen, so that every process that has these sockets accepts connections from now on.
 
     Raises:
-        InvalidConfig: another server was quicker to listen there.
+        InvalidConfig: another server was quicker to listen on a port.
     """
     for listener in ports.all:
         try:
@@ -89,7 +89,7 @@ def listening(ports: Ports) -> Ports:
 
 
 def shut(listener: socket.socket) -> None:
-    """Let nobody in any more who is not at the door already, for all processes that listen on it.
+    """Let no client connect any more, for all processes that listen on this socket.
 
     Elsewhere than on Linux nothing happens: then one that comes at the last moment may be reset.
     """
@@ -98,34 +98,34 @@ def shut(listener: socket.socket) -> None:
             b"".join(struct.pack("HBBI", *line) for line in NO_NEWCOMERS)
         )
         counted = struct.pack("HP", len(NO_NEWCOMERS), ctypes.addressof(program))
-        with contextlib.suppress(OSError):  # a kernel that does not have it
+        with contextlib.suppress(OSError):  # the kernel may have no such filters
             listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, counted)
 
 
 def is_shut(listener: socket.socket) -> bool:
-    """Whether a process has shut it."""
+    """Whether a process has shut this socket."""
     try:
         return bool(listener.getsockopt(socket.SOL_SOCKET, SO_GET_FILTER, 1024))
     except OSError:
-        return True  # it cannot be
+        return True  # it cannot be shut here, so there is nothing to wait for
 
 
 def at_the_door(listener: socket.socket) -> int:
-    """Connections that nobody has accepted yet; 0 where the kernel does not say."""
+    """How many connections nobody has accepted yet; 0 where the kernel does not say."""
     if sys.platform != "linux":
         return 0
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    (waiting,) = struct.unpack_from("I", info, 24)  # tcpi_unacked, which for a listener is this
+    (waiting,) = struct.unpack_from("I", info, 24)  # tcpi_unacked: for a listener, these
     return int(waiting)
 
 
 def bind_port(host: str, port: int, *, flag: str = "--port") -> socket.socket:
-    """One such socket.
+    """Bind one socket to a port; it refuses connections until it listens.
 
     Args:
         host: the address.
         port: 0 takes a free one.
-        flag: which sets the port, for the message.
+        flag: the flag that sets the port, for the message.
 
     Raises:
         InvalidConfig: the port is taken, or the address is not this machine's.
@@ -147,7 +147,7 @@ def bind_port(host: str, port: int, *, flag: str = "--port") -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where a socket can be reached."""
+    """The URL under which a socket can be reached."""
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}"

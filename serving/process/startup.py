@@ -1,4 +1,4 @@
-"""What comes before a process serves, and what a worker and its parent tell each other then.
+"""What comes before a process serves, and the message that tells a worker's parent that it does.
 
 The worker has a pipe of its own for one line, a structured message: whatever else writes to
 standard output, it is not taken for one.
@@ -25,7 +25,7 @@ log = logging.getLogger("snapensemble")
 
 
 def prepare_process(settings: Settings) -> None:
-    """What comes before members are loaded, in this process and in each worker.
+    """Prepare this process, or each worker for itself, before members are loaded.
 
     Raises:
         InvalidConfig: the tokens cannot be read or are not right.
@@ -37,7 +37,7 @@ def prepare_process(settings: Settings) -> None:
 
 
 def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Ports) -> str:
-    """What is served where, a line per port; scripts wait for it."""
+    """The lines that say what is served where, one per port; scripts wait for them."""
     workers = f", workers: {settings.workers}" if settings.workers > 1 else ""
     url, *others = ports.urls
     return "\n".join(
@@ -50,17 +50,17 @@ def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Port
 
 
 class Ready(BaseModel):
-    """A worker's only message: it accepts connections."""
+    """A worker's only message, that it accepts connections."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     message: Literal["ready"] = "ready"
-    protocol: Literal[1] = 1  # another number is of another version of this software
+    protocol: Literal[1] = 1  # another version of this software may have another number
     pid: int
 
 
 def say_ready(descriptor: int) -> None:
-    """Tell the parent, who may have died, that this worker accepts connections."""
+    """Tell the parent, which may have died, that this worker accepts connections."""
     with contextlib.suppress(BrokenPipeError):
         os.write(descriptor, Ready(pid=os.getpid()).model_dump_json().encode() + b"\n")
     os.close(descriptor)
@@ -70,8 +70,8 @@ async def hearing_ready(descriptor: int) -> Callable[[int], Awaitable[bool]]:
     """Listen to a worker's pipe from now on; the descriptor is closed at its end.
 
     Returns:
-        Waits until the worker with this process id has said that it is ready: True; or until it
-        can say nothing more: False.
+        A function that waits for the worker with a process id: until it has said that it is ready
+        (True), or can say nothing more (False).
     """
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -89,9 +89,9 @@ async def hearing_ready(descriptor: int) -> Callable[[int], Awaitable[bool]]:
 
 
 def is_message_of(pid: int, line: bytes) -> bool:
-    """Whether a line is the message of this process that it is ready; says what else it is."""
+    """Whether a line is the message of this process that it is ready; the log says if it is not."""
     try:
-        said = Ready.model_validate_json(line)
+        message = Ready.model_validate_json(line)
     except ValidationError:
         log.error(
             "worker %d said %.80r, expected that it is ready; was the software exchanged while the "
@@ -100,13 +100,13 @@ def is_message_of(pid: int, line: bytes) -> bool:
             line,
         )
         return False
-    if said.pid != pid:
-        log.error("worker %d said that %d is ready", pid, said.pid)
-    return said.pid == pid
+    if message.pid != pid:
+        log.error("worker %d said that %d is ready", pid, message.pid)
+    return message.pid == pid
 
 
 def standard_error() -> int:
-    """Where a worker's stray output goes, so that the greeting is alone on standard output."""
+    """Where a worker's other output goes, so that the greeting is alone on standard output."""
     try:
         os.fstat(2)
     except OSError:

@@ -14,10 +14,10 @@ from snapensemble.contracts.errors import SnapensembleError
 from snapensemble.contracts.process import Stopped, signals_to_obey
 from snapensemble.serving.process.watchdog import CUT_OFF
 
-LONG_LIFE_S = 30.0
+LONG_LIFE_S = 30.0  # a worker that has run so long is replaced at once
 MAX_PAUSE_S = 30.0
-MAX_TRIES = 10  # in a row, to fill a place while nobody answers
-LAST_S = 5.0  # for a worker that has failed to end
+MAX_TRIES = 10  # in a row, to fill a place while no worker answers
+LAST_S = 5.0  # to end by itself, for a worker that could not get ready
 log = logging.getLogger("snapensemble")
 
 
@@ -35,7 +35,7 @@ def how_it_ended(code: int) -> str:
 
 
 def pause_s(short_lives: int) -> float:
-    """Seconds before the next try, after so many lives in a row that were short."""
+    """Seconds before the next try, after so many workers in a row that have ended soon."""
     return min(MAX_PAUSE_S, 2.0 ** (short_lives - 2)) if short_lives > 1 else 0.0
 
 
@@ -45,7 +45,7 @@ class Worker:
 
     Args:
         process: the worker.
-        is_ready: waits until it is ready, True, or cannot be any more.
+        is_ready: waits until it is ready (True) or cannot be any more (False).
     """
 
     process: Process
@@ -53,14 +53,14 @@ class Worker:
 
 
 class Supervisor:
-    """Worker processes, and what becomes of them.
+    """Keeps a worker process in each place, and ends all of them after a signal.
 
     Args:
         spawn: starts the process of a place.
-        count: how many places.
-        on_end: told the place of each process that has ended.
-        on_signal: told each signal when it comes, whatever else is going on: must be quick.
-        on_stop: told the first signal, before the workers are.
+        count: how many places there are.
+        on_end: called with the place of each process that has ended.
+        on_signal: called with each signal when it comes, whatever else is going on: must be quick.
+        on_stop: called with the first signal, before the workers get it.
         patience_s: for each signal, after how many seconds those that have not ended are killed.
     """
 
@@ -80,25 +80,25 @@ class Supervisor:
         self._on_signal = on_signal
         self._on_stop = on_stop
         self._patience_s = patience_s
-        self._processes: dict[Process, int] = {}  # each in its place
+        self._processes: dict[Process, int] = {}  # the place of each
         self._signals: list[signal.Signals] = []
         self._stopping = asyncio.Event()
         self._cut_off = False
 
     async def run(self, announce: Callable[[], None]) -> int:
-        """Start all, replace those that die, and end all after a signal.
+        """Start all workers, replace those that die, and end all after a signal.
 
-        The first starts alone: what keeps every worker from starting is said once.
+        The first starts alone, so that what keeps every worker from starting is logged once.
 
         Args:
             announce: called when all are ready.
 
         Returns:
             0 after an orderly end, `CUT_OFF` if a worker has not ended in time, 128 + signal if a
-            second one has cut it short.
+            second signal has cut the end short.
 
         Raises:
-            WorkerFailed: one could not start, and no other is left.
+            WorkerFailed: a worker could not start, and no other is left.
             Stopped: a signal came before all were ready.
         """
         with self._obeying_signals():
@@ -113,7 +113,7 @@ class Supervisor:
         return CUT_OFF if self._cut_off else 0
 
     def stop(self, signum: signal.Signals) -> None:
-        """The first signal goes on to every worker; a second one kills them."""
+        """Pass the first signal on to every worker; a second one kills them."""
         self._signals.append(signum)
         if len(self._signals) == 1:
             self._on_stop(signum)
@@ -121,17 +121,17 @@ class Supervisor:
             loop = asyncio.get_running_loop()
             loop.call_later(self._patience_s(signum), self._lose_patience)
         for process in self._processes:
-            self._tell(process)
+            self._pass_signal_on(process)
 
     def kill(self) -> None:
-        """End all at once; from any thread. A stopped process, too, obeys."""
+        """Kill all workers, also those that are stopped; may be called on any thread."""
         for process in list(self._processes):
             if process.returncode is None:
                 process.kill()
 
     @contextlib.contextmanager
     def _obeying_signals(self) -> Iterator[None]:
-        """Python's own handlers: they run even where the event loop waits for somebody."""
+        """Set Python's own handlers: they run even where the event loop does not get on."""
         loop = asyncio.get_running_loop()
 
         def obey(signum: int, _frame: object) -> None:
@@ -161,7 +161,7 @@ class Supervisor:
         return [first, *(other for other in others if isinstance(other, Process))]
 
     async def _keep(self, place: int, process: Process | None) -> None:
-        """Have a worker in this place until a signal comes."""
+        """Keep a worker in this place until a signal comes."""
         short_lives = 0
         while process is not None:
             began = time.monotonic()
@@ -175,8 +175,8 @@ class Supervisor:
     async def _replacement(self, place: int, short_lives: int) -> Process | None:
         """The next worker of a place, or None after a signal.
 
-        While nobody answers, one that ends by itself shows that none can start. One that is
-        killed, by lack of memory perhaps, shows nothing: there is hope, for so many tries.
+        While no worker answers, one that ends by itself shows that none can start. One that is
+        killed, by lack of memory perhaps, shows nothing: `MAX_TRIES` are made.
         """
         tries = 0
         while not await self._stops_within(pause_s(short_lives)):
@@ -193,12 +193,12 @@ class Supervisor:
         return None
 
     async def _start(self, place: int) -> Process:
-        """A worker that is ready; WorkerFailed if it ends instead."""
+        """Start a worker and wait until it is ready; raises WorkerFailed if it ends instead."""
         worker = await self._spawn(place)
         process = worker.process
         self._processes[process] = place
         if self._signals:
-            self._tell(process)
+            self._pass_signal_on(process)
         if not await worker.is_ready():
             try:
                 code = await asyncio.wait_for(self._end_of(process), LAST_S)
@@ -236,12 +236,12 @@ class Supervisor:
             log.error("not ended in time after the signal, so killed: worker %s", pids)
             self.kill()
 
-    def _tell(self, process: Process) -> None:
+    def _pass_signal_on(self, process: Process) -> None:
         if process.returncode is not None:
             return
         first = self._signals[0] if len(self._signals) == 1 else signal.SIGKILL
-        # Not by `send_signal`, which looks after the process and may so take its exit code away
-        # from who waits for it. SIGCONT: one that is stopped, too, may end in order.
+        # Not by `send_signal`, which polls the process and so may take its exit code away from
+        # whoever waits for it. SIGCONT lets a process that is stopped end in order, too.
         for signum in (first, signal.SIGCONT):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, signum)

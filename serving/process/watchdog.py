@@ -1,7 +1,7 @@
 """Ends a process that does not end by itself in the time that was promised.
 
 Lanes may be in a decoder, threads in a system call, the log's reader may have stopped reading:
-whatever it is, nothing here waits for it.
+nothing here waits for any of them.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from snapensemble.serving.shutdown import Shutdown
 
 CUT_OFF = 1  # the exit code of a process that had to leave something behind
-LAST_WORDS_S = 0.1
-BACKSTOP_S = 0.15  # later than the thread, which needs Python's lock
+LAST_WORDS_S = 0.1  # for the last line of the log
+BACKSTOP_S = 0.15  # how much later than the thread, which needs Python's lock
 log = logging.getLogger("snapensemble")
 
 
@@ -24,11 +24,11 @@ log = logging.getLogger("snapensemble")
 def ended_in_time(
     shutdown: Shutdown, *, margin_s: float = 0.4, at_last: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """After a signal the body ends within its time, or else the process does, with `CUT_OFF`.
+    """End the process, with `CUT_OFF`, if after a signal the body does not end within its time.
 
     Args:
         shutdown: knows the signal and the time.
-        margin_s: how much later than the last request's end.
+        margin_s: how much later than the last request's time the process is ended.
         at_last: called before the process ends by force; must not wait for anything.
     """
     is_over = threading.Event()
@@ -43,7 +43,7 @@ def ended_in_time(
             faulthandler.dump_traceback_later(left_s + BACKSTOP_S, exit=True, file=nowhere)
             if not is_over.wait(left_s):
                 at_last()
-                _say(what_is_left())
+                _log_in_time(what_is_left())
                 os._exit(CUT_OFF)
             faulthandler.cancel_dump_traceback_later()
 
@@ -53,7 +53,7 @@ def ended_in_time(
         yield
     finally:
         is_over.set()
-        if shutdown.stopping:  # or else it waits for a signal, and harms nobody
+        if shutdown.stopping:  # or else the thread waits for a signal, and harms nobody
             watcher.join()
 
 
@@ -68,9 +68,9 @@ def what_is_left() -> str:
     return ", ".join(others)
 
 
-def _say(left: str) -> None:
-    """Log it, unless that takes long: another thread may hold the log and never give it back."""
+def _log_in_time(left: str) -> None:
+    """Log what is left, unless that takes long: another thread may hold the log for good."""
     text = "not ended in time after the signal, so ended by force, exit code %d; left behind: %s"
-    words = threading.Thread(target=log.error, args=(text, CUT_OFF, left), daemon=True)
-    words.start()
-    words.join(LAST_WORDS_S)
+    writer = threading.Thread(target=log.error, args=(text, CUT_OFF, left), daemon=True)
+    writer.start()
+    writer.join(LAST_WORDS_S)

@@ -1,9 +1,9 @@
 """One process that serves: alone, or as a worker of several.
 
-A worker is told all it needs by its parent: the bundle, the directory of the shared counts, its
-place there, the descriptor of the pipe on which it says that it is ready and those of the bound
-sockets as arguments, the settings as the first line of its input, secrets in its environment. It
-ends in order when its input ends: its parent has died.
+A worker gets all that it needs from its parent. Its arguments are the bundle, the directory of the
+shared counts, its place there, the descriptor of the pipe on which it says that it is ready, and
+those of the bound sockets. The settings are the first line of its input; secrets are in its
+environment. It ends in order when its input ends, since its parent has died then.
 """
 
 import atexit
@@ -33,7 +33,7 @@ from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import exported_traces
 
-TRACES_S = 0.3  # for the last ones, where requests have taken all the time that there was
+TRACES_S = 0.3  # for the last traces, where requests have taken all the time that there was
 
 
 def serve(
@@ -48,11 +48,11 @@ def serve(
 
     Args:
         bundle_dir: made by `snapensemble export`.
-        settings: of the server.
+        settings: those of the server.
         listen: opens the ports; called when the members are warm.
         announce: called when connections are accepted.
-        shutdown: when to stop.
-        metrics: counts.
+        shutdown: tells when to stop.
+        metrics: counts what happens.
     """
     with ended_in_time(shutdown):
         _serve(bundle_dir, settings, listen, announce, shutdown, metrics)
@@ -85,7 +85,7 @@ def _serve(
         if ports.metrics is not None:
             stack.enter_context(serve_metrics(ports.metrics, server.service))
         gc.collect()
-        gc.freeze()  # what is there now stays: looking through it took a twentieth of the time
+        gc.freeze()  # these objects stay: looking through them took a twentieth of the time
         announce(engine, ports)
         server.run(sockets=[ports.clients])
 
@@ -97,7 +97,7 @@ def main() -> int:
 
 
 def _work() -> int:
-    bundle_dir, metrics_dir, place, says, *descriptors = sys.argv[1:]
+    bundle_dir, metrics_dir, place, ready_pipe, *descriptors = sys.argv[1:]
     settings = Settings(**from_json(sys.stdin.buffer.readline()))
     prepare_process(settings)
     threading.Thread(
@@ -116,7 +116,7 @@ def _work() -> int:
         Path(bundle_dir),
         settings,
         listen,
-        announce=lambda *_: say_ready(int(says)),
+        announce=lambda *_: say_ready(int(ready_pipe)),
         shutdown=shutdown,
         metrics=Metrics(Path(metrics_dir)),
     )
@@ -130,8 +130,8 @@ def _end_with_parent(metrics_dir: str, clients: int) -> None:
         contextlib.suppress(OSError),  # this worker may have closed it already
         socket.socket(fileno=os.dup(clients)) as listener,
     ):
-        shut(listener)  # for all: the parent would have done it
-    atexit.register(shutil.rmtree, metrics_dir, ignore_errors=True)  # nobody else will
+        shut(listener)  # for all workers, as the parent would have done
+    atexit.register(shutil.rmtree, metrics_dir, ignore_errors=True)  # nobody else will do it
     os.kill(os.getpid(), signal.SIGINT)
 
 

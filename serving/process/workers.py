@@ -1,8 +1,8 @@
 """`snapensemble serve --workers N`: processes that share a port and count together.
 
-They share one bound socket, which this process holds too: a connection that nobody has accepted
-yet belongs to no worker, so it outlives any of them. Sessions of ONNX Runtime do not survive a
-fork, so each worker is a program of its own.
+They share one bound socket, which the parent holds too: a connection that nobody has accepted yet
+belongs to no worker, so it outlives any of them. Sessions of ONNX Runtime do not survive a fork,
+so each worker is a program of its own.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from snapensemble.serving.process.watchdog import ended_in_time
 from snapensemble.serving.settings import SECRETS, Settings
 from snapensemble.serving.shutdown import Shutdown
 
-PATIENCE_S = 0.6  # with workers, which end themselves a little earlier
+PATIENCE_S = 0.6  # how much later than their time workers are killed; they end a little earlier
 log = logging.getLogger("snapensemble")
 
 
@@ -39,8 +39,8 @@ def serve_with_workers(
 
     Args:
         bundle_dir: made by `snapensemble export`.
-        settings: of the server.
-        announce: told the greeting when all are ready.
+        settings: those of the server.
+        announce: called with the greeting when all workers are ready.
 
     Raises:
         InvalidManifest: the bundle has no manifest, or one that is not right or not expected.
@@ -57,13 +57,13 @@ def serve_with_workers(
         text = greeting(settings, bundle, sum(lanes), ports)
 
         async def spawn(place: int) -> Worker:
-            if said := what_became_of(bundle_dir, bundle, sha256):
-                log.error("%s", said)
+            if message := what_became_of(bundle_dir, bundle, sha256):
+                log.error("%s", message)
             own = settings.model_copy(update={"threads": lanes[place], "expect_bundle": sha256})
             return await start_worker(place, bundle_dir, own, ports, files)
 
         def stop_listening(signum: signal.Signals) -> None:
-            """Nobody new comes in, and the workers close what they share when nobody is left."""
+            """Let nobody new connect; the workers close the socket when nobody is left."""
             asyncio.get_running_loop().call_later(shutdown.drain_s(signum), leave_to_workers, ports)
 
         supervisor = Supervisor(
@@ -86,7 +86,7 @@ def serve_with_workers(
 
 
 def pinned_bundle(bundle_dir: Path, expected_sha256: str | None) -> tuple[BundleManifest, str]:
-    """The manifest of a bundle, and its SHA-256, which says the same of every file in it.
+    """The manifest of a bundle, and its SHA-256, which stands for every file in the bundle.
 
     Raises:
         InvalidManifest: as `read_bundle`; also if it is replaced at this very moment.
@@ -94,12 +94,12 @@ def pinned_bundle(bundle_dir: Path, expected_sha256: str | None) -> tuple[Bundle
     try:
         found = sha256_of((bundle_dir / BUNDLE_FILE).read_bytes())
     except OSError:
-        found = ""  # what is wrong, the reader says
+        found = ""  # `read_bundle` says what is wrong
     return read_bundle(bundle_dir, expected_sha256 or found or None), expected_sha256 or found
 
 
 def what_became_of(bundle_dir: Path, bundle: BundleManifest, sha256: str) -> str | None:
-    """What to say of a bundle that is not any more the one that is served; None if it is."""
+    """The message about a bundle that is no longer the one that is served; None if it is."""
     try:
         found = sha256_of((bundle_dir / BUNDLE_FILE).read_bytes())
     except OSError as error:
@@ -118,29 +118,29 @@ def what_became_of(bundle_dir: Path, bundle: BundleManifest, sha256: str) -> str
 async def start_worker(
     place: int, bundle_dir: Path, settings: Settings, ports: Ports, files: MetricsFiles
 ) -> Worker:
-    """Start `serving.process.worker` in its own process group: Ctrl-C comes through this process.
+    """Start `worker.main` in a process group of its own, so that Ctrl-C comes through this process.
 
-    With -P, since the current directory may hold a folder or a file of any name.
+    The interpreter gets -P, since the current directory may hold a folder or a file of any name.
     """
     descriptors = [listener.fileno() for listener in ports.all]
-    hears, says = os.pipe()
-    is_ready = await hearing_ready(hears)
+    read_end, write_end = os.pipe()
+    is_ready = await hearing_ready(read_end)
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "snapensemble.serving.process.worker",
-            bundle_dir, files.directory, *map(str, [place, says, *descriptors]),
-            stdin=PIPE, stdout=standard_error(), pass_fds=[says, files.lock, *descriptors],
+            bundle_dir, files.directory, *map(str, [place, write_end, *descriptors]),
+            stdin=PIPE, stdout=standard_error(), pass_fds=[write_end, files.lock, *descriptors],
             process_group=0,
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(files.directory)},
         )  # fmt: skip
     finally:
-        os.close(says)
+        os.close(write_end)
     assert process.stdin is not None
     process.stdin.write(settings.model_dump_json(exclude=set(SECRETS)).encode() + b"\n")
     return Worker(process, partial(is_ready, process.pid))
 
 
 def leave_to_workers(ports: Ports) -> None:
-    """Shut the port for all and close it here; the workers have it as long as they need it."""
+    """Shut the port for all and close it here; the workers keep it as long as they need it."""
     shut(ports.clients)
     ports.close()

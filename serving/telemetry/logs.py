@@ -14,12 +14,12 @@ from typing import Any, Literal
 LogFormat = Literal["text", "json"]
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
-_encoder = json.JSONEncoder(default=str)  # to make one takes as long as to use it
+_encoder = json.JSONEncoder(default=str)  # kept, since to make one takes as long as to use it
 access_log = logging.getLogger("snapensemble.access")
 
 
 def log_access(**fields: object) -> None:
-    """One line about an answered request."""
+    """Write one line about a request that is over."""
     access_log.info("request", extra={"fields": fields})
 
 
@@ -34,7 +34,7 @@ def configure_logging(log_format: LogFormat) -> None:
 class OneTracebackAtATime(logging.Filter):
     """Writes the traceback of one place in the code once in a while, and a line each time.
 
-    Otherwise whoever finds a request that fails could fill a disk with a few bytes each.
+    Otherwise whoever finds a request that fails could fill a disk, with a few bytes for each.
 
     Args:
         every_s: seconds after which the traceback of a place is written again.
@@ -48,7 +48,7 @@ class OneTracebackAtATime(logging.Filter):
         self._written: dict[tuple[object, ...], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record through, without what was written just before."""
+        """Let every record through, without a traceback that was written just before."""
         if not record.exc_info or record.exc_info[0] is None:
             return True
         traceback = record.exc_info[2]
@@ -70,7 +70,7 @@ class JsonLines(logging.Formatter):
     """One JSON object per line; a traceback is one of its strings."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """The line of a record."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -84,7 +84,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """For people: time, level, message, then `name=value` words."""
+    """Lines for people: time, level, message, then `name=value` words."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")

@@ -1,4 +1,4 @@
-"""Prometheus metrics, in base units. One registry per server."""
+"""Prometheus metrics, in base units, and how far the answers drift. One registry per server."""
 
 from collections import deque
 from importlib.metadata import version
@@ -19,11 +19,11 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 WINDOW = 1000  # answers that count for drift
-ENOUGH = 100  # without which nothing is said of it
+ENOUGH = 100  # answers below which no drift is shown
 
 
 class Metrics:
-    """What the server counts. Safe to use from any thread.
+    """All that the server counts. Safe to use from any thread.
 
     Args:
         directory: where several workers count together; the variable PROMETHEUS_MULTIPROC_DIR
@@ -145,27 +145,27 @@ class Metrics:
             registry=self.registry,
         )
         self._members: tuple[str, ...] = ()
-        self._of_requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._request_counters: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.receive_seconds = self.stage_seconds.labels("receive")
 
     def describe(self, name: str, bundle: BundleManifest) -> None:
-        """Say what is served and by what, and from now on which member is which."""
+        """Set what is served and by what, and which member is which from now on."""
         self._members = tuple(member.name for member in bundle.members)
         for member in self._members:
-            self.member_failures.labels(member)  # shown as 0
+            self.member_failures.labels(member)  # so that 0 is shown before the first
         self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(1)
         packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
         self.build_info.labels(*packages).set(1)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count a request that is over."""
-        counters = self._of_requests.get((route, status))
+        counters = self._request_counters.get((route, status))
         if counters is None:  # to look labels up costs more than to count
             counters = (
                 self.requests.labels(route, str(status)),
                 self.request_seconds.labels(route),
             )
-            self._of_requests[route, status] = counters
+            self._request_counters[route, status] = counters
         counters[0].inc()
         counters[1].observe(seconds)
 
@@ -198,7 +198,7 @@ class Metrics:
         return self._members[index] if index < len(self._members) else str(index)
 
     def page(self) -> bytes:
-        """The text that Prometheus reads; of all workers if there are several."""
+        """The text that Prometheus reads: the sum of all workers if there are several."""
         if self._directory is None:
             return generate_latest(self.registry)
         together = CollectorRegistry()
@@ -207,10 +207,10 @@ class Metrics:
 
 
 class Drift:
-    """Knows how sure the last answers were. For one thread.
+    """Compares how sure the last answers were with a bundle's reference. For one thread.
 
     Args:
-        reference: of the bundle that answers.
+        reference: how sure the answers to validation images were, from the bundle.
         window: how many of the last answers count.
         enough: how many there must be before an index means something.
     """
@@ -218,12 +218,15 @@ class Drift:
     def __init__(
         self, reference: ReferenceRecord, *, window: int = WINDOW, enough: int = ENOUGH
     ) -> None:
-        self._of = {"confidence": reference.confidence, "disagreement": reference.disagreement}
+        self._references = {
+            "confidence": reference.confidence,
+            "disagreement": reference.disagreement,
+        }
         self._enough = enough
         self._last: deque[tuple[float, float]] = deque(maxlen=window)
 
     def __len__(self) -> int:
-        """Answers that count now."""
+        """How many answers count now."""
         return len(self._last)
 
     def add(self, *, confidence: float, disagreement: float) -> None:
@@ -237,5 +240,5 @@ class Drift:
         quantities = np.array(self._last).T
         return {
             name: population_stability_index(one.shares, one.counts_of(values_N))
-            for (name, one), values_N in zip(self._of.items(), quantities, strict=True)
+            for (name, one), values_N in zip(self._references.items(), quantities, strict=True)
         }

@@ -1,6 +1,6 @@
 """Traces of requests for OpenTelemetry, where the environment asks for them.
 
-Otherwise no SDK and no exporter is imported; the server does without them.
+Otherwise no SDK and no exporter is imported, and neither need be installed.
 """
 
 import contextlib
@@ -26,14 +26,14 @@ PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
 PROTOCOL = "http/protobuf"
 LAST_S = 3.0
 MOST_WAITING = 2048  # requests of which no spans are made yet
-MOST_BYTES = 512  # of a header that they keep: W3C Trace Context asks no more of `tracestate`
+MOST_BYTES = 512  # of a header that is kept: W3C Trace Context asks no more of `tracestate`
 log = logging.getLogger("snapensemble")
 
 
 def are_wanted(environment: Mapping[str, str]) -> bool:
-    """Whether the standard variables ask for traces; without any of them, no.
+    """Whether the standard variables ask for traces; without any of them they do not.
 
-    What is asked for and cannot be had is no reason not to serve: the log says so.
+    What is asked for and cannot be had is no reason not to serve, but the log says so.
     """
     exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     is_off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
@@ -58,7 +58,7 @@ def exported_traces(left_s: Callable[[], float] = lambda: LAST_S) -> Iterator["T
     On leaving, what has not been sent yet is sent, if that does not take long.
 
     Args:
-        left_s: asked then, how long it may take at most.
+        left_s: called on leaving; says how long sending may take at most, seconds.
     """
     if not are_wanted(os.environ):
         yield None
@@ -88,7 +88,7 @@ def exported_traces(left_s: Callable[[], float] = lambda: LAST_S) -> Iterator["T
     finally:
         last = threading.Thread(target=end, name="last-traces", daemon=True)
         last.start()
-        # By itself it would try for longer than containers have to stop.
+        # The exporter by itself would try for longer than containers have to stop.
         last.join(may_take_s := min(LAST_S, left_s()))
         if last.is_alive():
             log.warning("the last traces could not be sent within %.1f s", may_take_s)
@@ -100,15 +100,15 @@ class Exchanged:
 
     method: str
     scheme: str
-    carrier: Mapping[str, str]  # the trace of the client, see `Traces.carrier`
-    route: str | None  # None: a path that is none of ours, so its sender chose it
+    carrier: Mapping[str, str]  # the headers that name the client's trace, see `Traces.carrier`
+    route: str | None  # None: the path is none of the server's, so the sender chose it
     identity: str
     status: int  # 0: there was no answer
     started: float
     ended: float
     notes: Mapping[str, int]
     received: tuple[float, float] | None  # when its body began to come, and had come
-    times: Sequence[Times]  # of its images
+    times: Sequence[Times]  # those of its images
 
 
 class Traces:
@@ -118,7 +118,7 @@ class Traces:
     does it. Use as a context manager.
 
     Args:
-        provider: what the spans are for.
+        provider: gets the spans.
     """
 
     def __init__(self, provider: "TracerProvider") -> None:
@@ -141,7 +141,7 @@ class Traces:
         self._thread.join()
 
     def carrier(self, headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-        """The headers that name the trace of the client; of others nothing is kept."""
+        """The headers that name the trace of the client; nothing is kept of other headers."""
         return {
             name.decode(): value.decode("latin-1")
             for name, value in headers
@@ -149,7 +149,7 @@ class Traces:
         }
 
     def add(self, exchanged: Exchanged) -> None:
-        """Make spans of a request, soon; or none if too many wait."""
+        """Have spans made of a request soon, or none if too many requests wait."""
         is_dropping = self._queue.qsize() >= MOST_WAITING
         if is_dropping and not self._is_dropping:
             log.warning("more requests come than spans can be made of; some have none")
@@ -158,15 +158,15 @@ class Traces:
             self._queue.put(exchanged)
 
     def _run(self) -> None:
-        stand_back()  # for the thread that answers clients
+        stand_back()  # behind the thread that answers clients
         while (exchanged := self._queue.get()) is not None:
             try:
                 self._record(exchanged)
-            except Exception:  # the next ones are made all the same
+            except Exception:  # those of the next requests are made all the same
                 log.exception("no spans could be made of a request")
 
     def _record(self, exchanged: Exchanged) -> None:
-        """The span of a request, part of the trace that its `traceparent` names."""
+        """Make the span of a request, in the trace that its `traceparent` names."""
         method, route, status = exchanged.method, exchanged.route, exchanged.status
         attributes = {
             "http.request.method": method,

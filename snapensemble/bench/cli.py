@@ -29,11 +29,11 @@ from snapensemble.serving.cli import build_settings
 from snapensemble.serving.inference.engine import load_engine
 
 CONCURRENCY = (1, 8, 32)
-WARM_UP_S = 1.0  # at most, before each row
+WARM_UP_S = 1.0  # seconds of load before each row, at most
 
 
 class BenchConfig(Options):
-    """What to measure."""
+    """The options of `snapensemble bench`: what to measure."""
 
     bundle_dir: Path
     concurrency: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
@@ -58,7 +58,7 @@ class BenchConfig(Options):
 
     @property
     def loads(self) -> list[tuple[int | None, float | None]]:
-        """Clients of each closed loop, then requests/s of each open one."""
+        """The loads: clients of each closed loop, then requests/s of each open one."""
         clients = (
             (() if self.rate else CONCURRENCY) if self.concurrency is None else self.concurrency
         )
@@ -67,7 +67,7 @@ class BenchConfig(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is ready to be measured."""
+    """The bundle, the pictures and the targets, ready to be measured."""
 
     bundle: BundleManifest
     pictures: Pictures
@@ -76,14 +76,14 @@ class Subject:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `snapensemble bench`."""
+    """Add the flags of `snapensemble bench`."""
     parser.add_argument("bundle_dir", type=Path, metavar="BUNDLE_DIR")
     add_options(parser, BenchConfig, without=("bundle_dir",))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print row by row; after Ctrl-C what was measured until then."""
+    """Measure and print row by row; after Ctrl-C print what was measured until then."""
     options = vars(args)
     as_json = options.pop("json")
     config = build(BenchConfig, options)
@@ -134,13 +134,13 @@ def described(config: BenchConfig, subject: Subject) -> dict[str, Any]:
 
 @contextmanager
 def prepared(config: BenchConfig) -> Iterator[Subject]:
-    """The engine in this process and a server, both with the server's settings, and both checked.
+    """Start the engine and a server, both with the server's settings, and check both.
 
     Raises:
         InvalidManifest: the bundle is damaged.
         InvalidParameter: the bundle carries no cascade.
         InvalidData: a picture file cannot be read.
-        InvalidConfig: nothing that answers is at the URL.
+        InvalidConfig: no server answers at the URL.
         ServerFailed: the server did not start.
     """
     settings = build_settings({"port": 0}, for_server=False)
@@ -165,7 +165,7 @@ def prepared(config: BenchConfig) -> Iterator[Subject]:
         client = HttpClient(url)
         stack.callback(lambda: runner.run(client.close()))
         engine_ask = InProcess(engine, decoded, config.mode)
-        # As a program would ask that wants no more than the answer.
+        # The query of a program that wants no more than the answer.
         http_ask = Predictions(client, encoded, f"mode={config.mode}")
         runner.run(check(http_ask, url))
         targets = (
@@ -176,7 +176,7 @@ def prepared(config: BenchConfig) -> Iterator[Subject]:
 
 
 def measure(config: BenchConfig, subject: Subject, stop: Callable[[], bool]) -> Iterator[Row]:
-    """A row per load and way, the ways in turns, so that each sees the same machine."""
+    """Measure a row per load and way, the ways in turns, so that each sees the same machine."""
     warm_up_s = min(WARM_UP_S, config.seconds / 5)
     for concurrency, rate in config.loads:
         for target in subject.targets:

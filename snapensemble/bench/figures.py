@@ -20,7 +20,7 @@ HEAD = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What the answering process used, and what share of a core the client did."""
+    """What the process that answers has used, and what share of a core the client has."""
 
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
@@ -29,7 +29,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One way under one load. Rates and latencies are those of requests that were answered."""
+    """One way under one load. Rates and latencies are those of the requests that were answered."""
 
     way: str
     concurrency: int | None  # of a closed loop
@@ -60,7 +60,7 @@ def row(
     rate: float | None = None,
     images_per_request: int = 1,
 ) -> Row:
-    """The figures of one load."""
+    """The figures of one way under one load."""
     answered = [sample for sample in samples if sample.answer.code is None]
     errors = Counter(sample.answer.code for sample in samples if sample.answer.code is not None)
     seconds = max(s.ended for s in samples) - min(s.started for s in samples) if samples else 0.0
@@ -86,7 +86,7 @@ def row(
 
 
 def latencies_ms(answered: Sequence[Sample]) -> dict[str, float] | None:
-    """Percentiles and the maximum; None without answers."""
+    """Percentiles and the maximum of latencies, milliseconds; None without answers."""
     if not answered:
         return None
     all_ms = [(sample.ended - sample.started) * 1000 for sample in answered]
@@ -116,7 +116,7 @@ def number(value: float | None, form: str, factor: float = 1) -> str:
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
-    """What somebody who reads the rows should know."""
+    """Sentences about rows that may show the client's limits and not the server's."""
     return [
         f"the client used {row.client_core_share:.0%} of a core at "
         f"{row.requests_per_second:.0f} requests/s: the server may be faster than this row says"

@@ -10,7 +10,7 @@ from snapensemble.bench.load import Answer
 from snapensemble.predict import server_url
 
 TIMEOUT_S = 60.0
-PAUSE_S = 0.05  # after a failed connection, or a dead server would be asked without end
+PAUSE_S = 0.05  # after a failed connection, or a dead server would get requests without pause
 BOUNDARY = "snapensemble-bench"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
 _MEMBERS_USED = re.compile(rb'"members_used": *(\d+)')
@@ -18,21 +18,21 @@ _MEMBERS_USED = re.compile(rb'"members_used": *(\d+)')
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A response."""
+    """A response of the server."""
 
     status: int
     body: bytes
-    keeps: bool = True  # the connection stays open
+    keeps: bool = True  # whether the connection stays open
 
 
 class HttpClient:
-    """As many connections to one server as there are open requests; they are used again.
+    """Has as many connections to one server as there are open requests, and uses them again.
 
     Args:
         url: for example http://127.0.0.1:8000.
 
     Raises:
-        InvalidConfig: not such a URL.
+        InvalidConfig: it is no such URL.
     """
 
     def __init__(self, url: str) -> None:
@@ -43,8 +43,8 @@ class HttpClient:
         """Send a whole request and wait for the response.
 
         Raises:
-            TimeoutError: nothing came for a minute.
-            OSError: no connection, or it broke.
+            TimeoutError: the response did not come within a minute.
+            OSError: there is no connection, or it broke.
         """
         async with asyncio.timeout(TIMEOUT_S):
             connection = await self._connection()
@@ -85,7 +85,7 @@ class HttpClient:
 
 
 class Predictions:
-    """Asks POST /predict, each request from one of the prepared groups of pictures in turn."""
+    """Sends POST /predict, each request from one of the prepared groups of pictures in turn."""
 
     def __init__(
         self, client: HttpClient, groups: Sequence[Sequence[bytes]], query: str = ""
@@ -95,7 +95,7 @@ class Predictions:
         self._requests = [client.request("POST", path, *body_of(group)) for group in groups]
 
     async def __call__(self, number: int) -> Answer:
-        """Send the request of this number; what goes wrong is a code."""
+        """Send the request of this number; what goes wrong is a code in the answer."""
         try:
             reply = await self._client.exchange(self._requests[number % len(self._requests)])
         except TimeoutError:
@@ -107,7 +107,7 @@ class Predictions:
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time."""
+    """A connection that carries one request at a time."""
 
     def __init__(self) -> None:
         self.closed = asyncio.Event()
@@ -150,10 +150,11 @@ class _Connection(asyncio.Protocol):
 def parse(received: bytes | bytearray) -> Reply | None:
     """A response, or None as long as it is not complete.
 
-    Only what this server and its like send: a status line, headers, a body of announced length.
+    Only what this server and its like send is read: a status line, headers, and a body of
+    announced length.
 
     Raises:
-        ConnectionError: a response that does not tell its length.
+        ConnectionError: the response does not tell its length.
     """
     head_end = received.find(b"\r\n\r\n")
     if head_end < 0:
@@ -170,7 +171,7 @@ def parse(received: bytes | bytearray) -> Reply | None:
 
 
 def answer_of(reply: Reply) -> Answer:
-    """What a response to POST /predict says."""
+    """The answer that a response to POST /predict carries."""
     if reply.status == 200:
         return Answer(members_used=sum(map(int, _MEMBERS_USED.findall(reply.body))))
     try:
@@ -193,6 +194,6 @@ def body_of(pictures: Sequence[bytes]) -> tuple[bytes, str]:
 
 
 def split_url(url: str) -> tuple[str, int, str]:
-    """Host, port and the path before ours."""
+    """The host, the port, and the path in front of the server's own paths."""
     server = server_url(url, ("http",))
     return server.host, server.port or 80, server.prefix

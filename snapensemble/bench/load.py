@@ -1,8 +1,8 @@
-"""Two ways to ask many times: a closed loop of clients, and an open loop of arrivals.
+"""Two ways to send many requests: a closed loop of clients, and an open loop of arrivals.
 
-In a closed loop a slow answer holds the next question back, so that the worst moments are asked
-about least (coordinated omission). An open loop asks when its schedule says, and an answer's
-latency counts from there, also where the question could only be sent later.
+In a closed loop a slow answer holds the next request back, so that the worst moments are measured
+least (coordinated omission). An open loop sends a request when its schedule says, and the latency
+counts from there, also where the request could only be sent later.
 """
 
 import asyncio
@@ -23,14 +23,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request. Times in seconds on the monotonic clock."""
+    """One request and its answer. Times in seconds on the monotonic clock."""
 
     started: float  # closed loop: when it was sent; open loop: when it was due
     ended: float
     answer: Answer
 
 
-Ask = Callable[[int], Awaitable[Answer]]  # the request's number, counted from 0 -> its answer
+Ask = Callable[[int], Awaitable[Answer]]  # the number of a request, counted from 0 -> its answer
 
 
 async def closed_loop(
@@ -41,11 +41,11 @@ async def closed_loop(
     stop: Callable[[], bool] = lambda: False,
     now: Callable[[], float] = time.monotonic,
 ) -> list[Sample]:
-    """`concurrency` clients that ask again as soon as they are answered.
+    """Run `concurrency` clients that ask again as soon as they are answered.
 
     Args:
         ask: sends a request and waits for its answer; raises nothing.
-        concurrency: open requests.
+        concurrency: how many requests are open at the same time.
         seconds: how long new requests are begun.
         stop: ends the loop early. What fails then is left out: the server may be ending, too.
         now: the clock.
@@ -73,9 +73,9 @@ async def open_loop(
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> list[Sample]:
-    """A request at each of `arrivals`, seconds from the start, whatever became of the others.
+    """Send a request at each of `arrivals`, seconds from the start, whatever became of the others.
 
-    Returns once all are answered. The arguments are those of `closed_loop`.
+    Returns once all are answered. The other arguments are those of `closed_loop`.
     """
     samples: list[Sample] = []
     start = now()
@@ -88,7 +88,7 @@ async def open_loop(
     async with asyncio.TaskGroup() as requests:
         for number, arrival in enumerate(arrivals):
             due = start + arrival
-            await sleep(max(0.0, due - now()))  # also if it is late: the answers need a turn
+            await sleep(max(0.0, due - now()))  # also if it is late: the event loop needs a turn
             if stop():
                 break
             requests.create_task(one(number, due))
@@ -96,7 +96,7 @@ async def open_loop(
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int = 0) -> Iterator[float]:
-    """Times from 0 to `seconds`, `rate` per second on average, independent of each other."""
+    """Random times from 0 to `seconds`, `rate` per second on average, of a Poisson process."""
     gaps = random.Random(seed)  # noqa: S311 # not a secret
     time_s = gaps.expovariate(rate)
     while time_s < seconds:

@@ -1,4 +1,4 @@
-"""What a benchmark asks about: picture files, or noise of the shape that a bundle takes."""
+"""The pictures of a benchmark: picture files, or noise of the shape that a bundle takes."""
 
 import io
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ NOISE_PICTURES = 64
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Encoded and decoded, and where they come from in words."""
+    """Pictures, encoded and decoded, and where they come from in words."""
 
     encoded: Sequence[bytes]
     images: Sequence[Pixels]  # image_CHW of each
     source: str
 
     def groups(self, size: int) -> tuple[list[list[bytes]], list[list[Pixels]]]:
-        """As many groups of `size` as there are pictures: encoded and decoded."""
+        """As many groups of `size` as there are pictures, encoded and decoded."""
         count = len(self.encoded)
         places = [[(start * size + k) % count for k in range(size)] for start in range(count)]
         return (
@@ -37,7 +37,7 @@ def read_pictures(files: Sequence[Path], image: ImageContract) -> Pictures:
     """The pictures in files, each of which can be decoded.
 
     Raises:
-        InvalidData: a file is absent or no picture; names it.
+        InvalidData: a file is absent or no picture; the message names it.
     """
     encoded, images = [], []
     for file in files:

@@ -1,4 +1,4 @@
-"""What a process and its children have used, from /proc; None where there is no such thing."""
+"""Processor time and memory of a process and its children, from /proc; None where it is absent."""
 
 import os
 from pathlib import Path
@@ -8,20 +8,20 @@ TICKS = os.sysconf("SC_CLK_TCK")  # per second
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that it started, directly or not, and that still runs."""
+    """A process and all that it has started, directly or not, and that still run."""
     found = [pid]
-    for parent in found:  # grows while it is read
+    for parent in found:  # the list grows meanwhile
         for task in sorted((PROC / str(parent) / "task").glob("*")):
             try:
                 found += map(int, (task / "children").read_text().split())
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the process has ended meanwhile
                 continue
     return found
 
 
 def cpu_seconds(pid: int) -> float | None:
     """Processor time of a process and its children, those that have ended included."""
-    found = [own_cpu_seconds(each) for each in family(pid)]  # its own comes first
+    found = [own_cpu_seconds(each) for each in family(pid)]  # that of `pid` comes first
     return None if found[0] is None else sum(seconds or 0.0 for seconds in found)
 
 

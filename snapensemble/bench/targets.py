@@ -1,4 +1,4 @@
-"""What a benchmark asks: the engine in this process, or a server."""
+"""The targets of a benchmark: the engine in this process, or a server."""
 
 import asyncio
 import time
@@ -18,12 +18,12 @@ from snapensemble.serving.inference.request import Image
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Something that answers."""
+    """An engine or a server that answers."""
 
     way: str
     ask: Ask
-    pid: int | None  # whose processor time counts; None if that is not known
-    is_client: bool  # that process is this one, which also asks
+    pid: int | None  # the process whose processor time counts; None if it is not known
+    is_client: bool  # that process is this one, which also sends the requests
 
 
 class InProcess:
@@ -35,7 +35,7 @@ class InProcess:
         self._mode = mode
 
     async def __call__(self, number: int) -> Answer:
-        """Submit the images of this number; what goes wrong is a code, as over HTTP."""
+        """Submit the images of this number; what goes wrong is a code in the answer."""
         try:
             futures = self._engine.submit(self._groups[number % len(self._groups)], self._mode)
             answers = await asyncio.gather(*map(asyncio.wrap_future, futures))
@@ -45,7 +45,7 @@ class InProcess:
 
 
 def metered(target: Target, load: Callable[[], list[Sample]]) -> tuple[list[Sample], Usage]:
-    """Run a load; its samples, and what was used meanwhile."""
+    """Run a load, and return its samples and what was used meanwhile."""
     started_s, client_started_s, started = _used_s(target), time.process_time(), time.monotonic()
     samples = load()
     ended_s, client_ended_s, ended = _used_s(target), time.process_time(), time.monotonic()
@@ -65,12 +65,12 @@ def metered(target: Target, load: Callable[[], list[Sample]]) -> tuple[list[Samp
 
 def _used_s(target: Target) -> float | None:
     if target.is_client:
-        return time.process_time()  # the server is its child, and is not meant
+        return time.process_time()  # without children, since the server is one of them
     return None if target.pid is None else cpu_seconds(target.pid)
 
 
 async def check(ask: Ask, url: str) -> None:
-    """Ask a server once.
+    """Send a server one request.
 
     Raises:
         InvalidConfig: nobody answers, or not with predictions.

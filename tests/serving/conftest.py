@@ -26,7 +26,7 @@ LIMITS = Settings(
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Whatever a test did to a server: afterwards its requests hold nothing."""
+    """Check that after a test no server's requests hold anything, whatever the test did."""
     made: list[Service] = []
 
     class Noted(Service):

@@ -1,4 +1,4 @@
-"""A server on a thread of the test's process, asked in bytes."""
+"""A server on a thread of the test's process, which gets its requests as bytes."""
 
 import contextlib
 import http.client
@@ -23,7 +23,7 @@ PAUSE_S = 0.1  # without a byte of answer; then the client stops sending
 
 
 class Port:
-    """A server on a thread of this process, whose inside the test can look at."""
+    """A server on a thread of this process, so that the test can look inside."""
 
     def __init__(self, server: uvicorn.Server, app: FastAPI, address: tuple[str, int]) -> None:
         self.server = server
@@ -32,7 +32,7 @@ class Port:
 
     def exchange(self, data: bytes) -> bytes:
         """All that comes back for some bytes until the server hangs up."""
-        said = b""
+        received = b""
         with (
             contextlib.suppress(ConnectionError),
             socket.create_connection(self.address, timeout=HANGS_AFTER_S) as connection,
@@ -41,13 +41,13 @@ class Port:
             connection.settimeout(PAUSE_S)
             try:
                 while piece := connection.recv(65536):
-                    said += piece
+                    received += piece
             except TimeoutError:  # it waits for more
                 connection.shutdown(socket.SHUT_WR)
                 connection.settimeout(HANGS_AFTER_S)
                 while piece := connection.recv(65536):
-                    said += piece
-        return said
+                    received += piece
+        return received
 
     def wait_until_nothing_is_left(self) -> None:
         state = self.server.server_state
@@ -56,8 +56,8 @@ class Port:
     def is_holding(self) -> bool:
         """Whether a request that is over, or a connection, has left something behind."""
         admission = self.app.state.service.admission
-        lanes = self.app.state.engine.scheduler
-        return any((admission.memory.held, admission.images, admission.requests, lanes.queued))
+        queued = self.app.state.engine.scheduler.queued
+        return any((admission.memory.held, admission.images, admission.requests, queued))
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -73,7 +73,7 @@ def open_port(app: FastAPI, **limits: Any) -> Iterator[Port]:
 
     Args:
         app: the application.
-        limits: of connections, as of `GuardedProtocol`.
+        limits: arguments of `GuardedProtocol`, such as `max_connections`.
     """
     memory, on_refusal = app.state.service.admission.memory, app.state.metrics.refused
     http = partial(GuardedProtocol, memory=memory, on_refusal=on_refusal, **limits)
@@ -91,7 +91,7 @@ def open_port(app: FastAPI, **limits: Any) -> Iterator[Port]:
 
 
 class Replayed(io.BytesIO):
-    """Bytes that http.client takes for a connection."""
+    """Bytes that http.client takes for a socket."""
 
     def makefile(self, *_: Any) -> io.BytesIO:
         return self

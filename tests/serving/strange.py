@@ -1,4 +1,4 @@
-"""Strategies for what no decent client sends."""
+"""Hypothesis strategies for pictures, bodies, headers and queries that no decent client sends."""
 
 import base64
 import json

@@ -14,7 +14,7 @@ from snapensemble.serving.process.server import uvicorn_config
 
 
 class Transport(asyncio.Transport):
-    """The near end: keeps what is written."""
+    """The server's end of a connection, which keeps what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Transport(asyncio.Transport):
         self.is_reading_paused = False
 
     def lose(self) -> None:
-        """The connection is no more."""
+        """Break the connection."""
         if not self._is_lost:
             self._is_lost = self._is_closing = True
             assert self.protocol is not None
@@ -64,7 +64,7 @@ class Wire:
 
     Args:
         app: the application.
-        limits: of connections, as of `GuardedProtocol`.
+        limits: arguments of `GuardedProtocol`, such as `max_connections`.
     """
 
     def __init__(self, app: FastAPI, **limits: Any) -> None:
@@ -86,7 +86,7 @@ class Wire:
         )
 
     def connect(self) -> "End":
-        """A new connection."""
+        """Open a new connection."""
         transport = Transport()
         transport.protocol = self._new(_loop=asyncio.get_running_loop())
         transport.protocol.connection_made(transport)
@@ -94,22 +94,22 @@ class Wire:
         return self._ends[-1]
 
     def lose_all(self) -> None:
-        """All connections break."""
+        """Break all connections."""
         for end in self._ends:
             end.leave()
         self._ends.clear()
 
     async def settle(self) -> None:
-        """Until no request is under way."""
+        """Wait until no request is under way."""
         await asyncio.sleep(0)
         async with asyncio.timeout(30):
             while self.state.tasks:
                 await asyncio.wait(self.state.tasks)
-                await asyncio.sleep(0)  # what has waited behind it may begin
+                await asyncio.sleep(0)  # a request that has waited behind it may begin
                 await asyncio.sleep(0)
 
     async def give_back(self) -> None:
-        """Until nothing is held: a lane may have to end what it does for a client that left."""
+        """Wait until nothing is held: a lane may still decode for a client that left."""
         await self.settle()
         async with asyncio.timeout(30):
             while self.holds != (0, 0, 0):
@@ -117,20 +117,20 @@ class Wire:
 
     @property
     def holds(self) -> tuple[int, int, int]:
-        """Bytes, images and requests that count now."""
+        """How many bytes, images and requests count now."""
         admission = self.app.state.service.admission
         return admission.memory.held, admission.images, admission.requests
 
 
 class End:
-    """The far end of one connection."""
+    """The client's end of one connection."""
 
     def __init__(self, transport: Transport, protocol: GuardedProtocol) -> None:
         self.transport = transport
         self.protocol = protocol
 
     def send(self, *pieces: bytes) -> None:
-        """Each comes by itself; none after the connection is closed."""
+        """Send each piece by itself, and none after the connection is closed."""
         for piece in pieces:
             if not self.transport.is_closing():
                 self.protocol.data_received(piece)
@@ -155,10 +155,10 @@ class End:
 
     @property
     def statuses(self) -> list[int]:
-        """Those of the answers."""
+        """The status of each answer that has come so far."""
         return [status for status, _, _ in self.answers]
 
     @property
     def identities(self) -> list[bytes | None]:
-        """The request ids of the answers."""
+        """The request id of each answer that has come so far."""
         return [headers.get(b"x-request-id") for _, headers, _ in self.answers]
