@@ -27,7 +27,7 @@ from fastapi import FastAPI
 from benchmarks.machine import save, spread
 from benchmarks.serving.bundles import add_arguments, bundle_of, pictures_of
 from snapensemble.serving.http.app import create_app
-from snapensemble.serving.http.scope import STATE, RequestState
+from snapensemble.serving.http.exchange import STATE, RequestState
 from snapensemble.serving.inference.engine import load_engine
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.logs import JsonLines

@@ -22,7 +22,7 @@ from snapensemble.serving.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
-from snapensemble.serving.http.scope import STATE
+from snapensemble.serving.http.exchange import STATE
 from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.settings import Settings
 

@@ -5,18 +5,20 @@ import logging
 import random
 import re
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snapensemble.serving.errors import Stopping
 from snapensemble.serving.http.problems import internal_problem, serving_problem
-from snapensemble.serving.http.scope import STATE, RequestState
+from snapensemble.serving.inference.request import Times
 from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.logs import log_access, request_id
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Exchanged, Traces
 
+STATE = "snapensemble"  # the key of a `RequestState` in the state of its scope
 OTHER = "other"  # the label of all paths that do not exist
 NO_ANSWER = 499  # no answer was begun: the client has left, or the server had to stop
 # Headers of an answer whose handler sets no others. It is about one picture and of one moment.
@@ -29,6 +31,28 @@ DEFAULTS = {
 _ACCEPTED = re.compile(rb"[\x21-\x7e]{1,128}")  # printable and without a space, so it is one word
 _ids = random.Random()  # noqa: S311 # unique, not secret; asking the system takes ten times as long
 log = logging.getLogger("snapensemble")
+
+
+@dataclass(slots=True)
+class RequestState:
+    """What protocol and handlers write of one request, and the exchange around them reads.
+
+    It lies in the `state` of the ASGI scope.
+    """
+
+    # The request came over a connection beyond the limit. Its prediction is refused and the
+    # connection closed. Probes and metrics are answered, so that whoever watches the server can
+    # see why.
+    is_crowded: bool = False
+    # All of its body has come, so nobody has to look at the clock while it is read.
+    is_whole: bool = False
+    # The status with which the protocol has refused it, as what came after the head was not HTTP.
+    refused_status: int = 0
+    # Counts of images and members for the access log and the trace.
+    notes: dict[str, int] = field(default_factory=dict)
+    # For the trace: when the body began to come and had come, and the moments of the images.
+    received: tuple[float, float] | None = None
+    times: Sequence[Times] = ()
 
 
 class Exchanges:

@@ -17,11 +17,11 @@ from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.errors import InvalidImage
 from snapensemble.serving.errors import BadImageInRequest, InvalidParameter, ServingError
 from snapensemble.serving.http.body import Body
+from snapensemble.serving.http.exchange import STATE, RequestState
 from snapensemble.serving.http.problems import serving_problem
 from snapensemble.serving.http.responses import prediction, response
 from snapensemble.serving.http.routes import PREDICT
 from snapensemble.serving.http.schemas import PredictOptions
-from snapensemble.serving.http.scope import STATE, RequestState
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.inference.request import Answer, MemberOutputs, PendingImage

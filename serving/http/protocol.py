@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from snapensemble.serving.errors import Overloaded
 from snapensemble.serving.http import head
+from snapensemble.serving.http.exchange import STATE, RequestState
 from snapensemble.serving.http.problems import (
     HEAD_TOO_LARGE,
     MALFORMED,
@@ -23,7 +24,6 @@ from snapensemble.serving.http.problems import (
     Refusal,
     Refused,
 )
-from snapensemble.serving.http.scope import STATE, RequestState
 from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.inference.admission import MemoryBudget
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from snapensemble.serving.http.exchange import Exchanges
-from snapensemble.serving.http.scope import STATE, RequestState
+from snapensemble.serving.http.exchange import STATE, Exchanges, RequestState
 from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Metrics
 from tests.fakes import prediction_scope
