@@ -35,7 +35,6 @@ from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
 
 UNDER_WAY = 32
-REQUESTS = 3200  # per repetition
 FORM_HEAD = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
 TRACE = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 
@@ -70,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_arguments(parser, "request-cost")
     parser.add_argument("--repetitions", type=int, default=7, help="after one that warms up (7)")
+    parser.add_argument("--requests", type=int, default=3200, help="in each repetition (3200)")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="(all)")
     args = parser.parse_args()
     found: dict[str, list[dict[str, float]]] = {name: [] for name in args.ways}
@@ -82,7 +82,7 @@ def main() -> None:
         pictures = pictures_of(args, bundle_dir).encoded
         for turn in range(args.repetitions + 1):
             for name, app in apps.items():
-                used = runner.run(measure(app, WAYS[name], pictures))
+                used = runner.run(measure(app, WAYS[name], pictures, args.requests))
                 if turn:  # the first turn warms up
                     found[name].append(used)
     table: list[tuple[str, ...]] = [
@@ -94,7 +94,7 @@ def main() -> None:
         ratios = [each / raw for each, raw in zip(thread, first, strict=True)]
         process = [turn["process"] for turn in turns]
         table.append((name, spread(thread, ".0f"), spread(ratios, ".2f"), spread(process, ".0f")))
-    save(args.name, {"requests": REQUESTS, "turns": found}, table)
+    save(args.name, {"requests": args.requests, "turns": found}, table)
 
 
 @contextmanager
@@ -150,20 +150,22 @@ def log_to_nobody() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-async def measure(app: FastAPI, way: Way, pictures: Sequence[bytes]) -> dict[str, float]:
+async def measure(
+    app: FastAPI, way: Way, pictures: Sequence[bytes], requests: int
+) -> dict[str, float]:
     """Microseconds of processor time per request."""
     bodies = [way.body(picture) for picture in pictures]
     headers = [(b"content-type", way.content_type), *way.headers]
 
     async def client(number: int) -> None:
-        for turn in range(REQUESTS // UNDER_WAY):
+        for turn in range(max(1, requests // UNDER_WAY)):
             await ask(app, headers, way.query, bodies[(number + turn) % len(bodies)])
 
     thread_s, process_s = time.thread_time(), time.process_time()
     await asyncio.gather(*map(client, range(UNDER_WAY)))
     return {
-        "thread": 1e6 * (time.thread_time() - thread_s) / REQUESTS,
-        "process": 1e6 * (time.process_time() - process_s) / REQUESTS,
+        "thread": 1e6 * (time.thread_time() - thread_s) / requests,
+        "process": 1e6 * (time.process_time() - process_s) / requests,
     }
 
 
