@@ -20,7 +20,8 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     base = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     with (base / f"{name}.made").open("a+") as made:
         fcntl.flock(made, fcntl.LOCK_EX)
-        if made.tell() == 0:
+        # Its position is of when it was opened: another process may have written since.
+        if os.fstat(made.fileno()).st_size == 0:
             make(base / name)
             made.write("yes")
     return base / name
