@@ -55,39 +55,28 @@ def serve(
         metrics: counts what happens.
     """
     with ended_in_time(shutdown):
-        _serve(bundle_dir, settings, listen, announce, shutdown, metrics)
-
-
-def _serve(
-    bundle_dir: Path,
-    settings: Settings,
-    listen: Callable[[], Ports],
-    announce: Callable[[Engine, Ports], None],
-    shutdown: Shutdown,
-    metrics: Metrics,
-) -> None:
-    engine = load_engine(
-        bundle_dir,
-        settings.limits(),
-        on_batch=metrics.batch,
-        on_decode=metrics.decoded,
-        max_accuracy_drop=settings.max_accuracy_drop,
-        expected_sha256=settings.expect_bundle,
-    )
-    engine.check_mode(settings.mode)  # before the port opens
-    with (
-        exported_traces(lambda: shutdown.left_s + TRACES_S) as traces,
-        engine,
-        listen() as ports,
-        contextlib.ExitStack() as stack,
-    ):
-        server = make_server(settings, engine, metrics, shutdown, traces)
-        if ports.metrics is not None:
-            stack.enter_context(serve_metrics(ports.metrics, server.service))
-        gc.collect()
-        gc.freeze()  # these objects stay: looking through them took a twentieth of the time
-        announce(engine, ports)
-        server.run(sockets=[ports.clients])
+        engine = load_engine(
+            bundle_dir,
+            settings.limits(),
+            on_batch=metrics.batch,
+            on_decode=metrics.decoded,
+            max_accuracy_drop=settings.max_accuracy_drop,
+            expected_sha256=settings.expect_bundle,
+        )
+        engine.check_mode(settings.mode)  # before the port opens
+        with (
+            exported_traces(lambda: shutdown.left_s + TRACES_S) as traces,
+            engine,
+            listen() as ports,
+            contextlib.ExitStack() as stack,
+        ):
+            server = make_server(settings, engine, metrics, shutdown, traces)
+            if ports.metrics is not None:
+                stack.enter_context(serve_metrics(ports.metrics, server.service))
+            gc.collect()
+            gc.freeze()  # these objects stay: looking through them took a twentieth of the time
+            announce(engine, ports)
+            server.run(sockets=[ports.clients])
 
 
 def main() -> int:
