@@ -43,6 +43,8 @@ Number = TypeVar("Number", bound=np.generic)
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 ScheduleName = Literal["sgdr", "cosine", "step", "plateau", "constant", "hypergradient"]
+# The weights of a snapshot: as the last update left them, or an average, see trainer.averages.
+Weights = Literal["last", "ema", "tail", "soup"]
 
 
 class DataRecord(Record):
@@ -107,9 +109,11 @@ class TrainingRecord(Record):
 
 
 class Snapshot(Record):
-    """The weights at the end of one cycle, and how they did on the validation split."""
+    """Weights at the end of one cycle, and how they did on the validation split."""
 
     cycle: Count
+    weights: Weights = "last"
+    of_cycles: Positive = 1  # how many cycles, up to this one, a soup averages
     step: Positive  # optimizer updates done
     learning_rate: NonNegative  # of the last update; with sgdr the lowest of the cycle
     file: RelativeFile
@@ -133,12 +137,22 @@ class RunManifest(Record):
     val_labels: FileRef  # int64 [val images], .npy
     config: FileRef | None = None  # the settings as they were given, TOML; --resume reads it
     calibration_images: FileRef  # uint8 [up to 256, C, H, W] from the training split, .npy
-    snapshots: tuple[Snapshot, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()  # the last weights of each cycle
+    averages: tuple[Snapshot, ...] = ()  # of the weights along cycles, and over cycles
 
     @model_validator(mode="after")
     def _cycles_are_counted(self) -> "RunManifest":
         if [s.cycle for s in self.snapshots] != list(range(len(self.snapshots))):
             raise ValueError("snapshots must be listed by cycle, from 0, without a gap")
+        if any(s.weights != "last" for s in self.snapshots):
+            raise ValueError("snapshots are last weights; the others are listed as averages")
+        return self
+
+    @model_validator(mode="after")
+    def _averages_follow_their_snapshot(self) -> "RunManifest":
+        kept = len(self.snapshots)
+        if any(s.weights == "last" or s.cycle >= kept for s in self.averages):
+            raise ValueError("averages must be of weights along the cycles that have a snapshot")
         return self
 
     @property

@@ -1,16 +1,15 @@
-"""One epoch of optimizer steps, and the network's logits in evaluation mode.
+"""One epoch of optimizer steps.
 
 Shapes: N images, B batch, C channels, H height, W width, K classes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,10 +17,11 @@ from snapensemble.contracts.errors import SnapensembleError
 from snapensemble.trainer.data.augment import Augmentation, augment, draw_augmentation
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.recording.checkpoint import State
+from snapensemble.trainer.schedule import Cycle
 from snapensemble.trainer.schedules import Schedule
 from snapensemble.trainer.seeding import Purpose, derived_seed, generator
 
-PREDICTION_BATCH = 500  # images
+STATISTICS_IMAGES = 5_000
 
 
 class TrainingDiverged(SnapensembleError):
@@ -74,6 +74,11 @@ class Batches:
                 self.labels_N[chosen_B],
             )
 
+    def some(self, epoch: int) -> Iterator[Tensor]:
+        """The images of an epoch's first batches, about 5,000 in all: enough for statistics."""
+        batches = -(-STATISTICS_IMAGES // self.batch_size)
+        return (images_BCHW for images_BCHW, _ in islice(self.epoch(epoch), batches))
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -105,9 +110,16 @@ class Objective:
 
 
 def train_epoch(
-    state: State, objective: Objective, batches: Batches, schedule: Schedule
+    state: State, objective: Objective, batches: Batches, schedule: Schedule, cycle: Cycle
 ) -> Iterator[Step]:
     """Train to the end of the state's epoch; yield what happened after each update.
+
+    Args:
+        state: moves on with each update.
+        objective: gives the loss.
+        batches: of training images.
+        schedule: gives the rate.
+        cycle: the one that the epoch belongs to, over which weights are averaged.
 
     Raises:
         TrainingDiverged: the loss is infinite or not a number.
@@ -125,37 +137,13 @@ def train_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types
         optimizer.step()
+        state.averages.update(state.model, state.step - cycle.start + 1, cycle.length)
         value = batches.world.mean(loss.detach()).item()
         done = Step(state.step, state.rate, value)
         if not isfinite(value):
             raise TrainingDiverged(diverged(f"the loss became {value}", done))
         state.step, state.loss = state.step + 1, value
         yield done
-
-
-@torch.inference_mode()
-def predict_logits(
-    model: nn.Module, images_NCHW: Tensor, between: Callable[[], None] | None = None
-) -> NDArray[np.float32]:
-    """The model's logits_NK, float32, in evaluation mode; its mode is put back afterwards.
-
-    Args:
-        model: uint8 images in, logits out.
-        images_NCHW: on the model's device.
-        between: called after each batch; may raise to end it early.
-    """
-    was_training = model.training
-    model.eval()
-    parts = []
-    try:
-        for batch in torch.split(images_NCHW, PREDICTION_BATCH):
-            parts.append(model(batch).float().cpu())
-            if between is not None:
-                between()
-    finally:
-        model.train(was_training)
-    logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()
-    return logits_NK
 
 
 def diverged(what: str, step: Step) -> str:

@@ -6,14 +6,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import InvalidData
-from snapensemble.contracts.metrics import softmax, val_figures
 from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
 from snapensemble.contracts.run import read_run
+from snapensemble.trainer.averages import soups
 from snapensemble.trainer.build import (
     build_batches,
     build_objective,
@@ -25,15 +24,7 @@ from snapensemble.trainer.config import TrainConfig, run_config
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.distributed import joined, local_device, threads_here
-from snapensemble.trainer.loop import (
-    Batches,
-    Objective,
-    Step,
-    TrainingDiverged,
-    diverged,
-    predict_logits,
-    train_epoch,
-)
+from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
 from snapensemble.trainer.optimizers import build_optimizer
 from snapensemble.trainer.recording.checkpoint import State, has_checkpoint, remove_checkpoint
@@ -45,7 +36,9 @@ from snapensemble.trainer.recording.manifest import (
 )
 from snapensemble.trainer.recording.recorder import Recorder, recording
 from snapensemble.trainer.recording.run_directory import refuse_taken
+from snapensemble.trainer.recording.snapshots import Kept
 from snapensemble.trainer.schedules import Plan
+from snapensemble.trainer.validation import Validation
 
 
 def train(config: TrainConfig) -> Path:
@@ -163,7 +156,7 @@ def train_cycles(
     record: Recorder,
     deferred: Deferred,
 ) -> None:
-    """Train from where the state is to the end of the plan; keep a snapshot after each cycle.
+    """Train from where the state is to the end of the plan; keep snapshots after each cycle.
 
     Args:
         state: moves on with each step and each validation.
@@ -175,8 +168,7 @@ def train_cycles(
         deferred: signals that wait for a place where stopping is safe.
     """
     world = batches.world
-    mine = world.share(len(val))
-    my_images_NCHW = torch.from_numpy(val.images_NCHW[mine]).to(batches.images_NCHW.device)
+    validation = Validation(val, batches, deferred)
 
     def stop_if_signalled() -> None:
         """Raise Stopped in all processes after the same step, whichever of them got the signal."""
@@ -185,20 +177,24 @@ def train_cycles(
 
     for epoch in range(state.epoch, plan.epochs):
         cycle, started = plan.cycle_of(epoch), time.monotonic()
-        for step in train_epoch(state, objective, batches, plan.schedule):
+        for step in train_epoch(state, objective, batches, plan.schedule, cycle):
             record.step(step, epoch, cycle)
             stop_if_signalled()
         seconds = time.monotonic() - started
         world.average_batch_norm(state.model)
-        # Alone, a process may stop between batches; several have different numbers of them.
-        between = deferred.raise_if_received if world.size == 1 else None
-        logits_NK = world.gathered(predict_logits(state.model, my_images_NCHW, between))
         last = Step(state.step - 1, state.rate, state.loss)
-        if not np.isfinite(logits_NK).all():  # the epoch's last update was too much
-            raise TrainingDiverged(diverged("validation gave no numbers", last))
-        figures = val_figures(softmax(logits_NK), val.labels_N)
+        logits_NK, figures = validation.of(state.model, last)
+        kept = []
+        if state.step == cycle.end:
+            kept.append(Kept.of("last", state.model, logits_NK, figures))
+            for weights, network in state.averages.networks().items():
+                kept.append(validation.averaged(weights, network, last, epoch))
+            if cycle == plan.cycles[-1]:
+                for cycles, soup in soups(state.model, cycle.index, record.earlier):
+                    kept.append(validation.averaged("soup", soup, last, epoch, cycles))
+        # Whatever a signal may interrupt is done: from here on nothing is half recorded.
         record.epoch(last, epoch, cycle, figures, seconds)
         state.val_nlls.append(figures.nll)
-        if state.step == cycle.end:
-            record.snapshot(cycle, state.rate, logits_NK, figures)
+        if kept:
+            record.snapshots(cycle, state.rate, kept)
         record.checkpoint_if_due()

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from snapensemble.contracts.metrics import softmax
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.data.readers import Split
-from snapensemble.trainer.loop import predict_logits
 from snapensemble.trainer.recording.snapshots import load_model
+from snapensemble.trainer.validation import predict_logits
 
 
 def save_parts(file: Path, classes: tuple[str, ...], **parts: Split) -> None:

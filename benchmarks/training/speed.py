@@ -51,6 +51,7 @@ from snapensemble.trainer.loop import Batches, Objective, train_epoch
 from snapensemble.trainer.models.registry import build_model
 from snapensemble.trainer.recording.checkpoint import State
 from snapensemble.trainer.run import train
+from snapensemble.trainer.schedule import Cycle
 from snapensemble.trainer.schedules import Constant
 
 
@@ -146,7 +147,8 @@ def ours(
     objective = Objective(network=network, label_smoothing=0.0, autocast=False)
 
     def block() -> None:
-        for _ in train_epoch(state, objective, batches, Constant(eta=LR)):
+        cycle = Cycle(state.epoch, state.step, batches.steps_per_epoch)
+        for _ in train_epoch(state, objective, batches, Constant(eta=LR), cycle):
             pass
         state.val_nlls.append(0.0)  # on to the next epoch
 

@@ -16,10 +16,10 @@ from snapensemble.contracts.process import Stopped
 from snapensemble.contracts.run import RunManifest, read_run
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
-from snapensemble.trainer.loop import predict_logits
 from snapensemble.trainer.recording.observers import MetricsFile
 from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.run import resume, train
+from snapensemble.trainer.validation import predict_logits
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),

@@ -21,13 +21,13 @@ from snapensemble.contracts.process import SIGNALS, Stopped
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
-from snapensemble.trainer.loop import predict_logits
 from snapensemble.trainer.models.layers import Trunk
 from snapensemble.trainer.models.registry import MODELS, Network
 from snapensemble.trainer.recording.checkpoint import CHECKPOINT_FILE
 from snapensemble.trainer.recording.observers import MetricsFile
 from snapensemble.trainer.recording.run_directory import locked
 from snapensemble.trainer.run import resume, train
+from snapensemble.trainer.validation import predict_logits
 from tests.forks import finished, forked
 from tests.forks import run as run_command
 
@@ -225,7 +225,7 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
 def test_a_signal_while_validating_loses_no_step(
     tmp_path: Path, uninterrupted: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import snapensemble.trainer.run
+    import snapensemble.trainer.validation
 
     real, calls = predict_logits, []
 
@@ -235,7 +235,7 @@ def test_a_signal_while_validating_loses_no_step(
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(snapensemble.trainer.run, "predict_logits", interrupted)
+    monkeypatch.setattr(snapensemble.trainer.validation, "predict_logits", interrupted)
     with pytest.raises(Stopped):
         train(short(tmp_path / "run", checkpoint_minutes=60))
     monkeypatch.undo()

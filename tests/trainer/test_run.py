@@ -14,9 +14,10 @@ from snapensemble.contracts.run import read_run
 from snapensemble.trainer.build import choose_device, default_batch_size, default_padding
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
-from snapensemble.trainer.loop import Objective, TrainingDiverged, predict_logits
+from snapensemble.trainer.loop import Objective, TrainingDiverged
 from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.run import train
+from snapensemble.trainer.validation import predict_logits
 
 
 def short(out: Path, **changes: Any) -> TrainConfig:

@@ -14,6 +14,7 @@ from torch import nn
 
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import read_regular, write_atomically
+from snapensemble.trainer.averages import CycleAverages
 
 CHECKPOINT_FILE = "checkpoint.pt"
 MAX_CHECKPOINT_BYTES = 32 * 2**30  # a network, its optimizer, and room
@@ -28,6 +29,11 @@ class State:
     step: int = 0  # updates done
     loss: float = float("nan")  # of the last update
     val_nlls: list[float] = field(default_factory=list)  # after each epoch validated
+    averages: CycleAverages = field(init=False)  # of the weights in the cycle being trained
+
+    def __post_init__(self) -> None:
+        """Begin the averages with the network as it is."""
+        self.averages = CycleAverages(self.model)
 
     @property
     def rate(self) -> float:
@@ -54,6 +60,7 @@ def save_checkpoint(run_dir: Path, state: State) -> None:
             "step": state.step,
             "loss": state.loss,
             "val_nlls": state.val_nlls,
+            "averages": state.averages.state_dict(),
         },
         buffer,
     )
@@ -84,6 +91,8 @@ def load_checkpoint(run_dir: Path, state: State) -> None:
         state.optimizer.load_state_dict(content["optimizer"])
         state.step, state.loss = int(content["step"]), float(content["loss"])
         state.val_nlls = [float(nll) for nll in content["val_nlls"]]
+        if "averages" in content:  # versions up to 0.1 kept none; theirs begin where they go on
+            state.averages.load_state_dict(content["averages"])
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # torch, pickle and zipfile raise a dozen types on damaged files

@@ -1,14 +1,14 @@
 """The record that the leading process writes and shows of a run; the others do neither."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.process import Stopped
-from snapensemble.contracts.run import METRICS_FILE
+from snapensemble.contracts.run import METRICS_FILE, read_run
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.loop import Step
@@ -21,6 +21,7 @@ from snapensemble.trainer.recording.checkpoint import (
 from snapensemble.trainer.recording.manifest import RunDescription
 from snapensemble.trainer.recording.observers import MetricsFile, Observer, Progress
 from snapensemble.trainer.recording.run_directory import RunWriter
+from snapensemble.trainer.recording.snapshots import Kept, read_weights
 from snapensemble.trainer.recording.tensorboard import DIRECTORY, TensorBoard
 from snapensemble.trainer.schedule import Cycle
 
@@ -28,16 +29,21 @@ from snapensemble.trainer.schedule import Cycle
 class Recorder:
     """Receives all that happens and does nothing, for the processes that do not lead."""
 
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+
+    def earlier(self, cycle: int) -> dict[str, Tensor]:
+        """The last weights of an earlier cycle by name, from the run directory."""
+        return read_weights(self._run_dir, read_run(self._run_dir).snapshots[cycle])
+
     def step(self, step: Step, epoch: int, cycle: Cycle) -> None:
         """Called after an optimizer update."""
 
     def epoch(self, step: Step, epoch: int, cycle: Cycle, val: ValFigures, seconds: float) -> None:
         """Called after a validation."""
 
-    def snapshot(
-        self, cycle: Cycle, rate: float, logits_NK: NDArray[np.float32], val: ValFigures
-    ) -> None:
-        """Called at the end of a cycle, before the restart."""
+    def snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept]) -> None:
+        """Called at the end of a cycle, before the restart; the last weights come first."""
 
     def checkpoint_if_due(self) -> None:
         """Called between epochs, when nothing is half recorded."""
@@ -49,6 +55,7 @@ class LeadersRecorder(Recorder):
     def __init__(
         self, run: RunWriter, state: State, checkpoints: Checkpoints, observers: list[Observer]
     ) -> None:
+        super().__init__(run.directory)
         self._run = run
         self._state = state
         self._checkpoints = checkpoints
@@ -65,11 +72,9 @@ class LeadersRecorder(Recorder):
         for observer in self._observers:
             observer.epoch(step, epoch, cycle.index, val, seconds)
 
-    def snapshot(
-        self, cycle: Cycle, rate: float, logits_NK: NDArray[np.float32], val: ValFigures
-    ) -> None:
+    def snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept]) -> None:
         """Keep the weights, and pass the cycle to the observers."""
-        self._run.add_snapshot(cycle, rate, self._state.model, logits_NK, val)
+        self._run.add_snapshots(cycle, rate, kept)
         for observer in self._observers:
             observer.snapshot(cycle)
 
@@ -102,7 +107,7 @@ def recording(
     if not leads:
         if resumed:
             load_checkpoint(config.out, state)
-        yield Recorder()
+        yield Recorder(config.out)
         return
     opened = (
         RunWriter.resumed(config, description)

@@ -2,14 +2,13 @@
 
 import fcntl
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
 from snapensemble.contracts.files import (
@@ -18,13 +17,13 @@ from snapensemble.contracts.files import (
     remove_unfinished,
     write_atomically,
 )
-from snapensemble.contracts.manifest import FileRef, ValFigures
+from snapensemble.contracts.manifest import FileRef
 from snapensemble.contracts.run import RUN_FILE, RunManifest, Snapshot, read_run, write_run
 from snapensemble.trainer.config import CONFIG_FILE, TrainConfig, to_toml
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.loop import TrainingDiverged
 from snapensemble.trainer.recording.manifest import RunDescription
-from snapensemble.trainer.recording.snapshots import snapshot_bytes
+from snapensemble.trainer.recording.snapshots import Kept
 from snapensemble.trainer.schedule import Cycle
 from snapensemble.trainer.seeding import Purpose, derived_seed
 
@@ -102,7 +101,7 @@ class RunWriter:
         """Refuse damaged snapshots now, not in the export after days of further training."""
         for name in FOLDERS:  # an empty one is lost where a directory is copied file by file
             (self.directory / name).mkdir(exist_ok=True)
-        for snapshot in self.manifest.snapshots:
+        for snapshot in (*self.manifest.snapshots, *self.manifest.averages):
             logits = snapshot.val_logits
             read_verified(self.directory, snapshot.file, snapshot.sha256, snapshot.size)
             read_verified(self.directory, logits.file, logits.sha256, logits.size)
@@ -122,43 +121,42 @@ class RunWriter:
             error.add_note(note)
             raise
 
-    def add_snapshot(
-        self,
-        cycle: Cycle,
-        rate: float,
-        model: nn.Module,
-        logits_NK: NDArray[np.float32],
-        val: ValFigures,
-    ) -> None:
-        """Keep the weights of a finished cycle with their logits for the validation split.
+    def add_snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept]) -> None:
+        """Keep what a finished cycle leaves: its last weights first, then averages.
 
         Args:
             cycle: the one that has just ended.
             rate: the learning rate of its last update.
-            model: as it is before the restart.
-            logits_NK: its logits for the validation split.
-            val: the figures of these logits.
+            kept: the weights, as they are before the restart.
         """
         if cycle.index < len(self.manifest.snapshots):
             # It was kept before the run was stopped, after the checkpoint that it went on from.
             return
-        name = f"cycle-{cycle.index:02d}"
+        last, *averages = (self._written(each, cycle, rate) for each in kept)
+        self.manifest = self.manifest.model_copy(
+            update={
+                "snapshots": (*self.manifest.snapshots, last),
+                "averages": (*self.manifest.averages, *averages),
+            }
+        )
+        write_run(self.directory, self.manifest)
+
+    def _written(self, kept: Kept, cycle: Cycle, rate: float) -> Snapshot:
+        """The record of weights whose files are written now."""
+        name = f"cycle-{cycle.index:02d}{kept.suffix}"
         file = f"snapshots/{name}.safetensors"
-        weights = snapshot_bytes(model)
-        snapshot = Snapshot(
+        return Snapshot(
             cycle=cycle.index,
+            weights=kept.weights,
+            of_cycles=kept.of_cycles,
             step=cycle.end,
             learning_rate=rate,
             file=file,
-            sha256=write_atomically(self.directory / file, weights),
-            size=len(weights),
-            val=val,
-            val_logits=_write_array(self.directory, f"val-logits/{name}.npy", logits_NK),
+            sha256=write_atomically(self.directory / file, kept.data),
+            size=len(kept.data),
+            val=kept.val,
+            val_logits=_write_array(self.directory, f"val-logits/{name}.npy", kept.logits_NK),
         )
-        self.manifest = self.manifest.model_copy(
-            update={"snapshots": (*self.manifest.snapshots, snapshot)}
-        )
-        write_run(self.directory, self.manifest)
 
 
 @contextmanager

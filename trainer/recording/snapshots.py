@@ -1,15 +1,52 @@
-"""The weights at a cycle's end, in a safetensors file inside the run directory."""
+"""The weights at a cycle's end, in safetensors files inside the run directory.
 
+Shapes: N validation images, K classes.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import read_verified
-from snapensemble.contracts.run import RunManifest, Snapshot
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.run import RunManifest, Snapshot, Weights
 from snapensemble.trainer.models.registry import Classifier, build_model
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Weights that a finished cycle leaves, not written yet."""
+
+    weights: Weights
+    data: bytes  # safetensors
+    logits_NK: NDArray[np.float32]  # for the validation split
+    val: ValFigures
+    of_cycles: int
+
+    @classmethod
+    def of(
+        cls,
+        weights: Weights,
+        network: nn.Module,
+        logits_NK: NDArray[np.float32],
+        val: ValFigures,
+        of_cycles: int = 1,
+    ) -> "Kept":
+        """What is to be kept of a network; it may change afterwards."""
+        return cls(weights, snapshot_bytes(network), logits_NK, val, of_cycles)
+
+    @property
+    def suffix(self) -> str:
+        """What its files' names have after the cycle's number."""
+        if self.weights == "last":
+            return ""
+        return f"-soup-{self.of_cycles}" if self.weights == "soup" else f"-{self.weights}"
 
 
 def snapshot_bytes(model: nn.Module) -> bytes:
@@ -26,12 +63,17 @@ def load_model(run_dir: Path, run: RunManifest, snapshot: Snapshot) -> Classifie
         InvalidManifest: the file is absent, has another hash, or does not fit the architecture.
         InvalidConfig: the run used an architecture that this version does not know.
     """
-    data = read_verified(run_dir, snapshot.file, snapshot.sha256, snapshot.size)
     model = build_model(run.training.model, len(run.classes), run.image)
     try:
-        model.load_state_dict(safetensors.torch.load(data))
+        model.load_state_dict(read_weights(run_dir, snapshot))
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # KeyError: a type
         raise InvalidManifest(
             f"{run_dir / snapshot.file} does not fit {run.training.model}: {error}"
         ) from error
     return model.eval()
+
+
+def read_weights(run_dir: Path, snapshot: Snapshot) -> dict[str, Tensor]:
+    """The weights and buffers of a snapshot by name, its hash checked."""
+    data = read_verified(run_dir, snapshot.file, snapshot.sha256, snapshot.size)
+    return safetensors.torch.load(data)

@@ -1,0 +1,100 @@
+"""The logits and figures of a network for the validation split, in evaluation mode.
+
+Shapes: N validation images, B batch, C channels, H height, W width, K classes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.metrics import softmax, val_figures
+from snapensemble.contracts.process import Deferred
+from snapensemble.contracts.run import Weights
+from snapensemble.trainer.averages import measure_batch_norm
+from snapensemble.trainer.data.readers import Split
+from snapensemble.trainer.loop import Batches, Step, TrainingDiverged, diverged
+from snapensemble.trainer.recording.snapshots import Kept
+
+PREDICTION_BATCH = 500  # images
+
+
+class Validation:
+    """The validation split on the training device, shared by the processes of the run.
+
+    Args:
+        val: the split.
+        batches: of training images; they say where the images go and who shares them.
+        deferred: signals, which may end a validation between two batches.
+    """
+
+    def __init__(self, val: Split, batches: Batches, deferred: Deferred) -> None:
+        self._batches = batches
+        self._world = batches.world
+        mine = self._world.share(len(val))
+        self._my_images_NCHW = torch.from_numpy(val.images_NCHW[mine]).to(
+            batches.images_NCHW.device
+        )
+        self._labels_N = val.labels_N
+        # Alone, a process may stop between batches; several have different numbers of them.
+        self._between = deferred.raise_if_received if self._world.size == 1 else None
+
+    def of(self, network: nn.Module, last: Step) -> tuple[NDArray[np.float32], ValFigures]:
+        """logits_NK of the network, and their figures.
+
+        Args:
+            network: with the same weights in every process.
+            last: the update that made them, for the message.
+
+        Raises:
+            TrainingDiverged: a logit is infinite or not a number.
+        """
+        mine_NK = predict_logits(network, self._my_images_NCHW, self._between)
+        logits_NK = self._world.gathered(mine_NK)
+        if not np.isfinite(logits_NK).all():  # the epoch's last update was too much
+            raise TrainingDiverged(diverged("validation gave no numbers", last))
+        return logits_NK, val_figures(softmax(logits_NK), self._labels_N)
+
+    def averaged(
+        self, weights: Weights, network: nn.Module, last: Step, epoch: int, of_cycles: int = 1
+    ) -> Kept:
+        """Averaged weights as they are kept, once batch normalisation has its statistics.
+
+        Args:
+            weights: which average.
+            network: gets the statistics of training images of the epoch.
+            last: see `of`.
+            epoch: whose training images are shown again.
+            of_cycles: how many cycles are averaged.
+        """
+        measure_batch_norm(network, self._batches.some(epoch))
+        self._world.average_batch_norm(network)
+        return Kept.of(weights, network, *self.of(network, last), of_cycles)
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: nn.Module, images_NCHW: Tensor, between: Callable[[], None] | None = None
+) -> NDArray[np.float32]:
+    """The model's logits_NK, float32, in evaluation mode; its mode is put back afterwards.
+
+    Args:
+        model: uint8 images in, logits out.
+        images_NCHW: on the model's device.
+        between: called after each batch; may raise to end it early.
+    """
+    was_training = model.training
+    model.eval()
+    parts = []
+    try:
+        for batch in torch.split(images_NCHW, PREDICTION_BATCH):
+            parts.append(model(batch).float().cpu())
+            if between is not None:
+                between()
+    finally:
+        model.train(was_training)
+    logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()
+    return logits_NK
