@@ -24,10 +24,10 @@ from snapensemble.contracts.manifest import (
 )
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.prediction_sets import SetQuantile
-from snapensemble.contracts.run import DataRecord
+from snapensemble.contracts.run import DataRecord, Weights
 
 BUNDLE_FILE = "ensemble.json"
-Rule = Literal["best", "last", "all", "greedy", "exhaustive"]
+Rule = Literal["auto", "best", "last", "all", "greedy", "exhaustive"]
 Precision = Literal["fp32", "int8"]
 
 
@@ -42,9 +42,25 @@ class Member(Record):
     weight: Annotated[float, Field(ge=1e-6, le=1)]
     run: Annotated[int, Field(ge=0)] = 0  # which of the pooled runs, in the order they were given
     cycle: Annotated[int, Field(ge=0)]
+    weights: Weights = "last"  # the cycle's last ones, or an average
     step: Annotated[int, Field(ge=1)]
     precision: Precision = "fp32"
     val: ValFigures  # as the run measured it on the whole validation split
+
+
+class Gain(Record):
+    """What the ensemble gains over a single network, on images that chose neither of them.
+
+    Both are calibrated on the selection split. The intervals are two-sided, from paired differences
+    image by image.
+    """
+
+    over: Literal["last", "best_single"]  # the last snapshot, or the one with the lowest loss
+    member: str  # its name
+    images: Annotated[int, Field(ge=2)]
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    nll: tuple[float, float, float]  # how much lower, nats: estimate, low end, high end
+    accuracy: tuple[float, float, float]  # how much higher, fraction: the same
 
 
 class SelectionRecord(Record):
@@ -54,6 +70,8 @@ class SelectionRecord(Record):
     metric: Literal["nll", "accuracy"]
     candidates: Annotated[int, Field(ge=1)]
     images: Annotated[int, Field(ge=1)] | None = None  # None: the whole split
+    reason: str | None = None  # a sentence
+    gains: tuple[Gain, ...] = ()
 
 
 class CalibrationRecord(Record):

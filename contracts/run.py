@@ -122,6 +122,11 @@ class Snapshot(Record):
     val: ValFigures
     val_logits: FileRef  # float32 [val images, classes], .npy
 
+    @property
+    def name(self) -> str:
+        """What its files are called, and the member that it may become."""
+        return snapshot_name(self.cycle, self.weights, self.of_cycles)
+
 
 class RunManifest(Record):
     """A training run: complete snapshots only, in the order of their cycles."""
@@ -156,9 +161,20 @@ class RunManifest(Record):
         return self
 
     @property
+    def all_snapshots(self) -> tuple[Snapshot, ...]:
+        """The last weights of each cycle, then the averages."""
+        return (*self.snapshots, *self.averages)
+
+    @property
     def complete(self) -> bool:
         """Whether every cycle of the schedule has its snapshot."""
         return len(self.snapshots) == self.schedule.cycles
+
+
+def snapshot_name(cycle: int, weights: Weights, of_cycles: int) -> str:
+    """A name of its own for each snapshot of a run: cycle-03, cycle-03-ema, cycle-03-soup-2."""
+    kind = {"last": "", "soup": f"-soup-{of_cycles}"}.get(weights, f"-{weights}")
+    return f"cycle-{cycle:02d}{kind}"
 
 
 def read_run(run_dir: Path) -> RunManifest:
@@ -178,11 +194,14 @@ def write_run(run_dir: Path, manifest: RunManifest) -> None:
 def read_validation(
     run_dir: Path, run: RunManifest
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """logits_SNK and labels_N of the validation split, with their hashes and shapes checked."""
+    """logits_SNK and labels_N of the validation split, with their hashes and shapes checked.
+
+    The snapshots are in the order of `RunManifest.all_snapshots`.
+    """
     labels_N = read_array(run_dir, run.val_labels, np.int64)
     expected = (len(labels_N), len(run.classes))
-    logits_SNK = np.empty((len(run.snapshots), *expected), dtype=np.float32)
-    for row, snapshot in enumerate(run.snapshots):
+    logits_SNK = np.empty((len(run.all_snapshots), *expected), dtype=np.float32)
+    for row, snapshot in enumerate(run.all_snapshots):
         logits_NK = read_array(run_dir, snapshot.val_logits, np.float32)
         if logits_NK.shape != expected:
             raise InvalidManifest(

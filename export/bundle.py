@@ -23,6 +23,7 @@ from snapensemble.export.acceptance import judge_int8
 from snapensemble.export.calibration import fit_on_validation, split_validation
 from snapensemble.export.candidates import Pool, pooled
 from snapensemble.export.config import DEFAULTS, ExportConfig
+from snapensemble.export.gain import gains_over_singles
 from snapensemble.export.members import Exported, convert, in_int8, write_members
 from snapensemble.export.onnx_export import OPSET
 from snapensemble.export.publish import publishing
@@ -59,12 +60,15 @@ def build_bundle(
     """
     pool = pooled([run_dirs] if isinstance(run_dirs, Path) else run_dirs)
     split = split_validation(pool.labels_N)
+    everyone = Answers(pool.probs_SNK, pool.labels_N)
     chosen = select(
         pool.probs_SNK[:, split.selection_N],
         pool.labels_N[split.selection_N],
+        pool.kinds_S,
         members=config.members,
         rule=config.select,
         metric=config.metric,
+        weights=config.weights or "last",
     )
     with publishing(bundle_dir, replace=force) as directory:
         images_NCHW = pool.calibration_images()
@@ -86,6 +90,17 @@ def build_bundle(
                 metric=config.metric,
                 candidates=len(pool.candidates),
                 images=len(split.selection_N),
+                reason=chosen.reason,
+                gains=gains_over_singles(
+                    everyone.only(split.selection_N),
+                    everyone.only(split.calibration_N),
+                    mean_probabilities(
+                        fitted.held_out.probs_MNK, chosen.weights, fitted.temperature
+                    ),
+                    chosen,
+                    [candidate.name for candidate in pool.candidates],
+                    last=pool.last,
+                ),
             ),
             val=val_figures(
                 mean_probabilities(answers.probs_MNK, chosen.weights, fitted.temperature),

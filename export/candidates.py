@@ -1,5 +1,7 @@
 """The snapshots of several runs of one task as candidates, with their validation answers.
 
+Averages of the weights are candidates too.
+
 Shapes: S snapshots of all runs, N validation images, K classes.
 """
 
@@ -12,7 +14,14 @@ from numpy.typing import NDArray
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.metrics import Floats, softmax
-from snapensemble.contracts.run import RunManifest, Snapshot, read_array, read_run, read_validation
+from snapensemble.contracts.run import (
+    RunManifest,
+    Snapshot,
+    Weights,
+    read_array,
+    read_run,
+    read_validation,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """All snapshots of all runs, by cycle and then by run, so that `last` means the latest."""
+    """All snapshots of all runs, by cycle and then by run, so that `last` means the latest.
+
+    The averages of a cycle's weights follow its last ones.
+    """
 
     candidates: tuple[Candidate, ...]
     probs_SNK: Floats
@@ -38,6 +50,16 @@ class Pool:
     def first_run(self) -> RunManifest:
         """The run given first, which stands for what all of them have in common."""
         return min(self.candidates, key=lambda candidate: candidate.run_number).run
+
+    @property
+    def last(self) -> int:
+        """The place of the last snapshot: that of the latest cycle, of the run given last."""
+        return max(s for s, kind in enumerate(self.kinds_S) if kind == "last")
+
+    @property
+    def kinds_S(self) -> list[Weights]:  # noqa: N802 # a shape suffix
+        """Which weights each candidate holds."""
+        return [candidate.snapshot.weights for candidate in self.candidates]
 
     def calibration_images(self) -> NDArray[np.uint8]:
         """Training images that the run of the first candidate has kept: [N, C, H, W]."""
@@ -61,9 +83,8 @@ def pooled(run_dirs: Sequence[Path]) -> Pool:
     found: list[tuple[Candidate, NDArray[np.float32]]] = []
     for number, (run_dir, run) in enumerate(zip(run_dirs, runs, strict=True)):
         logits_SNK, labels_N = read_validation(run_dir, run)
-        for snapshot, logits_NK in zip(run.snapshots, logits_SNK, strict=True):
-            cycle = f"cycle-{snapshot.cycle:02d}"
-            name = cycle if len(runs) == 1 else f"run-{number}-{cycle}"
+        for snapshot, logits_NK in zip(run.all_snapshots, logits_SNK, strict=True):
+            name = snapshot.name if len(runs) == 1 else f"run-{number}-{snapshot.name}"
             found.append((Candidate(name, run_dir, run, number, snapshot), logits_NK))
     if not found:
         raise InvalidConfig("the run has no finished cycle yet, so there is nothing to export")

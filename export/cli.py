@@ -2,10 +2,11 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.bundle import BundleManifest, Gain
 from snapensemble.contracts.cascade import CascadeRecord
 from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.options import add_options, build
@@ -54,6 +55,9 @@ def describe(manifest: BundleManifest) -> str:
         f"  {name:<{wide}} nll {val.nll:.4f}  accuracy {val.accuracy:.2%}{weight}"
         for name, val, weight in rows
     ]
+    if manifest.selection.reason is not None:
+        lines.append(f"  chosen: {manifest.selection.reason}")
+    lines.append(f"  {describe_gains(manifest.selection.gains)}")
     if manifest.calibration is not None:
         before, after = manifest.calibration.before, manifest.calibration.after
         lines.append(
@@ -71,6 +75,28 @@ def describe(manifest: BundleManifest) -> str:
     gap = manifest.parity.max_probability_difference
     lines.append(f"  ONNX Runtime and torch agree to {gap:.1e} in probability")
     return "\n".join(lines)
+
+
+def describe_gains(gains: Sequence[Gain]) -> str:
+    """One sentence that says what was gained, or that nothing was."""
+    if not gains:
+        return "nothing is gained over the last snapshot: it is served alone"
+    figures = "; ".join(_described(gain) for gain in gains)
+    return f"{figures} (95 % intervals, on {gains[0].images:,} images that chose nothing)"
+
+
+def _described(gain: Gain) -> str:
+    name = {"last": "the last snapshot", "best_single": "the best single network"}[gain.over]
+    (nll_, low, high), (right, right_low, right_high) = gain.nll, gain.accuracy
+    figures = (
+        f"{name} ({gain.member}): NLL {-nll_:+.4f} ({-high:+.4f} to {-low:+.4f}), accuracy "
+        f"{100 * right:+.2f} points ({100 * right_low:+.2f} to {100 * right_high:+.2f})"
+    )
+    if low > 0 or right_low > 0:
+        return f"gained over {figures}"
+    if high < 0 or right_high < 0:
+        return f"lost against {figures}"
+    return f"nothing that can be told from chance is gained over {figures}"
 
 
 def frontier(cascade: CascadeRecord, members: int, full: ValFigures) -> list[str]:

@@ -3,16 +3,18 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from snapensemble.contracts.bundle import Rule
+from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.metrics import Metric
 from snapensemble.contracts.options import Options
+from snapensemble.contracts.run import Weights
 from snapensemble.export.acceptance import Int8Limits
-from snapensemble.export.selection import DEFAULT_MEMBERS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 X: dict[str, JsonValue] = {"metavar": "X"}
+DEFAULT_MEMBERS = 3  # for the rules `best` and `last`
 
 
 class ExportConfig(Options):
@@ -20,14 +22,21 @@ class ExportConfig(Options):
 
     members: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
-        description="how many, or auto: the fewest within one standard error of the best "
+        description="how many; the rule auto finds their number if none is given, and for the "
+        "others auto is the fewest within one standard error of the best "
         f"({DEFAULT_MEMBERS} of best and last; greedy and exhaustive find their number)",
         json_schema_extra={"metavar": "M"},
     )
     select: Rule = Field(
-        "best",
-        description="the best by --metric, the last M, all, forward selection with weights, or the "
+        "auto",
+        description="auto: the cheapest of averages and single networks that is not worse than "
+        "the best; or the best by --metric, the last M, all, forward selection with weights, the "
         "best of all subsets",
+    )
+    weights: Weights | None = Field(
+        None,
+        description="what the rules other than auto choose from: each cycle's last weights, their "
+        "moving average, the average over its tail, or soups of several cycles (last)",
     )
     metric: Metric = Field("nll", description="validation figure to choose by")
     quantize: Literal["none", "int8"] = Field(
@@ -84,6 +93,15 @@ class ExportConfig(Options):
                 "expected letters, digits, '.', '_', '-', 64 at most, a letter or digit first"
             )
         return name
+
+    @model_validator(mode="after")
+    def _auto_takes_all_kinds(self) -> "ExportConfig":
+        if self.select == "auto" and self.weights is not None:
+            raise Misfit(
+                "{select} auto compares weights of every kind; leave {weights} out, or choose "
+                "another rule, such as last"
+            )
+        return self
 
     @property
     def int8_limits(self) -> Int8Limits:

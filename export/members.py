@@ -89,6 +89,7 @@ def _write(exported: Exported, directory: Path) -> Member:
         weight=exported.weight,
         run=exported.candidate.run_number,
         cycle=snapshot.cycle,
+        weights=snapshot.weights,
         step=snapshot.step,
         precision=exported.precision,
         val=snapshot.val,

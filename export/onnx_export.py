@@ -76,6 +76,7 @@ def member_metadata(
         "schedule": schedule_in_short(run.schedule),
         "seed": str(run.training.seed),
         "cycle": str(snapshot.cycle),  # from 0
+        "weights": snapshot.weights,
         "step": str(snapshot.step),
         "val_nll": f"{snapshot.val.nll:.6f}",
         "val_accuracy": f"{snapshot.val.accuracy:.6f}",

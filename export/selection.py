@@ -1,7 +1,12 @@
 """Which snapshots become members, by their answers to the selection half of validation. Pure.
 
-Every rule gives a path of ensembles, and `members` says which of them is taken. An ensemble is a
-bag of snapshots: one that is in it twice counts twice.
+`auto` compares averages of the probabilities of several snapshots with single networks: the last
+snapshot, and averages of the weights, which cost one member. Each contender is measured after a
+temperature of its own (Ashukha et al. 2020, arXiv:2002.06470, section 4), fitted on other images
+than those it is measured on (cross-fitting), so that none is flattered.
+
+The other rules give a path of ensembles of the snapshots of one kind, and `members` says which of
+them is taken. An ensemble is a bag of snapshots: one that is in it twice counts twice.
 
 Shapes: S snapshots, N images, K classes.
 """
@@ -13,17 +18,23 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
+from scipy.stats import t as student
 
 from snapensemble.contracts.bundle import Rule
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.metrics import SMALLEST, Floats, Labels, Metric
+from snapensemble.contracts.metrics import SMALLEST, Floats, Labels, Metric, losses, tempered
+from snapensemble.contracts.run import Weights
+from snapensemble.export.config import DEFAULT_MEMBERS
+from snapensemble.export.temperature import fit_temperature
 
 Members = int | Literal["auto"] | None
 Bag = tuple[int, ...]  # indices of snapshots, in the order they joined
 
-DEFAULT_MEMBERS = 3  # for the rules `best` and `last`
 MAX_EXHAUSTIVE = 10  # snapshots: 1,023 subsets
 GREEDY_STEPS = 50
+FOLDS = 5
+CONFIDENCE = 0.95  # one-sided, of the paired test
+_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +43,28 @@ class Chosen:
 
     indices: tuple[int, ...]
     weights: tuple[float, ...]
+    reason: str | None = None  # of `auto`: why these, in a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """Snapshots whose probabilities are averaged, and the loss of each image, out of fold."""
+
+    bag: Bag
+    losses_N: Floats
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return float(self.losses_N.mean())
+
+    def is_worse_than(self, other: "Contender") -> bool:
+        """Whether a one-sided paired t-test finds the mean loss higher, at 95 % confidence."""
+        excess_N = self.losses_N - other.losses_N
+        if len(excess_N) < 2:
+            return False
+        error = excess_N.std(ddof=1) / np.sqrt(len(excess_N))
+        return bool(excess_N.mean() > student.ppf(CONFIDENCE, len(excess_N) - 1) * error)
 
 
 class Judge:
@@ -63,36 +96,91 @@ class Judge:
 def select(
     probs_SNK: Floats,
     labels_N: Labels,
+    kinds_S: Sequence[Weights] | None = None,
     *,
     members: Members = None,
-    rule: Rule = "best",
+    rule: Rule = "auto",
     metric: Metric = "nll",
+    weights: Weights = "last",
 ) -> Chosen:
-    """Choose members and weights.
+    """Choose members and their shares.
 
-    `best` takes the snapshots with the best figures of their own, `last` the latest ones (Huang et
-    al. 2017, section 3), `all` every one. `greedy` adds, again and again, the snapshot that helps
-    the average most, also one that is in already, and keeps the best prefix; counts become weights
-    (Caruana et al. 2004). `exhaustive` compares all subsets.
+    `auto` takes the cheapest contender that a paired test does not find worse than the best. Of the
+    others, `best` takes the snapshots with the best figures of their own, `last` the latest ones
+    (Huang et al. 2017, section 3), `all` every one. `greedy` adds, again and again, the snapshot
+    that helps the average most, also one that is in already, and keeps the best prefix; counts
+    become weights (Caruana et al. 2004). `exhaustive` compares all subsets.
 
     Args:
         probs_SNK: one distribution per snapshot and image, in the order of training.
         labels_N: the right classes.
+        kinds_S: which weights each snapshot holds; all the last ones of their cycles if not given.
         members: how many; `greedy` may take fewer. `auto`: the fewest whose mean loss is within
             one standard error of the lowest on the rule's path, where the error is that of the
             difference, image by image. None: 3 for `best` and `last`, otherwise as many as have
-            the lowest loss.
-        rule: one of the five above.
+            the lowest loss. The rule `auto` takes None and `auto` alike.
+        rule: one of the six above.
         metric: the figure that is compared.
+        weights: the kind of snapshots that the other rules choose from.
 
     Raises:
         InvalidConfig: more members than snapshots, too many snapshots to compare all subsets, or
             no snapshot.
     """
-    _refuse_impossible(len(probs_SNK), members, rule)
-    judge = Judge(probs_SNK, labels_N, metric)
-    bag = _pick(_path(judge, rule, members), judge, members, rule)
-    return _ordered(bag, judge)
+    kinds_S = ["last"] * len(probs_SNK) if kinds_S is None else kinds_S
+    if rule == "auto":
+        return _automatic(probs_SNK, labels_N, kinds_S, members, metric)
+    eligible = [s for s, kind in enumerate(kinds_S) if kind == weights]
+    _refuse_impossible(len(eligible), members, rule)
+    judge = Judge(probs_SNK[eligible], labels_N, metric)
+    chosen = _ordered(_pick(_path(judge, rule, members), judge, members, rule), judge)
+    return Chosen(tuple(eligible[i] for i in chosen.indices), chosen.weights)
+
+
+def contending_bags(kinds_S: Sequence[Weights]) -> list[Bag]:
+    """What `auto` compares: the latest 1, 2, ... snapshots of a kind, and each soup alone."""
+    bags: list[Bag] = []
+    for kind in ("ema", "tail", "last"):
+        latest = [s for s, found in enumerate(kinds_S) if found == kind][::-1]
+        bags += [tuple(latest[:m]) for m in range(1, len(latest) + 1)]
+    return bags + [(s,) for s, found in enumerate(kinds_S) if found == "soup"]
+
+
+def cross_fitted(probs_SNK: Floats, labels_N: Labels, bag: Bag, metric: Metric) -> Contender:
+    """Measure a bag with temperatures that were fitted without the image.
+
+    Args:
+        probs_SNK: one distribution per snapshot and image.
+        labels_N: the right classes.
+        bag: what is averaged.
+        metric: `nll`: losses in nats; `accuracy`: 1 for a wrong answer.
+    """
+    mean_NK = probs_SNK[list(bag)].mean(axis=0)
+    if metric == "accuracy":  # which no temperature changes
+        return Contender(bag, np.asarray(mean_NK.argmax(axis=1) != labels_N, dtype=np.float64))
+    N = len(labels_N)
+    fold_N = np.random.default_rng(_SEED).permutation(N) % FOLDS
+    losses_N = np.empty(N)
+    for fold in range(min(FOLDS, N)):
+        out_N = fold_N == fold
+        temperature = fit_temperature(mean_NK[~out_N], labels_N[~out_N])
+        losses_N[out_N] = losses(tempered(mean_NK[out_N], temperature), labels_N[out_N])
+    return Contender(bag, losses_N)
+
+
+def cheapest_not_worse(contenders: Sequence[Contender]) -> Contender:
+    """Of those with the fewest members that do not lose to the best, the one with the least loss.
+
+    Of equal losses the earlier contender's counts.
+    """
+    best = min(contenders, key=lambda each: each.loss)
+    for members in sorted({len(each.bag) for each in contenders}):
+        champion = min(
+            (each for each in contenders if len(each.bag) == members), key=lambda each: each.loss
+        )
+        if not champion.is_worse_than(best):
+            return champion
+    return best
 
 
 def best_path(judge: Judge) -> list[Bag]:
@@ -129,6 +217,45 @@ def exhaustive_path(judge: Judge) -> list[Bag]:
         min(combinations(range(judge.snapshots), m), key=judge.badness)
         for m in range(1, judge.snapshots + 1)
     ]
+
+
+def _automatic(
+    probs_SNK: Floats,
+    labels_N: Labels,
+    kinds_S: Sequence[Weights],
+    members: Members,
+    metric: Metric,
+) -> Chosen:
+    bags = contending_bags(kinds_S)
+    most = max(map(len, bags), default=0)
+    _refuse_impossible(most, members, "auto")
+    if isinstance(members, int):
+        bags = [bag for bag in bags if len(bag) == members]
+    contenders = [cross_fitted(probs_SNK, labels_N, bag, metric) for bag in bags]
+    taken = cheapest_not_worse(contenders)
+    chosen = _ordered(taken.bag, Judge(probs_SNK, labels_N, metric))
+    return Chosen(chosen.indices, chosen.weights, _reason(taken, contenders, kinds_S))
+
+
+def _reason(taken: Contender, contenders: Sequence[Contender], kinds_S: Sequence[Weights]) -> str:
+    best = min(contenders, key=lambda each: each.loss)
+    among = f"{len(contenders)} contenders on {len(taken.losses_N):,} selection images"
+    if taken is best:
+        return f"{_named(best, kinds_S)}: the best of {among}, and no cheaper one comes near it"
+    return (
+        f"{_named(taken, kinds_S)}: the cheapest of {among} that a paired test does not find worse "
+        f"than the best, {_named(best, kinds_S)}"
+    )
+
+
+def _named(contender: Contender, kinds_S: Sequence[Weights]) -> str:
+    count, kind = len(contender.bag), kinds_S[contender.bag[0]]
+    if count == 1:
+        return {
+            "last": "the last snapshot",
+            "soup": "the mean of the latest snapshots' weights",
+        }.get(kind, f"the last cycle's {kind} of the weights")
+    return f"{count} latest snapshots' probabilities" + ("" if kind == "last" else f" ({kind})")
 
 
 def _path(judge: Judge, rule: Rule, members: Members) -> list[Bag]:

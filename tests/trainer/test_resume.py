@@ -61,7 +61,7 @@ def outcome(run_dir: Path) -> tuple[Any, ...]:
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("seconds", None)
-    return run.snapshots, lines, sorted(os.listdir(run_dir))
+    return run.all_snapshots, lines, sorted(os.listdir(run_dir))
 
 
 def killed(run: Callable[[], object], event: int) -> int:

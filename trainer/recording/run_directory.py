@@ -18,7 +18,14 @@ from snapensemble.contracts.files import (
     write_atomically,
 )
 from snapensemble.contracts.manifest import FileRef
-from snapensemble.contracts.run import RUN_FILE, RunManifest, Snapshot, read_run, write_run
+from snapensemble.contracts.run import (
+    RUN_FILE,
+    RunManifest,
+    Snapshot,
+    read_run,
+    snapshot_name,
+    write_run,
+)
 from snapensemble.trainer.config import CONFIG_FILE, TrainConfig, to_toml
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.loop import TrainingDiverged
@@ -101,7 +108,7 @@ class RunWriter:
         """Refuse damaged snapshots now, not in the export after days of further training."""
         for name in FOLDERS:  # an empty one is lost where a directory is copied file by file
             (self.directory / name).mkdir(exist_ok=True)
-        for snapshot in (*self.manifest.snapshots, *self.manifest.averages):
+        for snapshot in self.manifest.all_snapshots:
             logits = snapshot.val_logits
             read_verified(self.directory, snapshot.file, snapshot.sha256, snapshot.size)
             read_verified(self.directory, logits.file, logits.sha256, logits.size)
@@ -143,7 +150,7 @@ class RunWriter:
 
     def _written(self, kept: Kept, cycle: Cycle, rate: float) -> Snapshot:
         """The record of weights whose files are written now."""
-        name = f"cycle-{cycle.index:02d}{kept.suffix}"
+        name = snapshot_name(cycle.index, kept.weights, kept.of_cycles)
         file = f"snapshots/{name}.safetensors"
         return Snapshot(
             cycle=cycle.index,

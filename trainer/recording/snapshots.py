@@ -41,13 +41,6 @@ class Kept:
         """What is to be kept of a network; it may change afterwards."""
         return cls(weights, snapshot_bytes(network), logits_NK, val, of_cycles)
 
-    @property
-    def suffix(self) -> str:
-        """What its files' names have after the cycle's number."""
-        if self.weights == "last":
-            return ""
-        return f"-soup-{self.of_cycles}" if self.weights == "soup" else f"-{self.weights}"
-
 
 def snapshot_bytes(model: nn.Module) -> bytes:
     """The weights and buffers of a model in the safetensors format."""
