@@ -168,11 +168,19 @@ class RunManifest(Record):
     config: FileRef | None = None  # the settings as they were given, TOML; --resume reads it
     calibration_images: FileRef  # uint8 [up to 256, C, H, W] from the training split, .npy
     snapshots: tuple[Snapshot, ...] = ()
+    extended_after: tuple[Positive, ...] = ()  # cycles done when a finished run got more of them
 
     @model_validator(mode="after")
     def _cycles_are_counted(self) -> "RunManifest":
         if [s.cycle for s in self.snapshots] != list(range(len(self.snapshots))):
             raise ValueError("snapshots must be listed by cycle, from 0, without a gap")
+        return self
+
+    @model_validator(mode="after")
+    def _extended_after_snapshots(self) -> "RunManifest":
+        done = {snapshot.cycle + 1 for snapshot in self.snapshots}
+        if not done.issuperset(self.extended_after):
+            raise ValueError("extended_after must count cycles that have their snapshot")
         return self
 
     @property

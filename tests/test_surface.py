@@ -9,7 +9,8 @@ from snapensemble.cli import COMMANDS
 
 FLAGS = {
     "train": {
-        "--data", "--out", "--resume", "--config", "--schedule", "--model", "--pretrained",
+        "--data", "--out", "--resume", "--more-cycles", "--config", "--schedule", "--model",
+        "--pretrained",
         "--cycles", "--epochs", "--cycle-epochs", "--first-cycle-epochs", "--t-mult", "--lr-max",
         "--lr-min",
         "--lr-max-decay", "--warmup-epochs", "--lr-steps", "--lr-factor", "--patience",

@@ -355,12 +355,20 @@ def parsed(text: str, file: Path) -> dict[str, Any]:
     return read_options(TrainConfig, content, file)
 
 
-def run_config(run_dir: Path, **changes: Any) -> TrainConfig:
-    """The settings that a run was started with, with some of them changed.
+def run_config(run_dir: Path, more_cycles: int = 0, **changes: Any) -> TrainConfig:
+    """The settings that a run goes on with.
+
+    They are in its config.toml, but for the number of cycles, to which some may have been added:
+    run.json has it, so that it changes in one file and at one moment.
+
+    Args:
+        run_dir: made by `train`.
+        more_cycles: how many to add now.
+        changes: other settings by name.
 
     Raises:
         InvalidManifest: the directory holds no run, or its settings were changed.
-        InvalidConfig: a change is out of bounds.
+        InvalidConfig: a change is out of bounds, or the schedule knows no further cycles.
     """
     run = read_run(run_dir)
     if run.config is None:
@@ -368,4 +376,13 @@ def run_config(run_dir: Path, **changes: Any) -> TrainConfig:
     config = run.config
     text = read_verified(run_dir, config.file, config.sha256, config.size).decode()
     kept = parsed(text, run_dir / CONFIG_FILE)
-    return build(TrainConfig, {**kept, "out": run_dir, **changes})
+    settings = build(TrainConfig, {**kept, "out": run_dir, **changes})
+    if more_cycles and settings.schedule != "sgdr":
+        raise InvalidConfig(
+            f"--more-cycles: the rate of {settings.schedule} has come to its end in {run_dir} and "
+            "does not restart; only sgdr can have more cycles. Train again with a new --out"
+        )
+    cycles = run.schedule.cycles + more_cycles
+    if settings.cycle_count == cycles:
+        return settings
+    return build(TrainConfig, {**dict(settings), "cycles": cycles, "epochs": None})

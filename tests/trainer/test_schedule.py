@@ -31,7 +31,7 @@ def restarts(T_0: int, T_mult: int, count: int) -> list[int]:
     return [int(Fraction(T_0 * (T_mult**i - 1), T_mult - 1)) for i in range(count)]
 
 
-def grown(T_0: int, T_mult: int, count: int = 9, **rates: float) -> Sgdr:
+def grown(T_0: int, T_mult: int, count: int = 9, **rates: Any) -> Sgdr:
     """The schedule of the paper with its first `count` cycles."""
     return Sgdr(cycles=cycles_of(first_lengths(count, T_0, T_mult)), **rates)
 

@@ -20,6 +20,7 @@ class RunDescription:
     data: DataRecord
     schedule: ScheduleRecord
     training: TrainingRecord
+    extended_after: tuple[int, ...] = ()
 
 
 def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:

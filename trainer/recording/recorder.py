@@ -2,25 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import nan
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.process import Stopped
-from snapensemble.contracts.run import METRICS_FILE
+from snapensemble.contracts.run import METRICS_FILE, read_run
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.loop import Step
 from snapensemble.trainer.recording.checkpoint import (
     Checkpoints,
     State,
+    has_checkpoint,
     load_checkpoint,
     remove_checkpoint,
 )
 from snapensemble.trainer.recording.manifest import RunDescription
 from snapensemble.trainer.recording.observers import MetricsFile, Observer, Progress
 from snapensemble.trainer.recording.run_directory import RunWriter
+from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.recording.tensorboard import DIRECTORY, TensorBoard
 from snapensemble.trainer.schedule import Cycle
 
@@ -101,7 +105,7 @@ def recording(
     """
     if not leads:
         if resumed:
-            load_checkpoint(config.out, state)
+            put_back(config.out, state, description.extended_after)
         yield Recorder()
         return
     opened = (
@@ -112,7 +116,7 @@ def recording(
     with ExitStack() as stack:
         run = stack.enter_context(opened)
         if resumed:
-            load_checkpoint(run.directory, state)
+            put_back(run.directory, state, description.extended_after)
         observers: list[Observer] = [
             stack.enter_context(Progress(run.manifest, state.step)),
             stack.enter_context(MetricsFile(run.directory / METRICS_FILE, state.step, state.epoch)),
@@ -132,3 +136,23 @@ def recording(
             recorder.checkpoint()
             raise
         remove_checkpoint(run.directory)
+
+
+def put_back(run_dir: Path, state: State, extended_after: tuple[int, ...]) -> None:
+    """Give a resumed run the state of its checkpoint, or of where it was last known without one.
+
+    That is the beginning, or the end of a run that was finished and then got more cycles. Its
+    checkpoint is gone; the weights are those of its last snapshot, and there is no momentum.
+
+    Raises:
+        InvalidManifest: the checkpoint or the snapshot is damaged.
+    """
+    if has_checkpoint(run_dir) or not extended_after:
+        load_checkpoint(run_dir, state)
+        return
+    run = read_run(run_dir)
+    last = next(each for each in run.snapshots if each.cycle == extended_after[-1] - 1)
+    state.model.load_state_dict(load_model(run_dir, run, last).state_dict())
+    state.step = last.step
+    # Only their number matters: the rates of SGDR do not depend on validation.
+    state.val_nlls = [nan] * (last.step // run.schedule.steps_per_epoch)

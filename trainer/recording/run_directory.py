@@ -106,7 +106,11 @@ class RunWriter:
                 f"{expected} instead of {found}"
             )
         manifest = self.manifest.model_copy(
-            update={"schedule": description.schedule, "training": description.training}
+            update={
+                "schedule": description.schedule,
+                "training": description.training,
+                "extended_after": description.extended_after,
+            }
         )
         if manifest != self.manifest:
             self.manifest = manifest
