@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,16 @@ def finished_run(two_cycles: Path, tmp_path: Path) -> Path:
 def test_a_run_that_is_not_finished_goes_on_as_if_it_had_always_had_the_cycles(
     tmp_path: Path,
 ) -> None:
-    killed(lambda: train(short(tmp_path / "run", t_mult=1.5)), 100)
-    resume(tmp_path / "run", more_cycles=1)
-    always = train(short(tmp_path / "always", t_mult=1.5, cycles=3))
-    assert outcome(tmp_path / "run") == outcome(always)
-    assert read_run(tmp_path / "run").schedule == read_run(always).schedule
-    assert read_run(always).schedule.cycle_ends == (24, 60, 120)  # 2, 3 and 4.5 epochs of 12 steps
+    growth: dict[str, Any] = {"first_cycle_epochs": 3, "cycle_epochs": 1, "t_mult": 1.5}
+    always = train(short(tmp_path / "always", **growth, cycles=3))
+    assert read_run(always).schedule.cycle_ends == (36, 48, 72)  # 3, 1 and 1.5 epochs of 12 steps
+    for event in random.Random(0).sample(range(10, 140), 4):
+        run_dir = tmp_path / f"killed-{event}"
+        killed(partial(train, short(run_dir, **growth)), event)
+        assert not read_run(run_dir).complete
+        resume(run_dir, more_cycles=1)
+        assert outcome(run_dir) == outcome(always), f"killed at event {event}"
+        assert read_run(run_dir).schedule == read_run(always).schedule
 
 
 def test_a_finished_run_without_momentum_ends_as_if_it_had_always_had_the_cycles(
@@ -89,7 +94,7 @@ def test_an_extension_killed_at_any_moment_goes_on_to_the_same_bits(
     kept = []
     for event in [*first, *random.Random(0).sample(range(4, events + 1), 5)]:
         run_dir = shutil.copytree(two_cycles, tmp_path / f"killed-{event}")
-        killed(lambda: extend(run_dir), event)  # noqa: B023
+        killed(partial(extend, run_dir), event)
         kept.append(read_run(run_dir).schedule.cycles)
         if kept[-1] == 2:
             resume(run_dir, more_cycles=1)
