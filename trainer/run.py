@@ -88,12 +88,13 @@ def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
             cycles; all others as for `train`.
     """
     run = read_run(run_dir)
-    config, extended_after = run_config(run_dir, more_cycles, **changes), run.extended_after
+    extended_after = run.extended_after
     if run.complete:
         remove_checkpoint(run_dir)  # if the run was killed just before it did
         if not more_cycles:
             return run_dir
         extended_after += (run.schedule.cycles,)
+    config = run_config(run_dir, more_cycles, **changes)
     return _train(config, resumed=True, extended_after=extended_after)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from snapensemble.cli import main
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
 from snapensemble.contracts.process import SIGNALS, Stopped
-from snapensemble.contracts.run import read_run
+from snapensemble.contracts.run import read_run, write_run
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.loop import predict_logits
 from snapensemble.trainer.models.layers import Trunk
@@ -222,6 +222,11 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert CHECKPOINT_FILE not in before[2]
     assert resume(run_dir) == run_dir
     assert outcome(run_dir) == before
+    run = read_run(run_dir)
+    write_run(run_dir, run.model_copy(update={"config": None}))  # as earlier versions wrote it
+    assert resume(run_dir) == run_dir
+    with pytest.raises(InvalidManifest, match="an earlier version made it"):
+        resume(run_dir, more_cycles=1)
 
 
 def test_two_processes_may_not_train_in_one_directory(tmp_path: Path) -> None:
