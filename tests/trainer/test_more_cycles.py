@@ -63,6 +63,17 @@ def test_a_finished_run_without_momentum_ends_as_if_it_had_always_had_the_cycles
     assert read_run(run_dir).extended_after == (2,)
 
 
+def test_a_finished_run_goes_on_from_its_last_weights_with_momentum_zero(
+    tmp_path: Path, extended: tuple[Any, ...]
+) -> None:
+    always = outcome(train(short(tmp_path / "always", cycles=3)))
+    expected, found = (
+        [line["loss"] for line in o[1] if "loss" in line] for o in (always, extended)
+    )
+    assert found[:49] == expected[:49]  # the first loss of the cycle is that of the last weights
+    assert found[49] != expected[49]  # the first update had no momentum
+
+
 def test_a_finished_run_keeps_its_snapshots_and_gets_another(
     finished_run: Path, two_cycles: Path, extended: tuple[Any, ...]
 ) -> None:
@@ -182,6 +193,7 @@ def test_the_command_line_adds_cycles_to_a_run_that_it_is_told(
     assert main(["train", "--resume", str(finished_run), "--more-cycles", "1"]) == 0
     said = capsys.readouterr()
     assert "sgdr: 3 cycles of 2 epochs, 72 steps" in said.err
+    assert "going on after step 48\n" in said.err  # no step is done again
     assert said.out.splitlines()[2].startswith("cycle 2") and outcome(finished_run) == extended
     assert main(["train", "--more-cycles", "1", "--data", "digits", "--out", "x"]) == 2
     assert "name it by --resume RUN_DIR" in capsys.readouterr().err

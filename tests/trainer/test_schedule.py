@@ -103,7 +103,7 @@ def test_each_restart_is_lower_where_asked_and_falls_to_the_same_bottom() -> Non
         (2, 3, None, [2, 6, 18, 54, 162]),
         (10, 1.5, None, [10, 15, 23, 34, 51]),  # 22.5 upwards, 33.75, 50.625
         (1, 1.5, None, [1, 2, 2, 3, 5]),  # from the exact 2.25 and 3.375, not from what is rounded
-        (5, 1.1, None, [5, 6, 6, 7, 7]),  # 5.5 upwards: as a binary number 1.1 is more than 11/10
+        (5, 1.7, None, [5, 9, 14, 25, 42]),  # 8.5 upwards: as a binary number 1.7 is below 17/10
         (20, 1, 8, [20, 8, 8, 8, 8]),
         (20, 1.5, 8, [20, 8, 12, 18, 27]),
     ],
