@@ -5,6 +5,7 @@ Shapes: S snapshots, N validation images, K classes.
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -32,6 +33,7 @@ from snapensemble.contracts.pixels import ImageContract
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"  # beside the manifest; a line per step and per epoch
 MAX_DIMENSIONS = 8  # of an array
+FEW_CYCLES = 8  # whose lengths a line can list
 _MAGIC = b"\x93NUMPY\x01\x00"
 # As NumPy has always written it; a size has so few digits that no number takes long to read.
 _HEADER = re.compile(
@@ -69,7 +71,8 @@ class ScheduleRecord(Record):
 
     name: ScheduleName = "sgdr"
     T_0: Positive  # the first cycle's length
-    T_mult: Positive
+    T_1: Positive | None = None  # the second one's, where the first has a length of its own
+    T_mult: Annotated[float, Field(ge=1)]  # the growth after that; lengths are whole epochs
     eta_max: NonNegative  # the highest rate: sgdr, cosine; the first: step, plateau, constant
     eta_min: NonNegative
     warmup: Count = 0
@@ -83,6 +86,37 @@ class ScheduleRecord(Record):
     cycles: Positive
     steps_per_epoch: Positive
     total_steps: Positive
+    cycle_ends: tuple[Positive, ...] = ()  # updates done at the end of each; earlier: not kept
+
+    @model_validator(mode="after")
+    def _ends_rise_to_the_total(self) -> "ScheduleRecord":
+        ends = self.cycle_ends
+        if ends and (
+            len(ends) != self.cycles
+            or ends[-1] != self.total_steps
+            or any(before >= after for before, after in pairwise(ends))
+        ):
+            raise ValueError("cycle_ends must rise, one for each cycle, to total_steps")
+        return self
+
+    def shortened(self, cycles: int) -> "ScheduleRecord":
+        """The same schedule with its first `cycles` cycles only."""
+        ends = self.cycle_ends[:cycles]
+        update = {"cycles": cycles, "cycle_ends": ends, "total_steps": ends[-1]}
+        return self.model_copy(update=update)
+
+    def in_words(self, word: str = "cycle") -> str:
+        """How many cycles, and of how many epochs: `3 cycles of 10, 15 and 23 epochs`."""
+        edges = [0, *self.cycle_ends]
+        epochs = [(end - start) // self.steps_per_epoch for start, end in pairwise(edges)]
+        counted = _counted(self.cycles, word)
+        if not epochs:
+            return counted
+        if min(epochs) == max(epochs):
+            return f"{counted} of {_counted(epochs[0], 'epoch')}"
+        if len(epochs) > FEW_CYCLES:
+            return f"{counted} of {min(epochs)} to {max(epochs)} epochs"
+        return f"{counted} of {', '.join(map(str, epochs[:-1]))} and {epochs[-1]} epochs"
 
 
 class TrainingRecord(Record):
@@ -144,6 +178,7 @@ class RunManifest(Record):
     calibration_images: FileRef  # uint8 [up to 256, C, H, W] from the training split, .npy
     snapshots: tuple[Snapshot, ...] = ()  # the last weights of each cycle
     averages: tuple[Snapshot, ...] = ()  # of the weights along cycles, and over cycles
+    extended_after: tuple[Positive, ...] = ()  # cycles done when a finished run got more of them
 
     @model_validator(mode="after")
     def _cycles_are_counted(self) -> "RunManifest":
@@ -164,6 +199,12 @@ class RunManifest(Record):
     def all_snapshots(self) -> tuple[Snapshot, ...]:
         """The last weights of each cycle, then the averages."""
         return (*self.snapshots, *self.averages)
+
+    def _extended_after_snapshots(self) -> "RunManifest":
+        done = {snapshot.cycle + 1 for snapshot in self.snapshots}
+        if not done.issuperset(self.extended_after):
+            raise ValueError("extended_after must count cycles that have their snapshot")
+        return self
 
     @property
     def complete(self) -> bool:
@@ -247,6 +288,10 @@ def parse_array(data: bytes, dtype: type[Number]) -> NDArray[Number]:
         raise ValueError(f"its header says shape {shape}, and {len(data) - end:,} bytes follow")
     order: Literal["F", "C"] = "F" if columns_first == "True" else "C"
     return np.frombuffer(data, expected, offset=end).reshape(shape, order=order).copy()
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def _name(description: str) -> str:

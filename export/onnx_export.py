@@ -105,7 +105,7 @@ def schedule_in_short(schedule: ScheduleRecord) -> str:
     """The schedule in one line, with lengths in optimizer steps."""
     return (
         f"{schedule.name}: {schedule.cycles} cycles, {schedule.total_steps} steps, "
-        f"T_0 {schedule.T_0}, T_mult {schedule.T_mult}, "
+        f"T_0 {schedule.T_0}, T_mult {schedule.T_mult:g}, "
         f"eta_max {schedule.eta_max:g}, eta_min {schedule.eta_min:g}"
     )
 

@@ -9,8 +9,10 @@ from snapensemble.cli import COMMANDS
 
 FLAGS = {
     "train": {
-        "--data", "--out", "--resume", "--config", "--schedule", "--model", "--pretrained",
-        "--cycles", "--epochs", "--cycle-epochs", "--t-mult", "--lr-max", "--lr-min",
+        "--data", "--out", "--resume", "--more-cycles", "--config", "--schedule", "--model",
+        "--pretrained",
+        "--cycles", "--epochs", "--cycle-epochs", "--first-cycle-epochs", "--t-mult", "--lr-max",
+        "--lr-min",
         "--lr-max-decay", "--warmup-epochs", "--lr-steps", "--lr-factor", "--patience",
         "--lr-start", "--hyper-lr", "--hyper-rule", "--batch-size", "--momentum",
         "--weight-decay", "--label-smoothing", "--image-size", "--crop-padding", "--flip",

@@ -11,6 +11,7 @@ from snapensemble.trainer.config import TrainConfig, read_toml
 
 BUDGET = {"cycles", "epochs"}
 RESUMABLE = {"data", "device", "threads", "checkpoint_minutes"}  # may change when a run goes on
+MORE_CYCLES = "more_cycles"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on with a run that was stopped, with its own settings",
     )
     parser.add_argument(
+        flag(MORE_CYCLES),
+        type=positive,
+        metavar="K",
+        help="with --resume: add K cycles to the run, finished or not",
+    )
+    parser.add_argument(
         "--config", type=Path, metavar="FILE.toml", help="settings by name; flags win over it"
     )
 
@@ -33,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
     flags = vars(args)
     if "resume" in flags:
         refuse_new_settings(flags)
+    elif MORE_CYCLES in flags:
+        raise InvalidConfig(
+            "--more-cycles adds to a run that is there: name it by --resume RUN_DIR"
+        )
 
     import torch
 
@@ -57,9 +68,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def positive(text: str) -> int:
+    """The whole number, at least 1, that a flag of the command line gives."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, got {text!r}")
+    return int(text)
+
+
 def refuse_new_settings(flags: dict[str, Any]) -> None:
     """Raise InvalidConfig if --resume comes with what would make it another run."""
-    others = sorted(flags.keys() - RESUMABLE - {"resume"})
+    others = sorted(flags.keys() - RESUMABLE - {"resume", MORE_CYCLES})
     if others:
         raise InvalidConfig(
             f"--resume goes on with the run's own settings; {', '.join(map(flag, others))} cannot "

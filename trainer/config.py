@@ -17,7 +17,7 @@ from snapensemble.contracts.pixels import MAX_SIDE
 from snapensemble.contracts.run import ScheduleName, read_run
 from snapensemble.trainer.data.dataset import SPECS, resolved
 from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
-from snapensemble.trainer.schedule import Sgdr, cycles_in, first_cycles
+from snapensemble.trainer.schedule import Cycle, Sgdr, cycles_in, cycles_of, first_lengths
 from snapensemble.trainer.schedules import (
     Constant,
     Hypergradient,
@@ -38,6 +38,7 @@ SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 # The settings that the schedules call by the symbols of their papers.
 SYMBOLS = {
     "T_0": "cycle_epochs",
+    "T_1": "cycle_epochs",
     "T_mult": "t_mult",
     "eta": "lr_max",
     "eta_max": "lr_max",
@@ -57,8 +58,9 @@ def of(*schedules: ScheduleName) -> dict[str, JsonValue]:
 class TrainConfig(Options):
     """What `train` needs to know; None is a choice that depends on the images or on others.
 
-    `cycle_epochs` is the first cycle's length; each later one is `t_mult` times longer. Schedules
-    other than SGDR use the same budget and take as many snapshots, equally spaced.
+    `cycle_epochs` is the first cycle's length, or the second's where `first_cycle_epochs` gives the
+    first one its own; each later one is `t_mult` times as long as the one before. Schedules other
+    than SGDR use the same budget and take as many snapshots, equally spaced.
     """
 
     data: str = Field(description=SPECS, json_schema_extra={"metavar": "SPEC"})
@@ -86,12 +88,24 @@ class TrainConfig(Options):
         le=MAX_CYCLES,
         description="total epochs instead of --cycles; must end on a cycle",
     )
-    cycle_epochs: int = Field(10, ge=1, le=MAX_CYCLES, description="epochs in the first cycle")
-    t_mult: int = Field(
+    cycle_epochs: int = Field(
+        10,
+        ge=1,
+        le=MAX_CYCLES,
+        description="epochs in the first cycle, or in the second if the first has its own",
+    )
+    first_cycle_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_CYCLES,
+        description="epochs in the first cycle, if it has a length of its own",
+        json_schema_extra=of("sgdr"),
+    )
+    t_mult: float = Field(
         1,
         ge=1,
         le=MAX_CYCLES,
-        description="each cycle is this many times longer than the one before",
+        description="each cycle is this many times as long as the one before",
         json_schema_extra=of("sgdr"),
     )
     lr_max: float | None = Field(
@@ -238,15 +252,28 @@ class TrainConfig(Options):
         try:
             self.plan(steps_per_epoch=1)
         except Misfit as error:
-            raise error.renamed(SYMBOLS) from None
+            own = {} if self.first_cycle_epochs is None else {"T_0": "first_cycle_epochs"}
+            raise error.renamed({**SYMBOLS, **own}) from None
         return self
 
     @property
     def cycle_count(self) -> int:
         """How many cycles to train: `cycles`, or the number that `epochs` makes; 5 by default."""
         if self.epochs is not None:
-            return cycles_in(self.epochs, self.cycle_epochs, self.t_mult)
+            return cycles_in(self.epochs, *self._growth)
         return 5 if self.cycles is None else self.cycles
+
+    @property
+    def cycle_lengths(self) -> list[int]:
+        """The length of each cycle in epochs."""
+        return first_lengths(self.cycle_count, *self._growth)
+
+    @property
+    def _growth(self) -> tuple[int, float, int | None]:
+        """T_0 and T_mult, and T_1 where the first cycle has a length of its own."""
+        if self.first_cycle_epochs is None:
+            return self.cycle_epochs, self.t_mult, None
+        return self.first_cycle_epochs, self.t_mult, self.cycle_epochs
 
     @property
     def top_rate(self) -> float:
@@ -257,22 +284,15 @@ class TrainConfig(Options):
 
     def plan(self, steps_per_epoch: int) -> Plan:
         """The schedule in optimizer steps, and where its snapshots lie."""
-        interval = self.cycle_epochs * steps_per_epoch
-        cycles = tuple(first_cycles(self.cycle_count, interval, self.t_mult))
-        if self.t_mult > 1 and cycles[-1].length > 2**53:
-            raise Misfit(f"{len(cycles)} cycles with {{T_mult}} {self.t_mult} never end")
-        schedule = self._schedule(interval, cycles[-1].end, steps_per_epoch)
-        if isinstance(schedule, Sgdr):
-            schedule.refuse_low_restart(len(cycles) - 1)
-        return Plan(schedule, cycles, steps_per_epoch)
+        cycles = cycles_of([length * steps_per_epoch for length in self.cycle_lengths])
+        return Plan(self._schedule(cycles, steps_per_epoch), cycles, steps_per_epoch)
 
-    def _schedule(self, interval: int, steps: int, steps_per_epoch: int) -> Schedule:
-        eta = self.top_rate
+    def _schedule(self, cycles: tuple[Cycle, ...], steps_per_epoch: int) -> Schedule:
+        eta, steps = self.top_rate, cycles[-1].end
         match self.schedule:
             case "sgdr" | "cosine":
                 return Sgdr(
-                    T_0=interval if self.schedule == "sgdr" else steps,
-                    T_mult=self.t_mult,
+                    cycles=cycles if self.schedule == "sgdr" else cycles_of([steps]),
                     eta_max=eta,
                     eta_min=self.lr_min,
                     warmup=self.warmup_epochs * steps_per_epoch,
@@ -335,12 +355,20 @@ def parsed(text: str, file: Path) -> dict[str, Any]:
     return read_options(TrainConfig, content, file)
 
 
-def run_config(run_dir: Path, **changes: Any) -> TrainConfig:
-    """The settings that a run was started with, with some of them changed.
+def run_config(run_dir: Path, more_cycles: int = 0, **changes: Any) -> TrainConfig:
+    """The settings that a run goes on with.
+
+    They are in its config.toml, but for the number of cycles, to which some may have been added:
+    run.json has it, so that it changes in one file and at one moment.
+
+    Args:
+        run_dir: made by `train`.
+        more_cycles: how many to add now.
+        changes: other settings by name.
 
     Raises:
         InvalidManifest: the directory holds no run, or its settings were changed.
-        InvalidConfig: a change is out of bounds.
+        InvalidConfig: a change is out of bounds, or the schedule knows no further cycles.
     """
     run = read_run(run_dir)
     if run.config is None:
@@ -348,4 +376,13 @@ def run_config(run_dir: Path, **changes: Any) -> TrainConfig:
     config = run.config
     text = read_verified(run_dir, config.file, config.sha256, config.size).decode()
     kept = parsed(text, run_dir / CONFIG_FILE)
-    return build(TrainConfig, {**kept, "out": run_dir, **changes})
+    settings = build(TrainConfig, {**kept, "out": run_dir, **changes})
+    if more_cycles and settings.schedule != "sgdr":
+        raise InvalidConfig(
+            f"--more-cycles: the rate of {settings.schedule} has come to its end in {run_dir} and "
+            "does not restart; only sgdr can have more cycles. Train again with a new --out"
+        )
+    cycles = run.schedule.cycles + more_cycles
+    if settings.cycle_count == cycles:
+        return settings
+    return build(TrainConfig, {**dict(settings), "cycles": cycles, "epochs": None})

@@ -58,31 +58,40 @@ def train(config: TrainConfig) -> Path:
     return _train(config, resumed=False)
 
 
-def resume(run_dir: Path, **changes: Any) -> Path:
+def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
     """Go on with a run from its last checkpoint, to the end it would have had without a stop.
 
     For one process on the CPU the snapshots are the same to the bit, if `threads` is the same.
 
     Args:
         run_dir: made by `train`.
+        more_cycles: are added to the run's plan and stay in it. A run that is not finished goes on
+            as if it had always had them; a finished one goes on from the weights of its last
+            snapshot, and its momentum begins anew.
         changes: settings of this machine: data (the same images in another place), device,
             threads, checkpoint_minutes.
 
     Returns:
-        The run directory; at once if the run is complete.
+        The run directory; at once if the run is complete and gets no more cycles.
 
     Raises:
         InvalidManifest: the directory holds no run, or a damaged one.
         InvalidData: the images are not those that the run began with.
-        InvalidConfig: another process trains in this directory; all others as for `train`.
+        InvalidConfig: another process trains in this directory, or its schedule knows no more
+            cycles; all others as for `train`.
     """
-    if read_run(run_dir).complete:
+    run = read_run(run_dir)
+    extended_after = run.extended_after
+    if run.complete:
         remove_checkpoint(run_dir)  # if the run was killed just before it did
-        return run_dir
-    return _train(run_config(run_dir, **changes), resumed=True)
+        if not more_cycles:
+            return run_dir
+        extended_after += (run.schedule.cycles,)
+    config = run_config(run_dir, more_cycles, **changes)
+    return _train(config, resumed=True, extended_after=extended_after)
 
 
-def _train(config: TrainConfig, *, resumed: bool) -> Path:
+def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...] = ()) -> Path:
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
     with joined(device) as world:
@@ -104,8 +113,9 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
             )
         image = image_contract(dataset, config.model if config.pretrained else None)
         name = config.model or default_model(image)
-        # A checkpoint brings all weights; the file that the run began with may be gone.
-        pretrained = None if resumed and has_checkpoint(config.out) else config.pretrained
+        # What brings all weights; the file that the run began with may be gone.
+        kept = resumed and (has_checkpoint(config.out) or extended_after)
+        pretrained = None if kept else config.pretrained
         model = new_model(name, config.seed, pretrained, dataset, image, device)
         batches = build_batches(config, dataset, image, device, world)
         plan = config.plan(batches.steps_per_epoch)
@@ -116,6 +126,7 @@ def _train(config: TrainConfig, *, resumed: bool) -> Path:
             data_record(config, dataset),
             schedule_record(config, plan),
             training_record(config, name, parameter_count(model), batches, device),
+            extended_after,
         )
         with (
             keeping_random_state(device),

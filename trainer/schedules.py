@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Literal, Protocol
 
 from snapensemble.contracts.errors import InvalidConfig, Misfit
-from snapensemble.trainer.schedule import Cycle
+from snapensemble.trainer.schedule import Cycle, cycle_at
 
 HyperRule = Literal["additive", "multiplicative"]
 
@@ -53,8 +53,7 @@ class Plan:
 
     def cycle_of(self, epoch: int) -> Cycle:
         """The cycle that an epoch belongs to."""
-        step = epoch * self.steps_per_epoch
-        return next(cycle for cycle in self.cycles if step < cycle.end)
+        return cycle_at(epoch * self.steps_per_epoch, self.cycles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

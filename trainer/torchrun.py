@@ -31,11 +31,15 @@ def _run() -> int:
 
 
 def resumed_after_restart(args: argparse.Namespace) -> argparse.Namespace:
-    """The same job as --resume, where torchrun has started it anew (`--max-restarts`)."""
+    """The same job as --resume, where torchrun has started it anew (`--max-restarts`).
+
+    Cycles that the job was to add (`--more-cycles`) are in the run's plan by then and not added
+    again.
+    """
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     file: Path | None = getattr(args, "config", None)
     settings = cli.merged(read_toml(file) if file else {}, vars(args))
-    out = settings.get("out")
+    out = settings.get("resume", settings.get("out"))
     if not restarted or out is None or not (Path(out) / RUN_FILE).exists():
         return args
     kept = {name: value for name, value in vars(args).items() if name in cli.RESUMABLE}

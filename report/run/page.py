@@ -54,7 +54,8 @@ def summary(measured: Measured) -> list[str]:
     found, planned = len(run.snapshots), run.schedule.cycles
     sentences = [
         f"{run.data.train_images:,} images of {len(run.classes)} classes taught, "
-        f"{run.data.val_images:,} validate. Schedule {run.schedule.name}; "
+        f"{run.data.val_images:,} validate. Schedule {run.schedule.name}, "
+        f"{run.schedule.in_words(word)}; "
         f"{measured.steps:,} steps and {measured.epochs_done:,} epochs are logged."
     ]
     if not run.complete:

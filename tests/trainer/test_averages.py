@@ -18,7 +18,7 @@ from snapensemble.trainer.averages import (
 )
 
 
-def number(value: float) -> nn.Module:
+def number(value: float) -> nn.Linear:
     """A network of one weight."""
     network = nn.Linear(1, 1, bias=False)
     nn.init.constant_(network.weight, value)
@@ -107,11 +107,13 @@ def test_soups_are_means_over_the_latest_cycles_and_five_at_most() -> None:
 
 def test_batch_normalisation_gets_the_mean_over_the_batches() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.BatchNorm1d(2))
+    norm = nn.BatchNorm1d(2)
+    network = nn.Sequential(norm)
     batches = [torch.randn(8, 2) + shift for shift in (0.0, 4.0, 5.0)]
     network(torch.randn(8, 2) + 100)
     network.eval()
     measure_batch_norm(network, batches)
     means = torch.stack([batch.mean(dim=0) for batch in batches])
-    assert torch.allclose(network[0].running_mean, means.mean(dim=0), atol=1e-5)
-    assert not network.training and network[0].momentum == 0.1
+    assert norm.running_mean is not None
+    assert torch.allclose(norm.running_mean, means.mean(dim=0), atol=1e-5)
+    assert not network.training and norm.momentum == 0.1

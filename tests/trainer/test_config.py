@@ -27,6 +27,8 @@ def config(**values: Any) -> TrainConfig:
         ("epochs", 10_001),
         ("cycle_epochs", 0),
         ("t_mult", 0),
+        ("t_mult", 0.99),
+        ("first_cycle_epochs", 0),
         ("lr_max", 0.0),
         ("lr_max", float("inf")),
         ("lr_min", 0.2),
@@ -52,6 +54,7 @@ def test_epochs_make_cycles() -> None:
     assert config(epochs=30, cycle_epochs=10, t_mult=2).cycle_count == 2
     assert config(epochs=30, cycle_epochs=10).cycle_count == 3
     assert config().cycle_count == 5
+    assert config(epochs=45, first_cycle_epochs=20, t_mult=1.5).cycle_lengths == [20, 10, 15]
 
 
 def test_cycles_and_epochs_together_are_refused() -> None:
@@ -69,6 +72,14 @@ def test_cycles_and_epochs_together_are_refused() -> None:
         (
             {"epochs": 15},
             r"15 epochs ends inside a cycle \(--cycle-epochs 10, --t-mult 1\); .* 10 or",
+        ),
+        (
+            {"epochs": 31, "first_cycle_epochs": 20, "t_mult": 1.5},
+            r"\(--first-cycle-epochs 20, --cycle-epochs 10, --t-mult 1.5\); .* 30 or 45$",
+        ),
+        (
+            {"first_cycle_epochs": 3, "warmup_epochs": 3},
+            "--warmup-epochs must be shorter than the first cycle, got 3 of 3",
         ),
         ({"t_mult": 9, "cycles": 99}, "99 cycles with --t-mult 9 never end"),
         (

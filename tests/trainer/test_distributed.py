@@ -154,6 +154,15 @@ def test_without_restarts_a_dead_process_ends_the_job_with_a_message(tmp_path: P
     assert read_run(tmp_path / "run").complete
 
 
+def test_two_processes_add_cycles_once(tmp_path: Path) -> None:
+    run_dir = trained(tmp_path / "run", "bare", processes=2)
+    before = losses(run_dir)
+    all_end_well(jobs.training, "--resume", str(run_dir), "--more-cycles", "1")
+    run = read_run(run_dir)
+    assert (run.schedule.cycles, len(run.snapshots), run.extended_after) == (3, 3, (2,))
+    assert len(losses(run_dir)) == 3 * len(before) // 2 and losses(run_dir)[: len(before)] == before
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     flags = FLAGS.replace("--batch-size 64", "--batch-size 65").split()
     flags += ["--out", str(tmp_path / "run")]

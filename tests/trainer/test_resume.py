@@ -1,14 +1,10 @@
 import errno
-import json
 import os
 import random
 import signal
-import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,8 +14,7 @@ from torch import nn
 from snapensemble.cli import main
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
 from snapensemble.contracts.process import SIGNALS, Stopped
-from snapensemble.contracts.run import read_run
-from snapensemble.trainer.config import TrainConfig
+from snapensemble.contracts.run import read_run, write_run
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.models.layers import Trunk
 from snapensemble.trainer.models.registry import MODELS, Network
@@ -28,75 +23,11 @@ from snapensemble.trainer.recording.observers import MetricsFile
 from snapensemble.trainer.recording.run_directory import locked
 from snapensemble.trainer.run import resume, train
 from snapensemble.trainer.validation import predict_logits
-from tests.forks import finished, forked
+from tests.forks import forked
 from tests.forks import run as run_command
-
-EVERY_STEP = 0.0
-
+from tests.trainer.interruptions import killed, outcome, short
 
 pytestmark = pytest.mark.usefixtures("signal_handlers")
-
-
-def short(out: Path, **changes: Any) -> TrainConfig:
-    """Two cycles of two epochs of 12 steps, with all that draws random numbers."""
-    values: dict[str, Any] = {
-        "data": "digits",
-        "model": "tiny",
-        "cycles": 2,
-        "cycle_epochs": 2,
-        "batch_size": 64,
-        "crop_padding": 1,
-        "flip": True,
-        "cutout": 2,
-        "threads": 1,
-        "checkpoint_minutes": EVERY_STEP,
-        **changes,
-    }
-    return TrainConfig(out=out, **values)
-
-
-def outcome(run_dir: Path) -> tuple[Any, ...]:
-    """All that a run leaves, but for how long it took."""
-    run = read_run(run_dir)
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        line.pop("seconds", None)
-    return run.all_snapshots, lines, sorted(os.listdir(run_dir))
-
-
-def killed(run: Callable[[], object], event: int) -> int:
-    """Run in a child process that gets SIGKILL at an event; give the number of events.
-
-    Events are steps and, in every file written, the moments before and after it takes its name.
-    """
-    seen = 0
-
-    def count(real: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            nonlocal seen
-            seen += 1
-            if seen == event:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*args, **kwargs)
-            seen += after
-            if after and seen == event:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return counted
-
-    def counting() -> int:
-        for owner, name, after in ((Path, "replace", True), (MetricsFile, "step", False)):
-            mock.patch.object(owner, name, count(getattr(owner, name), after=after)).start()
-        run()
-        sys.stdout.write(f"events: {seen}")
-        return 0
-
-    done = finished(counting)
-    if done.returncode == -signal.SIGKILL:
-        return event
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.rpartition("events:")[2])
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +222,11 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert CHECKPOINT_FILE not in before[2]
     assert resume(run_dir) == run_dir
     assert outcome(run_dir) == before
+    run = read_run(run_dir)
+    write_run(run_dir, run.model_copy(update={"config": None}))  # as earlier versions wrote it
+    assert resume(run_dir) == run_dir
+    with pytest.raises(InvalidManifest, match="an earlier version made it"):
+        resume(run_dir, more_cycles=1)
 
 
 def test_two_processes_may_not_train_in_one_directory(tmp_path: Path) -> None:

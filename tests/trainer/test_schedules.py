@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import build, flag
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.schedule import Sgdr, learning_rate
+from snapensemble.trainer.schedule import Sgdr, cycles_of, learning_rate
 from snapensemble.trainer.schedules import Constant, Hypergradient, Plateau, StepDecay
 
 
@@ -67,7 +67,7 @@ def test_plateau_does_what_torchs_does(nlls: list[float], patience: int, factor:
 
 def test_cosine_is_one_cycle_over_the_whole_budget() -> None:
     plan = config(schedule="cosine", cycles=4, cycle_epochs=3, lr_max=0.2, lr_min=0.01).plan(7)
-    one = Sgdr(T_0=84, eta_max=0.2, eta_min=0.01)
+    one = Sgdr(cycles=cycles_of([84]), eta_max=0.2, eta_min=0.01)
     assert [plan.schedule.rate(s, []) for s in range(84)] == [
         learning_rate(s, one) for s in range(84)
     ]
@@ -86,10 +86,19 @@ def test_an_epoch_belongs_to_one_cycle() -> None:
     assert [plan.cycle_of(epoch).index for epoch in range(14)] == [0] * 2 + [1] * 4 + [2] * 8
 
 
+def test_the_first_cycle_may_have_a_length_of_its_own() -> None:
+    plan = config(cycles=4, first_cycle_epochs=6, cycle_epochs=2, t_mult=1.5).plan(5)
+    assert [cycle.end for cycle in plan.cycles] == [30, 40, 55, 80]  # 6, 2, 3 and 4.5 epochs
+    assert [plan.schedule.rate(cycle.start, []) for cycle in plan.cycles] == [0.1] * 4
+    with pytest.raises(ValueError, match="step 80 is in no cycle"):
+        plan.schedule.rate(80, [])
+
+
 @pytest.mark.parametrize(
     ("schedule", "name", "value"),
     [
         ("cosine", "t_mult", 2),
+        ("step", "first_cycle_epochs", 20),
         ("step", "lr_min", 0.01),
         ("sgdr", "lr_steps", (0.3,)),
         ("constant", "lr_factor", 0.5),

@@ -45,6 +45,14 @@ def test_a_restart_finds_the_run_that_a_file_names(
     assert vars(again) == {"resume": run_dir}
 
 
+def test_a_restart_adds_no_cycles_again(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = argparse.Namespace(resume=run_dir, more_cycles=2, device="cpu")
+    restarted(monkeypatch, 0)
+    assert resumed_after_restart(args) is args
+    restarted(monkeypatch, 1)
+    assert vars(resumed_after_restart(args)) == {"resume": run_dir, "device": "cpu"}
+
+
 def test_a_restart_before_the_run_had_begun_begins_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

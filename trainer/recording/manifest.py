@@ -20,6 +20,7 @@ class RunDescription:
     data: DataRecord
     schedule: ScheduleRecord
     training: TrainingRecord
+    extended_after: tuple[int, ...] = ()
 
 
 def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
@@ -39,9 +40,11 @@ def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
 
 def schedule_record(config: TrainConfig, plan: Plan) -> ScheduleRecord:
     """The schedule and its cycles in optimizer steps."""
+    second = None if config.first_cycle_epochs is None else config.cycle_epochs
     record = ScheduleRecord(
         name=config.schedule,
         T_0=plan.cycles[0].length,
+        T_1=None if second is None else second * plan.steps_per_epoch,
         T_mult=config.t_mult,
         eta_max=config.top_rate,
         eta_min=config.lr_min,
@@ -50,6 +53,7 @@ def schedule_record(config: TrainConfig, plan: Plan) -> ScheduleRecord:
         cycles=len(plan.cycles),
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.steps,
+        cycle_ends=tuple(cycle.end for cycle in plan.cycles),
     )
     match plan.schedule:
         case StepDecay(milestones=milestones, factor=factor):

@@ -177,7 +177,7 @@ def describe(run: RunManifest) -> str:
         f"{run.training.model} ({run.training.parameters:,} parameters) on "
         f"{run.data.train_images:,} images of {run.image.width}x{run.image.height}, "
         f"{len(run.classes)} classes; {run.data.val_images:,} validate; "
-        f"{run.schedule.name}: {run.schedule.cycles} cycles, {run.schedule.total_steps:,} steps of "
+        f"{run.schedule.name}: {run.schedule.in_words()}, {run.schedule.total_steps:,} steps of "
         f"{run.training.batch_size} on {run.training.device}"
         + (f", {run.training.processes} processes" if run.training.processes > 1 else "")
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from math import nan
 from pathlib import Path
 
 from torch import Tensor
@@ -15,13 +16,14 @@ from snapensemble.trainer.loop import Step
 from snapensemble.trainer.recording.checkpoint import (
     Checkpoints,
     State,
+    has_checkpoint,
     load_checkpoint,
     remove_checkpoint,
 )
 from snapensemble.trainer.recording.manifest import RunDescription
 from snapensemble.trainer.recording.observers import MetricsFile, Observer, Progress
 from snapensemble.trainer.recording.run_directory import RunWriter
-from snapensemble.trainer.recording.snapshots import Kept, read_weights
+from snapensemble.trainer.recording.snapshots import Kept, load_model, read_weights
 from snapensemble.trainer.recording.tensorboard import DIRECTORY, TensorBoard
 from snapensemble.trainer.schedule import Cycle
 
@@ -106,7 +108,7 @@ def recording(
     """
     if not leads:
         if resumed:
-            load_checkpoint(config.out, state)
+            put_back(config.out, state, description.extended_after)
         yield Recorder(config.out)
         return
     opened = (
@@ -117,7 +119,7 @@ def recording(
     with ExitStack() as stack:
         run = stack.enter_context(opened)
         if resumed:
-            load_checkpoint(run.directory, state)
+            put_back(run.directory, state, description.extended_after)
         observers: list[Observer] = [
             stack.enter_context(Progress(run.manifest, state.step)),
             stack.enter_context(MetricsFile(run.directory / METRICS_FILE, state.step, state.epoch)),
@@ -137,3 +139,23 @@ def recording(
             recorder.checkpoint()
             raise
         remove_checkpoint(run.directory)
+
+
+def put_back(run_dir: Path, state: State, extended_after: tuple[int, ...]) -> None:
+    """Give a resumed run the state of its checkpoint, or of where it was last known without one.
+
+    That is the beginning, or the end of a run that was finished and then got more cycles. Its
+    checkpoint is gone; the weights are those of its last snapshot, and there is no momentum.
+
+    Raises:
+        InvalidManifest: the checkpoint or the snapshot is damaged.
+    """
+    if has_checkpoint(run_dir) or not extended_after:
+        load_checkpoint(run_dir, state)
+        return
+    run = read_run(run_dir)
+    last = next(each for each in run.snapshots if each.cycle == extended_after[-1] - 1)
+    state.model.load_state_dict(load_model(run_dir, run, last).state_dict())
+    state.step = last.step
+    # Only their number matters: the rates of SGDR do not depend on validation.
+    state.val_nlls = [nan] * (last.step // run.schedule.steps_per_epoch)

@@ -92,17 +92,35 @@ class RunWriter:
                     f"{config.data} is not what this run began with: its images, classes or split "
                     "have changed; put them back, or train again with a new --out"
                 )
-            if run.manifest.schedule != description.schedule:
-                raise InvalidManifest(
-                    f"{directory}: this version understands the run's settings otherwise: "
-                    f"{description.schedule} instead of {run.manifest.schedule}"
-                )
-            if run.manifest.training != description.training:
-                # Another machine, device or number of processes goes on.
-                run.manifest = run.manifest.model_copy(update={"training": description.training})
-                write_run(directory, run.manifest)
+            run._go_on_as(description)
             with run._noting_what_is_left():
                 yield run
+
+    def _go_on_as(self, description: RunDescription) -> None:
+        """Write down what is another than before: more cycles, or the machine that goes on.
+
+        Raises:
+            InvalidManifest: the plan does not go on as the one before.
+        """
+        found = self.manifest.schedule
+        expected = description.schedule.shortened(found.cycles)
+        if not found.cycle_ends:  # an earlier version did not keep them
+            found = found.model_copy(update={"cycle_ends": expected.cycle_ends})
+        if found != expected:
+            raise InvalidManifest(
+                f"{self.directory}: this version understands the run's settings otherwise: "
+                f"{expected} instead of {found}"
+            )
+        manifest = self.manifest.model_copy(
+            update={
+                "schedule": description.schedule,
+                "training": description.training,
+                "extended_after": description.extended_after,
+            }
+        )
+        if manifest != self.manifest:
+            self.manifest = manifest
+            write_run(self.directory, manifest)
 
     def _check_snapshots(self) -> None:
         """Refuse damaged snapshots now, not in the export after days of further training."""
