@@ -7,9 +7,10 @@ from typing import Any
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import add_options, build, flag
 from snapensemble.contracts.run import read_run
-from snapensemble.trainer.config import TrainConfig, read_toml
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.config_file import read_toml
 
-BUDGET = {"cycles", "epochs"}
+BUDGET = {"cycles", "epochs", "minutes"}
 RESUMABLE = {"data", "device", "threads", "checkpoint_minutes"}  # may change when a run goes on
 MORE_CYCLES = "more_cycles"
 
@@ -86,7 +87,7 @@ def refuse_new_settings(flags: dict[str, Any]) -> None:
 
 
 def merged(file: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    """The file's settings under the flags; --cycles or --epochs replaces either of the file's."""
+    """The file's settings under the flags; a budget among the flags replaces the file's."""
     if flags.keys() & BUDGET:
         file = {name: value for name, value in file.items() if name not in BUDGET}
     return {**file, **flags}

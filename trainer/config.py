@@ -1,21 +1,15 @@
-"""TrainConfig: every choice that a training run depends on, as flags and as TOML.
+"""TrainConfig: every choice that a training run depends on, as flags and as TOML."""
 
-`--config` reads such a file, and `config.toml` in a run directory is one.
-"""
-
-import json
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, Misfit
-from snapensemble.contracts.files import read_verified
-from snapensemble.contracts.options import Options, build, extra, read_options
+from snapensemble.contracts.errors import Misfit
+from snapensemble.contracts.options import Options, extra
 from snapensemble.contracts.pixels import MAX_SIDE
-from snapensemble.contracts.run import ScheduleName, read_run
-from snapensemble.trainer.data.dataset import SPECS, resolved
+from snapensemble.contracts.run import ScheduleName
+from snapensemble.trainer.data.dataset import SPECS
 from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
 from snapensemble.trainer.schedule import Cycle, Sgdr, cycles_in, cycles_of, first_lengths
 from snapensemble.trainer.schedules import (
@@ -28,11 +22,13 @@ from snapensemble.trainer.schedules import (
     StepDecay,
 )
 
-CONFIG_FILE = "config.toml"
 MAX_SEED = 2**32 - 1
 MAX_CYCLES = 10_000
 MAX_THREADS = 1024
+MAX_MINUTES = 60 * 24 * 365
 LR_MAX, FINE_TUNING_LR_MAX = 0.1, 0.01
+WEIGHT_DECAY = 5e-4
+CYCLES, CYCLE_EPOCHS = 5, 10  # where one of them is given, or the schedule is another than SGDR
 HUB = "hub"  # `pretrained`: the published weights, not a file
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 # The settings that the schedules call by the symbols of their papers.
@@ -80,19 +76,31 @@ class TrainConfig(Options):
         json_schema_extra={"metavar": "FILE", "const": HUB},
     )
     cycles: int | None = Field(
-        None, ge=1, le=MAX_CYCLES, description="number of cycles, one snapshot each (5)"
+        None,
+        ge=1,
+        le=MAX_CYCLES,
+        description="number of cycles, one snapshot each (as many as pay, see --epochs; "
+        "5 with --cycle-epochs)",
     )
     epochs: int | None = Field(
         None,
         ge=1,
         le=MAX_CYCLES,
-        description="total epochs instead of --cycles; must end on a cycle",
+        description="total epochs; divided into cycles of at least 1,000 updates and 20 epochs, up "
+        "to 5, or into those that --cycle-epochs and --t-mult make (50, or 3,000 updates)",
     )
-    cycle_epochs: int = Field(
-        10,
+    minutes: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_MINUTES,
+        description="instead of --epochs: as many as fit into so many minutes on this machine",
+    )
+    cycle_epochs: int | None = Field(
+        None,
         ge=1,
         le=MAX_CYCLES,
-        description="epochs in the first cycle, or in the second if the first has its own",
+        description="epochs in the first cycle, or in the second if the first has its own "
+        "(10 with --cycles)",
     )
     first_cycle_epochs: int | None = Field(
         None,
@@ -171,7 +179,11 @@ class TrainConfig(Options):
         "(128, or less where an epoch would have fewer than 20 steps)",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
-    weight_decay: float = Field(5e-4, ge=0, description="L2 penalty")
+    weight_decay: float | None = Field(
+        None,
+        ge=0,
+        description="L2 penalty (0.0005; 0.002 from scratch on up to 2,500 training images)",
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
     )
@@ -240,6 +252,13 @@ class TrainConfig(Options):
     def _settings_fit_together(self) -> "TrainConfig":
         if self.cycles is not None and self.epochs is not None:
             raise Misfit("give either {cycles} or {epochs}, not both")
+        if self.minutes is not None and self.epochs is not None:
+            raise Misfit("give either {minutes} or {epochs}, not both")
+        if self.minutes is not None and self._gives_lengths:
+            raise Misfit(
+                "{minutes} finds out how long cycles can be: leave {cycle_epochs}, "
+                "{first_cycle_epochs} and {t_mult} out"
+            )
         if self.random_resized_crop is not None and self.crop_padding:
             raise Misfit("give either {crop_padding} or {random_resized_crop}, not both")
         for name, field in type(self).model_fields.items():
@@ -249,6 +268,8 @@ class TrainConfig(Options):
                     f"{{{name}}} belongs to the schedule {' or '.join(owners)}, "
                     f"not to {self.schedule}; leave it out, or choose another {{schedule}}"
                 )
+        if self.divides_itself:  # then the plan can only be checked once it is divided
+            return self
         try:
             self.plan(steps_per_epoch=1)
         except Misfit as error:
@@ -257,11 +278,23 @@ class TrainConfig(Options):
         return self
 
     @property
+    def divides_itself(self) -> bool:
+        """Whether `trainer.budget` is to divide the budget into cycles."""
+        return self.minutes is not None or (
+            self.schedule == "sgdr" and self.cycles is None and not self._gives_lengths
+        )
+
+    @property
+    def _gives_lengths(self) -> bool:
+        lengths = (self.cycle_epochs, self.first_cycle_epochs)
+        return lengths != (None, None) or self.t_mult != 1
+
+    @property
     def cycle_count(self) -> int:
         """How many cycles to train: `cycles`, or the number that `epochs` makes; 5 by default."""
         if self.epochs is not None:
             return cycles_in(self.epochs, *self._growth)
-        return 5 if self.cycles is None else self.cycles
+        return CYCLES if self.cycles is None else self.cycles
 
     @property
     def cycle_lengths(self) -> list[int]:
@@ -271,9 +304,10 @@ class TrainConfig(Options):
     @property
     def _growth(self) -> tuple[int, float, int | None]:
         """T_0 and T_mult, and T_1 where the first cycle has a length of its own."""
+        cycle_epochs = CYCLE_EPOCHS if self.cycle_epochs is None else self.cycle_epochs
         if self.first_cycle_epochs is None:
-            return self.cycle_epochs, self.t_mult, None
-        return self.first_cycle_epochs, self.t_mult, self.cycle_epochs
+            return cycle_epochs, self.t_mult, None
+        return self.first_cycle_epochs, self.t_mult, cycle_epochs
 
     @property
     def top_rate(self) -> float:
@@ -281,6 +315,11 @@ class TrainConfig(Options):
         if self.lr_max is not None:
             return self.lr_max
         return LR_MAX if self.pretrained is None else FINE_TUNING_LR_MAX
+
+    @property
+    def l2_penalty(self) -> float:
+        """The weight decay; 0.0005 where nothing has said what it is."""
+        return WEIGHT_DECAY if self.weight_decay is None else self.weight_decay
 
     def plan(self, steps_per_epoch: int) -> Plan:
         """The schedule in optimizer steps, and where its snapshots lie."""
@@ -315,74 +354,3 @@ class TrainConfig(Options):
                     beta=beta if self.hyper_lr is None else self.hyper_lr,
                     rule=self.hyper_rule,
                 )
-
-
-def to_toml(config: TrainConfig) -> str:
-    """The settings as TOML, without the run directory; paths are made absolute."""
-    lines = []
-    for name, value in config:
-        if name != "out" and value is not None:
-            if name == "data":
-                value = resolved(value)
-            if name == "pretrained" and value != HUB:
-                value = str(Path(value).expanduser().resolve())
-            # JSON's strings, numbers, booleans and lists are TOML's, but for one character.
-            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-            lines.append(f"{name} = {text}\n")
-    return "".join(lines)
-
-
-def read_toml(file: Path) -> dict[str, Any]:
-    """Settings by name from a file.
-
-    Raises:
-        InvalidConfig: the file is not TOML, or has an unknown name, or a value of the wrong kind or
-            out of bounds.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"{file}: {error}") from error
-    return parsed(text, file)
-
-
-def parsed(text: str, file: Path) -> dict[str, Any]:
-    """Settings by name from TOML; `file` is for the messages. Raises as `read_toml` does."""
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidConfig(f"{file}: {error}") from error
-    return read_options(TrainConfig, content, file)
-
-
-def run_config(run_dir: Path, more_cycles: int = 0, **changes: Any) -> TrainConfig:
-    """The settings that a run goes on with.
-
-    They are in its config.toml, but for the number of cycles, to which some may have been added:
-    run.json has it, so that it changes in one file and at one moment.
-
-    Args:
-        run_dir: made by `train`.
-        more_cycles: how many to add now.
-        changes: other settings by name.
-
-    Raises:
-        InvalidManifest: the directory holds no run, or its settings were changed.
-        InvalidConfig: a change is out of bounds, or the schedule knows no further cycles.
-    """
-    run = read_run(run_dir)
-    if run.config is None:
-        raise InvalidManifest(f"{run_dir} keeps no settings: an earlier version made it")
-    config = run.config
-    text = read_verified(run_dir, config.file, config.sha256, config.size).decode()
-    kept = parsed(text, run_dir / CONFIG_FILE)
-    settings = build(TrainConfig, {**kept, "out": run_dir, **changes})
-    if more_cycles and settings.schedule != "sgdr":
-        raise InvalidConfig(
-            f"--more-cycles: the rate of {settings.schedule} has come to its end in {run_dir} and "
-            "does not restart; only sgdr can have more cycles. Train again with a new --out"
-        )
-    cycles = run.schedule.cycles + more_cycles
-    if settings.cycle_count == cycles:
-        return settings
-    return build(TrainConfig, {**dict(settings), "cycles": cycles, "epochs": None})

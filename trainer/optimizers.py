@@ -80,7 +80,7 @@ def build_optimizer(
     parameters = [p for p in model.parameters() if p.requires_grad]
     settings: dict[str, Any] = {
         "momentum": config.momentum,
-        "weight_decay": config.weight_decay,
+        "weight_decay": config.l2_penalty,
         "fused": device.type in ("cpu", "cuda"),
     }
     if isinstance(schedule, Hypergradient):

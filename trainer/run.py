@@ -13,6 +13,7 @@ from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.averages import soups
+from snapensemble.trainer.budget import divided, short_cycles
 from snapensemble.trainer.build import (
     build_batches,
     build_objective,
@@ -20,13 +21,15 @@ from snapensemble.trainer.build import (
     image_contract,
     new_model,
 )
-from snapensemble.trainer.config import TrainConfig, run_config
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.config_file import run_config
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.distributed import joined, local_device, threads_here
 from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
 from snapensemble.trainer.optimizers import build_optimizer
+from snapensemble.trainer.pace import seconds_per_epoch
 from snapensemble.trainer.recording.checkpoint import State, has_checkpoint, remove_checkpoint
 from snapensemble.trainer.recording.manifest import (
     RunDescription,
@@ -118,6 +121,17 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
         pretrained = None if kept else config.pretrained
         model = new_model(name, config.seed, pretrained, dataset, image, device)
         batches = build_batches(config, dataset, image, device, world)
+
+        def measure() -> float:
+            with keeping_random_state(device):
+                seconds = seconds_per_epoch(config, model, batches, dataset.val, device)
+            if world.leads:
+                say(f"an epoch takes {seconds:.1f} s here")
+            return seconds
+
+        config = divided(config, len(dataset.train), batches.steps_per_epoch, measure)
+        if world.leads and (warning := short_cycles(config, batches.steps_per_epoch)):
+            say(warning)
         plan = config.plan(batches.steps_per_epoch)
         state = State(model, build_optimizer(model, config, plan.schedule, device))
         objective = build_objective(config, model, world, device)

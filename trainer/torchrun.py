@@ -7,7 +7,7 @@ from pathlib import Path
 from snapensemble.contracts.process import exit_code, raise_on_signals
 from snapensemble.contracts.run import RUN_FILE
 from snapensemble.trainer import cli
-from snapensemble.trainer.config import read_toml
+from snapensemble.trainer.config_file import read_toml
 
 
 def main() -> int:

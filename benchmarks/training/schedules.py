@@ -28,7 +28,8 @@ from benchmarks.training.snapshots import test_probabilities
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.metrics import nll, rank, softmax, summary
 from snapensemble.contracts.run import RUN_FILE, read_run, read_validation
-from snapensemble.trainer.config import TrainConfig, run_config, to_toml
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.config_file import run_config, to_toml
 from snapensemble.trainer.data.dataset import load_dataset, stratified
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.run import resume, train

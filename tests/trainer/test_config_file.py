@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.trainer.config import TrainConfig, parsed, read_toml, run_config, to_toml
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.config_file import parsed, read_toml, run_config, to_toml
 
 OUT = Path("out")
 

@@ -79,7 +79,7 @@ def training_record(
         batch_size=batches.batch_size,
         momentum=config.momentum,
         nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
+        weight_decay=config.l2_penalty,
         crop_padding=batches.augmentation.crop_padding,
         flip=batches.augmentation.flip,
         cutout=batches.augmentation.cutout,

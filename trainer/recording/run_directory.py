@@ -26,7 +26,8 @@ from snapensemble.contracts.run import (
     snapshot_name,
     write_run,
 )
-from snapensemble.trainer.config import CONFIG_FILE, TrainConfig, to_toml
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.config_file import CONFIG_FILE, to_toml
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.loop import TrainingDiverged
 from snapensemble.trainer.recording.manifest import RunDescription

@@ -1,0 +1,64 @@
+"""How long an epoch takes on this machine, measured on a copy of the network."""
+
+import time
+from copy import deepcopy
+from statistics import median
+
+import torch
+from torch import nn
+
+from snapensemble.trainer.build import build_objective
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.data.readers import Split
+from snapensemble.trainer.loop import Batches, train_epoch
+from snapensemble.trainer.optimizers import build_optimizer
+from snapensemble.trainer.recording.checkpoint import State
+from snapensemble.trainer.schedule import Cycle
+from snapensemble.trainer.schedules import Constant
+from snapensemble.trainer.validation import predict_logits
+
+SECONDS, STEPS = 3.0, 8  # whichever takes longer
+WARM_UP = 3  # steps, of which the first reserves memory and perhaps compiles
+VALIDATED = 500  # images
+
+
+def seconds_per_epoch(
+    config: TrainConfig, model: nn.Module, batches: Batches, val: Split, device: torch.device
+) -> float:
+    """The seconds of an epoch with its validation, the same in every process of the run.
+
+    Args:
+        config: gives the optimizer and the objective.
+        model: stays as it is.
+        batches: of training images.
+        val: the validation split.
+        device: where the network is trained.
+    """
+    world = batches.world
+    trial = deepcopy(model)
+    still = Constant(eta=0.0)  # the work of a step, and no step
+    state = State(trial, build_optimizer(trial, config, still, device))
+    objective = build_objective(config, trial, world, device)
+    times: list[float] = []
+    begun = time.monotonic()
+
+    def enough() -> bool:
+        """Whether the steps so far will do; all processes do as many of them."""
+        spent = world.largest(int(1_000 * (time.monotonic() - begun)))
+        return len(times) >= WARM_UP + STEPS and spent >= 1_000 * SECONDS
+
+    while not enough():
+        last = time.monotonic()
+        cycle = Cycle(0, state.step, batches.steps_per_epoch)
+        for _ in train_epoch(state, objective, batches, still, cycle):
+            times.append(time.monotonic() - last)
+            if enough():
+                break
+            last = time.monotonic()
+        state.val_nlls.append(0.0)
+    images_NCHW = torch.from_numpy(val.images_NCHW[:VALIDATED]).to(device)
+    last = time.monotonic()
+    predict_logits(trial, images_NCHW)
+    per_image = (time.monotonic() - last) / len(images_NCHW)
+    seconds = batches.steps_per_epoch * median(times[WARM_UP:]) + per_image * len(val) / world.size
+    return world.largest(int(1e6 * seconds) + 1) / 1e6
