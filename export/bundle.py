@@ -65,6 +65,7 @@ def build_bundle(
         pool.probs_SNK[:, split.selection_N],
         pool.labels_N[split.selection_N],
         pool.kinds_S,
+        pool.pays_S,
         members=config.members,
         rule=config.select,
         metric=config.metric,

@@ -22,6 +22,7 @@ from snapensemble.contracts.run import (
     read_run,
     read_validation,
 )
+from snapensemble.trainer.budget import is_long_enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,18 @@ class Pool:
     def kinds_S(self) -> list[Weights]:  # noqa: N802 # a shape suffix
         """Which weights each candidate holds."""
         return [candidate.snapshot.weights for candidate in self.candidates]
+
+    @property
+    def pays_S(self) -> list[bool]:  # noqa: N802 # a shape suffix
+        """Whether each candidate is of a cycle that is long enough to be averaged, or of the last.
+
+        The last one of its run, that is: it is served alone where no other pays.
+        """
+        return [
+            each.snapshot.cycle == len(each.run.snapshots) - 1
+            or is_long_enough(each.run.schedule, each.snapshot.cycle)
+            for each in self.candidates
+        ]
 
     def calibration_images(self) -> NDArray[np.uint8]:
         """Training images that the run of the first candidate has kept: [N, C, H, W]."""

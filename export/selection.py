@@ -3,7 +3,9 @@
 `auto` compares averages of the probabilities of several snapshots with single networks: the last
 snapshot, and averages of the weights, which cost one member. Each contender is measured after a
 temperature of its own (Ashukha et al. 2020, arXiv:2002.06470, section 4), fitted on other images
-than those it is measured on (cross-fitting), so that none is flattered.
+than those it is measured on (cross-fitting), so that none is flattered. With fewer images than a
+paired test needs it takes what was measured on other data sets to be right: the cycles that are
+long enough to pay, averaged, or the last one alone (docs/decisions/0032).
 
 The other rules give a path of ensembles of the snapshots of one kind, and `members` says which of
 them is taken. An ensemble is a bag of snapshots: one that is in it twice counts twice.
@@ -13,7 +15,7 @@ Shapes: S snapshots, N images, K classes.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -34,6 +36,7 @@ MAX_EXHAUSTIVE = 10  # snapshots: 1,023 subsets
 GREEDY_STEPS = 50
 FOLDS = 5
 CONFIDENCE = 0.95  # one-sided, of the paired test
+FEW = 200  # selection images: with fewer, `auto` compares nothing
 _SEED = 0
 
 
@@ -74,7 +77,7 @@ class Judge:
         self.snapshots = len(probs_SNK)
         self._metric = metric
         self._probs_SNK = probs_SNK
-        self._labels_N = labels_N
+        self.labels_N = labels_N
         self._right_SN = probs_SNK[:, np.arange(len(labels_N)), labels_N]
 
     def badness(self, bag: Sequence[int]) -> tuple[float, ...]:
@@ -86,7 +89,7 @@ class Judge:
         """The loss of each image: nats, or 1 for a wrong answer."""
         if self._metric == "nll":
             return self._nlls_N(bag)
-        wrong_N = self._probs_SNK[list(bag)].mean(axis=0).argmax(axis=1) != self._labels_N
+        wrong_N = self._probs_SNK[list(bag)].mean(axis=0).argmax(axis=1) != self.labels_N
         return np.asarray(wrong_N, dtype=np.float64)
 
     def _nlls_N(self, bag: Sequence[int]) -> Floats:  # noqa: N802 # a shape suffix
@@ -97,6 +100,7 @@ def select(
     probs_SNK: Floats,
     labels_N: Labels,
     kinds_S: Sequence[Weights] | None = None,
+    pays_S: Sequence[bool] | None = None,
     *,
     members: Members = None,
     rule: Rule = "auto",
@@ -115,6 +119,8 @@ def select(
         probs_SNK: one distribution per snapshot and image, in the order of training.
         labels_N: the right classes.
         kinds_S: which weights each snapshot holds; all the last ones of their cycles if not given.
+        pays_S: whether each is of a cycle that is long enough to be averaged, or of its run's last
+            one; only the last snapshots of their kind if not given.
         members: how many; `greedy` may take fewer. `auto`: the fewest whose mean loss is within
             one standard error of the lowest on the rule's path, where the error is that of the
             difference, image by image. None: 3 for `best` and `last`, otherwise as many as have
@@ -129,7 +135,11 @@ def select(
     """
     kinds_S = ["last"] * len(probs_SNK) if kinds_S is None else kinds_S
     if rule == "auto":
-        return _automatic(probs_SNK, labels_N, kinds_S, members, metric)
+        bags = _refuse_impossible_bags(contending_bags(kinds_S), members)
+        if len(labels_N) >= FEW:
+            return _compared(bags, probs_SNK, labels_N, kinds_S, metric)
+        pays_S = [False] * len(kinds_S) if pays_S is None else pays_S
+        return _trusted(bags, kinds_S, pays_S, Judge(probs_SNK, labels_N, metric))
     eligible = [s for s, kind in enumerate(kinds_S) if kind == weights]
     _refuse_impossible(len(eligible), members, rule)
     judge = Judge(probs_SNK[eligible], labels_N, metric)
@@ -219,43 +229,56 @@ def exhaustive_path(judge: Judge) -> list[Bag]:
     ]
 
 
-def _automatic(
+def _refuse_impossible_bags(bags: list[Bag], members: Members) -> list[Bag]:
+    """Those with so many members, if a number is asked for."""
+    _refuse_impossible(max(map(len, bags), default=0), members, "auto")
+    return [bag for bag in bags if len(bag) == members] if isinstance(members, int) else bags
+
+
+def _compared(
+    bags: Sequence[Bag],
     probs_SNK: Floats,
     labels_N: Labels,
     kinds_S: Sequence[Weights],
-    members: Members,
     metric: Metric,
 ) -> Chosen:
-    bags = contending_bags(kinds_S)
-    most = max(map(len, bags), default=0)
-    _refuse_impossible(most, members, "auto")
-    if isinstance(members, int):
-        bags = [bag for bag in bags if len(bag) == members]
     contenders = [cross_fitted(probs_SNK, labels_N, bag, metric) for bag in bags]
-    taken = cheapest_not_worse(contenders)
-    chosen = _ordered(taken.bag, Judge(probs_SNK, labels_N, metric))
-    return Chosen(chosen.indices, chosen.weights, _reason(taken, contenders, kinds_S))
-
-
-def _reason(taken: Contender, contenders: Sequence[Contender], kinds_S: Sequence[Weights]) -> str:
-    best = min(contenders, key=lambda each: each.loss)
-    among = f"{len(contenders)} contenders on {len(taken.losses_N):,} selection images"
+    best, taken = min(contenders, key=lambda each: each.loss), cheapest_not_worse(contenders)
+    among = f"{len(contenders)} contenders on {len(labels_N):,} selection images"
     if taken is best:
-        return f"{_named(best, kinds_S)}: the best of {among}, and no cheaper one comes near it"
-    return (
-        f"{_named(taken, kinds_S)}: the cheapest of {among} that a paired test does not find worse "
-        f"than the best, {_named(best, kinds_S)}"
+        reason = f"{_named(best.bag, kinds_S)}: the best of {among}; all cheaper ones are worse"
+    else:
+        reason = (
+            f"{_named(taken.bag, kinds_S)}: the cheapest of {among} that a paired test does not "
+            f"find worse than the best, {_named(best.bag, kinds_S)}"
+        )
+    return replace(_ordered(taken.bag, Judge(probs_SNK, labels_N, metric)), reason=reason)
+
+
+def _trusted(
+    bags: Sequence[Bag], kinds_S: Sequence[Weights], pays_S: Sequence[bool], judge: Judge
+) -> Chosen:
+    """The largest bag of cycles that pay, of the first kind there is; else its smallest one."""
+    kind = kinds_S[bags[0][0]]
+    own = [bag for bag in bags if kinds_S[bag[0]] == kind]
+    taken = max((bag for bag in own if all(pays_S[s] for s in bag)), key=len, default=own[0])
+    why = "their cycles are long enough" if len(taken) > 1 else "no earlier cycle is long enough"
+    reason = (
+        f"{_named(taken, kinds_S)}: {len(judge.labels_N)} selection images are too few to compare "
+        f"({FEW} would do), and {why} to be averaged"
     )
+    return replace(_ordered(taken, judge), reason=reason)
 
 
-def _named(contender: Contender, kinds_S: Sequence[Weights]) -> str:
-    count, kind = len(contender.bag), kinds_S[contender.bag[0]]
-    if count == 1:
-        return {
-            "last": "the last snapshot",
-            "soup": "the mean of the latest snapshots' weights",
-        }.get(kind, f"the last cycle's {kind} of the weights")
-    return f"{count} latest snapshots' probabilities" + ("" if kind == "last" else f" ({kind})")
+def _named(bag: Bag, kinds_S: Sequence[Weights]) -> str:
+    kind = kinds_S[bag[0]]
+    one, several = {
+        "last": ("the last snapshot", "the latest snapshots"),
+        "ema": ("the last cycle's moving average of the weights", "the cycles' moving averages"),
+        "tail": ("the average of the last cycle's tail", "the averages of the cycles' tails"),
+        "soup": ("the mean of the latest snapshots' weights", ""),
+    }[kind]
+    return one if len(bag) == 1 else f"{several} ({len(bag)} members)"
 
 
 def _path(judge: Judge, rule: Rule, members: Members) -> list[Bag]:

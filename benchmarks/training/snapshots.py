@@ -3,6 +3,7 @@
 Shapes: S snapshots, N images, K classes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from snapensemble.contracts.metrics import softmax
-from snapensemble.contracts.run import read_run
+from snapensemble.contracts.run import Snapshot, read_run
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.validation import predict_logits
@@ -24,13 +25,18 @@ def save_parts(file: Path, classes: tuple[str, ...], **parts: Split) -> None:
     np.savez(file, classes=np.array(classes), **arrays)
 
 
-def test_probabilities(run_dir: Path, test: Split) -> NDArray[np.float64]:
-    """The snapshots' probabilities for the test images, computed by torch: probs_SNK."""
+def test_probabilities(
+    run_dir: Path, test: Split, snapshots: Sequence[Snapshot] | None = None
+) -> NDArray[np.float64]:
+    """The snapshots' probabilities for the test images, computed by torch: probs_SNK.
+
+    Without `snapshots` those of the last weights of every cycle.
+    """
     run = read_run(run_dir)
     images_NCHW = torch.from_numpy(test.images_NCHW)
     return np.stack(
         [
             softmax(predict_logits(load_model(run_dir, run, snapshot), images_NCHW))
-            for snapshot in run.snapshots
+            for snapshot in snapshots or run.snapshots
         ]
     )
