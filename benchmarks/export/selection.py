@@ -17,15 +17,17 @@ import numpy as np
 from benchmarks.machine import save
 from benchmarks.training.snapshots import test_probabilities
 from snapensemble.contracts.bundle import Rule
-from snapensemble.contracts.metrics import mean_probabilities, softmax, summary
+from snapensemble.contracts.metrics import mean_probabilities, summary
 from snapensemble.contracts.prediction_sets import covered_and_sizes, fit_quantiles
-from snapensemble.contracts.run import read_run, read_validation
+from snapensemble.contracts.run import read_run
 from snapensemble.export.calibration import split_validation
+from snapensemble.export.candidates import pooled
 from snapensemble.export.selection import MAX_EXHAUSTIVE, Members, select
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.data.reread import reread
 
 CHOICES: tuple[tuple[str, Rule, Members], ...] = (
+    ("auto", "auto", None),
     ("best single", "best", 1),
     ("last single", "last", 1),
     ("best 3", "best", 3),
@@ -53,8 +55,8 @@ def main() -> None:
 def one_run(run_dir: Path, spec: str | None) -> dict[str, Any]:
     """What each rule chooses of a run, and how good that is."""
     run = read_run(run_dir)
-    logits_SNK, labels_N = read_validation(run_dir, run)
-    probs_SNK, split = softmax(logits_SNK), split_validation(labels_N)
+    pool = pooled([run_dir])
+    probs_SNK, labels_N, split = pool.probs_SNK, pool.labels_N, split_validation(pool.labels_N)
     selection, held_out = (
         (probs_SNK[:, part_N], labels_N[part_N])
         for part_N in (split.selection_N, split.calibration_N)
@@ -63,15 +65,18 @@ def one_run(run_dir: Path, spec: str | None) -> dict[str, Any]:
     parts = {
         "selection": selection,
         "calibration": held_out,
-        "test": (test_probabilities(run_dir, test), test.labels_N),
+        "test": (
+            test_probabilities(run_dir, test, [each.snapshot for each in pool.candidates]),
+            test.labels_N,
+        ),
     }
     rows = []
     for name, rule, members in CHOICES:
-        if rule == "exhaustive" and len(probs_SNK) > MAX_EXHAUSTIVE:
+        if rule == "exhaustive" and len(run.snapshots) > MAX_EXHAUSTIVE:
             continue
-        if isinstance(members, int) and members > len(probs_SNK):
+        if isinstance(members, int) and members > len(run.snapshots):
             continue
-        chosen = select(*selection, members=members, rule=rule)
+        chosen = select(*selection, pool.kinds_S, pool.pays_S, members=members, rule=rule)
         of = list(chosen.indices)
         means = {
             part: mean_probabilities(probs[of], chosen.weights)
@@ -80,7 +85,7 @@ def one_run(run_dir: Path, spec: str | None) -> dict[str, Any]:
         temperature = fit_temperature(means["selection"], selection[1])
         row: dict[str, Any] = {
             "rule": name,
-            "snapshots": of,
+            "snapshots": [pool.candidates[i].name for i in of],
             "weights": chosen.weights,
             "temperature": temperature,
         }
@@ -139,7 +144,7 @@ def table(figures: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                 (
                     name,
                     row["rule"],
-                    ", ".join(map(str, sorted(row["snapshots"]))),
+                    ", ".join(sorted(row["snapshots"])),
                     f"{row['selection']['nll']:.4f}",
                     f"{test['nll']:.4f}",
                     f"{test['nll'] - row['selection']['nll']:+.4f}",

@@ -136,8 +136,9 @@ def one_run(
 
 def best_size(run_dir: Path, best: list[int]) -> int:
     """How many of the best snapshots have the lowest validation NLL together."""
-    logits_SNK, labels_N = read_validation(run_dir, read_run(run_dir))
-    probs_SNK = softmax(logits_SNK)
+    run = read_run(run_dir)
+    logits_SNK, labels_N = read_validation(run_dir, run)
+    probs_SNK = softmax(logits_SNK[: len(run.snapshots)])
     nlls = [nll(probs_SNK[best[:m]].mean(axis=0), labels_N) for m in range(1, len(best) + 1)]
     return int(np.argmin(nlls)) + 1
 

@@ -46,6 +46,7 @@ class Measured:
     val_nll: Curve
     val_accuracy: Curve
     snapshots: list[dict[str, float]]
+    averages: list[dict[str, float]]  # of the weights, in the order of run.averages
     ranked: list[int]  # best validation NLL first
     last_m: list[ValFigures]  # figures of the average of the last 1, 2, ..., S
     best_m: list[ValFigures]  # and of the best 1, 2, ..., S
@@ -84,6 +85,9 @@ def measure(run_dir: Path) -> Measured:
             f"{run_dir / run.val_labels.file}: expected a list of class indices "
             f"below {len(run.classes)}"
         )
+    count = len(run.snapshots)  # averages of the weights come after them
+    averages = snapshot_summaries(logits_SNK[count:], labels_N)
+    logits_SNK = logits_SNK[:count]
     summaries = snapshot_summaries(logits_SNK, labels_N)
     ranked = rank([ValFigures(nll=s["nll"], accuracy=s["accuracy"]) for s in summaries], "nll")
     latest = list(reversed(range(len(summaries))))
@@ -91,6 +95,7 @@ def measure(run_dir: Path) -> Measured:
         run=run,
         **_curves(history, run.schedule.steps_per_epoch),
         snapshots=summaries,
+        averages=averages,
         ranked=ranked,
         last_m=growing_ensemble(logits_SNK, labels_N, latest),
         best_m=growing_ensemble(logits_SNK, labels_N, ranked),
@@ -146,6 +151,10 @@ def as_json(measured: Measured) -> dict[str, Any]:
         "snapshots": [
             {"cycle": s.cycle, "step": s.step, "learning_rate": s.learning_rate, **figures}
             for s, figures in zip(measured.run.snapshots, measured.snapshots, strict=True)
+        ],
+        "averages": [
+            {"name": s.name, "cycle": s.cycle, "weights": s.weights, **figures}
+            for s, figures in zip(measured.run.averages, measured.averages, strict=True)
         ],
         "best_snapshot": cycles[measured.ranked[0]] if cycles else None,
         "ensembles": growth,

@@ -124,9 +124,8 @@ def _next_steps(measured: Measured, run_dir: Path) -> list[tuple[str, str]]:
         steps.append(("Go on where it stopped", ["train", "--resume", f"{run_dir}"]))
     if measured.snapshots:
         bundle = f"bundles/{run_dir.resolve().name}"
-        m = str(measured.best_size)
         steps += [
-            ("Export", ["export", f"{run_dir}", "--out", bundle, "--members", m]),
+            ("Export", ["export", f"{run_dir}", "--out", bundle]),
             ("Measure on the test images", ["evaluate", bundle]),
             ("Serve", ["serve", bundle]),
         ]
