@@ -1,0 +1,189 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.run import ScheduleRecord, read_run
+from snapensemble.trainer.budget import (
+    MIN_EPOCHS,
+    MIN_UPDATES,
+    MOST_CYCLES,
+    default_epochs,
+    divided,
+    epochs_within,
+    is_long_enough,
+    short_cycles,
+    worthwhile_cycles,
+)
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.config_file import run_config
+from snapensemble.trainer.run import resume, train
+
+OUT = Path("run")
+epochs, steps = st.integers(1, 5_000), st.integers(1, 2_000)
+
+
+def config(**settings: Any) -> TrainConfig:
+    return TrainConfig(data="digits", out=OUT, **settings)
+
+
+def plan(settings: TrainConfig, steps_per_epoch: int, images: int = 10_000) -> TrainConfig:
+    return divided(settings, images, steps_per_epoch, measure=unmeasured)
+
+
+def unmeasured() -> float:
+    raise AssertionError("nothing is to be measured without --minutes")
+
+
+@given(epochs, steps)
+def test_a_planned_cycle_is_never_too_short_and_no_epoch_is_lost(
+    epochs: int, steps_per_epoch: int
+) -> None:
+    found = plan(config(epochs=epochs), steps_per_epoch)
+    lengths = found.cycle_lengths
+    assert sum(lengths) == epochs and not found.divides_itself
+    assert len(lengths) == 1 or min(lengths) >= MIN_EPOCHS
+    assert len(lengths) == 1 or min(lengths) * steps_per_epoch >= MIN_UPDATES
+    assert lengths[0] >= lengths[-1] and len(set(lengths[1:])) <= 1
+    assert short_cycles(found, steps_per_epoch) is None
+
+
+@given(epochs, steps)
+def test_a_larger_budget_never_has_fewer_cycles(epochs: int, steps_per_epoch: int) -> None:
+    fewer = worthwhile_cycles(epochs, steps_per_epoch)
+    assert 1 <= fewer <= worthwhile_cycles(epochs + 1, steps_per_epoch) <= MOST_CYCLES
+
+
+def test_twenty_epochs_of_a_small_folder_are_one_cosine_run() -> None:
+    assert plan(config(epochs=20), 32).cycle_lengths == [20]
+
+
+def test_the_papers_budget_has_the_papers_cycles() -> None:
+    assert plan(config(epochs=200), 390).cycle_lengths == [40] * 5  # Huang et al. 2017, CIFAR
+
+
+def test_without_a_budget_there_are_fifty_epochs_or_three_thousand_updates() -> None:
+    assert sum(plan(config(), 352).cycle_lengths) == default_epochs(352) == 50
+    assert sum(plan(config(), 25).cycle_lengths) == default_epochs(25) == 120
+
+
+@pytest.mark.parametrize(
+    ("settings", "lengths"),
+    [
+        ({"cycles": 3}, [10] * 3),
+        ({"cycle_epochs": 4}, [4] * 5),
+        ({"cycles": 2, "cycle_epochs": 7}, [7, 7]),
+        ({"epochs": 30, "cycle_epochs": 10}, [10] * 3),
+        ({"epochs": 70, "t_mult": 2}, [10, 20, 40]),
+        ({"cycles": 2, "first_cycle_epochs": 9}, [9, 10]),
+        ({"schedule": "cosine"}, [10] * 5),
+        ({"schedule": "step", "epochs": 40}, [10] * 4),
+    ],
+)
+def test_who_says_how_long_cycles_are_is_obeyed(
+    settings: dict[str, Any], lengths: list[int]
+) -> None:
+    assert plan(config(**settings), 5).cycle_lengths == lengths
+
+
+def test_cycles_too_short_to_pay_are_warned_about_with_their_updates() -> None:
+    warning = short_cycles(config(cycles=4, cycle_epochs=5), 32)
+    assert warning is not None
+    assert "the shortest of 4 cycles has 160 updates (5 epochs)" in warning
+    assert warning.endswith("--epochs 20 alone makes 1 cycle of this budget")
+    assert short_cycles(config(cycles=1, cycle_epochs=5), 32) is None
+    assert short_cycles(config(schedule="step", cycles=4, cycle_epochs=5), 32) is None
+    assert short_cycles(config(cycles=3, cycle_epochs=40), 25) is None
+    assert short_cycles(config(cycles=3, cycle_epochs=40), 24) is not None  # 960 updates
+
+
+def test_minutes_become_the_epochs_that_fit_and_are_written_down(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = divided(config(minutes=10), 10_000, 100, measure=lambda: 5.4)
+    assert sum(found.cycle_lengths) == 100  # nine tenths of ten minutes
+    assert (found.minutes, found.epochs, found.cycles) == (None, None, 5)
+    assert divided(config(minutes=10, cycles=3), 10_000, 100, lambda: 5.4).cycle_lengths == [
+        34, 33, 33,
+    ]  # fmt: skip
+    cosine = divided(config(minutes=10, schedule="cosine"), 10_000, 100, lambda: 5.4)
+    assert cosine.cycle_lengths == [20] * 5
+    assert not capsys.readouterr().err
+
+
+def test_an_epoch_longer_than_the_minutes_is_trained_and_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert epochs_within(1, 120.0) == 1
+    assert "one epoch takes 2.0 minutes here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings", [{"epochs": 5}, {"cycle_epochs": 5}, {"first_cycle_epochs": 5}, {"t_mult": 1.5}]
+)
+def test_minutes_and_lengths_contradict_each_other(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="minutes"):
+        config(minutes=5, **settings)
+
+
+def test_a_warm_up_longer_than_the_planned_cycle_is_refused_by_its_flag() -> None:
+    with pytest.raises(InvalidConfig, match="--warmup-epochs"):
+        plan(config(epochs=10, warmup_epochs=10), 100)
+
+
+def test_few_images_from_scratch_get_a_stronger_weight_decay() -> None:
+    assert plan(config(), 32, images=2_500).l2_penalty == 2e-3
+    assert plan(config(), 32, images=2_501).l2_penalty == 5e-4
+    assert plan(config(pretrained="hub"), 32, images=100).l2_penalty == 5e-4
+    assert plan(config(weight_decay=1e-4), 32, images=100).l2_penalty == 1e-4
+
+
+def test_fine_tuning_does_not_restart() -> None:
+    assert len(plan(config(pretrained="hub", epochs=200), 100).cycle_lengths) == 1
+
+
+def test_a_run_says_which_of_its_cycles_are_long_enough_to_be_averaged() -> None:
+    schedule = ScheduleRecord(
+        T_0=500, T_1=1_000, T_mult=1, eta_max=0.1, eta_min=0, cycles=3,
+        steps_per_epoch=50, total_steps=2_500, cycle_ends=(500, 1_500, 2_500),
+    )  # fmt: skip
+    assert [is_long_enough(schedule, cycle) for cycle in range(3)] == [False, True, True]
+    assert not is_long_enough(schedule.model_copy(update={"steps_per_epoch": 100}), 1)
+    assert not is_long_enough(schedule.model_copy(update={"name": "cosine"}), 1)
+    assert not is_long_enough(schedule.model_copy(update={"cycle_ends": ()}), 1)
+
+
+def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("snapensemble.trainer.run.seconds_per_epoch", lambda *_: 2.0)
+    run_dir = train(
+        TrainConfig(
+            data="digits",
+            out=tmp_path / "run",
+            model="tiny",
+            minutes=0.1,
+            batch_size=256,
+            threads=1,
+        )
+    )
+    kept = run_config(run_dir)
+    assert (kept.minutes, kept.cycles, kept.cycle_epochs, kept.l2_penalty) == (None, 1, 2, 2e-3)
+    assert read_run(run_dir).schedule.total_steps == 2 * 3
+    monkeypatch.setattr("snapensemble.trainer.run.seconds_per_epoch", lambda *_: 1 / 0)
+    assert resume(run_dir) == run_dir
+
+
+def test_the_pace_is_measured_and_the_network_stays_as_it_is(tmp_path: Path) -> None:
+    def weights(**budget: Any) -> tuple[str, ...]:
+        settings = {"data": "digits", "model": "tiny", "batch_size": 256, "threads": 1, "seed": 3}
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        run = read_run(train(TrainConfig(out=out, **settings, **budget)))  # type: ignore[arg-type]
+        assert run.schedule.cycles == 1
+        return tuple(snapshot.sha256 for snapshot in run.all_snapshots)
+
+    # An epoch longer than the time: whatever the machine, one epoch is trained.
+    assert weights(minutes=1e-6) == weights(epochs=1)
