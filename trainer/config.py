@@ -268,8 +268,6 @@ class TrainConfig(Options):
                     f"{{{name}}} belongs to the schedule {' or '.join(owners)}, "
                     f"not to {self.schedule}; leave it out, or choose another {{schedule}}"
                 )
-        if self.divides_itself:  # then the plan can only be checked once it is divided
-            return self
         try:
             self.plan(steps_per_epoch=1)
         except Misfit as error:
@@ -298,7 +296,9 @@ class TrainConfig(Options):
 
     @property
     def cycle_lengths(self) -> list[int]:
-        """The length of each cycle in epochs."""
+        """The length of each cycle in epochs; one long cycle as long as the budget is not divided."""
+        if self.divides_itself:
+            return [self.epochs or MAX_CYCLES]
         return first_lengths(self.cycle_count, *self._growth)
 
     @property

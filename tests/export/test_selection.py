@@ -167,15 +167,15 @@ def test_each_member_is_the_one_that_helps_those_before_it_most(seed: int, rule:
 def test_of_equals_the_later_one_is_better() -> None:
     probs_SNK, labels_N = snapshots(3, count=1)
     same_SNK = np.repeat(probs_SNK, 3, axis=0)
-    assert select(same_SNK, labels_N, members=2).indices == (2, 1)
+    assert select(same_SNK, labels_N, members=2, rule="best").indices == (2, 1)
 
 
 def test_fewer_than_three_snapshots_all_become_members() -> None:
     probs_SNK, labels_N = snapshots(2, count=2)
-    assert set(select(probs_SNK, labels_N).indices) == {0, 1}
+    assert set(select(probs_SNK, labels_N, rule="best").indices) == {0, 1}
 
 
-@pytest.mark.parametrize("rule", ["best", "last", "all", "greedy", "exhaustive"])
+@pytest.mark.parametrize("rule", ["auto", "best", "last", "all", "greedy", "exhaustive"])
 @pytest.mark.parametrize("members", [None, "auto"])
 def test_a_single_snapshot_is_the_only_member(rule: Rule, members: Members) -> None:
     probs_SNK, labels_N = snapshots(4, count=1, images=2)
@@ -191,6 +191,8 @@ def test_a_single_snapshot_is_the_only_member(rule: Rule, members: Members) -> N
         (3, 0, "best", "at least 1, or auto, got 0"),
         (3, 2, "all", "leave --members out"),
         (0, None, "best", "no finished cycle yet"),
+        (0, None, "auto", "no finished cycle yet"),
+        (3, 4, "auto", "--members 4: the run has 3 snapshots; ask for at most 3"),
         (11, None, "exhaustive", "here are 11; use --select greedy"),
     ],
 )

@@ -181,7 +181,7 @@ def test_the_pace_is_measured_and_the_network_stays_as_it_is(tmp_path: Path) -> 
     def weights(**budget: Any) -> tuple[str, ...]:
         settings = {"data": "digits", "model": "tiny", "batch_size": 256, "threads": 1, "seed": 3}
         out = tmp_path / str(len(list(tmp_path.iterdir())))
-        run = read_run(train(TrainConfig(out=out, **settings, **budget)))  # type: ignore[arg-type]
+        run = read_run(train(TrainConfig(out=out, **settings, **budget)))
         assert run.schedule.cycles == 1
         return tuple(snapshot.sha256 for snapshot in run.all_snapshots)
 

@@ -67,10 +67,16 @@ def test_cycles_and_epochs_together_are_refused() -> None:
     [
         ({"lr_min": 0.2}, "--lr-min must be at least 0 and below --lr-max, got 0.2 and 0.1"),
         ({"schedule": "plateau", "lr_min": 1}, "--lr-min must be .* below --lr-max, got 1.0 and"),
-        ({"warmup_epochs": 10}, "--warmup-epochs must be shorter than the first cycle, got 10 of"),
-        ({"lr_max_decay": 0.5, "lr_min": 0.05}, "not above --lr-min 0.05; .*--lr-max-decay"),
         (
-            {"epochs": 15},
+            {"cycles": 5, "warmup_epochs": 10},
+            "--warmup-epochs must be shorter than the first cycle, got 10 of",
+        ),
+        (
+            {"cycles": 5, "lr_max_decay": 0.5, "lr_min": 0.05},
+            "not above --lr-min 0.05; .*--lr-max-decay",
+        ),
+        (
+            {"epochs": 15, "cycle_epochs": 10},
             r"15 epochs ends inside a cycle \(--cycle-epochs 10, --t-mult 1\); .* 10 or",
         ),
         (

@@ -1,0 +1,192 @@
+"""The rule `auto`: the cheapest contender that is not worse than the best."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.metrics import Answers, Floats, losses, nll, softmax, tempered
+from snapensemble.contracts.run import Weights
+from snapensemble.export.gain import gains_over_singles, paired_interval
+from snapensemble.export.selection import (
+    FEW,
+    Chosen,
+    cheapest_not_worse,
+    contending_bags,
+    cross_fitted,
+    select,
+)
+from snapensemble.export.temperature import fit_temperature
+
+K = 5
+CYCLES = 3
+# What a run of three cycles leaves, in the order of a pool.
+OF_A_CYCLE: list[Weights] = ["last", "ema", "tail"]
+KINDS: list[Weights] = [*(OF_A_CYCLE * CYCLES), "soup", "soup"]
+EMAS, LAST = [1, 4, 7], 6
+seeds = st.integers(0, 10_000)
+
+
+def networks(
+    qualities: list[float], images: int, seed: int = 0, sharpness: float = 1.0
+) -> tuple[Floats, np.ndarray]:
+    """probs_SNK of networks that err on their own, and labels_N."""
+    rng = np.random.default_rng(seed)
+    labels_N = rng.integers(0, K, images)
+    logits_SNK = np.stack(
+        [q * np.eye(K)[labels_N] + rng.normal(size=(images, K)) for q in qualities]
+    )
+    return softmax(sharpness * logits_SNK), labels_N
+
+
+def run_of(images: int, seed: int = 0) -> tuple[Floats, np.ndarray]:
+    """A run whose cycles are of like quality."""
+    return networks([2.0] * len(KINDS), images, seed)
+
+
+def pays(first: int) -> list[bool]:
+    """Whether snapshots are of a cycle that pays, if all from `first` on do."""
+    cycles = [cycle for cycle in range(CYCLES) for _ in range(3)] + [CYCLES - 1] * 2
+    return [cycle >= first for cycle in cycles]
+
+
+def test_contenders_are_the_latest_of_a_kind_and_each_soup_alone() -> None:
+    bags = contending_bags(KINDS)
+    assert bags[:3] == [(7,), (7, 4), (7, 4, 1)]
+    assert {(8,), (8, 5, 2), (6, 3, 0), (9,), (10,)} <= set(bags)
+    assert len(bags) == 3 * CYCLES + 2
+
+
+@pytest.mark.parametrize(("first", "members"), [(0, {7, 4, 1}), (1, {7, 4}), (2, {7})])
+def test_few_images_choose_nothing_and_the_cycles_that_pay_are_averaged(
+    first: int, members: set[int]
+) -> None:
+    probs_SNK, labels_N = run_of(FEW - 1)
+    chosen = select(probs_SNK, labels_N, KINDS, pays(first))
+    assert set(chosen.indices) == members
+    assert chosen.reason is not None and f"{FEW - 1} selection images are too few" in chosen.reason
+
+
+def test_few_images_and_no_averages_of_weights_leave_the_last_snapshot() -> None:
+    probs_SNK, labels_N = networks([1.0, 1.5, 2.0], FEW - 1)
+    assert select(probs_SNK, labels_N).indices == (2,)
+
+
+def test_a_number_of_members_is_obeyed_however_few_images_there_are() -> None:
+    for images in (40, 400):
+        probs_SNK, labels_N = run_of(images)
+        for members in (1, 2, 3):
+            chosen = select(probs_SNK, labels_N, KINDS, pays(0), members=members)
+            assert len(chosen.indices) == members
+    with pytest.raises(InvalidConfig, match="--members 4: the run has 3 snapshots"):
+        select(probs_SNK, labels_N, KINDS, members=4)
+
+
+@given(seeds, st.integers(FEW, 400))
+def test_nothing_cheaper_passes_the_test_and_what_is_taken_passes_it(
+    seed: int, images: int
+) -> None:
+    probs_SNK, labels_N = networks([1.5, 2.0, 1.7, 2.2], images, seed)
+    kinds: list[Weights] = ["last"] * 4
+    contenders = [cross_fitted(probs_SNK, labels_N, bag, "nll") for bag in contending_bags(kinds)]
+    taken = cheapest_not_worse(contenders)
+    best = min(contenders, key=lambda each: each.loss)
+    assert taken is best or not taken.is_worse_than(best)
+    for cheaper in contenders:
+        if len(cheaper.bag) < len(taken.bag):
+            assert cheaper.is_worse_than(best)
+    assert set(select(probs_SNK, labels_N, kinds).indices) == set(taken.bag)
+
+
+def test_members_that_err_on_their_own_are_averaged_where_enough_images_show_it() -> None:
+    chosen = select(*run_of(4_000), KINDS, pays(0))
+    assert len(chosen.indices) == CYCLES
+    assert chosen.reason is not None and "all cheaper ones are worse" in chosen.reason
+
+
+def test_copies_of_one_network_cost_one_member() -> None:
+    probs_SNK, labels_N = networks([2.0], 1_000)
+    assert len(select(np.repeat(probs_SNK, 3, axis=0), labels_N).indices) == 1
+
+
+def test_an_equal_is_called_worse_no_more_often_than_the_test_says() -> None:
+    wrong = 0
+    for seed in range(200):
+        probs_SNK, labels_N = networks([2.0, 2.0], 300, seed)
+        first, second = (cross_fitted(probs_SNK, labels_N, (s,), "nll") for s in range(2))
+        wrong += first.is_worse_than(second)
+    assert wrong / 200 <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_a_network_that_is_only_too_sure_does_not_lose_for_it() -> None:
+    """The better network has the higher NLL before its temperature, and the lower one after it."""
+    sure_SNK, labels_N = networks([2.5], 2_000, sharpness=4.0)
+    modest_SNK, _ = networks([1.8], 2_000)
+    probs_SNK = np.concatenate([sure_SNK, modest_SNK])
+    assert nll(probs_SNK[0], labels_N) > nll(probs_SNK[1], labels_N)
+    assert select(probs_SNK, labels_N, ["last", "soup"], members=1).indices == (0,)
+
+
+def test_no_image_is_measured_with_a_temperature_that_it_helped_to_fit() -> None:
+    probs_SNK, labels_N = networks([2.0], 100)
+    changed_N = labels_N.copy()
+    changed_N[17] = (labels_N[17] + 1) % K
+    before = cross_fitted(probs_SNK, labels_N, (0,), "nll").losses_N
+    after = cross_fitted(probs_SNK, changed_N, (0,), "nll").losses_N
+    same = before == after
+    assert not same[17]
+    # Its own fold was measured with a temperature from the others: nothing else changes in it.
+    assert same.sum() == 19 and (~same).sum() == 81
+
+
+def test_accuracy_compares_wrong_answers() -> None:
+    probs_SNK, labels_N = networks([2.0], 50)
+    wrong_N = cross_fitted(probs_SNK, labels_N, (0,), "accuracy").losses_N
+    assert wrong_N.mean() == pytest.approx(np.mean(probs_SNK[0].argmax(axis=1) != labels_N))
+
+
+def test_the_other_rules_choose_from_one_kind_of_weights() -> None:
+    probs_SNK, labels_N = run_of(60)
+    assert set(select(probs_SNK, labels_N, KINDS, rule="all").indices) == {0, 3, 6}
+    chosen = select(probs_SNK, labels_N, KINDS, rule="last", members=2, weights="ema")
+    assert set(chosen.indices) == {4, 7} and chosen.reason is None
+
+
+def gains(chosen: Chosen, images: int = 2_000, seed: int = 0) -> dict[str, tuple[float, ...]]:
+    probs_SNK, labels_N = run_of(2 * images, seed)
+    everyone = Answers(probs_SNK, labels_N)
+    selection, held_out = (everyone.only(np.arange(start, start + images)) for start in (0, images))
+    mean_NK = selection.probs_MNK[list(chosen.indices)].mean(axis=0)
+    served_NK = tempered(
+        held_out.probs_MNK[list(chosen.indices)].mean(axis=0),
+        fit_temperature(mean_NK, selection.labels_N),
+    )
+    names = [f"s{s}" for s in range(len(KINDS))]
+    found = gains_over_singles(selection, held_out, served_NK, chosen, names, LAST)
+    return {gain.over: (*gain.nll, *gain.accuracy) for gain in found}
+
+
+def test_an_ensembles_gain_is_shown_over_the_last_snapshot_and_over_the_best_network() -> None:
+    found = gains(Chosen((7, 4, 1), (1 / 3,) * 3))
+    assert found.keys() == {"last", "best_single"}
+    for nll_gain, low, high, right, *_ in found.values():
+        assert 0 < low < nll_gain < high and right > 0
+
+
+def test_nothing_is_gained_over_what_is_served_alone() -> None:
+    assert "last" not in gains(Chosen((LAST,), (1.0,)))
+
+
+def test_intervals_of_a_gain_hold_the_truth_as_often_as_they_say() -> None:
+    held = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        _, low, high = paired_interval(rng.normal(0.1, 1.0, 60))
+        held += low <= 0.1 <= high
+    assert held / 200 >= 0.95 - 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_losses_are_the_nll_image_by_image() -> None:
+    probs_SNK, labels_N = networks([1.0], 30)
+    assert losses(probs_SNK[0], labels_N).mean() == pytest.approx(nll(probs_SNK[0], labels_N))
