@@ -200,6 +200,7 @@ class RunManifest(Record):
         """The last weights of each cycle, then the averages."""
         return (*self.snapshots, *self.averages)
 
+    @model_validator(mode="after")
     def _extended_after_snapshots(self) -> "RunManifest":
         done = {snapshot.cycle + 1 for snapshot in self.snapshots}
         if not done.issuperset(self.extended_after):

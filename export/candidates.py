@@ -101,7 +101,7 @@ def pooled(run_dirs: Sequence[Path]) -> Pool:
             found.append((Candidate(name, run_dir, run, number, snapshot), logits_NK))
     if not found:
         raise InvalidConfig("the run has no finished cycle yet, so there is nothing to export")
-    found.sort(key=lambda each: (each[0].snapshot.cycle, each[0].run_number))
+    found.sort(key=lambda each: (each[0].snapshot.cycle, each[0].run_number))  # kinds as they are
     return Pool(
         tuple(candidate for candidate, _ in found),
         softmax(np.stack([logits_NK for _, logits_NK in found])),

@@ -296,7 +296,7 @@ class TrainConfig(Options):
 
     @property
     def cycle_lengths(self) -> list[int]:
-        """The length of each cycle in epochs; one long cycle as long as the budget is not divided."""
+        """The length of each cycle in epochs; of an undivided budget one cycle stands for all."""
         if self.divides_itself:
             return [self.epochs or MAX_CYCLES]
         return first_lengths(self.cycle_count, *self._growth)

@@ -121,7 +121,7 @@ def test_an_equal_is_called_worse_no_more_often_than_the_test_says() -> None:
 
 def test_a_network_that_is_only_too_sure_does_not_lose_for_it() -> None:
     """The better network has the higher NLL before its temperature, and the lower one after it."""
-    sure_SNK, labels_N = networks([2.5], 2_000, sharpness=4.0)
+    sure_SNK, labels_N = networks([2.2], 2_000, sharpness=9.0)
     modest_SNK, _ = networks([1.8], 2_000)
     probs_SNK = np.concatenate([sure_SNK, modest_SNK])
     assert nll(probs_SNK[0], labels_N) > nll(probs_SNK[1], labels_N)

@@ -36,7 +36,7 @@ def changed(run_dir: Path, tmp_path: Path, **changes: object) -> Path:
 def test_the_best_of_several_runs_make_one_bundle(
     digits_run: Path, second_run: Path, tmp_path: Path
 ) -> None:
-    config = ExportConfig(members=4, name="digits", report=False)
+    config = ExportConfig(select="best", members=4, name="digits", report=False)
     build_bundle([digits_run, second_run], tmp_path / "bundle", config)
     bundle = read_bundle(tmp_path / "bundle")
     labels_N = np.load(digits_run / read_run(digits_run).val_labels.file)
@@ -52,7 +52,7 @@ def test_the_best_of_several_runs_make_one_bundle(
     names = [member.name for member in bundle.members]
     assert set(names) == set(best) and names[0] == best[0]
     assert [f"run-{m.run}-cycle-{m.cycle:02d}" for m in bundle.members] == names
-    assert bundle.selection.candidates == 6
+    assert bundle.selection.candidates == 2 * (3 * 3 + 2)  # with averages of the weights
     assert bundle.model in ("small", "small + tiny")
     answers_NK = mean_probabilities(
         np.stack([probs[name] for name in names]), bundle.weights_M, bundle.temperature
@@ -63,12 +63,29 @@ def test_the_best_of_several_runs_make_one_bundle(
 def test_the_last_of_several_runs_are_their_latest_cycles(
     digits_run: Path, second_run: Path
 ) -> None:
-    candidates = pooled([digits_run, second_run]).candidates
-    assert [candidate.name for candidate in candidates[-2:]] == ["run-0-cycle-02", "run-1-cycle-02"]
+    pool = pooled([digits_run, second_run])
+    latest = [
+        candidate.name
+        for candidate, kind in zip(pool.candidates, pool.kinds_S, strict=True)
+        if kind == "last"
+    ][-2:]
+    assert latest == ["run-0-cycle-02", "run-1-cycle-02"]
+    assert pool.candidates[pool.last].name == latest[-1]
 
 
 def test_one_run_keeps_the_plain_names(digits_run: Path) -> None:
-    assert [c.name for c in pooled([digits_run]).candidates] == [f"cycle-0{i}" for i in range(3)]
+    cycles = [f"cycle-0{i}{kind}" for i in range(3) for kind in ("", "-ema", "-tail")]
+    soups = ["cycle-02-soup-2", "cycle-02-soup-3"]
+    assert [c.name for c in pooled([digits_run]).candidates] == [*cycles, *soups]
+
+
+def test_the_cycle_that_pays_is_the_last_of_each_run_where_cycles_are_short(
+    digits_run: Path, second_run: Path
+) -> None:
+    pool = pooled([digits_run, second_run])
+    paying = {c.name for c, pays in zip(pool.candidates, pool.pays_S, strict=True) if pays}
+    kinds = ("", "-ema", "-tail", "-soup-2", "-soup-3")
+    assert paying == {f"run-{run}-cycle-02{kind}" for run in (0, 1) for kind in kinds}
 
 
 def test_runs_that_do_not_go_together_are_refused_by_name(digits_run: Path, tmp_path: Path) -> None:
@@ -99,4 +116,4 @@ def test_runs_without_a_finished_cycle_are_refused(digits_run: Path, tmp_path: P
     run = read_run(digits_run)
     (tmp_path / run.val_labels.file).write_bytes((digits_run / run.val_labels.file).read_bytes())
     with pytest.raises(InvalidConfig, match="no finished cycle yet"):
-        pooled([changed(digits_run, tmp_path, snapshots=())])
+        pooled([changed(digits_run, tmp_path, snapshots=(), averages=())])

@@ -131,7 +131,7 @@ def test_minutes_and_lengths_contradict_each_other(settings: dict[str, Any]) -> 
 
 def test_a_warm_up_longer_than_the_planned_cycle_is_refused_by_its_flag() -> None:
     with pytest.raises(InvalidConfig, match="--warmup-epochs"):
-        plan(config(epochs=10, warmup_epochs=10), 100)
+        plan(config(epochs=60, warmup_epochs=30), 100)
 
 
 def test_few_images_from_scratch_get_a_stronger_weight_decay() -> None:
