@@ -103,8 +103,13 @@ def accuracy(probs_BK: Floats, labels_B: Labels) -> float:
 
 def nll(probs_BK: Floats, labels_B: Labels) -> float:
     """Mean negative log-likelihood of the right class, in nats."""
-    right = probs_BK[np.arange(len(labels_B)), labels_B]
-    return float(-np.log(np.maximum(right, SMALLEST)).mean())
+    return float(nlls(probs_BK, labels_B).mean())
+
+
+def nlls(probs_BK: Floats, labels_B: Labels) -> Floats:
+    """nll_B, each image's negative log-likelihood of the right class, in nats."""
+    right_B = probs_BK[np.arange(len(labels_B)), labels_B]
+    return np.asarray(-np.log(np.maximum(right_B, SMALLEST)))
 
 
 def nll_rise(after: float, before: float) -> float:

@@ -1,8 +1,8 @@
 """Fitting what a bundle's manifest says of the ensemble, on the validation images. Pure.
 
-Validation is split once in two. Members, temperature and cascade are fitted on the selection half.
-The calibration half has chosen nothing, so its figures flatter nobody and prediction sets cover
-what they promise.
+Validation is split once in two. Members, temperatures and the thresholds to test are fitted on the
+selection half. The calibration half has chosen none of these, so its figures flatter nobody and
+prediction sets cover what they promise. It tests the thresholds, one after the other.
 
 Shapes: M members, N images, K classes.
 """
@@ -93,18 +93,20 @@ def fit_on_validation(
             images=len(held_out.labels_N),
             before=all_figures(before_NK, held_out.labels_N),
             after=all_figures(after_NK, held_out.labels_N),
-            sets=fit_quantiles(after_NK, held_out.labels_N),
+            sets=fit_quantiles(after_NK, held_out.labels_N, config.sets),
         ),
-        cascade=fit_cascade(
+        cascade=None
+        if config.cascade is False
+        else fit_cascade(
             selection,
             held_out,
             weights_M,
             temperature,
             max_accuracy_drop=config.max_accuracy_drop,
             max_nll_rise=config.max_nll_rise,
-        )
-        if config.cascade
-        else None,
+            asked=config.cascade is True,
+            sets=config.sets,
+        ),
         reference=fit_reference(held_out.probs_MNK, weights_M, temperature),
         held_out=held_out,
     )

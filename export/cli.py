@@ -10,7 +10,6 @@ from snapensemble.contracts.cascade import CascadeRecord
 from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.process import printable_lines
-from snapensemble.export.acceptance import describe_int8
 from snapensemble.export.config import ExportConfig
 
 
@@ -44,6 +43,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(manifest: BundleManifest) -> str:
     """The members and their average, with their validation figures."""
+    from snapensemble.export.acceptance import describe_int8  # scipy is slow to import
+
     rows = [
         (member.name, member.val, f"  weight {member.weight:.3f}") for member in manifest.members
     ]
@@ -76,16 +77,23 @@ def describe(manifest: BundleManifest) -> str:
 def frontier(cascade: CascadeRecord, members: int, full: ValFigures) -> list[str]:
     """The cascade's points as a table: what they cost and lose; last, what all members give."""
     chosen = cascade.point()
+    promised = (
+        "an estimate, which may keep no promise"
+        if cascade.promise == "estimate"
+        else f"losses with {cascade.confidence:.0%} confidence"
+    )
     lines = [
-        f"  cascade ({cascade.rule}): what fewer members cost, on images that chose nothing",
-        "      members  accuracy      nll   expected drop   nll rise",
+        f"  cascade: what fewer members cost, {promised}",
+        "      members  accuracy      nll   drop at most   nll rise at most",
     ]
+    if cascade.promise == "estimate":
+        lines[1] = lines[1].replace("drop at most", "expected drop").replace(" at most", "")
     for point in cascade.points:
         mark = "->" if point is chosen else "  "
+        drop, rise = cascade.kept_by(point)
         lines.append(
             f"   {mark} {point.members_per_image:7.2f}  {point.val.accuracy:8.2%}  "
-            f"{point.val.nll:7.4f}   {100 * point.accuracy_drop:6.2f} points   "
-            f"{point.nll_rise:8.2%}"
+            f"{point.val.nll:7.4f}   {100 * drop:6.2f} points   {rise:8.2%}"
         )
     lines.append(f"   all {members:6.2f}  {full.accuracy:8.2%}  {full.nll:7.4f}")
     return lines
