@@ -24,8 +24,8 @@ from snapensemble.contracts.cascade import (
 )
 from snapensemble.contracts.metrics import Answers, Floats, mean_probabilities, nlls, val_figures
 from snapensemble.contracts.prediction_sets import SetKind, fit_quantiles
-from snapensemble.export.config import MIN_IMAGES
 from snapensemble.export.confidence import CONFIDENCE, nll_rise_bound, nll_scale, upper_bound
+from snapensemble.export.config import MIN_IMAGES
 from snapensemble.export.temperature import fit_temperature
 
 # Margins between the two likeliest classes, after the temperature of the depth.
@@ -67,7 +67,7 @@ class Exits:
     @property
     def rise_MN(self) -> Floats:  # noqa: N802 # a shape suffix
         """How much higher the NLL is than that of all members, nats."""
-        return self.nll_MN - self.nll_MN[-1]
+        return np.asarray(self.nll_MN - self.nll_MN[-1])
 
     def left_at(self, choice: Choice) -> NDArray[np.intp]:
         """row_N, that of the depth at which each image leaves."""
