@@ -184,7 +184,7 @@ def fit_cascade(
         )
         probs_NK, used_N = run_cascade(calibration.probs_MNK, cascade, temperature)
         drop_N, rise_N = _losses(choice, testing)
-        drop_bound, rise_bound = _bounds(drop_N, rise_N, choosing, testing)
+        drop_bound, rise_bound = _bounds(choice, choosing, testing)
         if points:
             drop_bound = max(drop_bound, points[-1].accuracy_drop_bound or 0.0)
             rise_bound = max(rise_bound, points[-1].nll_rise_bound or 0.0)
@@ -235,15 +235,17 @@ def _losses(choice: Choice, exits: Exits) -> tuple[Floats, Floats]:
     return exits.drop_MN[row_N, images_N], exits.rise_MN[row_N, images_N]
 
 
-def _bounds(drop_N: Floats, rise_N: Floats, choosing: Exits, testing: Exits) -> tuple[float, float]:
+def _bounds(choice: Choice, choosing: Exits, testing: Exits) -> tuple[float, float]:
     """The upper bounds on a cascade's drop in accuracy and relative rise of the NLL.
 
-    An image that is not among these may lose what the worst of these would lose at any depth.
+    The NLL of another image may rise as that of the worst one of both halves. Few images are
+    answered otherwise or none, so another one may lose as much as any does at any depth.
     """
+    drop_N, rise_N = _losses(choice, testing)
     if not (drop_N.any() or rise_N.any()):
         return 0.0, 0.0
     worst_drop = max(float(exits.drop_MN.max()) for exits in (choosing, testing))
-    worst_rise = max(float(exits.rise_MN.max()) for exits in (choosing, testing))
+    worst_rise = float(_losses(choice, choosing)[1].max())
     return (
         min(upper_bound(drop_N, worst_drop), 1.0),
         nll_rise_bound(rise_N, testing.nll_MN[-1], worst_rise),

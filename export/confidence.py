@@ -10,7 +10,7 @@ Shapes: N images.
 import math
 
 import numpy as np
-from scipy.stats import beta, chi2
+from scipy.special import betaincinv, gammaincinv
 
 from snapensemble.contracts.metrics import SMALLEST_NLL, Floats
 
@@ -90,12 +90,9 @@ def images_needed(losses_N: Floats, largest: float, limit: float) -> int | None:
 
 def lowest_share(count: int, images: int) -> float:
     """The exact one-sided lower confidence bound on a share (Clopper & Pearson 1934)."""
-    return float(beta.ppf(1 - CONFIDENCE, count, images - count + 1)) if count else 0.0
+    return float(betaincinv(count, images - count + 1, 1 - CONFIDENCE)) if count else 0.0
 
 
 def _gamma_quantile(level: float, mean: float, variance: float) -> float:
     """The quantile of the gamma distribution with this mean and variance; 0 if the mean is 0."""
-    if mean <= 0:
-        return 0.0
-    spread = variance / mean
-    return float(spread / 2 * chi2.ppf(level, 2 * mean / spread))
+    return float(gammaincinv(mean**2 / variance, level) * variance / mean) if mean > 0 else 0.0

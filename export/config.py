@@ -46,16 +46,10 @@ class ExportConfig(Options):
     quantize: Literal["none", "int8"] = Field(
         "none", description="int8: smaller and faster members, if validation agrees"
     )
-    int8_gate: Promise = Field(
-        "bound",
-        description="what must be within the limits of int8: 95 % confidence bounds, or the "
-        "estimates themselves, which may keep no promise",
-    )
     cascade: bool | None = Field(
         None,
-        description="fit when an image needs no further member (where 95 % confidence bounds keep "
-        f"the limits, which takes {MIN_IMAGES} images that chose nothing; asked for: an estimate "
-        "will do)",
+        description="fit when an image needs no further member (where 95 % confidence bounds on at "
+        f"least {MIN_IMAGES} images keep the limits; asked for, an estimate will do)",
     )
     max_accuracy_drop: float = Field(
         0.005,
@@ -87,10 +81,14 @@ class ExportConfig(Options):
         description="images whose top class int8 must keep, fraction",
         json_schema_extra=X,
     )
+    int8_gate: Promise = Field(
+        "bound",
+        description="what must be within the limits of int8: 95 % confidence bounds, or estimates",
+    )
     sets: SetKind = Field(
         "marginal",
-        description="prediction sets hold the right class as often as promised on average over all "
-        "images, or over those of each class",
+        description="prediction sets hold the right class as often as promised: on average over "
+        "all images, or over those of each class",
     )
     data: str | None = Field(
         None,
