@@ -30,7 +30,7 @@ def limits_of(promise: Promise = "estimate", **limits: float) -> Int8Limits:
 def judge(fp32: np.ndarray, int8: np.ndarray, **limits: float) -> QuantizationRecord:
     """Judge by the estimates themselves."""
     weights_M = [1 / len(fp32)] * len(fp32)
-    return judge_int8(fp32, int8, weights_M, LABELS, limits_of(**limits))
+    return judge_int8(fp32, int8, weights_M, LABELS, limits_of("estimate", **limits))
 
 
 def draw(

@@ -202,12 +202,12 @@ def test_where_no_bound_keeps_the_limits_an_estimate_needs_asking() -> None:
 
 def test_one_member_has_no_cascade() -> None:
     alone = replace(SELECTION, probs_MNK=SELECTION.probs_MNK[:1])
-    limits: dict[str, float] = {"max_accuracy_drop": 0.1, "max_nll_rise": 0.1}
+    limits: dict[str, Any] = {"max_accuracy_drop": 0.1, "max_nll_rise": 0.1}
     assert fit_cascade(alone, alone, (1.0,), 1.0, **limits, asked=True) is None
 
 
 def test_where_no_image_is_ever_sure_there_is_no_cascade() -> None:
     rng = np.random.default_rng(0)
     unsure = Answers(softmax(1e-4 * rng.normal(size=(2, 600, 5))), rng.integers(0, 5, 600))
-    limits: dict[str, float] = {"max_accuracy_drop": 1.0, "max_nll_rise": 9.0}
+    limits: dict[str, Any] = {"max_accuracy_drop": 1.0, "max_nll_rise": 9.0}
     assert fit_cascade(unsure, unsure, (0.5, 0.5), 1.0, **limits, asked=True) is None
