@@ -30,6 +30,7 @@ from snapensemble.export.cascade import fit_cascade
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.temperature import fit_temperature
 
+MAX_SET_CLASSES = 1_000  # with four quantiles each for every point of a cascade
 _SEED = 0  # the same split for every export, so that figures can be compared
 
 
@@ -79,8 +80,17 @@ def fit_on_validation(
         answers: the answers to all validation images of the members as they will be served.
         split: which of these images chose the members.
         weights_M: one per member, in the order in which a cascade runs them.
-        config: whether to fit a cascade, and its limits.
+        config: whether to fit a cascade, its limits, and the kind of prediction sets.
+
+    Raises:
+        InvalidConfig: sets with a quantile per class would not fit into a manifest.
     """
+    classes = answers.probs_MNK.shape[2]
+    if config.sets == "class-conditional" and classes > MAX_SET_CLASSES:
+        raise InvalidConfig(
+            f"--sets class-conditional: at most {MAX_SET_CLASSES:,} classes, here are {classes:,}; "
+            "use --sets marginal"
+        )
     selection, held_out = answers.only(split.selection_N), answers.only(split.calibration_N)
     temperature = fit_temperature(
         mean_probabilities(selection.probs_MNK, weights_M), selection.labels_N
