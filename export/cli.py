@@ -77,23 +77,21 @@ def describe(manifest: BundleManifest) -> str:
 def frontier(cascade: CascadeRecord, members: int, full: ValFigures) -> list[str]:
     """The cascade's points as a table: what they cost and lose; last, what all members give."""
     chosen = cascade.point()
-    promised = (
-        "an estimate, which may keep no promise"
+    promise, drop_head, rise_head = (
+        ("an estimate, which is no promise", "expected drop", "nll rise")
         if cascade.promise == "estimate"
-        else f"losses with {cascade.confidence:.0%} confidence"
+        else (f"losses with {cascade.confidence:.0%} confidence", "drop at most", "rise at most")
     )
     lines = [
-        f"  cascade: what fewer members cost, {promised}",
-        "      members  accuracy      nll   drop at most   nll rise at most",
+        f"  cascade: what fewer members cost; {promise}",
+        f"      members  accuracy      nll   {drop_head:>13}   {rise_head:>12}",
     ]
-    if cascade.promise == "estimate":
-        lines[1] = lines[1].replace("drop at most", "expected drop").replace(" at most", "")
     for point in cascade.points:
         mark = "->" if point is chosen else "  "
         drop, rise = cascade.kept_by(point)
         lines.append(
             f"   {mark} {point.members_per_image:7.2f}  {point.val.accuracy:8.2%}  "
-            f"{point.val.nll:7.4f}   {100 * drop:6.2f} points   {rise:8.2%}"
+            f"{point.val.nll:7.4f}   {100 * drop:6.2f} points   {rise:12.2%}"
         )
     lines.append(f"   all {members:6.2f}  {full.accuracy:8.2%}  {full.nll:7.4f}")
     return lines
