@@ -1,7 +1,7 @@
 """The check that int8 members answer as the float32 ones do, on validation images.
 
 All validation images may judge: int8 has chosen nothing on them. Half of them have chosen the
-members, by their answers in float32, which can only make int8 look worse than it is.
+members, by their answers in float32, which on average makes int8 look worse than it is.
 
 Shapes: M members, N validation images, K classes.
 """
