@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from snapensemble.contracts.cascade import Cascade, CascadeRecord, first_weights
+from snapensemble.contracts.cascade import Cascade, CascadeRecord, Promise, first_weights
 from snapensemble.contracts.drift import ReferenceRecord
 from snapensemble.contracts.manifest import (
     ClassNames,
     Figures,
     FileSize,
+    Fraction,
     NonNegative,
     Record,
     RelativeFile,
@@ -93,6 +94,18 @@ class QuantizationRecord(Record):
     max_accuracy_drop: NonNegative
     max_nll_rise: NonNegative
     min_agreement: Annotated[float, Field(ge=0, le=1)]
+    promise: Promise = "estimate"  # what keeps the limits
+    confidence: Fraction | None = None  # of the bounds, one-sided; None: there are none
+    accuracy_drop_bound: float | None = None  # at most
+    nll_rise_bound: float | None = None  # at most
+    agreement_bound: Fraction | None = None  # at least
+
+    @model_validator(mode="after")
+    def _bounds_are_there(self) -> "QuantizationRecord":
+        bounds = (self.confidence, self.accuracy_drop_bound, self.nll_rise_bound)
+        if self.promise == "bound" and None in (*bounds, self.agreement_bound):
+            raise ValueError("a promise by bounds needs their confidence and three bounds")
+        return self
 
 
 class ParityRecord(Record):

@@ -20,6 +20,8 @@ from snapensemble.contracts.prediction_sets import SetQuantile
 
 LeaveRule = Literal["threshold", "interval"]
 Mode = Literal["full", "cascade"]  # every member, or as many as an image needs
+# Whether a limit is kept by a figure's one-sided confidence bound, or by the figure itself.
+Promise = Literal["bound", "estimate"]
 
 
 class CascadePoint(Record):
@@ -27,10 +29,13 @@ class CascadePoint(Record):
 
     # After 1, 2, ..., M - 1 members; None: no image leaves there.
     thresholds: tuple[NonNegative | None, ...]
-    # On the images that chose the thresholds, compared with asking every member:
+    # Compared with asking every member:
     accuracy_drop: Fraction  # expected, see export.cascade
     nll_rise: float  # relative; below 0 if the cascade is better
-    # On the images that chose nothing:
+    # Upper confidence bounds, of this point and all dearer ones the largest; None: not said.
+    accuracy_drop_bound: Fraction | None = None
+    nll_rise_bound: float | None = None
+    # On the images that chose no thresholds:
     members_per_image: Annotated[float, Field(ge=1)]
     val: ValFigures
     sets: tuple[SetQuantile, ...] = ()
@@ -43,7 +48,19 @@ class CascadeRecord(Record):
     temperatures: tuple[Temperature, ...]  # of the average after 1, 2, ..., M - 1 members
     max_accuracy_drop: Fraction  # the tolerance where a request names none
     max_nll_rise: NonNegative
+    promise: Promise = "estimate"  # what keeps the limits
+    confidence: Fraction | None = None  # of the bounds
+    images: Annotated[int, Field(ge=1)] | None = None  # that were compared; None: not said
     points: Annotated[tuple[CascadePoint, ...], Field(min_length=1, max_length=1_000)]
+
+    @model_validator(mode="after")
+    def _bounds_are_there(self) -> "CascadeRecord":
+        if self.promise == "bound" and (
+            self.confidence is None
+            or any(None in (p.accuracy_drop_bound, p.nll_rise_bound) for p in self.points)
+        ):
+            raise ValueError("a promise by bounds needs their confidence and two bounds per point")
+        return self
 
     @model_validator(mode="after")
     def _an_interval_needs_two(self) -> "CascadeRecord":
@@ -56,12 +73,25 @@ class CascadeRecord(Record):
         return self
 
     def point(self, max_accuracy_drop: float | None = None) -> CascadePoint:
-        """The cheapest point within the tolerance; if none is, the one with the most members."""
+        """The cheapest point within the tolerance; if none is, the one with the most members.
+
+        Where bounds keep the limits, this is a fixed sequence of tests, from the dearest point to
+        the first that fails: for a tolerance that does not come from the same images, the point is
+        beyond it with a probability of at most 1 - `confidence`.
+        """
         limit = self.max_accuracy_drop if max_accuracy_drop is None else max_accuracy_drop
         for point in self.points:
-            if point.accuracy_drop <= limit and point.nll_rise <= self.max_nll_rise:
+            drop, rise = self.kept_by(point)
+            if drop <= limit and rise <= self.max_nll_rise:
                 return point
         return self.points[-1]
+
+    def kept_by(self, point: CascadePoint) -> tuple[float, float]:
+        """The drop in accuracy and the rise of the NLL that are compared with the limits."""
+        drop, rise = point.accuracy_drop_bound, point.nll_rise_bound
+        if self.promise == "estimate" or drop is None or rise is None:
+            return point.accuracy_drop, point.nll_rise
+        return drop, rise
 
     def at(self, point: CascadePoint, weights_M: Sequence[float]) -> "Cascade":
         """The rule with the thresholds of one of the points."""

@@ -101,15 +101,15 @@ def accuracy(probs_BK: Floats, labels_B: Labels) -> float:
     return float((probs_BK.argmax(axis=1) == labels_B).mean())
 
 
-def losses(probs_BK: Floats, labels_B: Labels) -> Floats:
-    """losses_B: the negative log-likelihood of each image's right class, in nats."""
-    right_B = probs_BK[np.arange(len(labels_B)), labels_B]
-    return np.asarray(-np.log(np.maximum(right_B, SMALLEST)))
-
-
 def nll(probs_BK: Floats, labels_B: Labels) -> float:
     """Mean negative log-likelihood of the right class, in nats."""
-    return float(losses(probs_BK, labels_B).mean())
+    return float(nlls(probs_BK, labels_B).mean())
+
+
+def nlls(probs_BK: Floats, labels_B: Labels) -> Floats:
+    """nll_B, each image's negative log-likelihood of the right class, in nats."""
+    right_B = probs_BK[np.arange(len(labels_B)), labels_B]
+    return np.asarray(-np.log(np.maximum(right_B, SMALLEST)))
 
 
 def nll_rise(after: float, before: float) -> float:

@@ -3,7 +3,9 @@
 A score says how badly a class fits an image; the set holds every class whose score is at most the
 quantile of the right classes' scores on images that had no part in choosing the model. If those
 and the image to answer are drawn alike, the right class is in the set with at least the promised
-probability, averaged over images (Vovk et al. 2005; Papadopoulos et al. 2002).
+probability, averaged over images (Vovk et al. 2005; Papadopoulos et al. 2002). With a quantile per
+class, of the images of that class, it is so within each class, too (Mondrian conformal prediction,
+Vovk et al. 2005, section 4.5).
 
 All functions are pure. Shapes: B images, K classes.
 """
@@ -20,6 +22,7 @@ from snapensemble.contracts.metrics import Floats, Labels
 
 Method = Literal["least_ambiguous", "adaptive"]
 METHODS: tuple[Method, ...] = ("least_ambiguous", "adaptive")
+SetKind = Literal["marginal", "class-conditional"]
 COVERAGES = (0.9, 0.95)
 # A score computed in two ways differs in its last bits; the set must hold what scored the quantile.
 _ROUNDING = 1e-9
@@ -32,6 +35,9 @@ class SetQuantile(Record):
     coverage: Annotated[float, Field(gt=0, lt=1)]
     # Of the scores. None: there are too few images to promise it, so every class is in the set.
     quantile: Fraction | None
+    # By class, which decide instead of the one above. None: too few images of the class, so it is
+    # in every set.
+    per_class: tuple[Fraction | None, ...] | None = None
 
 
 def class_scores(probs_BK: Floats, method: Method) -> Floats:
@@ -53,7 +59,11 @@ def class_scores(probs_BK: Floats, method: Method) -> Floats:
 
 
 def fit_quantile(
-    probs_BK: Floats, labels_B: Labels, method: Method, coverage: float
+    probs_BK: Floats,
+    labels_B: Labels,
+    method: Method,
+    coverage: float,
+    kind: SetKind = "marginal",
 ) -> SetQuantile:
     """The ceil((B + 1) coverage)-th smallest score of the right classes (Vovk et al. 2005).
 
@@ -62,18 +72,29 @@ def fit_quantile(
         labels_B: their right classes.
         method: see `class_scores`.
         coverage: fraction of images whose set shall hold the right class.
+        kind: whether it is so on average over all images, or over those of each class.
     """
     scores_B = class_scores(probs_BK, method)[np.arange(len(labels_B)), labels_B]
+    if kind == "marginal":
+        return SetQuantile(method=method, coverage=coverage, quantile=_quantile(scores_B, coverage))
+    per_class = tuple(
+        _quantile(scores_B[labels_B == label], coverage) for label in range(probs_BK.shape[1])
+    )
+    return SetQuantile(method=method, coverage=coverage, quantile=None, per_class=per_class)
+
+
+def _quantile(scores_B: Floats, coverage: float) -> float | None:
     # As an integer: 0.95 * 20 is a little more than 19 in binary fractions.
     rank = math.ceil(round((len(scores_B) + 1) * coverage, 9))
-    quantile = float(np.sort(scores_B)[rank - 1]) if rank <= len(scores_B) else None
-    return SetQuantile(method=method, coverage=coverage, quantile=quantile)
+    return float(np.sort(scores_B)[rank - 1]) if rank <= len(scores_B) else None
 
 
-def fit_quantiles(probs_BK: Floats, labels_B: Labels) -> tuple[SetQuantile, ...]:
-    """One quantile per method and coverage that bundles carry."""
+def fit_quantiles(
+    probs_BK: Floats, labels_B: Labels, kind: SetKind = "marginal"
+) -> tuple[SetQuantile, ...]:
+    """One quantile, or one per class, for each method and coverage that bundles carry."""
     return tuple(
-        fit_quantile(probs_BK, labels_B, method, coverage)
+        fit_quantile(probs_BK, labels_B, method, coverage, kind)
         for method in METHODS
         for coverage in COVERAGES
     )
@@ -89,8 +110,8 @@ def covered_and_sizes(
 
 def prediction_sets(probs_BK: Floats, quantile: SetQuantile) -> NDArray[np.bool_]:
     """in_set_BK: which classes are in each image's set; the likeliest always is."""
-    if quantile.quantile is None:
-        return np.ones(probs_BK.shape, dtype=bool)
-    in_set_BK = class_scores(probs_BK, quantile.method) <= quantile.quantile + _ROUNDING
+    limits = (quantile.quantile,) if quantile.per_class is None else quantile.per_class
+    limit_K = np.array([np.inf if limit is None else limit + _ROUNDING for limit in limits])
+    in_set_BK = class_scores(probs_BK, quantile.method) <= limit_K
     np.put_along_axis(in_set_BK, probs_BK.argmax(axis=-1)[..., None], True, axis=-1)
     return np.asarray(in_set_BK)

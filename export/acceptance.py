@@ -1,27 +1,31 @@
 """The check that int8 members answer as the float32 ones do, on validation images.
 
+All validation images may judge: int8 has chosen nothing on them. Half of them have chosen the
+members, by their answers in float32, which on average makes int8 look worse than it is.
+
 Shapes: M members, N validation images, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from snapensemble.contracts.bundle import QuantizationRecord
 from snapensemble.contracts.errors import SnapensembleError
-from snapensemble.contracts.metrics import Floats, Labels, mean_probabilities, nll, nll_rise
+from snapensemble.contracts.metrics import Floats, Labels, mean_probabilities, nlls
+from snapensemble.export.confidence import (
+    CONFIDENCE,
+    images_needed,
+    lowest_share,
+    nll_rise_bound,
+    nll_scale,
+    upper_bound,
+)
+from snapensemble.export.config import Int8Limits
+
+FLAGS = ("--max-int8-accuracy-drop", "--max-int8-nll-rise", "--min-int8-agreement")
 
 
 class QuantizationRefused(SnapensembleError):
     """The network cannot be computed in int8, or answers too differently when it is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Int8Limits:
-    """How much int8 may change; docs/decisions/0011 has what it changes."""
-
-    max_accuracy_drop: float  # fraction
-    max_nll_rise: float  # relative
-    min_agreement: float  # share of images
 
 
 def judge_int8(
@@ -31,7 +35,7 @@ def judge_int8(
     labels_N: Labels,
     limits: Int8Limits,
 ) -> QuantizationRecord:
-    """Measure what int8 changes in the averaged probabilities.
+    """Measure what int8 changes in the averaged probabilities, image by image.
 
     Args:
         fp32_MNK: the float32 members' probabilities.
@@ -46,56 +50,98 @@ def judge_int8(
     before_NK = mean_probabilities(fp32_MNK, weights_M)
     after_NK = mean_probabilities(int8_MNK, weights_M)
     top_before_N, top_after_N = before_NK.argmax(axis=1), after_NK.argmax(axis=1)
-    lost = int((top_before_N == labels_N).sum()) - int((top_after_N == labels_N).sum())
+    lost_N = (top_before_N == labels_N) - (top_after_N == labels_N).astype(float)
+    before_N = nlls(before_NK, labels_N)
+    rise_N, scale_N = nlls(after_NK, labels_N) - before_N, nll_scale(before_N)
+    same, N = int((top_before_N == top_after_N).sum()), len(labels_N)
     record = QuantizationRecord(
-        images=len(labels_N),
-        accuracy_drop=lost / len(labels_N),
-        nll_rise=nll_rise(nll(after_NK, labels_N), nll(before_NK, labels_N)),
-        agreement=float((top_before_N == top_after_N).mean()),
+        images=N,
+        accuracy_drop=float(lost_N.sum()) / N,
+        nll_rise=float(rise_N.mean() / scale_N.mean()),
+        agreement=same / N,
         max_accuracy_drop=limits.max_accuracy_drop,
         max_nll_rise=limits.max_nll_rise,
         min_agreement=limits.min_agreement,
+        promise=limits.promise,
+        confidence=CONFIDENCE,
+        accuracy_drop_bound=upper_bound(lost_N, largest=1.0),
+        nll_rise_bound=nll_rise_bound(rise_N, before_N, largest=0.0),
+        agreement_bound=lowest_share(same, N),
     )
-    if exceeded(record):
-        raise QuantizationRefused(
-            f"int8 changes the ensemble's answers to {record.images} validation images too much: "
-            f"{describe_int8(record)}; change the limit, or export with --quantize none"
+    beyond = exceeded(record)
+    if not beyond:
+        return record
+    needed = (
+        images_needed(lost_N, 1.0, limits.max_accuracy_drop),
+        images_needed(rise_N - limits.max_nll_rise * scale_N, 0.0, 0.0),
+        images_needed((top_before_N != top_after_N).astype(float), 1.0, 1 - limits.min_agreement),
+    )
+    raise QuantizationRefused(
+        f"{_why(record, beyond, dict(zip(FLAGS, needed, strict=True)))}: {describe_int8(record)}; "
+        "change the limit, or export with --quantize none"
+    )
+
+
+def _why(record: QuantizationRecord, beyond: Sequence[str], needed: dict[str, int | None]) -> str:
+    """Whether int8 is too different, or the images are too few to say that it is not."""
+    images = [needed[flag] for flag in beyond]
+    if record.promise == "estimate" or None in images:
+        return (
+            f"int8 changes the ensemble's answers to {record.images:,} validation images too much"
         )
-    return record
+    most = max(count for count in images if count is not None)
+    return (
+        f"{record.images:,} validation images cannot show that int8 keeps its limits, about "
+        f"{most:,} like them could; --int8-gate estimate takes it without that promise"
+    )
 
 
 def exceeded(record: QuantizationRecord) -> list[str]:
-    """The flags of the limits that a record exceeds."""
-    kept = {
-        "--max-int8-accuracy-drop": record.accuracy_drop <= record.max_accuracy_drop,
-        "--max-int8-nll-rise": record.nll_rise <= record.max_nll_rise,
-        "--min-int8-agreement": record.agreement >= record.min_agreement,
-    }
-    return [flag for flag, within in kept.items() if not within]
+    """The flags of the limits that a record exceeds, by its bounds if these are its promise."""
+    drop, rise, agreement = record.accuracy_drop, record.nll_rise, record.agreement
+    if record.promise == "bound":
+        bounds = record.accuracy_drop_bound, record.nll_rise_bound, record.agreement_bound
+        drop, rise, agreement = (bound for bound in bounds if bound is not None)
+    kept = (
+        drop <= record.max_accuracy_drop,
+        rise <= record.max_nll_rise,
+        agreement >= record.min_agreement,
+    )
+    return [flag for flag, within in zip(FLAGS, kept, strict=True) if not within]
 
 
 def describe_int8(record: QuantizationRecord) -> str:
     """Each figure beside its limit, with the flag of a limit that is exceeded."""
-    beyond = exceeded(record)
-    figures = (
-        (
-            "--max-int8-accuracy-drop",
-            f"accuracy {rises_or_falls(-record.accuracy_drop)} by "
-            f"{abs(record.accuracy_drop) * 100:.2f} points "
-            f"(limit {record.max_accuracy_drop * 100:.2f}",
-        ),
-        (
-            "--max-int8-nll-rise",
-            f"NLL {rises_or_falls(record.nll_rise)} by {abs(record.nll_rise):.2%} "
-            f"(limit {record.max_nll_rise:.2%}",
-        ),
-        (
-            "--min-int8-agreement",
-            f"{record.agreement:.2%} keep their top class (at least {record.min_agreement:.2%}",
-        ),
+    head, figures = _estimates(record) if record.promise == "estimate" else _bounds(record)
+    limits = (
+        f"limit {record.max_accuracy_drop * 100:.2f}",
+        f"limit {record.max_nll_rise:.2%}",
+        f"at least {record.min_agreement:.2%}",
     )
-    return ", ".join(
-        f"{figure}; {flag})" if flag in beyond else f"{figure})" for flag, figure in figures
+    beyond = exceeded(record)
+    return head + ", ".join(
+        f"{figure}{limit}; {flag})" if flag in beyond else f"{figure}{limit})"
+        for flag, figure, limit in zip(FLAGS, figures, limits, strict=True)
+    )
+
+
+def _estimates(record: QuantizationRecord) -> tuple[str, tuple[str, ...]]:
+    return "an estimate: ", (
+        f"accuracy {rises_or_falls(-record.accuracy_drop)} by "
+        f"{abs(record.accuracy_drop) * 100:.2f} points (",
+        f"NLL {rises_or_falls(record.nll_rise)} by {abs(record.nll_rise):.2%} (",
+        f"{record.agreement:.2%} keep their top class (",
+    )
+
+
+def _bounds(record: QuantizationRecord) -> tuple[str, tuple[str, ...]]:
+    drop, rise = record.accuracy_drop_bound or 0.0, record.nll_rise_bound or 0.0
+    return f"with {record.confidence:.0%} confidence ", (
+        f"accuracy falls by no more than {drop * 100:.2f} points "
+        f"({record.accuracy_drop * 100:+.2f} measured, ",
+        f"NLL rises by no more than {rise:.2%} ({record.nll_rise:+.2%} measured, ",
+        f"no fewer than {record.agreement_bound:.2%} keep their top class "
+        f"({record.agreement:.2%} measured, ",
     )
 
 

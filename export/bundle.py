@@ -20,10 +20,13 @@ from snapensemble.contracts.bundle import (
 from snapensemble.contracts.files import sha256_of
 from snapensemble.contracts.metrics import Answers, Floats, mean_probabilities, val_figures
 from snapensemble.export.acceptance import judge_int8
-from snapensemble.export.calibration import fit_on_validation, split_validation
+from snapensemble.export.calibration import (
+    fit_on_validation,
+    gains_over_singles,
+    split_validation,
+)
 from snapensemble.export.candidates import Pool, pooled
-from snapensemble.export.config import DEFAULTS, ExportConfig
-from snapensemble.export.gain import gains_over_singles
+from snapensemble.export.config import DEFAULTS, MIN_IMAGES, ExportConfig
 from snapensemble.export.members import Exported, convert, in_int8, write_members
 from snapensemble.export.onnx_export import OPSET
 from snapensemble.export.publish import publishing
@@ -77,6 +80,8 @@ def build_bundle(
         served, quantization = _as_served(fp32, pool, images_NCHW, config, say)
         answers = Answers(_stacked(served), pool.labels_N)
         fitted = fit_on_validation(answers, split, chosen.weights, config)
+        if fitted.cascade is None and len(served) > 1 and config.cascade is not False:
+            say(why_no_cascade(fitted.calibration.images, config))
         run = pool.first_run
         manifest = BundleManifest(
             snapensemble=version("snapensemble"),
@@ -149,6 +154,22 @@ def _as_served(
 def _stacked(members: Sequence[Exported]) -> Floats:
     """The members' validation probabilities as one array, probs_MNK."""
     return np.stack([member.probs_NK for member in members])
+
+
+def why_no_cascade(images: int, config: ExportConfig) -> str:
+    """Why a bundle of several members carries no cascade, and what would give it one."""
+    limits = (
+        f"--max-accuracy-drop {config.max_accuracy_drop:g} and --max-nll-rise "
+        f"{config.max_nll_rise:g}"
+    )
+    if config.cascade:
+        return f"no cascade: no image may leave early within {limits}"
+    cause = (
+        f"{images:,} images chose nothing, and {MIN_IMAGES} are needed to promise its limits"
+        if images < MIN_IMAGES
+        else f"{images:,} images cannot show that one keeps {limits}"
+    )
+    return f"no cascade: {cause}; a larger --val-fraction may, or --cascade gives an estimate"
 
 
 def content_version(manifest: BundleManifest) -> str:

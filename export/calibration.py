@@ -1,10 +1,10 @@
 """Fitting what a bundle's manifest says of the ensemble, on the validation images. Pure.
 
-Validation is split once in two. Members, temperature and cascade are fitted on the selection half.
-The calibration half has chosen nothing, so its figures flatter nobody and prediction sets cover
-what they promise.
+Validation is split once in two. Members, temperatures and the thresholds to test are fitted on the
+selection half. The calibration half has chosen none of these, so its figures flatter nobody and
+prediction sets cover what they promise. It tests the thresholds, one after the other.
 
-Shapes: M members, N images, K classes.
+Shapes: S snapshots, M members, N images, K classes.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
-from snapensemble.contracts.bundle import CalibrationRecord
+from snapensemble.contracts.bundle import CalibrationRecord, Gain
 from snapensemble.contracts.cascade import CascadeRecord
 from snapensemble.contracts.drift import ReferenceRecord, shares_of
 from snapensemble.contracts.errors import InvalidConfig
@@ -24,12 +25,18 @@ from snapensemble.contracts.metrics import (
     all_figures,
     disagreement,
     mean_probabilities,
+    nll,
+    nlls,
+    tempered,
 )
 from snapensemble.contracts.prediction_sets import fit_quantiles
 from snapensemble.export.cascade import fit_cascade
 from snapensemble.export.config import ExportConfig
+from snapensemble.export.selection import Chosen
 from snapensemble.export.temperature import fit_temperature
 
+MAX_SET_CLASSES = 1_000  # with four quantiles each for every point of a cascade
+CONFIDENCE = 0.95  # two-sided, of gains
 _SEED = 0  # the same split for every export, so that figures can be compared
 
 
@@ -79,8 +86,17 @@ def fit_on_validation(
         answers: the answers to all validation images of the members as they will be served.
         split: which of these images chose the members.
         weights_M: one per member, in the order in which a cascade runs them.
-        config: whether to fit a cascade, and its limits.
+        config: whether to fit a cascade, its limits, and the kind of prediction sets.
+
+    Raises:
+        InvalidConfig: sets with a quantile per class would not fit into a manifest.
     """
+    classes = answers.probs_MNK.shape[2]
+    if config.sets == "class-conditional" and classes > MAX_SET_CLASSES:
+        raise InvalidConfig(
+            f"--sets class-conditional: at most {MAX_SET_CLASSES:,} classes, here are {classes:,}; "
+            "use --sets marginal"
+        )
     selection, held_out = answers.only(split.selection_N), answers.only(split.calibration_N)
     temperature = fit_temperature(
         mean_probabilities(selection.probs_MNK, weights_M), selection.labels_N
@@ -93,18 +109,20 @@ def fit_on_validation(
             images=len(held_out.labels_N),
             before=all_figures(before_NK, held_out.labels_N),
             after=all_figures(after_NK, held_out.labels_N),
-            sets=fit_quantiles(after_NK, held_out.labels_N),
+            sets=fit_quantiles(after_NK, held_out.labels_N, config.sets),
         ),
-        cascade=fit_cascade(
+        cascade=None
+        if config.cascade is False
+        else fit_cascade(
             selection,
             held_out,
             weights_M,
             temperature,
             max_accuracy_drop=config.max_accuracy_drop,
             max_nll_rise=config.max_nll_rise,
-        )
-        if config.cascade
-        else None,
+            asked=config.cascade is True,
+            sets=config.sets,
+        ),
         reference=fit_reference(held_out.probs_MNK, weights_M, temperature),
         held_out=held_out,
     )
@@ -125,3 +143,60 @@ def fit_reference(
         confidence=shares_of(mean_probabilities(probs_MNK, weights_M, temperature).max(axis=-1)),
         disagreement=shares_of(disagreement(probs_MNK, weights_M)),
     )
+
+
+def gains_over_singles(
+    selection: Answers,
+    held_out: Answers,
+    served_NK: Floats,
+    chosen: Chosen,
+    names_S: Sequence[str],
+    last: int,
+) -> tuple[Gain, ...]:
+    """Compare what is served with the last snapshot, and with the best network of all.
+
+    Args:
+        selection: every snapshot's answers to the selection half of validation, which fit the
+            single networks' temperatures, and say which of them is the best.
+        held_out: their answers to the calibration half, which chose nothing.
+        served_NK: the calibrated answers to the calibration half of what is served.
+        chosen: the members.
+        names_S: the snapshots' names.
+        last: which of them is the last snapshot.
+
+    Returns:
+        One entry, or two, without a network that is served alone: nothing is gained over itself.
+    """
+    temperatures_S = [fit_temperature(probs, selection.labels_N) for probs in selection.probs_MNK]
+    calibrated = [
+        tempered(probs, T) for probs, T in zip(selection.probs_MNK, temperatures_S, strict=True)
+    ]
+    best = int(np.argmin([nll(probs, selection.labels_N) for probs in calibrated]))
+    singles = {"last": last} if best == last else {"last": last, "best_single": best}
+    labels_N = held_out.labels_N
+    gains = []
+    for over, single in singles.items():
+        if chosen.indices == (single,) or len(labels_N) < 2:
+            continue
+        single_NK = tempered(held_out.probs_MNK[single], temperatures_S[single])
+        right_N = (served_NK.argmax(axis=1) == labels_N).astype(np.float64)
+        single_right_N = single_NK.argmax(axis=1) == labels_N
+        gains.append(
+            Gain(
+                over=over,
+                member=names_S[single],
+                images=len(labels_N),
+                confidence=CONFIDENCE,
+                nll=paired_interval(nlls(single_NK, labels_N) - nlls(served_NK, labels_N)),
+                accuracy=paired_interval(right_N - single_right_N),
+            )
+        )
+    return tuple(gains)
+
+
+def paired_interval(gains_N: Floats) -> tuple[float, float, float]:
+    """The mean of paired differences and its two-sided 95 % interval by Student's t."""
+    mean, N = float(gains_N.mean()), len(gains_N)
+    error = float(gains_N.std(ddof=1)) / N**0.5
+    reach = float(student.ppf((1 + CONFIDENCE) / 2, N - 1)) * error
+    return mean, mean - reach, mean + reach

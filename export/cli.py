@@ -11,7 +11,6 @@ from snapensemble.contracts.cascade import CascadeRecord
 from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.process import printable_lines
-from snapensemble.export.acceptance import describe_int8
 from snapensemble.export.config import ExportConfig
 
 
@@ -45,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(manifest: BundleManifest) -> str:
     """The members and their average, with their validation figures."""
+    from snapensemble.export.acceptance import describe_int8  # scipy is slow to import
+
     rows = [
         (member.name, member.val, f"  weight {member.weight:.3f}") for member in manifest.members
     ]
@@ -102,16 +103,21 @@ def _described(gain: Gain) -> str:
 def frontier(cascade: CascadeRecord, members: int, full: ValFigures) -> list[str]:
     """The cascade's points as a table: what they cost and lose; last, what all members give."""
     chosen = cascade.point()
+    promise, drop_head, rise_head = (
+        ("an estimate, which is no promise", "expected drop", "nll rise")
+        if cascade.promise == "estimate"
+        else (f"losses with {cascade.confidence:.0%} confidence", "drop at most", "rise at most")
+    )
     lines = [
-        f"  cascade ({cascade.rule}): what fewer members cost, on images that chose nothing",
-        "      members  accuracy      nll   expected drop   nll rise",
+        f"  cascade: what fewer members cost; {promise}",
+        f"      members  accuracy      nll   {drop_head:>13}   {rise_head:>12}",
     ]
     for point in cascade.points:
         mark = "->" if point is chosen else "  "
+        drop, rise = cascade.kept_by(point)
         lines.append(
             f"   {mark} {point.members_per_image:7.2f}  {point.val.accuracy:8.2%}  "
-            f"{point.val.nll:7.4f}   {100 * point.accuracy_drop:6.2f} points   "
-            f"{point.nll_rise:8.2%}"
+            f"{point.val.nll:7.4f}   {100 * drop:6.2f} points   {rise:12.2%}"
         )
     lines.append(f"   all {members:6.2f}  {full.accuracy:8.2%}  {full.nll:7.4f}")
     return lines

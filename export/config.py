@@ -1,20 +1,33 @@
 """ExportConfig: everything that decides what an export makes of a run."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from snapensemble.contracts.bundle import Rule
+from snapensemble.contracts.cascade import Promise
 from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.metrics import Metric
 from snapensemble.contracts.options import Options
+from snapensemble.contracts.prediction_sets import SetKind
 from snapensemble.contracts.run import Weights
-from snapensemble.export.acceptance import Int8Limits
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 X: dict[str, JsonValue] = {"metavar": "X"}
 DEFAULT_MEMBERS = 3  # for the rules `best` and `last`
+MIN_IMAGES = 500  # that test a cascade; with fewer, hardly a threshold can be shown to be safe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8Limits:
+    """How much int8 may change; docs/decisions/0011 has what it changes, 0033 the bounds."""
+
+    max_accuracy_drop: float  # fraction
+    max_nll_rise: float  # relative
+    min_agreement: float  # share of images
+    promise: Promise = "bound"  # what must be within the limits
 
 
 class ExportConfig(Options):
@@ -42,16 +55,20 @@ class ExportConfig(Options):
     quantize: Literal["none", "int8"] = Field(
         "none", description="int8: smaller and faster members, if validation agrees"
     )
-    cascade: bool = Field(True, description="fit when an image needs no further member")
+    cascade: bool | None = Field(
+        None,
+        description="fit when an image needs no further member (where 95 % confidence bounds on at "
+        f"least {MIN_IMAGES} images keep the limits; asked for, an estimate will do)",
+    )
     max_accuracy_drop: float = Field(
-        0.001,
+        0.005,
         ge=0,
         le=1,
         description="accuracy that a cascade may lose against all members, fraction",
         json_schema_extra=X,
     )
     max_nll_rise: float = Field(
-        0.01,
+        0.02,
         ge=0,
         description="NLL that a cascade may gain against all members, relative",
         json_schema_extra=X,
@@ -72,6 +89,15 @@ class ExportConfig(Options):
         le=1,
         description="images whose top class int8 must keep, fraction",
         json_schema_extra=X,
+    )
+    int8_gate: Promise = Field(
+        "bound",
+        description="what must be within the limits of int8: 95 % confidence bounds, or estimates",
+    )
+    sets: SetKind = Field(
+        "marginal",
+        description="prediction sets hold the right class as often as promised: on average over "
+        "all images, or over those of each class",
     )
     data: str | None = Field(
         None,
@@ -110,6 +136,7 @@ class ExportConfig(Options):
             max_accuracy_drop=self.max_int8_accuracy_drop,
             max_nll_rise=self.max_int8_nll_rise,
             min_agreement=self.min_int8_agreement,
+            promise=self.int8_gate,
         )
 
 

@@ -24,7 +24,7 @@ from scipy.stats import t as student
 
 from snapensemble.contracts.bundle import Rule
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.metrics import SMALLEST, Floats, Labels, Metric, losses, tempered
+from snapensemble.contracts.metrics import SMALLEST, Floats, Labels, Metric, nlls, tempered
 from snapensemble.contracts.run import Weights
 from snapensemble.export.config import DEFAULT_MEMBERS
 from snapensemble.export.temperature import fit_temperature
@@ -174,7 +174,7 @@ def cross_fitted(probs_SNK: Floats, labels_N: Labels, bag: Bag, metric: Metric) 
     for fold in range(min(FOLDS, N)):
         out_N = fold_N == fold
         temperature = fit_temperature(mean_NK[~out_N], labels_N[~out_N])
-        losses_N[out_N] = losses(tempered(mean_NK[out_N], temperature), labels_N[out_N])
+        losses_N[out_N] = nlls(tempered(mean_NK[out_N], temperature), labels_N[out_N])
     return Contender(bag, losses_N)
 
 

@@ -23,7 +23,8 @@ FLAGS = {
     },
     "export": {
         "--out", "--members", "--select", "--metric", "--quantize", "--cascade", "--no-cascade",
-        "--max-accuracy-drop", "--max-nll-rise", "--max-int8-accuracy-drop",
+        "--int8-gate", "--sets", "--max-accuracy-drop", "--max-nll-rise",
+        "--max-int8-accuracy-drop",
         "--max-int8-nll-rise", "--min-int8-agreement", "--data", "--report", "--no-report",
         "--name", "--force",
     },

@@ -1,9 +1,10 @@
-"""Which order, which rule and which precision make the cheapest cascade?
+"""Which order, which thresholds and which precision make the cheapest cascade?
 
     python -m benchmarks.export.cascade_variants RUN_DIR [--data SPEC]
 
-All snapshots of a run are members. Every variant is fitted on the selection half of validation
-within the default limits and measured on the test split, against the average of every fp32 member.
+All snapshots of a run are members. Every variant is fitted on validation within the default limits,
+by bounds where these can be had, and measured on the test split, against the average of every fp32
+member. Thresholds are the same at each depth, or each depth has its own.
 An int8 member costs what it takes of an fp32 one's time on this machine, at 16 images on one
 thread.
 
@@ -11,14 +12,14 @@ Shapes: M members, N images, K classes.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.export.promises import one_threshold
 from benchmarks.machine import save
-from snapensemble.contracts.cascade import Cascade, CascadeRecord, run_cascade
+from snapensemble.contracts.cascade import run_cascade
 from snapensemble.contracts.metrics import (
     Answers,
     accuracy,
@@ -30,7 +31,7 @@ from snapensemble.contracts.metrics import (
 from snapensemble.contracts.run import read_run
 from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import pooled
-from snapensemble.export.cascade import RULES, THRESHOLDS, expected_accuracy_drop, fit_cascade
+from snapensemble.export.cascade import fit_cascade, path_per_depth
 from snapensemble.export.config import DEFAULTS
 from snapensemble.export.onnx_export import to_onnx
 from snapensemble.export.parity import run_member
@@ -41,10 +42,7 @@ from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.data.reread import reread
 from snapensemble.trainer.recording.snapshots import load_model
 
-LIMITS = {
-    "max_accuracy_drop": DEFAULTS.max_accuracy_drop,
-    "max_nll_rise": DEFAULTS.max_nll_rise,
-}
+PATHS = {"one threshold": one_threshold, "per depth": path_per_depth}
 
 
 def main() -> None:
@@ -93,28 +91,23 @@ def all_answers(
 
 
 def variants(answers: dict[str, dict[str, Answers]]) -> list[tuple[str, str, list[str], list[int]]]:
-    """The variants: name, rule, precision by position, and order of the members."""
+    """The variants: name, thresholds, precision by position, and order of the members."""
     selection = answers["fp32"]["selection"]
     gain = list(select(selection.probs_MNK, selection.labels_N, rule="all").indices)
     M = len(gain)
     alone = [nll(probs_NK, selection.labels_N) for probs_NK in selection.probs_MNK]
     quality = sorted(range(M), key=lambda i: alone[i])
     latest = list(reversed(range(M)))
-    found = [(f"fp32, {rule}, by gain", rule, ["fp32"] * M, gain) for rule in (*RULES, "per depth")]
-    found += [
-        ("fp32, threshold, by quality alone", "threshold", ["fp32"] * M, quality),
-        ("fp32, threshold, latest first", "threshold", ["fp32"] * M, latest),
-        ("fp32, threshold, worst first", "threshold", ["fp32"] * M, quality[::-1]),
-        ("int8, threshold, by gain", "threshold", ["int8"] * M, gain),
-        ("int8, per depth, by gain", "per depth", ["int8"] * M, gain),
+    fp32, int8 = ["fp32"] * M, ["int8"] * M
+    orders = {"gain": gain, "quality alone": quality, "latest": latest, "worst": quality[::-1]}
+    found = [
+        (f"fp32, {path}, by {name}", path, fp32, order)
+        for name, order in orders.items()
+        for path in (PATHS if name == "gain" else ("per depth",))
     ]
+    found += [(f"int8, {path}, by gain", path, int8, gain) for path in PATHS]
     found += [
-        (
-            f"first {k} int8, then fp32, threshold, by gain",
-            "threshold",
-            ["int8"] * k + ["fp32"] * (M - k),
-            gain,
-        )
+        (f"first {k} int8, then fp32, per depth, by gain", "per depth", int8[:k] + fp32[k:], gain)
         for k in range(1, M)
     ]
     return found
@@ -122,14 +115,14 @@ def variants(answers: dict[str, dict[str, Answers]]) -> list[tuple[str, str, lis
 
 def variant(
     name: str,
-    rule: str,
+    path: str,
     precisions: list[str],
     order: list[int],
     answers: dict[str, dict[str, Answers]],
     times: dict[str, float],
     reference: dict[str, float],
 ) -> dict[str, Any]:
-    """Fit on the selection half, measure on test."""
+    """Fit on validation, measure on test."""
     parts = {
         part: Answers(
             np.stack(
@@ -150,19 +143,20 @@ def variant(
         parts["calibration"],
         weights_M,
         temperature,
-        rules=("threshold",) if rule == "per depth" else (rule,),  # type: ignore[arg-type] # of RULES
-        **LIMITS,
+        max_accuracy_drop=DEFAULTS.max_accuracy_drop,
+        max_nll_rise=DEFAULTS.max_nll_rise,
+        asked=True,
+        path=PATHS[path],
     )
     if record is None:
         return {"name": name, "order": order, "cost": sum(times[p] for p in precisions)}
     cascade = record.at(record.point(), weights_M)
-    if rule == "per depth":
-        cascade = per_depth(cascade, record, selection, temperature)
     probs_NK, used_N = run_cascade(test.probs_MNK, cascade, temperature)
     time_at_depth = np.cumsum([times[p] for p in precisions])
     return {
         "name": name,
         "order": order,
+        "promise": record.promise,
         "thresholds": cascade.thresholds,
         "members": float(used_N.mean()),
         "cost": float(time_at_depth[used_N - 1].mean()),
@@ -181,49 +175,28 @@ def full(answers: dict[str, Answers]) -> dict[str, float]:
     return {"accuracy": accuracy(probs_NK, test.labels_N), "nll": nll(probs_NK, test.labels_N)}
 
 
-def per_depth(
-    cascade: Cascade, record: CascadeRecord, selection: Answers, temperature: float
-) -> Cascade:
-    """Move one threshold at a time, wherever that saves most within the limits, until none does."""
-    full_NK = mean_probabilities(selection.probs_MNK, cascade.weights_M, temperature)
-
-    def tried(one: Cascade) -> tuple[float, bool]:
-        probs_NK, used_N = run_cascade(selection.probs_MNK, one, temperature)
-        drop = expected_accuracy_drop(full_NK, probs_NK)
-        rise = nll_rise(nll(probs_NK, selection.labels_N), nll(full_NK, selection.labels_N))
-        return (
-            float(used_N.mean()),
-            bool(drop <= record.max_accuracy_drop and rise <= record.max_nll_rise),
-        )
-
-    cost = tried(cascade)[0]
-    while True:
-        steps = []
-        for depth in range(len(cascade.thresholds)):
-            for threshold in THRESHOLDS:
-                changed = [*cascade.thresholds]
-                changed[depth] = threshold
-                one = replace(cascade, thresholds=changed)
-                found, allowed = tried(one)
-                if allowed and found < cost:
-                    steps.append((found, one))
-        if not steps:
-            return cascade
-        cost, cascade = min(steps, key=lambda step: step[0])
-
-
 def table(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """A row per variant."""
     lines: list[tuple[str, ...]] = [
-        ("cascade", "members", "cost in fp32 members", "accuracy", "drop, points", "NLL", "rise")
+        (
+            "cascade",
+            "promise",
+            "members",
+            "cost in fp32 members",
+            "accuracy",
+            "drop, points",
+            "NLL",
+            "rise",
+        )
     ]
     for row in rows:
         if "members" not in row:
-            lines.append((row["name"], "no cascade", f"{row['cost']:.2f}", "", "", "", ""))
+            lines.append((row["name"], "no cascade", "", f"{row['cost']:.2f}", "", "", "", ""))
             continue
         lines.append(
             (
                 row["name"],
+                row["promise"],
                 f"{row['members']:.2f}",
                 f"{row['cost']:.2f}",
                 f"{row['accuracy']:.2%}",

@@ -69,7 +69,9 @@ def export(run_dir: Path, work: Path, data: str | None) -> dict[str, Any]:
     common: dict[str, Any] = {"data": data, "report": False}
     every: dict[str, Literal["none", "int8"]] = {"fp32": "none", "int8": "int8"}
     for name, quantize in every.items():
-        config = ExportConfig(select="all", quantize=quantize, **common)
+        config = ExportConfig(
+            select="all", quantize=quantize, cascade=True, int8_gate="estimate", **common
+        )
         build_bundle(run_dir, work / name, config)
     build_bundle(run_dir, work / "one", ExportConfig(select="best", members=1, **common))
     manifests = {name: read_bundle(work / name) for name in every}

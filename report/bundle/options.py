@@ -3,7 +3,9 @@
 Shapes: M members, N images, K classes.
 """
 
+from collections.abc import Sequence
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +13,15 @@ from snapensemble.contracts.bundle import BundleManifest, Precision
 from snapensemble.contracts.cascade import run_cascade
 from snapensemble.contracts.metrics import Floats, Labels, all_figures, mean_probabilities
 from snapensemble.contracts.prediction_sets import SetQuantile, covered_and_sizes
-from snapensemble.report.bundle.records import Option, SetFigures, SpeedRecord
+from snapensemble.report.bundle.records import ClassFigures, Option, SetFigures, SpeedRecord
+
+
+class ClassCoverage(NamedTuple):
+    """How often sets hold the right class where it is this one."""
+
+    name: str
+    images: int
+    shares: tuple[float, ...]  # of the images, by kind of set
 
 
 def precision_of(bundle: BundleManifest) -> Precision:
@@ -123,7 +133,29 @@ def set_figures(
         sizes=tuple(
             (size, count) for size, count in enumerate(np.bincount(size_N).tolist()) if count
         ),
+        covered=tuple(
+            np.bincount(labels_N[covered_N], minlength=probs_NK.shape[1]).tolist(),
+        ),
     )
+
+
+def class_coverage(
+    sets: Sequence[SetFigures], found: Sequence[ClassFigures], classes: Sequence[str]
+) -> list[ClassCoverage]:
+    """How often sets hold the right class, by class; the least covered one first.
+
+    Args:
+        sets: kinds of sets, as measured.
+        found: how many images each class has, in any order.
+        classes: the names in the manifest's order.
+    """
+    images = {one.name: one.images for one in found}
+    rows = [
+        ClassCoverage(name, images[name], tuple(one.covered[k] / images[name] for one in sets))
+        for k, name in enumerate(classes)
+        if images[name]
+    ]
+    return sorted(rows, key=lambda row: (row.shares, -row.images))
 
 
 def chance(coverage: float, images: int, fitted_on: int) -> float:

@@ -10,7 +10,7 @@ from snapensemble.contracts.files import write_atomically
 from snapensemble.contracts.manifest import write_manifest
 from snapensemble.report.bundle.charts import draw_charts
 from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
-from snapensemble.report.bundle.options import cost, precision_of
+from snapensemble.report.bundle.options import class_coverage, cost, precision_of
 from snapensemble.report.bundle.records import (
     FIGURES_FILE,
     REPORT_DIR,
@@ -90,6 +90,8 @@ def read_bundle_report(
 def bundle_page(bundle: BundleManifest, figures: BundleFigures) -> str:
     """The whole page, charts inside. The same bundle and figures give the same page."""
     answers = figures.answers
+    # Sets of figures that an older version wrote have no counts by class.
+    full_sets = [s for s in answers.sets if not s.cascade and s.covered] if answers else []
     return render(
         "bundle.html.j2",
         title=f"{bundle.name}, version {bundle.version}",
@@ -103,6 +105,8 @@ def bundle_page(bundle: BundleManifest, figures: BundleFigures) -> str:
         surest=() if answers is None else surest(answers.selective),
         precision=precision_of(bundle),
         images=images_of(figures),
+        full_sets=full_sets,
+        coverage=class_coverage(full_sets, answers.classes, bundle.classes) if answers else [],
         cost=cost,
         option_name=option_name,
         quality=quality,

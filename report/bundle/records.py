@@ -53,6 +53,8 @@ class SetFigures(Record):
     chance: Fraction | None  # two standard deviations; None where coverage was not measured anew
     mean_size: Annotated[float, Field(ge=1)]
     sizes: tuple[tuple[Count, Count], ...]  # size, images; no size without images
+    # Images of each class whose set holds it, in the manifest's order of classes.
+    covered: tuple[Count, ...] = ()
 
 
 class ClassFigures(Record):

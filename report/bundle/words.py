@@ -32,7 +32,7 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
     sentences.append(_main_figures(figures, answers))
     sentences += [
         sentence
-        for sentence in (_cascade(answers), _int8(bundle, figures, answers))
+        for sentence in (_cascade(bundle, answers), _int8(bundle, figures, answers))
         if sentence is not None
     ]
     return sentences if figures.split == "test" else [*sentences, *_without_test(bundle, figures)]
@@ -74,14 +74,17 @@ def _main_figures(figures: BundleFigures, answers: AnswerFigures) -> str:
     return f"{text}; the first member alone has {quality(answers.members[0])}."
 
 
-def _cascade(answers: AnswerFigures) -> str | None:
+def _cascade(bundle: BundleManifest, answers: AnswerFigures) -> str | None:
     active = next((o for o in answers.options if o.active), None)
-    if active is None:
+    if active is None or bundle.cascade is None:
         return None
-    return (
+    text = (
         f"The cascade asks {active.members_per_image:.2f} of the {len(answers.members)} members "
-        f"per image on average: {quality(active.figures)}."
+        f"per image on average: {quality(active.figures)}"
     )
+    if bundle.cascade.promise == "estimate":
+        return f"{text}; its limits are kept by an estimate, which is no promise."
+    return f"{text}; its limits hold with {bundle.cascade.confidence:.0%} confidence."
 
 
 def _int8(bundle: BundleManifest, figures: BundleFigures, answers: AnswerFigures) -> str | None:

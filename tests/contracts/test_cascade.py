@@ -1,3 +1,6 @@
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,3 +132,48 @@ def test_where_no_point_keeps_the_limits_the_dearest_is_taken() -> None:
         points=(point(1.2, 0.01), point(2.5, 0.001, rise=0.02)),
     )
     assert record.point().members_per_image == 2.5
+
+
+def bounded(cost: float, drop_bound: float, rise_bound: float) -> CascadePoint:
+    """A point whose own figures are far within any limit."""
+    bounds = {"accuracy_drop_bound": drop_bound, "nll_rise_bound": rise_bound}
+    return point(cost, 0.0).model_copy(update=bounds)
+
+
+def bound_record(**changes: Any) -> CascadeRecord:
+    fields: dict[str, Any] = {
+        "rule": "threshold",
+        "temperatures": (1.0, 1.0),
+        "max_accuracy_drop": 0.001,
+        "max_nll_rise": 0.01,
+        "promise": "bound",
+        "confidence": 0.95,
+        "images": 500,
+        "points": (bounded(1.1, 0.002, 0.001), bounded(1.5, 0.001, 0.001), bounded(3, 0, 0)),
+    }
+    return CascadeRecord(**{**fields, **changes})
+
+
+def test_where_limits_are_promised_their_bounds_keep_them() -> None:
+    record = bound_record()
+    assert record.point().members_per_image == 1.5
+    assert record.point(0.002).members_per_image == 1.1
+    assert record.model_copy(update={"promise": "estimate"}).point().members_per_image == 1.1
+
+
+@pytest.mark.parametrize(
+    "without", [{"confidence": None}, {"points": (bounded(1.1, 0, 0), point(3, 0.0))}]
+)
+def test_a_promise_without_its_bounds_is_refused(without: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="two bounds per point"):
+        bound_record(**without)
+
+
+def test_a_cascade_of_an_earlier_version_is_an_estimate() -> None:
+    new = {"promise", "confidence", "images"}
+    new_of_points = {"__all__": {"accuracy_drop_bound", "nll_rise_bound"}}
+    content = bound_record().model_dump(
+        mode="json", exclude={**dict.fromkeys(new, True), "points": new_of_points}
+    )
+    record = CascadeRecord.model_validate_json(json.dumps(content))
+    assert record.promise == "estimate" and record.point().members_per_image == 1.1

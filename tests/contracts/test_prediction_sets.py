@@ -88,3 +88,47 @@ def test_a_bundle_carries_both_methods_at_both_coverages() -> None:
     assert [(q.method, q.coverage) for q in found] == [
         ("least_ambiguous", 0.9), ("least_ambiguous", 0.95), ("adaptive", 0.9), ("adaptive", 0.95),
     ]  # fmt: skip
+
+
+def uneven(seed: int, images: int) -> tuple[Floats, np.ndarray]:
+    """Answers to images of three classes, the last of which is rare and hardly recognised."""
+    rng = np.random.default_rng(seed)
+    labels_B = rng.choice(3, images, p=[0.45, 0.45, 0.1])
+    strength_B = np.array([4.0, 3.0, 0.5])[labels_B]
+    logits_BK = strength_B[:, None] * np.eye(3)[labels_B] + rng.normal(size=(images, 3))
+    return softmax(logits_BK), labels_B
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_class_conditional_sets_hold_each_class_as_often_as_promised(method: Method) -> None:
+    covered = {"marginal": np.zeros(3), "class-conditional": np.zeros(3)}
+    for seed in range(100):
+        probs_BK, labels_B = uneven(seed, 1500)
+        for kind, sums_K in covered.items():
+            quantile = fit_quantile(probs_BK[:500], labels_B[:500], method, 0.9, kind)  # type: ignore[arg-type]
+            in_set_BK = prediction_sets(probs_BK[500:], quantile)
+            right_B = in_set_BK[np.arange(1000), labels_B[500:]]
+            sums_K += [right_B[labels_B[500:] == label].mean() / 100 for label in range(3)]
+    assert covered["marginal"].min() < 0.85
+    # Of 50 images of the rare class, the quantile promises up to 1/51 more.
+    assert (covered["class-conditional"] > 0.895).all()
+
+
+def test_a_class_with_too_few_images_is_in_every_set() -> None:
+    probs_BK, labels_B = answers(0, 100, classes=3)
+    few_B = np.flatnonzero((labels_B != 2) | (np.cumsum(labels_B == 2) <= 8))
+    quantile = fit_quantile(
+        probs_BK[few_B], labels_B[few_B], "least_ambiguous", 0.9, "class-conditional"
+    )
+    assert quantile.per_class is not None
+    assert [limit is None for limit in quantile.per_class] == [False, False, True]
+    assert prediction_sets(probs_BK, quantile)[:, 2].all()
+    assert not prediction_sets(probs_BK, quantile)[:, 0].all()
+
+
+def test_with_one_class_to_fit_both_kinds_are_the_same() -> None:
+    probs_BK, _ = answers(0, 60)
+    labels_B = np.full(60, 4)
+    marginal = fit_quantile(probs_BK, labels_B, "adaptive", 0.9)
+    found = fit_quantile(probs_BK, labels_B, "adaptive", 0.9, "class-conditional")
+    assert found.per_class == (None, None, None, None, marginal.quantile, None)

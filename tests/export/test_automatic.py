@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.metrics import Answers, Floats, losses, nll, softmax, tempered
+from snapensemble.contracts.metrics import Answers, Floats, nll, softmax, tempered
 from snapensemble.contracts.run import Weights
-from snapensemble.export.gain import gains_over_singles, paired_interval
+from snapensemble.export.calibration import gains_over_singles, paired_interval
 from snapensemble.export.selection import (
     FEW,
     Chosen,
@@ -185,8 +185,3 @@ def test_intervals_of_a_gain_hold_the_truth_as_often_as_they_say() -> None:
         _, low, high = paired_interval(rng.normal(0.1, 1.0, 60))
         held += low <= 0.1 <= high
     assert held / 200 >= 0.95 - 3 * (0.05 * 0.95 / 200) ** 0.5
-
-
-def test_losses_are_the_nll_image_by_image() -> None:
-    probs_SNK, labels_N = networks([1.0], 30)
-    assert losses(probs_SNK[0], labels_N).mean() == pytest.approx(nll(probs_SNK[0], labels_N))

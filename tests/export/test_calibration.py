@@ -4,8 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.metrics import disagreement, mean_probabilities, softmax
-from snapensemble.export.calibration import fit_reference, split_validation
+from snapensemble.contracts.metrics import Answers, disagreement, mean_probabilities, softmax
+from snapensemble.export.calibration import (
+    MAX_SET_CLASSES,
+    fit_on_validation,
+    fit_reference,
+    split_validation,
+)
+from snapensemble.export.config import ExportConfig
 
 WEIGHTS = (0.5, 0.3, 0.2)
 
@@ -53,3 +59,30 @@ def test_the_reference_is_of_answers_as_they_will_be_served() -> None:
 def test_one_member_never_disagrees() -> None:
     probs_MNK = softmax(np.random.default_rng(0).normal(size=(1, 50, 4)))
     assert fit_reference(probs_MNK, (1.0,), 1.0).disagreement.shares == (0.0, 1.0)
+
+
+def noise(images: int, classes: int = 4) -> Answers:
+    """Answers of three members that are right more often than not."""
+    rng = np.random.default_rng(0)
+    labels_N = rng.integers(0, classes, images)
+    logits_MNK = 4 * np.eye(classes)[labels_N] + rng.normal(size=(3, images, classes))
+    return Answers(softmax(logits_MNK), labels_N)
+
+
+def test_sets_of_both_kinds_reach_the_bundle_and_every_point_of_its_cascade() -> None:
+    answers = noise(1000)
+    split = split_validation(answers.labels_N)
+    for kind in ("marginal", "class-conditional"):
+        config = ExportConfig(sets=kind, cascade=True)
+        fitted = fit_on_validation(answers, split, WEIGHTS, config)
+        assert fitted.cascade is not None
+        for sets in (fitted.calibration.sets, *(p.sets for p in fitted.cascade.points)):
+            assert len(sets) == 4
+            assert all((q.per_class is None) == (kind == "marginal") for q in sets)
+
+
+def test_more_classes_than_a_manifest_holds_have_no_class_conditional_sets() -> None:
+    answers = noise(4, classes=MAX_SET_CLASSES + 1)
+    config = ExportConfig(sets="class-conditional")
+    with pytest.raises(InvalidConfig, match="at most 1,000 classes, here are 1,001"):
+        fit_on_validation(answers, split_validation(answers.labels_N), WEIGHTS, config)

@@ -35,7 +35,9 @@ def _speed_is_measured_shortly() -> Iterator[None]:
 def int8_bundle(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All three snapshots in int8, with a report."""
     target = tmp_path_factory.mktemp("int8") / "bundle"
-    config = ExportConfig(select="all", quantize="int8", name="digits")
+    config = ExportConfig(
+        select="all", quantize="int8", int8_gate="estimate", cascade=True, name="digits"
+    )
     build_bundle(digits_run, target, config)
     return target
 
@@ -89,7 +91,9 @@ def test_the_report_holds_the_test_figures_that_evaluate_measures(int8_bundle: P
 def test_the_same_run_gives_the_same_int8_bundle_but_for_the_speed(
     int8_bundle: Path, digits_run: Path, tmp_path: Path
 ) -> None:
-    config = ExportConfig(select="all", quantize="int8", name="digits")
+    config = ExportConfig(
+        select="all", quantize="int8", int8_gate="estimate", cascade=True, name="digits"
+    )
     again = tmp_path / "bundle"
     build_bundle(digits_run, again, config)
     files = {file.relative_to(again) for file in again.rglob("*") if file.is_file()}
@@ -107,6 +111,11 @@ def test_int8_beyond_a_limit_is_refused_with_its_figures(
     digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["export", str(digits_run), "--out", str(tmp_path / "bundle"), "--quantize", "int8"]
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert "90 validation images cannot show that int8 keeps its limits" in message
+    assert "--int8-gate estimate" in message
+    command += ["--int8-gate", "estimate"]
     assert main([*command, "--max-int8-nll-rise", "0", "--min-int8-agreement", "1"]) == 2
     message = capsys.readouterr().err
     assert "int8 changes the ensemble's answers to 90 validation images too much" in message
@@ -128,7 +137,7 @@ def test_a_data_set_that_has_moved_is_found_with_data(
     moved_run: tuple[Path, Path], tmp_path: Path
 ) -> None:
     run_dir, file = moved_run
-    config = ExportConfig(quantize="int8", data=f"npz:{file}")
+    config = ExportConfig(quantize="int8", int8_gate="estimate", data=f"npz:{file}")
     manifest: BundleManifest = build_bundle(run_dir, tmp_path / "bundle", config)
     assert manifest.quantization is not None and manifest.quantization.images == 20
     figures = json.loads((tmp_path / "bundle" / "report" / "figures.json").read_text())

@@ -27,7 +27,7 @@ from snapensemble.contracts.metrics import (
     softmax,
     val_figures,
 )
-from snapensemble.contracts.prediction_sets import fit_quantiles
+from snapensemble.contracts.prediction_sets import SetKind, fit_quantiles
 from snapensemble.report.bundle.records import ImagesPerSecond, SpeedRecord
 from tests.factories import CLASSES, CONTRACT, DATA
 
@@ -64,9 +64,10 @@ def make_manifest(
     sets: bool = True,
     cascade: bool = True,
     int8: bool = False,
+    kind: SetKind = "marginal",
     **changes: Any,
 ) -> BundleManifest:
-    """A manifest whose sets and cascade fit the answers."""
+    """A manifest whose sets, of a kind, and cascade fit the answers."""
     M = len(calibration.probs_MNK)
     temperature = fitted_temperature(calibration.probs_MNK, calibration)
     members = tuple(
@@ -87,7 +88,7 @@ def make_manifest(
         "temperature": temperature,
         "selection": SelectionRecord(rule="best", metric="nll", candidates=M + 2, images=40),
         "val": ValFigures(nll=0.4, accuracy=0.95),
-        "calibration": calibration_record(calibration, temperature)
+        "calibration": calibration_record(calibration, temperature, kind)
         if sets and len(calibration)
         else None,
         "cascade": cascade_record(calibration, temperature)
@@ -116,7 +117,9 @@ def fitted_temperature(probs_MNK: Floats, calibration: Answers) -> float:
     return min((0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0), key=badness)
 
 
-def calibration_record(calibration: Answers, temperature: float) -> CalibrationRecord:
+def calibration_record(
+    calibration: Answers, temperature: float, kind: SetKind
+) -> CalibrationRecord:
     """What the export would write of these answers."""
     probs_MNK, labels_N = calibration.probs_MNK, calibration.labels_N
     after_NK = mean_probabilities(probs_MNK, temperature=temperature)
@@ -124,7 +127,7 @@ def calibration_record(calibration: Answers, temperature: float) -> CalibrationR
         images=len(labels_N),
         before=all_figures(mean_probabilities(probs_MNK), labels_N),
         after=all_figures(after_NK, labels_N),
-        sets=fit_quantiles(after_NK, labels_N),
+        sets=fit_quantiles(after_NK, labels_N, kind),
     )
 
 

@@ -182,6 +182,47 @@ def test_a_thousand_classes_fit(tmp_path: Path) -> None:
     assert len(text) < 600_000
 
 
+def test_the_page_says_how_often_sets_hold_each_class(tmp_path: Path) -> None:
+    for kind, said in (("marginal", True), ("class-conditional", False)):
+        make_report(tmp_path / kind, calibration=200, test=300, kind=kind)
+        text = page_of(tmp_path / kind)
+        assert "by class; the least covered first" in text
+        assert ("Nothing is promised here for a single class" in text) == said
+        assert ("on average over images of each class like" in text) != said
+
+
+def test_the_page_says_whether_limits_are_promised() -> None:
+    half = answers(60, seed=1)
+    bundle = make_manifest(half, int8=True)
+    assert bundle.cascade is not None and bundle.quantization is not None
+    inputs = ReportInputs(calibration=half)
+    text = bundle_page(bundle, measure_bundle(bundle, inputs))
+    assert text.count("by an estimate on validation, which is no promise") == 3
+    assert "its limits are kept by an estimate" in text
+    bounds: dict[str, Any] = {"promise": "bound", "confidence": 0.95}
+    points = [
+        point.model_copy(
+            update={"accuracy_drop_bound": point.accuracy_drop, "nll_rise_bound": point.nll_rise}
+        )
+        for point in bundle.cascade.points
+    ]
+    records = {
+        "cascade": bundle.cascade.model_copy(update={**bounds, "points": tuple(points)}),
+        "quantization": bundle.quantization.model_copy(
+            update={
+                **bounds,
+                "accuracy_drop_bound": 0.004,
+                "nll_rise_bound": 0.01,
+                "agreement_bound": 0.97,
+            }
+        ),
+    }
+    promised = bundle.model_copy(update=records)
+    text = bundle_page(promised, measure_bundle(promised, inputs))
+    assert text.count("with 95% confidence") == 4 and "no promise" not in text
+    assert "accuracy falls by no more than 0.40%" in text
+
+
 def test_int8_is_compared_with_the_same_members_in_fp32(tmp_path: Path) -> None:
     half, test = answers(60, seed=1), answers(80, seed=2)
     bundle = make_manifest(half, int8=True)

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from snapensemble.contracts.bundle import BundleManifest, read_bundle
 from snapensemble.contracts.cascade import margin, run_cascade
 from snapensemble.contracts.metrics import disagreement, entropy, mean_probabilities
-from snapensemble.contracts.prediction_sets import prediction_sets
+from snapensemble.contracts.prediction_sets import SetQuantile, prediction_sets
 from snapensemble.serving.errors import InvalidParameter
 from snapensemble.serving.http.app import create_app
-from snapensemble.serving.http.schemas import PredictResponse
+from snapensemble.serving.http.responses import prediction
+from snapensemble.serving.http.schemas import PredictOptions, PredictResponse
 from snapensemble.serving.inference.engine import Engine, load_engine
+from snapensemble.serving.inference.request import MemberOutputs
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.metrics import Metrics
 from tests.factories import (
@@ -180,6 +182,21 @@ async def test_a_bundle_without_a_cascade_says_how_to_make_one(
         create_app(Settings(mode="cascade"), engine)
     with pytest.raises(InvalidParameter, match="max_accuracy_drop: this bundle carries no cascade"):
         load_engine(bundle_dir, max_accuracy_drop=0.01)
+
+
+def test_a_class_conditional_set_has_a_limit_of_its_own_for_each_class(cascade_dir: Path) -> None:
+    bundle = read_bundle(cascade_dir)
+    per_class = SetQuantile(
+        method="least_ambiguous", coverage=0.9, quantile=None, per_class=(0.1, None, 0.7)
+    )
+    probs_dK = np.array([[0.6, 0.05, 0.35]] * len(bundle.members))
+    answer = prediction(MemberOutputs(probs_dK), bundle, PredictOptions(), per_class)
+    named = answer["prediction_set"]["classes"]
+    # The first is the likeliest, the second in every set, the third just within 1 - 0.7.
+    assert named == [CLASSES[0], CLASSES[2], CLASSES[1]]
+    likelier = per_class.model_copy(update={"per_class": (0.1, 0.1, 0.1)})
+    answer = prediction(MemberOutputs(probs_dK), bundle, PredictOptions(), likelier)
+    assert answer["prediction_set"]["classes"] == [CLASSES[0]]
 
 
 @pytest.mark.parametrize(("mode", "quantile"), [("full", 0.7), ("cascade", 0.75)])

@@ -1,0 +1,98 @@
+"""Upper confidence bounds on the mean of losses that are rare or have heavy tails. Pure.
+
+Differences between two ensembles are 0 or next to it for most images and large for a few, to both
+sides. Student's t bound is too low there: what is rare may be absent from the sample, and then the
+sample's deviation is too small as well.
+
+Shapes: N images.
+"""
+
+import math
+
+import numpy as np
+from scipy.special import betaincinv, gammaincinv
+
+from snapensemble.contracts.metrics import SMALLEST_NLL, Floats
+
+CONFIDENCE = 0.95  # one-sided
+_MOST = 100.0  # as a relative rise of the NLL, and as many times the images at hand
+
+
+def upper_bound(losses_N: Floats, largest: float, times: float = 1.0) -> float:
+    """The one-sided upper confidence bound on the mean loss of images drawn alike.
+
+    What is lost and what is gained have bounds of their own, each a weighted sum of Poisson counts
+    (Fay & Feuer 1997), which is exact where all weights are equal, also if there are none. The two
+    are joined as Zou & Donner (2008) join the bounds of a difference.
+
+    Args:
+        losses_N: one per image; gains are below 0.
+        largest: the loss that an image may have which none of these has, at least 0.
+        times: as if every image were there so many times.
+    """
+    N = len(losses_N)
+    lost_N, gained_N = np.maximum(losses_N, 0), np.maximum(-losses_N, 0)
+    largest = max(largest, float(lost_N.max()))
+    lost, gained = lost_N.sum() * times, gained_N.sum() * times
+    most_lost = _gamma_quantile(CONFIDENCE, lost + largest, (lost_N**2).sum() * times + largest**2)
+    least_gained = _gamma_quantile(1 - CONFIDENCE, gained, (gained_N**2).sum() * times)
+    bound = lost - gained + math.hypot(most_lost - lost, gained - least_gained)
+    return float(bound / (N * times))
+
+
+def nll_rise_bound(rises_N: Floats, before_N: Floats, largest: float) -> float:
+    """The upper confidence bound on how much an NLL rises, relative to what it was.
+
+    What the NLL was is estimated as well, so the bound is the smallest limit for which the mean of
+    rise - limit * before is bounded by 0 (Fieller 1954).
+
+    Args:
+        rises_N: the image's NLL afterwards less that before.
+        before_N: the image's NLL before.
+        largest: the rise of an image that none of these has.
+    """
+    before_N = nll_scale(before_N)
+    low, high = -1.0, _MOST
+    if upper_bound(rises_N - high * before_N, largest) > 0:
+        return high
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        if upper_bound(rises_N - middle * before_N, largest) > 0:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def nll_scale(before_N: Floats) -> Floats:
+    """What a rise is relative to: see `contracts.metrics.nll_rise`."""
+    return before_N if before_N.mean() >= SMALLEST_NLL else np.full(len(before_N), SMALLEST_NLL)
+
+
+def images_needed(losses_N: Floats, largest: float, limit: float) -> int | None:
+    """How many images would bound the mean loss by a limit, if they were like these.
+
+    Returns:
+        None if the mean loss itself is at the limit or beyond, or no reasonable number will do.
+    """
+
+    def bounded(times: float) -> bool:
+        return upper_bound(losses_N, largest, times) <= limit
+
+    if losses_N.mean() >= limit or not bounded(_MOST**2):
+        return None
+    low, high = 0.0, _MOST**2
+    while high / max(low, 1 / len(losses_N)) > 1.01:
+        middle = math.sqrt(max(low, 1 / len(losses_N)) * high)
+        low, high = (low, middle) if bounded(middle) else (middle, high)
+    return math.ceil(high * len(losses_N))
+
+
+def lowest_share(count: int, images: int) -> float:
+    """The exact one-sided lower confidence bound on a share (Clopper & Pearson 1934)."""
+    return float(betaincinv(count, images - count + 1, 1 - CONFIDENCE)) if count else 0.0
+
+
+def _gamma_quantile(level: float, mean: float, variance: float) -> float:
+    """The quantile of the gamma distribution with this mean and variance; 0 if the mean is 0."""
+    return float(gammaincinv(mean**2 / variance, level) * variance / mean) if mean > 0 else 0.0
