@@ -33,6 +33,8 @@ from snapensemble.contracts.pixels import ImageContract
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"  # beside the manifest; a line per step and per epoch
 MAX_DIMENSIONS = 8  # of an array
+# Of a cycle that is worth a restart: docs/decisions/0032 has the measurement.
+MIN_UPDATES, MIN_EPOCHS = 1_000, 20
 FEW_CYCLES = 8  # whose lengths a line can list
 _MAGIC = b"\x93NUMPY\x01\x00"
 # As NumPy has always written it; a size has so few digits that no number takes long to read.
@@ -98,6 +100,16 @@ class ScheduleRecord(Record):
         ):
             raise ValueError("cycle_ends must rise, one for each cycle, to total_steps")
         return self
+
+    def pays(self, cycle: int) -> bool:
+        """Whether a cycle was long enough for its snapshot to be averaged with others.
+
+        Schedules without restarts have no such cycles, and earlier versions kept no ends of cycles.
+        """
+        if self.name != "sgdr" or not self.cycle_ends:
+            return False
+        start, end = [0, *self.cycle_ends][cycle : cycle + 2]
+        return end - start >= max(MIN_UPDATES, MIN_EPOCHS * self.steps_per_epoch)
 
     def shortened(self, cycles: int) -> "ScheduleRecord":
         """The same schedule with its first `cycles` cycles only."""

@@ -22,7 +22,6 @@ from snapensemble.contracts.run import (
     read_run,
     read_validation,
 )
-from snapensemble.trainer.budget import is_long_enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Pool:
         """
         return [
             each.snapshot.cycle == len(each.run.snapshots) - 1
-            or is_long_enough(each.run.schedule, each.snapshot.cycle)
+            or each.run.schedule.pays(each.snapshot.cycle)
             for each in self.candidates
         ]
 

@@ -91,7 +91,7 @@ def digits_bundle(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from snapensemble.export.bundle import build_bundle
     from snapensemble.export.config import ExportConfig
 
-    config = ExportConfig(members=2, name="digits", report=False)
+    config = ExportConfig(select="best", members=2, name="digits", report=False)
     return made_once(
         tmp_path_factory, "digits-bundle", lambda out: build_bundle(digits_run, out, config)
     )

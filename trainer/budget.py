@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from snapensemble.contracts.options import build
 from snapensemble.contracts.process import say
-from snapensemble.contracts.run import ScheduleRecord
+from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES
 from snapensemble.trainer.config import TrainConfig
 
-MIN_UPDATES, MIN_EPOCHS, MOST_CYCLES = 1_000, 20, 5
+MOST_CYCLES = 5
 DEFAULT_EPOCHS, DEFAULT_UPDATES = 50, 3_000  # whichever is more
 SPARE = 0.1  # of `minutes`: for starting, for what comes at the ends of cycles, and for noise
 SMALL = 2_500  # training images
@@ -60,17 +60,6 @@ def worthwhile_cycles(epochs: int, steps_per_epoch: int) -> int:
     """How many cycles a budget is worth: the most of 5 that are long enough, at least 1."""
     long_enough = min(epochs // MIN_EPOCHS, epochs * steps_per_epoch // MIN_UPDATES)
     return max(1, min(MOST_CYCLES, long_enough))
-
-
-def is_long_enough(schedule: ScheduleRecord, cycle: int) -> bool:
-    """Whether a cycle of a run was long enough for its snapshot to be averaged with others.
-
-    Schedules without restarts have no such cycles, and earlier versions kept no ends of cycles.
-    """
-    if schedule.name != "sgdr" or not schedule.cycle_ends:
-        return False
-    start, end = [0, *schedule.cycle_ends][cycle : cycle + 2]
-    return end - start >= max(MIN_UPDATES, MIN_EPOCHS * schedule.steps_per_epoch)
 
 
 def default_epochs(steps_per_epoch: int) -> int:

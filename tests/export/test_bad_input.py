@@ -38,23 +38,23 @@ def refused(run_dir: Path, error: type[Exception], message: str) -> None:
 
 
 def test_a_truncated_snapshot_is_named(run_dir: Path) -> None:
-    for snapshot in read_run(run_dir).snapshots:
+    for snapshot in read_run(run_dir).all_snapshots:
         file = run_dir / snapshot.file
         file.write_bytes(file.read_bytes()[:-100])
-    refused(run_dir, InvalidManifest, r"cycle-0\d.safetensors: sha256 is .*changed or damaged")
+    refused(run_dir, InvalidManifest, r"cycle-02-ema.safetensors: sha256 is .*changed or damaged")
 
 
 def test_a_snapshot_that_is_no_such_file_is_named_though_its_hash_fits(run_dir: Path) -> None:
     def damaged(run: RunManifest) -> RunManifest:
-        snapshots = []
-        for snapshot in run.snapshots:
+        averages = []
+        for snapshot in run.averages:
             data = (run_dir / snapshot.file).read_bytes()[:1000]
             (run_dir / snapshot.file).write_bytes(data)
-            snapshots.append(snapshot.model_copy(update={"sha256": sha256_of(data)}))
-        return run.model_copy(update={"snapshots": tuple(snapshots)})
+            averages.append(snapshot.model_copy(update={"sha256": sha256_of(data)}))
+        return run.model_copy(update={"averages": tuple(averages)})
 
     rewrite(run_dir, damaged)
-    refused(run_dir, InvalidManifest, r"cycle-0\d.safetensors does not fit small")
+    refused(run_dir, InvalidManifest, r"cycle-02-ema.safetensors does not fit small")
 
 
 def rename_architecture(run_dir: Path, model: str) -> None:
@@ -86,7 +86,10 @@ def test_snapshots_of_another_architecture_do_not_fit(run_dir: Path) -> None:
         (["--max-nll-rise", "nan"], "--max-nll-rise: expected a finite number, at least 0, got"),
         (["--name", "my model"], "--name: expected letters, digits"),
         (["--members", "0"], "--members: expected a whole number, at least 1, or auto, got '0'"),
-        (["--select", "first"], "--select: expected one of best, last, all, greedy, exhaustive"),
+        (
+            ["--select", "first"],
+            "--select: expected one of auto, best, last, all, greedy, exhaustive",
+        ),
         (
             ["--max-int8-accuracy-drop", "1.5"],
             "--max-int8-accuracy-drop: expected a number, from 0",

@@ -6,15 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.run import ScheduleRecord, read_run
+from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, ScheduleRecord, read_run
 from snapensemble.trainer.budget import (
-    MIN_EPOCHS,
-    MIN_UPDATES,
     MOST_CYCLES,
     default_epochs,
     divided,
     epochs_within,
-    is_long_enough,
     short_cycles,
     worthwhile_cycles,
 )
@@ -150,10 +147,9 @@ def test_a_run_says_which_of_its_cycles_are_long_enough_to_be_averaged() -> None
         T_0=500, T_1=1_000, T_mult=1, eta_max=0.1, eta_min=0, cycles=3,
         steps_per_epoch=50, total_steps=2_500, cycle_ends=(500, 1_500, 2_500),
     )  # fmt: skip
-    assert [is_long_enough(schedule, cycle) for cycle in range(3)] == [False, True, True]
-    assert not is_long_enough(schedule.model_copy(update={"steps_per_epoch": 100}), 1)
-    assert not is_long_enough(schedule.model_copy(update={"name": "cosine"}), 1)
-    assert not is_long_enough(schedule.model_copy(update={"cycle_ends": ()}), 1)
+    assert [schedule.pays(cycle) for cycle in range(3)] == [False, True, True]
+    for update in ({"steps_per_epoch": 100}, {"name": "cosine"}, {"cycle_ends": ()}):
+        assert not schedule.model_copy(update=update).pays(1)
 
 
 def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(

@@ -68,7 +68,7 @@ def test_what_comes_from_the_run_is_escaped(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "<title>tiny on &lt;b&gt;&amp;&#39;&#34;</title>" in text
     quoted = "&#39;bundles/a &lt;i&gt; b&#39;"
-    assert f"snapensemble export &#39;a &lt;i&gt; b&#39; --out {quoted} --members" in text
+    assert f"snapensemble export &#39;a &lt;i&gt; b&#39; --out {quoted}<" in text
 
 
 def test_the_page_says_that_choosing_and_measuring_on_one_split_flatters(tmp_path: Path) -> None:
