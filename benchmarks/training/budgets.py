@@ -9,9 +9,9 @@ long as the budget, `cosine + EMA` the moving average of its weights, `default` 
 validation, and are measured on test images. Where the plan makes one cycle, the default is the same
 run, and the price one network.
 
-A row is written as soon as it is known, and rows that are there are not computed again: the
-benchmark can be stopped and goes on, in the middle of a run too. Give it a budget more, and it
-trains what is missing.
+A row is written as soon as it is known, and rows that are there, in DIR or in the result file of an
+earlier sitting, are not computed again: the benchmark can be stopped and goes on, in the middle of
+a run too. Give it a budget more, and it trains what is missing.
 
 Shapes: S snapshots, N images, K classes.
 """
@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from benchmarks.machine import save
+from benchmarks.machine import RESULTS, save
 from benchmarks.training.schedules import shrunk
 from benchmarks.training.snapshots import save_parts, test_probabilities
 from snapensemble.contracts.metrics import (
@@ -115,12 +115,20 @@ def main() -> None:
         for seed in range(args.seeds)
         if specs[cell.data]
     ]
+    begin(args.work, RESULTS / f"{args.name}.json")
     known = {row["job"] for row in rows_of(args.work)}
     missing = [job for job in jobs if job.name not in known]
     with ProcessPoolExecutor(args.processes) as pool:
         list(pool.map(partial(one_row, args.work, specs), missing))
-    rows = [row for row in rows_of(args.work) if row["job"] in {job.name for job in jobs}]
+    rows = sorted(rows_of(args.work), key=lambda row: (row["cell"]["name"], row["budget"]))
     save(args.name, {"rows": rows, "over_all": over_all(rows)}, table(rows))
+
+
+def begin(work: Path, results: Path) -> None:
+    """Begin a work directory with the rows that are kept in the repository."""
+    if not (work / ROWS).exists() and results.exists():
+        rows = json.loads(results.read_text())["rows"]
+        (work / ROWS).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def rows_of(work: Path) -> list[dict[str, Any]]:

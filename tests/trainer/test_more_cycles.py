@@ -59,7 +59,11 @@ def test_a_finished_run_without_momentum_ends_as_if_it_had_always_had_the_cycles
 ) -> None:
     run_dir = train(short(tmp_path / "run", momentum=0.0, epochs=4, cycles=None))
     resume(run_dir, more_cycles=1)
-    assert outcome(run_dir) == outcome(train(short(tmp_path / "a", momentum=0.0, cycles=3)))
+    always = train(short(tmp_path / "a", momentum=0.0, cycles=3))
+    (snapshots, *rest), (expected, *others) = outcome(run_dir), outcome(always)
+    # The soup that ended the run before it was extended stays.
+    assert [s for s in snapshots if s.name != "cycle-01-soup-2"] == list(expected)
+    assert rest == others
     assert read_run(run_dir).extended_after == (2,)
 
 
@@ -80,7 +84,7 @@ def test_a_finished_run_keeps_its_snapshots_and_gets_another(
     resume(finished_run, more_cycles=1)
     before, after = outcome(two_cycles), outcome(finished_run)
     assert after == extended
-    assert after[0][:2] == before[0] and after[1][: len(before[1])] == before[1]
+    assert set(after[0]) > set(before[0]) and after[1][: len(before[1])] == before[1]
     assert after[2] == before[2]  # no file more or less, no checkpoint
     for snapshot in before[0]:
         for file in (snapshot.file, snapshot.val_logits.file):
