@@ -11,7 +11,8 @@ FLAGS = {
     "train": {
         "--data", "--out", "--resume", "--more-cycles", "--config", "--schedule", "--model",
         "--pretrained",
-        "--cycles", "--epochs", "--minutes", "--cycle-epochs", "--first-cycle-epochs", "--t-mult", "--lr-max",
+        "--cycles", "--epochs", "--minutes", "--cycle-epochs", "--first-cycle-epochs",
+        "--t-mult", "--lr-max",
         "--lr-min",
         "--lr-max-decay", "--warmup-epochs", "--lr-steps", "--lr-factor", "--patience",
         "--lr-start", "--hyper-lr", "--hyper-rule", "--batch-size", "--momentum",
@@ -22,7 +23,8 @@ FLAGS = {
         "--no-tensorboard",
     },
     "export": {
-        "--out", "--members", "--select", "--weights", "--metric", "--quantize", "--cascade", "--no-cascade",
+        "--out", "--members", "--select", "--weights", "--metric", "--quantize", "--cascade",
+        "--no-cascade",
         "--int8-gate", "--sets", "--max-accuracy-drop", "--max-nll-rise",
         "--max-int8-accuracy-drop",
         "--max-int8-nll-rise", "--min-int8-agreement", "--data", "--report", "--no-report",

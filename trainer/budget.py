@@ -2,7 +2,7 @@
 
 A restart costs what the rate's fall before it had gained. What it gives, a member that errs
 otherwise, is worth that only where a cycle is long enough to train the network again. Measured
-(docs/results.md): with cycles of 1,000 updates and 20 epochs the average of the snapshots was ahead
+(docs/results.md): with cycles of 1,000 updates and 30 epochs the average of the snapshots was ahead
 of one cosine run of the same budget in likelihood and not behind in error; with shorter ones it
 was behind in both.
 """

@@ -94,7 +94,7 @@ def test_cycles_too_short_to_pay_are_warned_about_with_their_updates() -> None:
     assert short_cycles(config(cycles=1, cycle_epochs=5), 32) is None
     assert short_cycles(config(schedule="step", cycles=4, cycle_epochs=5), 32) is None
     assert short_cycles(config(cycles=3, cycle_epochs=40), 25) is None
-    assert short_cycles(config(cycles=3, cycle_epochs=40), 24) is not None  # 960 updates
+    assert short_cycles(config(cycles=3, cycle_epochs=40), 22) is not None  # 880 updates
 
 
 def test_minutes_become_the_epochs_that_fit_and_are_written_down(
