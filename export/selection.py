@@ -34,7 +34,7 @@ Bag = tuple[int, ...]  # indices of snapshots, in the order they joined
 
 MAX_EXHAUSTIVE = 10  # snapshots: 1,023 subsets
 GREEDY_STEPS = 50
-FOLDS = 5
+FOLDS, FOLDS_OF_MANY, MANY = 5, 2, 1_000  # half of so many images fit a temperature well
 CONFIDENCE = 0.95  # one-sided, of the paired test
 FEW = 200  # selection images: with fewer, `auto` compares nothing
 _SEED = 0
@@ -148,12 +148,13 @@ def select(
 
 
 def contending_bags(kinds_S: Sequence[Weights]) -> list[Bag]:
-    """What `auto` compares: the latest 1, 2, ... snapshots of a kind, and each soup alone."""
+    """What `auto` compares: the latest 1, 2, ... snapshots of a kind, and other averages alone."""
     bags: list[Bag] = []
-    for kind in ("ema", "tail", "last"):
+    for kind in ("ema", "last"):
         latest = [s for s, found in enumerate(kinds_S) if found == kind][::-1]
         bags += [tuple(latest[:m]) for m in range(1, len(latest) + 1)]
-    return bags + [(s,) for s, found in enumerate(kinds_S) if found == "soup"]
+    tails = [(s,) for s, found in enumerate(kinds_S) if found == "tail"][-1:]
+    return bags + tails + [(s,) for s, found in enumerate(kinds_S) if found == "soup"]
 
 
 def cross_fitted(probs_SNK: Floats, labels_N: Labels, bag: Bag, metric: Metric) -> Contender:
@@ -169,9 +170,10 @@ def cross_fitted(probs_SNK: Floats, labels_N: Labels, bag: Bag, metric: Metric) 
     if metric == "accuracy":  # which no temperature changes
         return Contender(bag, np.asarray(mean_NK.argmax(axis=1) != labels_N, dtype=np.float64))
     N = len(labels_N)
-    fold_N = np.random.default_rng(_SEED).permutation(N) % FOLDS
+    folds = min(FOLDS if N < MANY else FOLDS_OF_MANY, N)
+    fold_N = np.random.default_rng(_SEED).permutation(N) % folds
     losses_N = np.empty(N)
-    for fold in range(min(FOLDS, N)):
+    for fold in range(folds):
         out_N = fold_N == fold
         temperature = fit_temperature(mean_NK[~out_N], labels_N[~out_N])
         losses_N[out_N] = nlls(tempered(mean_NK[out_N], temperature), labels_N[out_N])

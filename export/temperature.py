@@ -30,7 +30,6 @@ def fit_temperature(probs_BK: Floats, labels_B: Labels) -> float:
     Returns:
         A number from 0.05 to 20, to four decimals; below 1 makes answers surer.
     """
-
     # The likeliest class has 0: nothing overflows, and the logarithms are computed once.
     logs_BK = np.log(np.maximum(probs_BK, SMALLEST))
     logs_BK -= logs_BK.max(axis=1, keepdims=True)
