@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from snapensemble.cli import main
-from snapensemble.contracts.bundle import read_bundle, write_bundle
+from snapensemble.contracts.bundle import Gain, read_bundle, write_bundle
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.manifest import write_manifest
 from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
@@ -221,6 +221,26 @@ def test_the_page_says_whether_limits_are_promised() -> None:
     text = bundle_page(promised, measure_bundle(promised, inputs))
     assert text.count("with 95% confidence") == 4 and "no promise" not in text
     assert "accuracy falls by no more than 0.40%" in text
+
+
+def test_the_model_card_says_why_the_members_were_taken_and_what_they_gain() -> None:
+    half = answers(60, seed=1)
+    bundle = make_manifest(half)
+    gain = Gain(
+        over="last",
+        member="cycle-02",
+        images=60,
+        nll=(0.0312, 0.001, 0.0614),
+        accuracy=(0.0133, -0.004, 0.0306),
+    )
+    update = {"rule": "auto", "reason": "the cycles' moving averages", "gains": (gain,)}
+    selection = bundle.selection.model_copy(update=update)
+    bundle = bundle.model_copy(update={"selection": selection})
+    text = bundle_page(bundle, measure_bundle(bundle, ReportInputs(calibration=half)))
+    assert "Taken: the cycles&#39; moving averages." in text
+    assert "Over the last snapshot (cycle-02): NLL -0.0312 (-0.0614 to -0.0010)" in text
+    assert "accuracy +1.33 points (-0.40 to +3.06)" in text
+    assert "95.00% confidence, on 60 validation images that chose nothing" in text
 
 
 def test_int8_is_compared_with_the_same_members_in_fp32(tmp_path: Path) -> None:
