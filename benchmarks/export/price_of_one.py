@@ -2,9 +2,9 @@
 
     python -m benchmarks.export.price_of_one RUN_DIR [--data SPEC]
 
-Exports all snapshots of a run in fp32 and in int8, each with a cascade, and measures five ways of
-answering the test images through the engine that serves: one fp32 member, the fp32 ensemble, the
-int8 ensemble, and both as cascades. Rates are taken in turns with every lane busy, at
+Exports all snapshots of a run in fp32 and in int8, each with a cascade, and measures ways of
+answering the test images through the engine that serves: one member in fp32 and in int8, the best 3,
+what the rule `auto` takes, and the ensembles in fp32 and int8, also as cascades. Rates are taken in turns with every lane busy, at
 micro-batches of 1 and of 16 images; accuracy, NLL and ECE on the whole test split.
 
 Shapes: M members, N images, K classes.
@@ -31,6 +31,9 @@ from snapensemble.serving.inference.engine import Engine, Limits, load_engine
 Mode = Literal["full", "cascade"]
 WAYS: tuple[tuple[str, str, Mode], ...] = (
     ("one fp32 member", "one", "full"),
+    ("one int8 member", "one-int8", "full"),
+    ("best 3, fp32", "best-3", "full"),
+    ("auto, fp32", "auto", "full"),
     ("ensemble, fp32", "fp32", "full"),
     ("ensemble, int8", "int8", "full"),
     ("cascade, fp32", "fp32", "cascade"),
@@ -73,7 +76,16 @@ def export(run_dir: Path, work: Path, data: str | None) -> dict[str, Any]:
             select="all", quantize=quantize, cascade=True, int8_gate="estimate", **common
         )
         build_bundle(run_dir, work / name, config)
-    build_bundle(run_dir, work / "one", ExportConfig(select="best", members=1, **common))
+    others = {
+        "one": ExportConfig(select="best", members=1, **common),
+        "one-int8": ExportConfig(
+            select="best", members=1, quantize="int8", int8_gate="estimate", **common
+        ),
+        "best-3": ExportConfig(select="best", **common),
+        "auto": ExportConfig(**common),
+    }
+    for name, config in others.items():
+        build_bundle(run_dir, work / name, config)
     manifests = {name: read_bundle(work / name) for name in every}
     return {
         name: manifest.model_dump(include={"temperature", "cascade", "quantization", "calibration"})
