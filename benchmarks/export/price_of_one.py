@@ -3,9 +3,10 @@
     python -m benchmarks.export.price_of_one RUN_DIR [--data SPEC]
 
 Exports all snapshots of a run in fp32 and in int8, each with a cascade, and measures ways of
-answering the test images through the engine that serves: one member in fp32 and in int8, the best 3,
-what the rule `auto` takes, and the ensembles in fp32 and int8, also as cascades. Rates are taken in turns with every lane busy, at
-micro-batches of 1 and of 16 images; accuracy, NLL and ECE on the whole test split.
+answering the test images through the engine that serves: one member in fp32 and in int8, the
+best 3, what the rule `auto` takes, and the ensembles in fp32 and int8, also as cascades. Rates are
+taken in turns with every lane busy, at micro-batches of 1 and of 16 images; accuracy, NLL and ECE
+on the whole test split.
 
 Shapes: M members, N images, K classes.
 """

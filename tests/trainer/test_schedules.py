@@ -116,8 +116,8 @@ def test_a_setting_of_another_schedule_is_refused(schedule: str, name: str, valu
     "values",
     [
         {"schedule": "linear"},
-        {"warmup_epochs": 10},
-        {"lr_max_decay": 0.5, "lr_min": 0.05},
+        {"cycles": 5, "warmup_epochs": 10},
+        {"cycles": 5, "lr_max_decay": 0.5, "lr_min": 0.05},
         {"schedule": "step", "lr_steps": (0.5, 0.5)},
         {"schedule": "step", "lr_steps": (0.5, 1.0)},
         {"schedule": "step", "lr_factor": 1.0},
