@@ -58,7 +58,7 @@ def describe(manifest: BundleManifest) -> str:
     ]
     if manifest.selection.reason is not None:
         lines.append(f"  chosen: {manifest.selection.reason}")
-    lines.append(f"  {describe_gains(manifest.selection.gains)}")
+    lines += [f"  {sentence}" for sentence in describe_gains(manifest.selection.gains)]
     if manifest.calibration is not None:
         before, after = manifest.calibration.before, manifest.calibration.after
         lines.append(
@@ -78,26 +78,27 @@ def describe(manifest: BundleManifest) -> str:
     return "\n".join(lines)
 
 
-def describe_gains(gains: Sequence[Gain]) -> str:
-    """One sentence that says what was gained, or that nothing was."""
-    if not gains:
-        return "nothing is gained over the last snapshot: it is served alone"
-    figures = "; ".join(_described(gain) for gain in gains)
-    return f"{figures} (95 % intervals, on {gains[0].images:,} images that chose nothing)"
+def describe_gains(gains: Sequence[Gain]) -> list[str]:
+    """A sentence for each single network: what was gained over it, or that nothing was."""
+    if not any(gain.over == "last" for gain in gains):
+        return ["nothing is gained over the last snapshot: it is served alone"]
+    return [_described(gain) for gain in gains]
 
 
 def _described(gain: Gain) -> str:
     name = {"last": "the last snapshot", "best_single": "the best single network"}[gain.over]
-    (nll_, low, high), (right, right_low, right_high) = gain.nll, gain.accuracy
-    figures = (
-        f"{name} ({gain.member}): NLL {-nll_:+.4f} ({-high:+.4f} to {-low:+.4f}), accuracy "
-        f"{100 * right:+.2f} points ({100 * right_low:+.2f} to {100 * right_high:+.2f})"
-    )
+    (nll, low, high), (right, right_low, right_high) = gain.nll, gain.accuracy
     if low > 0 or right_low > 0:
-        return f"gained over {figures}"
-    if high < 0 or right_high < 0:
-        return f"lost against {figures}"
-    return f"nothing that can be told from chance is gained over {figures}"
+        verdict = "gained over"
+    elif high < 0 or right_high < 0:
+        verdict = "lost against"
+    else:
+        verdict = "nothing that chance could not give is gained over"
+    return (
+        f"{verdict} {name} ({gain.member}): NLL {-nll:+.4f} ({-high:+.4f} to {-low:+.4f}), "
+        f"accuracy {100 * right:+.2f} points ({100 * right_low:+.2f} to {100 * right_high:+.2f}), "
+        f"{gain.confidence:.0%} intervals on the {gain.images:,} images that chose nothing"
+    )
 
 
 def frontier(cascade: CascadeRecord, members: int, full: ValFigures) -> list[str]:

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snapensemble.contracts.bundle import Gain
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.metrics import Answers, Floats, nll, softmax, tempered
 from snapensemble.contracts.run import Weights
 from snapensemble.export.calibration import gains_over_singles, paired_interval
+from snapensemble.export.cli import describe_gains
 from snapensemble.export.selection import (
     FEW,
     Chosen,
@@ -184,3 +186,33 @@ def test_intervals_of_a_gain_hold_the_truth_as_often_as_they_say() -> None:
         _, low, high = paired_interval(rng.normal(0.1, 1.0, 60))
         held += low <= 0.1 <= high
     assert held / 200 >= 0.95 - 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def gain(low: float, high: float) -> Gain:
+    return Gain(
+        over="last",
+        member="cycle-02",
+        images=500,
+        nll=((low + high) / 2, low, high),
+        accuracy=(0.001, -0.002, 0.004),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.01, 0.03, "gained over the last snapshot (cycle-02): NLL -0.0200 (-0.0300 to -0.0100)"),
+        (-0.01, 0.03, "nothing that chance could not give is gained over the last snapshot"),
+        (-0.03, -0.01, "lost against the last snapshot (cycle-02): NLL +0.0200"),
+    ],
+)
+def test_the_export_says_in_a_sentence_what_was_gained(
+    low: float, high: float, verdict: str
+) -> None:
+    (sentence,) = describe_gains([gain(low, high)])
+    assert sentence.startswith(verdict)
+    assert sentence.endswith("95% intervals on the 500 images that chose nothing")
+
+
+def test_a_last_snapshot_that_is_served_alone_gains_nothing_and_says_so() -> None:
+    assert describe_gains([]) == ["nothing is gained over the last snapshot: it is served alone"]
