@@ -300,7 +300,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cifar10", metavar="DIR")
     parser.add_argument("--flowers", metavar="DIR", help="an image folder")
     parser.add_argument("--digits", action="store_true", help="the embedded digits too")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[300, 1_000, 3_000, 10_000])
+    parser.add_argument(
+        "--budgets",
+        type=int,
+        nargs="*",
+        default=[300, 1_000, 3_000, 10_000],
+        metavar="UPDATES",
+        help="none: only the table of the rows that are there",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--work", type=Path, required=True, help="keeps the runs and the rows")
