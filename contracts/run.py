@@ -34,7 +34,7 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"  # beside the manifest; a line per step and per epoch
 MAX_DIMENSIONS = 8  # of an array
 # Of a cycle that is worth a restart: docs/decisions/0032 has the measurement.
-MIN_UPDATES, MIN_EPOCHS = 900, 20
+MIN_UPDATES, MIN_EPOCHS = 900, 35
 FEW_CYCLES = 8  # whose lengths a line can list
 _MAGIC = b"\x93NUMPY\x01\x00"
 # As NumPy has always written it; a size has so few digits that no number takes long to read.

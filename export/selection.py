@@ -148,7 +148,10 @@ def select(
 
 
 def contending_bags(kinds_S: Sequence[Weights]) -> list[Bag]:
-    """What `auto` compares: the latest 1, 2, ... snapshots of a kind, and other averages alone."""
+    """What `auto` compares: the latest 1, 2, ... snapshots of a kind, and other averages alone.
+
+    In the order of trust: moving averages were hardly ever worse than the last weights.
+    """
     bags: list[Bag] = []
     for kind in ("ema", "last"):
         latest = [s for s, found in enumerate(kinds_S) if found == kind][::-1]
@@ -181,18 +184,13 @@ def cross_fitted(probs_SNK: Floats, labels_N: Labels, bag: Bag, metric: Metric) 
 
 
 def cheapest_not_worse(contenders: Sequence[Contender]) -> Contender:
-    """Of those with the fewest members that do not lose to the best, the one with the least loss.
+    """The first that does not lose to the best; fewer members come first, else their own order.
 
-    Of equal losses the earlier contender's counts.
+    Taking the one with the least loss of those with as many members would let chance choose.
     """
     best = min(contenders, key=lambda each: each.loss)
-    for members in sorted({len(each.bag) for each in contenders}):
-        champion = min(
-            (each for each in contenders if len(each.bag) == members), key=lambda each: each.loss
-        )
-        if not champion.is_worse_than(best):
-            return champion
-    return best
+    by_price = sorted(contenders, key=lambda each: len(each.bag))  # keeps the order of equals
+    return next(each for each in by_price if not each.is_worse_than(best))
 
 
 def best_path(judge: Judge) -> list[Bag]:

@@ -2,9 +2,9 @@
 
 A restart costs what the rate's fall before it had gained. What it gives, a member that errs
 otherwise, is worth that only where a cycle is long enough to train the network again. Measured
-(docs/results.md): with cycles of 1,000 updates and 30 epochs the average of the snapshots was ahead
-of one cosine run of the same budget in likelihood and not behind in error; with shorter ones it
-was behind in both.
+(docs/results.md): with cycles of 1,000 updates and 36 epochs the average of the snapshots was ahead
+of one cosine run of the same budget in likelihood and not behind in error; with 29 epochs nothing
+was gained, and with fewer it was behind in both.
 """
 
 from collections.abc import Callable

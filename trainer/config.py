@@ -86,7 +86,7 @@ class TrainConfig(Options):
         None,
         ge=1,
         le=MAX_CYCLES,
-        description="total epochs; divided into cycles of at least 900 updates and 20 epochs, up "
+        description="total epochs; divided into cycles of at least 900 updates and 35 epochs, up "
         "to 5, or into those that --cycle-epochs and --t-mult make (50, or 3,000 updates)",
     )
     minutes: float | None = Field(

@@ -126,7 +126,7 @@ def test_a_network_that_is_only_too_sure_does_not_lose_for_it() -> None:
     modest_SNK, _ = networks([1.8], 2_000)
     probs_SNK = np.concatenate([sure_SNK, modest_SNK])
     assert nll(probs_SNK[0], labels_N) > nll(probs_SNK[1], labels_N)
-    assert select(probs_SNK, labels_N, ["last", "soup"], members=1).indices == (0,)
+    assert select(probs_SNK, labels_N, ["soup", "last"], members=1).indices == (0,)
 
 
 def test_no_image_is_measured_with_a_temperature_that_it_helped_to_fit() -> None:
