@@ -8,6 +8,7 @@ was gained, and with fewer it was behind in both.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from snapensemble.contracts.options import build
 from snapensemble.contracts.process import say
@@ -21,8 +22,16 @@ SMALL = 2_500  # training images
 SMALL_WEIGHT_DECAY = 2e-3
 
 
+class Pace(NamedTuple):
+    """What training takes on this machine, in seconds."""
+
+    epoch: float  # with its validation
+    cycle_end: float  # averages of the weights: their statistics and their validation
+    spent: float = 0.0  # since the start, before the first epoch
+
+
 def divided(
-    config: TrainConfig, images: int, steps_per_epoch: int, measure: Callable[[], float]
+    config: TrainConfig, images: int, steps_per_epoch: int, measure: Callable[[], Pace]
 ) -> TrainConfig:
     """The settings with what depends on the data set and on this machine's speed in numbers.
 
@@ -32,7 +41,7 @@ def divided(
         config: as it was given.
         images: in the training split.
         steps_per_epoch: optimizer updates in an epoch.
-        measure: gives the seconds that an epoch takes here; called only if there are `minutes`.
+        measure: gives the pace here; called only if there are `minutes`.
 
     Raises:
         InvalidConfig: a setting does not fit the cycles, such as a warm-up that is longer.
@@ -67,13 +76,15 @@ def default_epochs(steps_per_epoch: int) -> int:
     return max(DEFAULT_EPOCHS, -(-DEFAULT_UPDATES // steps_per_epoch))
 
 
-def epochs_within(minutes: float, seconds_per_epoch: float) -> int:
+def epochs_within(minutes: float, pace: Pace) -> int:
     """The whole epochs that fit into nine tenths of the time; one at least, and then it says so."""
-    epochs = int(60 * minutes * (1 - SPARE) / seconds_per_epoch)
-    if not epochs:
+    left = 60 * minutes * (1 - SPARE) - pace.spent - pace.cycle_end
+    epochs = int(left / pace.epoch)
+    if epochs < 1:
         say(
-            f"warning: one epoch takes {seconds_per_epoch / 60:.1f} minutes here, and is trained "
-            f"although --minutes is {minutes:g}; smaller images or a smaller network are faster"
+            f"warning: one epoch takes {pace.epoch / 60:.1f} minutes here, and is trained although "
+            f"it is too much for --minutes {minutes:g}; smaller images or a smaller network are "
+            "faster"
         )
     return max(1, epochs)
 

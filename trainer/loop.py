@@ -76,8 +76,13 @@ class Batches:
 
     def some(self, epoch: int) -> Iterator[Tensor]:
         """The images of an epoch's first batches, about 5,000 in all: enough for statistics."""
-        batches = -(-STATISTICS_IMAGES // self.batch_size)
-        return (images_BCHW for images_BCHW, _ in islice(self.epoch(epoch), batches))
+        first = islice(self.epoch(epoch), self.batches_for_statistics)
+        return (images_BCHW for images_BCHW, _ in first)
+
+    @property
+    def batches_for_statistics(self) -> int:
+        """How many batches `some` has."""
+        return min(self.steps_per_epoch, -(-STATISTICS_IMAGES // self.batch_size))
 
 
 @dataclass(frozen=True, slots=True)

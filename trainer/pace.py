@@ -1,4 +1,4 @@
-"""How long an epoch takes on this machine, measured on a copy of the network."""
+"""How long an epoch and a cycle's end take on this machine, measured on a copy of the network."""
 
 import time
 from copy import deepcopy
@@ -7,6 +7,7 @@ from statistics import median
 import torch
 from torch import nn
 
+from snapensemble.trainer.budget import Pace
 from snapensemble.trainer.build import build_objective
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.readers import Split
@@ -22,10 +23,10 @@ WARM_UP = 3  # steps, of which the first reserves memory and perhaps compiles
 VALIDATED = 500  # images
 
 
-def seconds_per_epoch(
+def measured_pace(
     config: TrainConfig, model: nn.Module, batches: Batches, val: Split, device: torch.device
-) -> float:
-    """The seconds of an epoch with its validation, the same in every process of the run.
+) -> Pace:
+    """The seconds of an epoch and of a cycle's end, the same in every process of the run.
 
     Args:
         config: gives the optimizer and the objective.
@@ -60,5 +61,11 @@ def seconds_per_epoch(
     last = time.monotonic()
     predict_logits(trial, images_NCHW)
     per_image = (time.monotonic() - last) / len(images_NCHW)
-    seconds = batches.steps_per_epoch * median(times[WARM_UP:]) + per_image * len(val) / world.size
-    return world.largest(int(1e6 * seconds) + 1) / 1e6
+    step, validation = median(times[WARM_UP:]), per_image * len(val) / world.size
+    # Forwards is a third of a step; two averages of the weights are shown images and validated.
+    end = 2 * (batches.batches_for_statistics * step / 3 + validation)
+
+    def slowest(seconds: float) -> float:
+        return world.largest(int(1e6 * seconds) + 1) / 1e6
+
+    return Pace(epoch=slowest(batches.steps_per_epoch * step + validation), cycle_end=slowest(end))

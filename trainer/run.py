@@ -13,7 +13,7 @@ from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.averages import soups
-from snapensemble.trainer.budget import divided, short_cycles
+from snapensemble.trainer.budget import Pace, divided, short_cycles
 from snapensemble.trainer.build import (
     build_batches,
     build_objective,
@@ -29,7 +29,7 @@ from snapensemble.trainer.distributed import joined, local_device, threads_here
 from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
 from snapensemble.trainer.optimizers import build_optimizer
-from snapensemble.trainer.pace import seconds_per_epoch
+from snapensemble.trainer.pace import measured_pace
 from snapensemble.trainer.recording.checkpoint import State, has_checkpoint, remove_checkpoint
 from snapensemble.trainer.recording.manifest import (
     RunDescription,
@@ -95,6 +95,7 @@ def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
 
 
 def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...] = ()) -> Path:
+    started = time.monotonic()
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
     with joined(device) as world:
@@ -122,12 +123,12 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
         model = new_model(name, config.seed, pretrained, dataset, image, device)
         batches = build_batches(config, dataset, image, device, world)
 
-        def measure() -> float:
+        def measure() -> Pace:
             with keeping_random_state(device):
-                seconds = seconds_per_epoch(config, model, batches, dataset.val, device)
+                pace = measured_pace(config, model, batches, dataset.val, device)
             if world.leads:
-                say(f"an epoch takes {seconds:.1f} s here")
-            return seconds
+                say(f"an epoch takes {pace.epoch:.1f} s here")
+            return pace._replace(spent=world.largest(int(time.monotonic() - started)))
 
         config = divided(config, len(dataset.train), batches.steps_per_epoch, measure)
         if world.leads and (warning := short_cycles(config, batches.steps_per_epoch)):

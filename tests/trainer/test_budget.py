@@ -9,6 +9,7 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, ScheduleRecord, read_run
 from snapensemble.trainer.budget import (
     MOST_CYCLES,
+    Pace,
     default_epochs,
     divided,
     epochs_within,
@@ -31,7 +32,7 @@ def plan(settings: TrainConfig, steps_per_epoch: int, images: int = 10_000) -> T
     return divided(settings, images, steps_per_epoch, measure=unmeasured)
 
 
-def unmeasured() -> float:
+def unmeasured() -> Pace:
     raise AssertionError("nothing is to be measured without --minutes")
 
 
@@ -100,21 +101,25 @@ def test_cycles_too_short_to_pay_are_warned_about_with_their_updates() -> None:
 def test_minutes_become_the_epochs_that_fit_and_are_written_down(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = divided(config(minutes=10), 10_000, 100, measure=lambda: 5.4)
+    found = divided(config(minutes=10), 10_000, 100, measure=lambda: Pace(5.4, 0.0))
     assert sum(found.cycle_lengths) == 100  # nine tenths of ten minutes
     assert (found.minutes, found.epochs, found.cycles) == (None, None, 2)
-    assert divided(config(minutes=10, cycles=3), 10_000, 100, lambda: 5.4).cycle_lengths == [
-        34, 33, 33,
-    ]  # fmt: skip
-    cosine = divided(config(minutes=10, schedule="cosine"), 10_000, 100, lambda: 5.4)
+    three = divided(config(minutes=10, cycles=3), 10_000, 100, lambda: Pace(5.4, 0.0))
+    assert three.cycle_lengths == [34, 33, 33]
+    cosine = divided(config(minutes=10, schedule="cosine"), 10_000, 100, lambda: Pace(5.4, 0.0))
     assert cosine.cycle_lengths == [20] * 5
     assert not capsys.readouterr().err
+
+
+def test_what_is_spent_already_and_the_cycles_end_leave_less_time() -> None:
+    assert epochs_within(10, Pace(epoch=10.0, cycle_end=0.0)) == 54
+    assert epochs_within(10, Pace(epoch=10.0, cycle_end=7.0, spent=34.0)) == 49
 
 
 def test_an_epoch_longer_than_the_minutes_is_trained_and_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert epochs_within(1, 120.0) == 1
+    assert epochs_within(1, Pace(120.0, 0.0)) == 1
     assert "one epoch takes 2.0 minutes here" in capsys.readouterr().err
 
 
@@ -155,7 +160,7 @@ def test_a_run_says_which_of_its_cycles_are_long_enough_to_be_averaged() -> None
 def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snapensemble.trainer.run.seconds_per_epoch", lambda *_: 2.0)
+    monkeypatch.setattr("snapensemble.trainer.run.measured_pace", lambda *_: Pace(2.0, 0.4))
     run_dir = train(
         TrainConfig(
             data="digits",
@@ -169,7 +174,7 @@ def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(
     kept = run_config(run_dir)
     assert (kept.minutes, kept.cycles, kept.cycle_epochs, kept.l2_penalty) == (None, 1, 2, 2e-3)
     assert read_run(run_dir).schedule.total_steps == 2 * 3
-    monkeypatch.setattr("snapensemble.trainer.run.seconds_per_epoch", lambda *_: 1 / 0)
+    monkeypatch.setattr("snapensemble.trainer.run.measured_pace", lambda *_: 1 / 0)
     assert resume(run_dir) == run_dir
 
 
