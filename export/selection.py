@@ -246,7 +246,8 @@ def _compared(
     best, taken = min(contenders, key=lambda each: each.loss), cheapest_not_worse(contenders)
     among = f"{len(contenders)} contenders on {len(labels_N):,} selection images"
     if taken is best:
-        reason = f"{_named(best.bag, kinds_S)}: the best of {among}; all cheaper ones are worse"
+        cheaper = "; all cheaper ones are worse" if len(best.bag) > 1 else ""
+        reason = f"{_named(best.bag, kinds_S)}: the best of {among}{cheaper}"
     else:
         reason = (
             f"{_named(taken.bag, kinds_S)}: the cheapest of {among} that a paired test does not "
