@@ -14,6 +14,7 @@ from snapensemble.export.cli import describe_gains
 from snapensemble.export.selection import (
     FEW,
     Chosen,
+    Contender,
     cheapest_not_worse,
     contending_bags,
     cross_fitted,
@@ -103,7 +104,17 @@ def test_nothing_cheaper_passes_the_test_and_what_is_taken_passes_it(
 def test_members_that_err_on_their_own_are_averaged_where_enough_images_show_it() -> None:
     chosen = select(*run_of(4_000), KINDS, pays(0))
     assert len(chosen.indices) == CYCLES
-    assert chosen.reason is not None and "all cheaper ones are worse" in chosen.reason
+    assert chosen.reason is not None and "contenders on 4,000 selection images" in chosen.reason
+
+
+def test_the_first_that_passes_is_taken_and_not_the_luckiest_of_its_price() -> None:
+    rng = np.random.default_rng(0)
+    losses_N = rng.gamma(1.0, size=500)
+    lucky = Contender((1,), losses_N)
+    trusted = Contender((0,), losses_N + rng.normal(0.001, 0.1, 500))
+    dear = Contender((2, 3), losses_N - 0.5)
+    assert cheapest_not_worse([trusted, lucky]) is trusted
+    assert cheapest_not_worse([trusted, lucky, dear]) is dear
 
 
 def test_copies_of_one_network_cost_one_member() -> None:
