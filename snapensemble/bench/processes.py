@@ -1,5 +1,6 @@
 """Processor time and memory of a process and its children, from /proc; None where it is absent."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -11,11 +12,11 @@ def family(pid: int) -> list[int]:
     """A process and all that it has started, directly or not, and that still run."""
     found = [pid]
     for parent in found:  # the list grows meanwhile
-        for task in sorted((PROC / str(parent) / "task").glob("*")):
-            try:
-                found += map(int, (task / "children").read_text().split())
-            except OSError:  # the process has ended meanwhile
-                continue
+        # A process may end at any moment: what cannot be read any more has no children.
+        with contextlib.suppress(OSError):
+            for task in sorted((PROC / str(parent) / "task").iterdir()):
+                with contextlib.suppress(OSError):
+                    found += map(int, (task / "children").read_text().split())
     return found
 
 

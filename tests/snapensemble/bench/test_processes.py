@@ -1,8 +1,11 @@
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from snapensemble.bench import processes
 from snapensemble.bench.processes import (
     PROC,
     cpu_seconds,
@@ -34,3 +37,23 @@ def test_what_a_process_and_its_child_use() -> None:
         process.communicate(b"\n")
     assert family(child) == [child] and cpu_seconds(child) is None
     assert resident_bytes(child) is None
+
+
+def test_a_process_that_ends_while_it_is_looked_at_has_no_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the listing of a folder of /proc and the reading of it the process may be gone."""
+    (tmp_path / "7" / "task" / "7").mkdir(parents=True)
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+    assert family(7) == [7]  # no file `children` any more
+    assert family(8) == [8]  # and no folder
+    real, calls = Path.iterdir, []
+
+    def vanishing(self: Path) -> Iterator[Path]:
+        calls.append(self)
+        (self / "7").rmdir()
+        self.rmdir()
+        return real(self)
+
+    monkeypatch.setattr(Path, "iterdir", vanishing)
+    assert family(7) == [7] and calls
