@@ -288,8 +288,9 @@ def table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
         for way in WAYS[:2]:
             error, error_reach = interval(difference(same, way, "error"))
             nll, nll_reach = interval(difference(same, way, "nll"))
-            line.append(f"{100 * error:+.2f} +- {100 * error_reach:.2f} points")
-            line.append(f"{nll:+.1%} +- {nll_reach:.1%}")
+            one = len(same) == 1  # and so no interval
+            line.append(f"{100 * error:+.2f}{'' if one else f' +- {100 * error_reach:.2f}'} points")
+            line.append(f"{nll:+.1%}{'' if one else f' +- {nll_reach:.1%}'}")
         lines.append(tuple(line))
     return lines
 
