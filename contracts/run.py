@@ -109,7 +109,7 @@ class ScheduleRecord(Record):
         if self.name != "sgdr" or not self.cycle_ends:
             return False
         start, end = [0, *self.cycle_ends][cycle : cycle + 2]
-        return end - start >= max(MIN_UPDATES, MIN_EPOCHS * self.steps_per_epoch)
+        return is_long_enough(end - start, self.steps_per_epoch)
 
     def shortened(self, cycles: int) -> "ScheduleRecord":
         """The same schedule with its first `cycles` cycles only."""
@@ -223,6 +223,11 @@ class RunManifest(Record):
     def complete(self) -> bool:
         """Whether every cycle of the schedule has its snapshot."""
         return len(self.snapshots) == self.schedule.cycles
+
+
+def is_long_enough(updates: int, steps_per_epoch: int) -> bool:
+    """Whether a cycle of so many updates has trained the network again, so that a restart pays."""
+    return updates >= max(MIN_UPDATES, MIN_EPOCHS * steps_per_epoch)
 
 
 def snapshot_name(cycle: int, weights: Weights, of_cycles: int) -> str:

@@ -64,8 +64,6 @@ class Contender:
     def is_worse_than(self, other: "Contender") -> bool:
         """Whether a one-sided paired t-test finds the mean loss higher, at 95 % confidence."""
         excess_N = self.losses_N - other.losses_N
-        if len(excess_N) < 2:
-            return False
         error = excess_N.std(ddof=1) / np.sqrt(len(excess_N))
         return bool(excess_N.mean() > student.ppf(CONFIDENCE, len(excess_N) - 1) * error)
 
@@ -173,7 +171,7 @@ def cross_fitted(probs_SNK: Floats, labels_N: Labels, bag: Bag, metric: Metric) 
     if metric == "accuracy":  # which no temperature changes
         return Contender(bag, np.asarray(mean_NK.argmax(axis=1) != labels_N, dtype=np.float64))
     N = len(labels_N)
-    folds = min(FOLDS if N < MANY else FOLDS_OF_MANY, N)
+    folds = FOLDS if N < MANY else FOLDS_OF_MANY
     fold_N = np.random.default_rng(_SEED).permutation(N) % folds
     losses_N = np.empty(N)
     for fold in range(folds):

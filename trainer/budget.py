@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from snapensemble.contracts.options import build
 from snapensemble.contracts.process import say
-from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES
+from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, is_long_enough
 from snapensemble.trainer.config import TrainConfig
 
 MOST_CYCLES = 5
@@ -100,9 +100,7 @@ def short_cycles(config: TrainConfig, steps_per_epoch: int) -> str | None:
     lengths = config.cycle_lengths
     shortest = min(lengths)
     updates = shortest * steps_per_epoch
-    if config.schedule != "sgdr" or len(lengths) == 1:
-        return None
-    if shortest >= MIN_EPOCHS and updates >= MIN_UPDATES:
+    if config.schedule != "sgdr" or len(lengths) == 1 or is_long_enough(updates, steps_per_epoch):
         return None
     worthwhile = worthwhile_cycles(sum(lengths), steps_per_epoch)
     return (
