@@ -100,9 +100,7 @@ def build_bundle(
                 gains=gains_over_singles(
                     everyone.only(split.selection_N),
                     everyone.only(split.calibration_N),
-                    mean_probabilities(
-                        fitted.held_out.probs_MNK, chosen.weights, fitted.temperature
-                    ),
+                    fitted.calibrated_NK,
                     chosen,
                     [candidate.name for candidate in pool.candidates],
                     last=pool.last,

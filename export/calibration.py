@@ -57,6 +57,7 @@ class Fitted:
     cascade: CascadeRecord | None
     reference: ReferenceRecord
     held_out: Answers  # answers to the calibration half, for the report
+    calibrated_NK: Floats  # their average, with the temperature
 
 
 def split_validation(labels_N: Labels) -> ValidationSplit:
@@ -125,6 +126,7 @@ def fit_on_validation(
         ),
         reference=fit_reference(held_out.probs_MNK, weights_M, temperature),
         held_out=held_out,
+        calibrated_NK=after_NK,
     )
 
 

@@ -8,6 +8,7 @@ from snapensemble.contracts.prediction_sets import (
     COVERAGES,
     METHODS,
     Method,
+    SetKind,
     class_scores,
     fit_quantile,
     fit_quantiles,
@@ -101,11 +102,14 @@ def uneven(seed: int, images: int) -> tuple[Floats, np.ndarray]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_class_conditional_sets_hold_each_class_as_often_as_promised(method: Method) -> None:
-    covered = {"marginal": np.zeros(3), "class-conditional": np.zeros(3)}
+    covered: dict[SetKind, np.ndarray] = {
+        "marginal": np.zeros(3),
+        "class-conditional": np.zeros(3),
+    }
     for seed in range(100):
         probs_BK, labels_B = uneven(seed, 1500)
         for kind, sums_K in covered.items():
-            quantile = fit_quantile(probs_BK[:500], labels_B[:500], method, 0.9, kind)  # type: ignore[arg-type]
+            quantile = fit_quantile(probs_BK[:500], labels_B[:500], method, 0.9, kind)
             in_set_BK = prediction_sets(probs_BK[500:], quantile)
             right_B = in_set_BK[np.arange(1000), labels_B[500:]]
             sums_K += [right_B[labels_B[500:] == label].mean() / 100 for label in range(3)]
