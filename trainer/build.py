@@ -16,8 +16,12 @@ from snapensemble.trainer.data.augment import Augmentation, fill_colour
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.loop import Batches, Objective
-from snapensemble.trainer.models.registry import Classifier, build_model, set_whitening
-from snapensemble.trainer.models.timm import expected_normalisation
+from snapensemble.trainer.models.registry import (
+    Classifier,
+    build_model,
+    expected_normalisation,
+    set_whitening,
+)
 from snapensemble.trainer.seeding import Purpose, derived_seed
 
 

@@ -30,6 +30,7 @@ LR_MAX, FINE_TUNING_LR_MAX = 0.1, 0.01
 WEIGHT_DECAY = 5e-4
 CYCLES, CYCLE_EPOCHS = 5, 10  # where one of them is given, or the schedule is another than SGDR
 HUB = "hub"  # `pretrained`: the published weights, not a file
+FRESH = "none"  # `pretrained`: random weights, where published ones are the default
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 # The settings that the schedules call by the symbols of their papers.
 SYMBOLS = {

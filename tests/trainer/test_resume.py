@@ -16,7 +16,7 @@ from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidMan
 from snapensemble.contracts.process import SIGNALS, Stopped
 from snapensemble.contracts.run import read_run, write_run
 from snapensemble.trainer.data.dataset import load_dataset
-from snapensemble.trainer.models.layers import Trunk
+from snapensemble.trainer.models.layers import Backbone
 from snapensemble.trainer.models.registry import MODELS, Network
 from snapensemble.trainer.recording.checkpoint import CHECKPOINT_FILE
 from snapensemble.trainer.recording.observers import MetricsFile
@@ -83,7 +83,7 @@ def test_what_somebody_keeps_under_a_runs_names_is_in_the_way(tmp_path: Path) ->
 def test_a_network_that_draws_while_it_trains_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = Network(lambda _: Trunk([nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Dropout(0.5)], 8))
+    network = Network(lambda _: Backbone([nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Dropout(0.5)], 8))
     monkeypatch.setitem(MODELS, "dropout", network)
     settings = {"model": "dropout", "cycles": 1}
     torch.manual_seed(1)

@@ -13,7 +13,7 @@ from torch import nn
 import snapensemble.trainer.torchrun
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.trainer.distributed import ProcessLost, joined, leave
-from snapensemble.trainer.models.layers import Trunk
+from snapensemble.trainer.models.layers import Backbone
 from snapensemble.trainer.models.registry import MODELS, Network
 
 
@@ -75,7 +75,7 @@ def training_with_a_signal_to_one() -> int:
 def training() -> int:
     """`python -m snapensemble.trainer`, with a network `bare` that has no batch normalisation."""
     MODELS["bare"] = Network(
-        lambda channels: Trunk([nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)], 8)
+        lambda channels: Backbone([nn.Conv2d(channels, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)], 8)
     )
     return snapensemble.trainer.torchrun.main()
 

@@ -1,4 +1,4 @@
-"""What the architectures share: a trunk's shape, and steps that need no memory of their own.
+"""What the architectures share: a backbone's shape, and steps that need no memory of their own.
 
 A batch normalisation does not need its output to go backward, nor does a sum or a convolution: what
 follows them may write over it. The bits are the same, the traffic to memory is less.
@@ -9,11 +9,13 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 
-class Trunk(NamedTuple):
+class Backbone(NamedTuple):
     """The layers up to the last feature maps, and how many channels those have."""
 
     layers: list[nn.Module]
     width: int
+    dropout: float = 0.0  # of their means, before the last layer
+    names: tuple[str, ...] = ()  # of the layers, where fine-tuning may begin with one
 
 
 def conv3x3(width_in: int, width: int, stride: int = 1) -> nn.Conv2d:

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
+from snapensemble.trainer.config import FRESH
 from snapensemble.trainer.models import timm as timm_nets
-from snapensemble.trainer.models.layers import Trunk
+from snapensemble.trainer.models.efficientnet_lite import efficientnet_lite
+from snapensemble.trainer.models.layers import Backbone
+from snapensemble.trainer.models.pretrained import PUBLISHED, load_pretrained
 from snapensemble.trainer.models.resnet import (
     BasicBlock,
     Bottleneck,
@@ -51,14 +54,17 @@ class Classifier(nn.Module):
 class PooledClassifier(Classifier):
     """Convolutions, the mean of each last feature map, one linear layer."""
 
-    def __init__(self, trunk: Trunk, classes: int, image: ImageContract) -> None:
+    def __init__(self, backbone: Backbone, classes: int, image: ImageContract) -> None:
         super().__init__(image)
-        self.features = nn.Sequential(*trunk.layers)
-        self.head = nn.Linear(trunk.width, classes)
+        self.features = nn.Sequential(*backbone.layers)
+        self.dropout = nn.Dropout(backbone.dropout)
+        self.head = nn.Linear(backbone.width, classes)
+        self.stage_names = backbone.names
 
     def forward(self, images: Tensor) -> Tensor:
         """logits_BK, float32, for images_BCHW, uint8."""
-        return cast(Tensor, self.head(self.features(self.normalised(images)).mean(dim=(2, 3))))
+        means_BC = self.features(self.normalised(images)).mean(dim=(2, 3))
+        return cast(Tensor, self.head(self.dropout(means_BC)))
 
 
 class WrappedClassifier(Classifier):
@@ -75,9 +81,9 @@ class WrappedClassifier(Classifier):
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """An architecture: its trunk for a number of channels, and which images it is for."""
+    """An architecture: its backbone for a number of channels, and which images it is for."""
 
-    trunk: Callable[[int], Trunk]
+    backbone: Callable[[int], Backbone]
     min_side: int = 1  # pixels
 
     @property
@@ -100,6 +106,12 @@ MODELS: dict[str, Network] = {
     "resnet50": Network(
         partial(imagenet_resnet, Bottleneck, (3, 4, 6, 3), (256, 512, 1024, 2048)), min_side=64
     ),
+    **{
+        f"efficientnet-lite{number}": Network(
+            partial(efficientnet_lite, number, width, depth), min_side=64
+        )
+        for number, (width, depth) in enumerate(((1.0, 1.0), (1.0, 1.1), (1.1, 1.2)))
+    },
 }
 
 
@@ -118,26 +130,40 @@ def build_model(
             `set_whitening`; or `timm:` and the name of a network in timm.
         classes: number of classes.
         image: what the network takes.
-        pretrained: only for networks of timm: `hub` for timm's own weights, or the path of a file.
+        pretrained: `hub` for published weights, or the path of a file; `none` is the same as None.
 
     Raises:
         InvalidConfig: no network has this name or takes such images, or the weights are not
             there or do not fit.
     """
+    if pretrained == FRESH:
+        pretrained = None
     if name.startswith(timm_nets.PREFIX):
         return WrappedClassifier(timm_nets.build(name, classes, image, pretrained), image)
-    if pretrained is not None:
-        raise InvalidConfig(
-            f"there are no pretrained weights for {name}: they are for networks of timm, "
-            f"such as {timm_nets.PREFIX}resnet18"
-        )
-    model = PooledClassifier(_trunk(name, image), classes, image)
+    model = PooledClassifier(_backbone(name, image), classes, image)
     # He et al. 2015 (arXiv:1502.01852), section 2.2, in the backward form that the published code
     # of He et al., Zagoruyko & Komodakis and Huang et al. has.
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.weight.requires_grad:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    if pretrained is not None:
+        load_pretrained(model, name, pretrained)
     return model
+
+
+def expected_normalisation(
+    name: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The mean and deviation per channel, in units of full scale, that published weights expect.
+
+    None for a network that has none.
+
+    Raises:
+        InvalidConfig: timm is not installed or has no such network.
+    """
+    if published := PUBLISHED.get(name):
+        return (published.mean,) * channels, (published.std,) * channels
+    return timm_nets.expected_normalisation(name, channels)
 
 
 def set_whitening(model: Classifier, images_NCHW: Tensor) -> None:
@@ -157,7 +183,7 @@ def parameter_count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _trunk(name: str, image: ImageContract) -> Trunk:
+def _backbone(name: str, image: ImageContract) -> Backbone:
     base = name.removesuffix(WHITEN)
     if base not in MODELS:
         raise InvalidConfig(
@@ -172,15 +198,15 @@ def _trunk(name: str, image: ImageContract) -> Trunk:
             f"{default_model(image)}, or a larger --image-size"
         )
     if base == name:
-        return network.trunk(image.channels)
+        return network.backbone(image.channels)
     if not network.for_small_images or min(image.height, image.width) < PatchWhitening.SIDE + 3:
         raise InvalidConfig(
             f"{name}: {WHITEN} is for the networks for small images, and images of "
             f"{PatchWhitening.SIDE + 3} pixels and more; choose {base}"
         )
     whitening = PatchWhitening(image.channels)
-    trunk = network.trunk(whitening.out_channels)
-    return Trunk([whitening, nn.ReLU(inplace=True), *trunk.layers], trunk.width)
+    backbone = network.backbone(whitening.out_channels)
+    return Backbone([whitening, nn.ReLU(inplace=True), *backbone.layers], backbone.width)
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from snapensemble.trainer.models.layers import Trunk, conv3x3, relu_
+from snapensemble.trainer.models.layers import Backbone, conv3x3, relu_
 
 
 class BasicBlock(nn.Module):
@@ -73,7 +73,7 @@ class PreActivationBlock(nn.Module):
         return y
 
 
-def cifar_resnet(depth: int, channels: int) -> Trunk:
+def cifar_resnet(depth: int, channels: int) -> Backbone:
     """The 6n+2 layer ResNet for small images (He et al. 2016, section 4.2)."""
     stem = [conv3x3(channels, 16), nn.BatchNorm2d(16), nn.ReLU(inplace=True)]
     return _stack(stem, BasicBlock, 16, ((depth - 2) // 6,) * 3, (16, 32, 64))
@@ -84,7 +84,7 @@ def imagenet_resnet(
     counts: tuple[int, ...],
     widths: tuple[int, ...],
     channels: int,
-) -> Trunk:
+) -> Backbone:
     """The ResNet for images of 64 pixels and more (He et al. 2016, table 1).
 
     Its stem makes them four times smaller: a 7x7 convolution and a maximum, both at stride 2.
@@ -98,7 +98,7 @@ def imagenet_resnet(
     return _stack(stem, block, 64, counts, widths)
 
 
-def wide_resnet(blocks: int, widening: int, channels: int) -> Trunk:
+def wide_resnet(blocks: int, widening: int, channels: int) -> Backbone:
     """Three groups of `blocks` blocks, with 16, 32 and 64 times `widening` channels.
 
     The name WRN-d-k (Zagoruyko & Komodakis 2016, table 1) counts d = 6 * blocks + 4 layers, with
@@ -118,7 +118,7 @@ def wide_resnet(blocks: int, widening: int, channels: int) -> Trunk:
             )
             width_in = width * widening
     layers += [nn.BatchNorm2d(width_in), nn.ReLU(inplace=True)]
-    return Trunk(layers, width_in)
+    return Backbone(layers, width_in)
 
 
 def _stack(
@@ -127,14 +127,14 @@ def _stack(
     width_in: int,
     counts: tuple[int, ...],
     widths: tuple[int, ...],
-) -> Trunk:
+) -> Backbone:
     """The stem, then groups of blocks; each group but the first begins by halving the image."""
     layers = list(stem)
     for group, (count, width) in enumerate(zip(counts, widths, strict=True)):
         for index in range(count):
             layers.append(block(width_in, width, 2 if group > 0 and index == 0 else 1))
             width_in = width
-    return Trunk(layers, width_in)
+    return Backbone(layers, width_in)
 
 
 def _shortcut(width_in: int, width: int, stride: int) -> nn.Module:

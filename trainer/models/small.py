@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from snapensemble.trainer.models.layers import Trunk, conv3x3, relu_
+from snapensemble.trainer.models.layers import Backbone, conv3x3, relu_
 
 
-def plain_net(width: int, channels: int) -> Trunk:
+def plain_net(width: int, channels: int) -> Backbone:
     """Four 3x3 convolutions, each with batch normalisation and ReLU; the third halves the image.
 
     Args:
@@ -22,7 +22,7 @@ def plain_net(width: int, channels: int) -> Trunk:
             nn.ReLU(inplace=True),
         ]
         width_in = width_out
-    return Trunk(layers, width_in)
+    return Backbone(layers, width_in)
 
 
 class DenseLayer(nn.Module):
@@ -37,7 +37,7 @@ class DenseLayer(nn.Module):
         return torch.cat([x, self.conv(relu_(self.bn(x)))], dim=1)
 
 
-def densenet(depth: int, growth: int, channels: int) -> Trunk:
+def densenet(depth: int, growth: int, channels: int) -> Backbone:
     """The plain DenseNet for small images: no bottlenecks, no compression (section 3).
 
     Three dense blocks of (depth - 4) / 3 layers. Between two blocks a 1x1 convolution keeps the
@@ -58,4 +58,4 @@ def densenet(depth: int, growth: int, channels: int) -> Trunk:
             layers.append(DenseLayer(width, growth))
             width += growth
     layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-    return Trunk(layers, width)
+    return Backbone(layers, width)

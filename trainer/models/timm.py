@@ -8,13 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.trainer.config import HUB
+from snapensemble.trainer.models.pretrained import first_line, read_weights
 
 PREFIX = "timm:"
 
@@ -116,7 +116,7 @@ def _downloaded(name: str, image: ImageContract, **settings: Any) -> nn.Module:
         net: nn.Module = _timm().create_model(name, pretrained=True, **settings)
     except Exception as error:  # the download's libraries raise their own types
         raise InvalidConfig(
-            f"the weights of {name} cannot be downloaded: {_first_line(error)}; without a network, "
+            f"the weights of {name} cannot be downloaded: {first_line(error)}; without a network, "
             "give the path of their file: --pretrained FILE"
         ) from error
     return net
@@ -126,7 +126,7 @@ def _from_file(
     name: str, classes: int, image: ImageContract, file: Path, settings: dict[str, Any]
 ) -> nn.Module:
     """Load all weights with the file's own classes; then a fresh last layer where they differ."""
-    weights = _read(file)
+    weights = read_weights(file)
     if all(key.startswith("net.") for key in weights):  # a snapshot of a run with such a network
         weights = {key.removeprefix("net."): value for key, value in weights.items()}
     cfg = _timm().get_pretrained_cfg(name)
@@ -141,30 +141,11 @@ def _from_file(
         )
     except Exception as error:  # timm's filters assume much about the names inside
         raise InvalidConfig(
-            f"{file} does not hold weights of {name}: {_first_line(error)}"
+            f"{file} does not hold weights of {name}: {first_line(error)}"
         ) from error
     if rows != classes:
         net.reset_classifier(classes)
     return cast(nn.Module, net)
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name; a pickle may hold nothing else."""
-    if not file.is_file():
-        raise InvalidConfig(f"no file of pretrained weights at {file}")
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-        for key in ("state_dict_ema", "state_dict", "model"):  # what training scripts save
-            if isinstance(found, dict) and isinstance(found.get(key), dict):
-                found = found[key]
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
-    except Exception as error:  # zip, pickle and safetensors raise a dozen types
-        raise InvalidConfig(
-            f"{file} is not a file of weights (.safetensors, or .pth with tensors only): "
-            f"{_first_line(error)}"
-        ) from error
 
 
 def _try(net: nn.Module, name: str, classes: int, image: ImageContract) -> None:
@@ -176,7 +157,7 @@ def _try(net: nn.Module, name: str, classes: int, image: ImageContract) -> None:
     except Exception as error:  # a network may fail on a small image in any way
         raise InvalidConfig(
             f"{PREFIX}{name} does not take images of {image.height} x {image.width}: "
-            f"{_first_line(error)}{_size_advice(name)}"
+            f"{first_line(error)}{_size_advice(name)}"
         ) from error
     if shape != (1, classes):
         raise InvalidConfig(f"{PREFIX}{name} is no classifier: it gives shape {shape}")
@@ -186,7 +167,3 @@ def _try(net: nn.Module, name: str, classes: int, image: ImageContract) -> None:
 def _size_advice(name: str) -> str:
     _, height, width = _timm().get_pretrained_cfg(name).input_size
     return f"; it was made for {height} x {width}: --image-size {height}"
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
