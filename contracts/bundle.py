@@ -32,8 +32,38 @@ Rule = Literal["auto", "best", "last", "all", "greedy", "exhaustive"]
 Precision = Literal["fp32", "int8"]
 
 
+class Trunk(Record):
+    """What all members have in common: `images` uint8 [batch, C, H, W] -> `features` float32."""
+
+    file: RelativeFile
+    sha256: Sha256
+    size: FileSize = None  # bytes
+    precision: Precision = "fp32"
+    features: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1, max_length=3)]
+
+    @property
+    def name(self) -> str:
+        """What messages and reports call it."""
+        return "trunk"
+
+
+class Price(Record):
+    """What an image takes, in multiplications and additions; a fused pair counts as two."""
+
+    trunk: Annotated[int, Field(ge=0)] = 0
+    members: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+    @property
+    def in_single_networks(self) -> float:
+        """The price of all members, in that of the trunk and the first of them alone."""
+        return (self.trunk + sum(self.members)) / max(1, self.trunk + self.members[0])
+
+
 class Member(Record):
-    """One selected snapshot as ONNX: `images` uint8 [batch, C, H, W] -> `logits` [batch, K]."""
+    """One selected snapshot as ONNX: `images` uint8 [batch, C, H, W] -> `logits` [batch, K].
+
+    In a bundle with a trunk it takes `features` float32 of the trunk instead of images.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     file: RelativeFile
@@ -120,13 +150,15 @@ class BundleManifest(Record):
     """The manifest of an ensemble that is ready to be served; the best member comes first."""
 
     format: Literal["snapshot-bundle"] = "snapshot-bundle"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2  # 2: may have a trunk, and a price
     snapensemble: str
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     version: Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]  # from the content, see export.bundle
     classes: ClassNames
     image: ImageContract
+    trunk: Trunk | None = None  # None: every member takes images
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=1_000)]
+    price: Price | None = None  # None: not said, as in version 1
     temperature: Temperature = 1.0
     selection: SelectionRecord
     val: ValFigures  # of the ensemble on the whole validation split, half of which chose it
@@ -145,6 +177,14 @@ class BundleManifest(Record):
             raise ValueError("the members' weights must sum to 1")
         if len({m.name for m in self.members}) != len(self.members):
             raise ValueError("two members have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _the_price_fits(self) -> "BundleManifest":
+        if self.price is not None and len(self.price.members) != len(self.members):
+            raise ValueError("the price must have one number for each member")
+        if self.format_version == 1 and (self.trunk is not None or self.price is not None):
+            raise ValueError("format version 1 knows no trunk and no price")
         return self
 
     @model_validator(mode="after")

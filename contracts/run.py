@@ -47,6 +47,8 @@ Number = TypeVar("Number", bound=np.generic)
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 ScheduleName = Literal["sgdr", "cosine", "step", "plateau", "constant", "hypergradient"]
+# Whose last weights a cycle begins with: those of the cycle before, or of the first one (a star).
+RestartFrom = Literal["previous", "first"]
 # The weights of a snapshot: as the last update left them, or an average, see trainer.averages.
 Weights = Literal["last", "ema", "tail", "soup"]
 
@@ -79,6 +81,7 @@ class ScheduleRecord(Record):
     eta_min: NonNegative
     warmup: Count = 0
     eta_max_decay: Fraction = 1.0  # per restart
+    restart_from: RestartFrom = "previous"  # whose weights a later cycle begins with
     milestones: tuple[Count, ...] = ()  # step
     factor: Fraction | None = None  # step, plateau
     patience: Count | None = None  # plateau, epochs
@@ -146,6 +149,8 @@ class TrainingRecord(Record):
     random_resized_crop: Fraction | None = None  # smallest share of the area
     label_smoothing: Fraction = 0.0
     pretrained: bool = False
+    tune: str = "all"  # the first stage that is trained, `head`, or all
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the rate, per stage downwards
     precision: str = "fp32"
     compiled: bool = False
     processes: Positive = 1
@@ -188,6 +193,7 @@ class RunManifest(Record):
     val_labels: FileRef  # int64 [val images], .npy
     config: FileRef | None = None  # the settings as they were given, TOML; --resume reads it
     calibration_images: FileRef  # uint8 [up to 256, C, H, W] from the training split, .npy
+    trunk: FileRef | None = None  # safetensors: what is not trained; snapshots hold the rest
     snapshots: tuple[Snapshot, ...] = ()  # the last weights of each cycle
     averages: tuple[Snapshot, ...] = ()  # of the weights along cycles, and over cycles
     extended_after: tuple[Positive, ...] = ()  # cycles done when a finished run got more of them

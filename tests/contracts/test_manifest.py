@@ -38,8 +38,8 @@ def test_an_unknown_field_is_refused_by_name(bundle_dir: Path) -> None:
 
 
 def test_a_later_version_is_refused_with_what_to_do(bundle_dir: Path) -> None:
-    change(bundle_dir, "format_version", to=2)
-    change(bundle_dir, "hologram", to="new in version 2")
+    change(bundle_dir, "format_version", to=3)
+    change(bundle_dir, "hologram", to="new in version 3")
     with pytest.raises(InvalidManifest, match="later snapensemble.*install a newer"):
         read_bundle(bundle_dir)
 

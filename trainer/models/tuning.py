@@ -6,7 +6,7 @@ are those of the whole network.
 Shapes: B images, C channels, H height, W width, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ class PooledTrunk(nn.Module):
 
     def __init__(self, model: PooledClassifier, layers: int) -> None:
         super().__init__()
-        self._normalised = model.normalised
+        self._normalised: Callable[[Tensor], Tensor] = model.normalised
         self.features = model.features[:layers]
         self._pools = layers == len(model.features)
 
@@ -39,11 +39,12 @@ class PooledMember(nn.Module):
     def __init__(self, model: PooledClassifier, layers: int) -> None:
         super().__init__()
         self.features = model.features[layers:]
+        self._pools = layers < len(model.features)
         self.dropout, self.head = model.dropout, model.head
 
     def forward(self, features: Tensor) -> Tensor:
         """logits_BK, float32, for features of the trunk."""
-        if len(self.features):
+        if self._pools:
             features = self.features(features).mean(dim=(2, 3))
         return cast(Tensor, self.head(self.dropout(features)))
 
@@ -53,7 +54,7 @@ class WrappedTrunk(nn.Module):
 
     def __init__(self, model: WrappedClassifier) -> None:
         super().__init__()
-        self._normalised = model.normalised
+        self._normalised: Callable[[Tensor], Tensor] = model.normalised
         self.net: Any = deepcopy(model.net)
         self.net.reset_classifier(0)
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import read_verified
-from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.manifest import FileRef, ValFigures
 from snapensemble.contracts.run import RunManifest, Snapshot, Weights
 from snapensemble.trainer.models.registry import Classifier, build_model
+from snapensemble.trainer.models.tuning import divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +54,33 @@ def load_model(run_dir: Path, run: RunManifest, snapshot: Snapshot) -> Classifie
     """The network as it was when the snapshot was taken, in evaluation mode, on the CPU.
 
     Raises:
-        InvalidManifest: the file is absent, has another hash, or does not fit the architecture.
+        InvalidManifest: a file is absent, has another hash, or does not fit the architecture.
         InvalidConfig: the run used an architecture that this version does not know.
     """
     model = build_model(run.training.model, len(run.classes), run.image)
+    files: list[FileRef | Snapshot] = [snapshot] if run.trunk is None else [run.trunk, snapshot]
+    weights: dict[str, Tensor] = {}
     try:
-        model.load_state_dict(read_weights(run_dir, snapshot))
+        for each in files:
+            weights |= read_weights(run_dir, each)
+        model.load_state_dict(weights)
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:  # KeyError: a type
         raise InvalidManifest(
-            f"{run_dir / snapshot.file} does not fit {run.training.model}: {error}"
+            f"{run_dir / files[-1].file} does not fit {run.training.model}: {error}"
         ) from error
     return model.eval()
 
 
-def read_weights(run_dir: Path, snapshot: Snapshot) -> dict[str, Tensor]:
-    """The weights and buffers of a snapshot by name, its hash checked."""
-    data = read_verified(run_dir, snapshot.file, snapshot.sha256, snapshot.size)
+def load_parts(run_dir: Path, run: RunManifest, snapshot: Snapshot) -> tuple[nn.Module, nn.Module]:
+    """The trunk and the member of `load_model`; the run has a trunk.
+
+    Raises:
+        InvalidManifest, InvalidConfig: see `load_model`.
+    """
+    return divided(load_model(run_dir, run, snapshot), run.training.tune)
+
+
+def read_weights(run_dir: Path, kept: FileRef | Snapshot) -> dict[str, Tensor]:
+    """The weights and buffers of a file by name, its hash checked."""
+    data = read_verified(run_dir, kept.file, kept.sha256, kept.size)
     return safetensors.torch.load(data)
