@@ -28,7 +28,7 @@ from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.contracts.run import DataRecord, Weights
 
 BUNDLE_FILE = "ensemble.json"
-Rule = Literal["auto", "best", "last", "all", "greedy", "exhaustive"]
+Rule = Literal["auto", "best", "last", "all", "greedy", "exhaustive", "soup"]
 Precision = Literal["fp32", "int8"]
 
 

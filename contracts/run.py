@@ -151,6 +151,7 @@ class TrainingRecord(Record):
     pretrained: bool = False
     tune: str = "all"  # the first stage that is trained, `head`, or all
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the rate, per stage downwards
+    frozen_statistics: bool = False  # of batch normalisation: those that the network began with
     precision: str = "fp32"
     compiled: bool = False
     processes: Positive = 1

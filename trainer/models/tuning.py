@@ -13,7 +13,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.trainer.models.registry import Classifier, PooledClassifier, WrappedClassifier
+from snapensemble.trainer.models.registry import PooledClassifier, WrappedClassifier
 
 ALL, HEAD = "all", "head"
 
@@ -82,7 +82,7 @@ class WrappedMember(nn.Module):
         return cast(Tensor, self.get_submodule(self._path)(features))
 
 
-def divided(model: Classifier, tune: str) -> tuple[nn.Module, nn.Module]:
+def divided(model: nn.Module, tune: str) -> tuple[nn.Module, nn.Module]:
     """The trunk, uint8 images to float32 features, and the member, features to logits.
 
     Args:
