@@ -236,7 +236,7 @@ def _candidate(pool: Pool, bag: Bag, state: Mapping[str, Tensor], probs_NK: Floa
             "val": val_figures(probs_NK, pool.labels_N),
         }
     )
-    return replace(best, name=f"greedy-soup-{len(bag)}", snapshot=snapshot, state=state)
+    return replace(best, name=f"soup-of-{len(bag)}", snapshot=snapshot, state=state)
 
 
 def _refuse_impossible(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from snapensemble.contracts.run import (
     write_run,
 )
 from snapensemble.trainer.data.dataset import Dataset, load_dataset
+from snapensemble.trainer.models.layers import Backbone
 from snapensemble.trainer.models.registry import MODELS, Network, build_model
 from snapensemble.trainer.models.small import plain_net
 from snapensemble.trainer.models.tuning import divided
@@ -38,9 +40,11 @@ CLASSES, SIDE, EPOCH = ("dark", "even", "light"), 8, 40
 def staged_network() -> Iterator[None]:
     """A network called `staged`, of four stages."""
 
-    def backbone(channels: int):  # type: ignore[no-untyped-def]
+    def backbone(channels: int) -> Backbone:
         plain = plain_net(8, channels)
-        layers = [nn.Sequential(*plain.layers[start : start + 3]) for start in range(0, 12, 3)]
+        layers: list[nn.Module] = [
+            nn.Sequential(*plain.layers[start : start + 3]) for start in range(0, 12, 3)
+        ]
         return plain._replace(layers=layers, names=STAGES)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +55,7 @@ def staged_network() -> Iterator[None]:
 def write_images(file: Path, seed: int = 0, val: int = 480) -> Path:
     """An .npz file of images that are dark, of one grey, or light, under noise."""
     rng = np.random.default_rng(seed)
-    parts: dict[str, np.ndarray] = {"classes": np.array(CLASSES)}
+    parts: dict[str, Any] = {"classes": np.array(CLASSES)}
     for part, count in (("train", 320), ("val", val), ("test", 60)):
         labels_N = np.arange(count) % len(CLASSES)
         noise_NHWC = rng.normal(0, 90, (count, SIDE, SIDE, 3))
@@ -94,7 +98,8 @@ def staged_run(
     network.eval()
     trunk, member = (nn.Identity(), network) if tune == "all" else divided(network, tune)
     torch.manual_seed(seed)
-    snapshots, first = [], {}
+    snapshots: list[Snapshot] = []
+    first: dict[str, Tensor] = {}
     for cycle in range(cycles):
         if cycle:
             member.load_state_dict(first)
@@ -132,10 +137,19 @@ def staged_run(
             ),
             schedule=_schedule(cycles, cycle_epochs),
             training=TrainingRecord(
-                model=model, parameters=1, batch_size=32, momentum=0.9, nesterov=False,
-                weight_decay=0.0, crop_padding=0, flip=False, tune=tune, seed=seed, device="cpu",
+                model=model,
+                parameters=1,
+                batch_size=32,
+                momentum=0.9,
+                nesterov=False,
+                weight_decay=0.0,
+                crop_padding=0,
+                flip=False,
+                tune=tune,
+                seed=seed,
+                device="cpu",
                 torch=torch.__version__,
-            ),  # fmt: skip
+            ),
             val_labels=_write_array(out, "val-labels.npy", data.val.labels_N),
             calibration_images=_write_array(
                 out, "calibration-images.npy", data.train.images_NCHW[:64]
@@ -164,7 +178,7 @@ def _train(trunk: nn.Module, member: nn.Module, data: Dataset, seed: int) -> Non
     member.train()
     order = torch.Generator().manual_seed(seed)
     for _ in range(3):
-        for batch in torch.randperm(len(labels_N), generator=order).split(32):
+        for batch in torch.split(torch.randperm(len(labels_N), generator=order), 32):
             loss = nn.functional.cross_entropy(member(inputs[batch]), labels_N[batch])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
