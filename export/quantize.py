@@ -37,13 +37,13 @@ class Range(NamedTuple):
     largest: np.float32
 
 
-def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8] | NDArray[np.float32]) -> bytes:
-    """Quantise a member or a trunk; the same file and images give the same bytes.
+def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8]) -> bytes:
+    """Quantise a member; the same file and images give the same bytes.
 
     Args:
         onnx_file: made by `to_onnx`.
-        images_NCHW: some of the training images, or their features for a member behind a trunk;
-            the ranges of the activations are taken from them.
+        images_NCHW: some of the training images; the ranges of the activations are taken from
+            them.
 
     Returns:
         A file with the same input, output and metadata, but for `precision`.
@@ -69,9 +69,7 @@ def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8] | NDArray[np.float3
     return _finished(quantised, given)
 
 
-def activation_ranges(
-    model: onnx.ModelProto, images_NCHW: NDArray[np.uint8] | NDArray[np.float32]
-) -> dict[str, Range]:
+def activation_ranges(model: onnx.ModelProto, images_NCHW: NDArray[np.uint8]) -> dict[str, Range]:
     """The range of each float32 tensor that a node makes.
 
     Args:
@@ -95,10 +93,9 @@ def activation_ranges(
             )
             outputs.append(output)
     session = open_session(watched.SerializeToString())
-    given = model.graph.input[0].name
     found = np.array(
         [
-            session.run(outputs, {given: images_NCHW[start : start + IMAGES_AT_A_TIME]})
+            session.run(outputs, {"images": images_NCHW[start : start + IMAGES_AT_A_TIME]})
             for start in range(0, len(images_NCHW), IMAGES_AT_A_TIME)
         ]
     )
@@ -138,7 +135,7 @@ def _last_layer(graph: onnx.GraphProto) -> list[str]:
     return [
         node.name
         for node in graph.node
-        if node.op_type in WITH_WEIGHTS and node.output[0] == "logits"
+        if node.op_type in WITH_WEIGHTS and node.output[0] == graph.output[0].name
     ]
 
 
