@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.options import Options, extra
 from snapensemble.contracts.pixels import MAX_SIDE
-from snapensemble.contracts.run import ScheduleName
+from snapensemble.contracts.run import RestartFrom, ScheduleName
 from snapensemble.trainer.data.dataset import SPECS
 from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
 from snapensemble.trainer.schedule import Cycle, Sgdr, cycles_in, cycles_of, first_lengths
@@ -73,8 +73,27 @@ class TrainConfig(Options):
     )
     pretrained: str | None = Field(
         None,
-        description="timm networks: begin with published weights, or with those of a file",
+        description="begin with published weights, those of a FILE, or none (published for "
+        "efficientnet-lite, if the extra pretrained is installed; none for the others)",
         json_schema_extra={"metavar": "FILE", "const": HUB},
+    )
+    tune: str | None = Field(
+        None,
+        description="what is trained of a pretrained network: all, or a stage such as stage7 and "
+        "what follows it, or the head; the rest is computed once (stage7 of efficientnet-lite)",
+        json_schema_extra={"metavar": "STAGE"},
+    )
+    views: int = Field(
+        4,
+        ge=1,
+        le=1_000,
+        description="with a stage to tune: random parts of each picture that are computed",
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="with --tune all: the rate of each stage is this share of the next one's",
     )
     cycles: int | None = Field(
         None,
@@ -125,6 +144,12 @@ class TrainConfig(Options):
         ge=0,
         description="rate that a cycle falls towards; the lowest of plateau",
         json_schema_extra=of("sgdr", "cosine", "plateau"),
+    )
+    restart_from: RestartFrom | None = Field(
+        None,
+        description="whose weights a later cycle begins with: those of the previous cycle, or of "
+        "the first (first with pretrained weights)",
+        json_schema_extra=of("sgdr"),
     )
     lr_max_decay: float = Field(
         1.0,
@@ -192,7 +217,8 @@ class TrainConfig(Options):
         None,
         ge=1,
         le=MAX_SIDE,
-        description="height and width in pixels; image folders only (64)",
+        description="height and width in pixels; image folders only (64; 160 with pretrained "
+        "weights)",
     )
     crop_padding: int | None = Field(
         None,
@@ -212,7 +238,8 @@ class TrainConfig(Options):
         None,
         gt=0,
         le=1,
-        description="show random parts of at least this share of the area, not shifts",
+        description="show random parts of at least this share of the area, not shifts "
+        "(0.35 of a folder's pictures with pretrained weights)",
     )
     max_bad_images: int = Field(
         0, ge=0, description="unreadable files of a folder that are left out; more end the run"
@@ -277,6 +304,11 @@ class TrainConfig(Options):
         return self
 
     @property
+    def fine_tunes(self) -> bool:
+        """Whether training begins with pretrained weights."""
+        return self.pretrained not in (None, FRESH)
+
+    @property
     def divides_itself(self) -> bool:
         """Whether `trainer.budget` is to divide the budget into cycles."""
         return self.minutes is not None or (
@@ -315,7 +347,7 @@ class TrainConfig(Options):
         """The highest learning rate."""
         if self.lr_max is not None:
             return self.lr_max
-        return LR_MAX if self.pretrained is None else FINE_TUNING_LR_MAX
+        return FINE_TUNING_LR_MAX if self.fine_tunes else LR_MAX
 
     @property
     def l2_penalty(self) -> float:
@@ -325,7 +357,12 @@ class TrainConfig(Options):
     def plan(self, steps_per_epoch: int) -> Plan:
         """The schedule in optimizer steps, and where its snapshots lie."""
         cycles = cycles_of([length * steps_per_epoch for length in self.cycle_lengths])
-        return Plan(self._schedule(cycles, steps_per_epoch), cycles, steps_per_epoch)
+        return Plan(
+            self._schedule(cycles, steps_per_epoch),
+            cycles,
+            steps_per_epoch,
+            self.restart_from or ("first" if self.fine_tunes else "previous"),
+        )
 
     def _schedule(self, cycles: tuple[Cycle, ...], steps_per_epoch: int) -> Schedule:
         eta, steps = self.top_rate, cycles[-1].end

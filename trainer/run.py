@@ -15,17 +15,20 @@ from snapensemble.contracts.run import read_run
 from snapensemble.trainer.averages import soups
 from snapensemble.trainer.budget import Pace, divided, short_cycles
 from snapensemble.trainer.build import (
+    augmented_images,
     build_batches,
     build_objective,
     choose_device,
     image_contract,
+    large_size,
     new_model,
+    with_beginning,
 )
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
-from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.distributed import joined, local_device, threads_here
+from snapensemble.trainer.fine_tuning.inputs import fit_first_head, training_inputs
 from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
 from snapensemble.trainer.optimizers import build_optimizer
@@ -39,9 +42,9 @@ from snapensemble.trainer.recording.manifest import (
 )
 from snapensemble.trainer.recording.recorder import Recorder, recording
 from snapensemble.trainer.recording.run_directory import refuse_taken
-from snapensemble.trainer.recording.snapshots import Kept
+from snapensemble.trainer.recording.snapshots import Kept, load_trunk
 from snapensemble.trainer.schedules import Plan
-from snapensemble.trainer.validation import Validation
+from snapensemble.trainer.validation import Labelled, Validation
 
 
 def train(config: TrainConfig) -> Path:
@@ -99,14 +102,17 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
     with joined(device) as world:
-        if world.leads and not resumed:
-            refuse_taken(config.out)
-        with world.leader_first(), noting_where_from(resumed):
+        if not resumed:
+            if world.leads:
+                refuse_taken(config.out)
+            config = with_beginning(config)
+        with world.leader_first("images"), noting_where_from(resumed):
             dataset = load_dataset(
                 config.data,
                 val_fraction=config.val_fraction,
                 split_seed=config.split_seed,
                 image_size=config.image_size,
+                large_size=large_size(config),
                 max_bad_images=config.max_bad_images,
                 max_image_cost=config.max_image_cost,
             )
@@ -115,17 +121,25 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
                 f"warning: {repeated} of {len(dataset.val)} validation images are among the "
                 "training images too, pixel by pixel; validation figures look better than they are"
             )
-        image = image_contract(dataset, config.model if config.pretrained else None)
+        image = image_contract(dataset, config.model if config.fine_tunes else None)
         name = config.model or default_model(image)
         # What brings all weights; the file that the run began with may be gone.
         kept = resumed and (has_checkpoint(config.out) or extended_after)
         pretrained = None if kept else config.pretrained
-        model = new_model(name, config.seed, pretrained, dataset, image, device)
-        batches = build_batches(config, dataset, image, device, world)
+        network = new_model(name, config.seed, pretrained, dataset, image, device)
+        if resumed:
+            load_trunk(config.out, network)
+        shown = augmented_images(config, dataset, image, device)
+        with world.leader_first("features"):
+            inputs = training_inputs(config, network, shown, dataset)
+        model = inputs.model
+        if config.fine_tunes and not kept:
+            fit_first_head(network, inputs, dataset)
+        batches = build_batches(config, inputs.source, dataset.train.labels_N, device, world)
 
         def measure() -> Pace:
             with keeping_random_state(device):
-                pace = measured_pace(config, model, batches, dataset.val, device)
+                pace = measured_pace(config, model, batches, inputs.val, device)
             if world.leads:
                 say(f"an epoch takes {pace.epoch:.1f} s here")
             return pace._replace(spent=world.largest(int(time.monotonic() - started)))
@@ -141,6 +155,7 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
             data_record(config, dataset),
             schedule_record(config, plan),
             training_record(config, name, parameter_count(model), batches, device),
+            inputs.trunk,
             extended_after,
         )
         with (
@@ -151,7 +166,7 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
             ) as record,
         ):
             world.refuse_other_steps(state.step)
-            train_cycles(state, objective, batches, plan, dataset.val, record, deferred)
+            train_cycles(state, objective, batches, plan, inputs.val, record, deferred)
     return config.out
 
 
@@ -178,7 +193,7 @@ def train_cycles(
     objective: Objective,
     batches: Batches,
     plan: Plan,
-    val: Split,
+    val: Labelled,
     record: Recorder,
     deferred: Deferred,
 ) -> None:
@@ -189,7 +204,7 @@ def train_cycles(
         objective: gives the loss.
         batches: of training images.
         plan: the schedule and its cycles.
-        val: the validation split.
+        val: of validation.
         record: receives every step, validation and snapshot.
         deferred: signals that wait for a place where stopping is safe.
     """
@@ -203,6 +218,8 @@ def train_cycles(
 
     for epoch in range(state.epoch, plan.epochs):
         cycle, started = plan.cycle_of(epoch), time.monotonic()
+        if plan.restart_from == "first" and state.step == cycle.start > 0:
+            state.restart_from(record.earlier(0))
         for step in train_epoch(state, objective, batches, plan.schedule, cycle):
             record.step(step, epoch, cycle)
             stop_if_signalled()

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Literal, Protocol
 
 from snapensemble.contracts.errors import InvalidConfig, Misfit
+from snapensemble.contracts.run import RestartFrom
 from snapensemble.trainer.schedule import Cycle, cycle_at
 
 HyperRule = Literal["additive", "multiplicative"]
@@ -40,6 +41,7 @@ class Plan:
     schedule: Schedule
     cycles: tuple[Cycle, ...]
     steps_per_epoch: int
+    restart_from: RestartFrom = "previous"
 
     @property
     def steps(self) -> int:

@@ -33,20 +33,44 @@ class PooledTrunk(nn.Module):
         return x.mean(dim=(2, 3)) if self._pools else x
 
 
-class PooledMember(nn.Module):
+class Member(nn.Module):
+    """What comes after a trunk."""
+
+    @property
+    def last(self) -> nn.Linear:
+        """The last layer."""
+        raise NotImplementedError
+
+    def before_last(self, features: Tensor) -> Tensor:
+        """What the last layer gets, but for dropout, for features of the trunk: B rows."""
+        raise NotImplementedError
+
+
+class PooledMember(Member):
     """The other layers and the last one."""
 
     def __init__(self, model: PooledClassifier, layers: int) -> None:
         super().__init__()
         self.features = model.features[layers:]
         self._pools = layers < len(model.features)
-        self.dropout, self.head = model.dropout, model.head
+        self.dropout = model.dropout
+        self.head = model.head
+
+    @property
+    def last(self) -> nn.Linear:
+        """The last layer."""
+        return self.head
+
+    def before_last(self, features: Tensor) -> Tensor:
+        """The means of the last feature maps."""
+        if not self._pools:
+            return features
+        maps_BCHW: Tensor = self.features(features)
+        return maps_BCHW.mean(dim=(2, 3))
 
     def forward(self, features: Tensor) -> Tensor:
         """logits_BK, float32, for features of the trunk."""
-        if self._pools:
-            features = self.features(features).mean(dim=(2, 3))
-        return cast(Tensor, self.head(self.dropout(features)))
+        return cast(Tensor, self.head(self.dropout(self.before_last(features))))
 
 
 class WrappedTrunk(nn.Module):
@@ -55,15 +79,16 @@ class WrappedTrunk(nn.Module):
     def __init__(self, model: WrappedClassifier) -> None:
         super().__init__()
         self._normalised: Callable[[Tensor], Tensor] = model.normalised
-        self.net: Any = deepcopy(model.net)
-        self.net.reset_classifier(0)
+        net: Any = deepcopy(model.net)
+        net.reset_classifier(0)
+        self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
         """features_BC for images_BCHW, uint8."""
         return cast(Tensor, self.net(self._normalised(images)))
 
 
-class WrappedMember(nn.Module):
+class WrappedMember(Member):
     """Its last layer, under the name that it has there."""
 
     def __init__(self, model: WrappedClassifier) -> None:
@@ -77,12 +102,27 @@ class WrappedMember(nn.Module):
             inner = nn.ModuleDict({name: inner})
         self.add_module(outer[0], inner)
 
+    @property
+    def last(self) -> nn.Linear:
+        """The last layer."""
+        layer = self.get_submodule(self._path)
+        if not isinstance(layer, nn.Linear):
+            raise InvalidConfig(
+                f"the last layer of this network is a {type(layer).__name__}, not a linear one; "
+                "it cannot be fitted on features"
+            )
+        return layer
+
+    def before_last(self, features: Tensor) -> Tensor:
+        """The features themselves."""
+        return features
+
     def forward(self, features: Tensor) -> Tensor:
         """logits_BK, float32, for features of the trunk."""
-        return cast(Tensor, self.get_submodule(self._path)(features))
+        return cast(Tensor, self.last(features))
 
 
-def divided(model: Classifier, tune: str) -> tuple[nn.Module, nn.Module]:
+def divided(model: Classifier, tune: str) -> tuple[nn.Module, Member]:
     """The trunk, uint8 images to float32 features, and the member, features to logits.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import read_regular, write_atomically
@@ -34,6 +34,11 @@ class State:
     def __post_init__(self) -> None:
         """Begin the averages with the network as it is."""
         self.averages = CycleAverages(self.model)
+
+    def restart_from(self, weights: dict[str, Tensor]) -> None:
+        """Put other weights in the place of these; momentum begins anew."""
+        self.model.load_state_dict(weights)
+        self.optimizer.state.clear()
 
     @property
     def rate(self) -> float:

@@ -23,7 +23,7 @@ from snapensemble.trainer.recording.checkpoint import (
 from snapensemble.trainer.recording.manifest import RunDescription
 from snapensemble.trainer.recording.observers import MetricsFile, Observer, Progress
 from snapensemble.trainer.recording.run_directory import RunWriter
-from snapensemble.trainer.recording.snapshots import Kept, load_model, read_weights
+from snapensemble.trainer.recording.snapshots import Kept, read_weights
 from snapensemble.trainer.recording.tensorboard import DIRECTORY, TensorBoard
 from snapensemble.trainer.schedule import Cycle
 
@@ -155,7 +155,7 @@ def put_back(run_dir: Path, state: State, extended_after: tuple[int, ...]) -> No
         return
     run = read_run(run_dir)
     last = next(each for each in run.snapshots if each.cycle == extended_after[-1] - 1)
-    state.model.load_state_dict(load_model(run_dir, run, last).state_dict())
+    state.model.load_state_dict(read_weights(run_dir, last))
     state.step = last.step
     # Only their number matters: the rates of SGDR do not depend on validation.
     state.val_nlls = [nan] * (last.step // run.schedule.steps_per_epoch)

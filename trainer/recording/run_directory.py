@@ -31,7 +31,7 @@ from snapensemble.trainer.config_file import CONFIG_FILE, to_toml
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.loop import TrainingDiverged
 from snapensemble.trainer.recording.manifest import RunDescription
-from snapensemble.trainer.recording.snapshots import Kept
+from snapensemble.trainer.recording.snapshots import Kept, snapshot_bytes
 from snapensemble.trainer.schedule import Cycle
 from snapensemble.trainer.seeding import Purpose, derived_seed
 
@@ -39,7 +39,14 @@ LOCK_FILE = ".lock"
 CALIBRATION_IMAGES = 256
 FOLDERS = ("snapshots", "val-logits")
 VAL_LABELS, CALIBRATION = "val-labels.npy", "calibration-images.npy"
-FIRST_FILES = (LOCK_FILE, CONFIG_FILE, VAL_LABELS, CALIBRATION)  # written before the manifest
+TRUNK_FILE = "trunk.safetensors"
+FIRST_FILES = (
+    LOCK_FILE,
+    CONFIG_FILE,
+    VAL_LABELS,
+    CALIBRATION,
+    TRUNK_FILE,
+)  # written before the manifest
 
 
 class RunWriter:
@@ -258,6 +265,9 @@ def _first_manifest(
         config=_write(directory, CONFIG_FILE, settings),
         val_labels=_write_array(directory, VAL_LABELS, dataset.val.labels_N),
         calibration_images=_write_array(directory, CALIBRATION, calibration_NCHW),
+        trunk=None
+        if description.trunk is None
+        else _write(directory, TRUNK_FILE, snapshot_bytes(description.trunk)),
     )
 
 
