@@ -149,6 +149,8 @@ class TrainingRecord(Record):
     random_resized_crop: Fraction | None = None  # smallest share of the area
     label_smoothing: Fraction = 0.0
     pretrained: bool = False
+    frozen_statistics: bool = False  # of batch normalisation
+    clip_norm: NonNegative | None = None  # of the gradient
     tune: str = "all"  # the first stage that is trained, `head`, or all
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the rate, per stage downwards
     precision: str = "fp32"

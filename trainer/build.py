@@ -227,6 +227,7 @@ def build_objective(
         network=network,
         label_smoothing=config.label_smoothing,
         autocast=config.precision == "bf16",
+        longest_gradient=config.longest_gradient,
     )
 
 

@@ -28,6 +28,7 @@ MAX_THREADS = 1024
 MAX_MINUTES = 60 * 24 * 365
 LR_MAX, FINE_TUNING_LR_MAX = 0.1, 0.01
 WEIGHT_DECAY = 5e-4
+FINE_TUNING_CLIP = 1.0
 CYCLES, CYCLE_EPOCHS = 5, 10  # where one of them is given, or the schedule is another than SGDR
 HUB = "hub"  # `pretrained`: the published weights, not a file
 FRESH = "none"  # `pretrained`: random weights, where published ones are the default
@@ -198,6 +199,17 @@ class TrainConfig(Options):
     hyper_rule: HyperRule = Field(
         "additive", description="how the rate moves", json_schema_extra=of("hypergradient")
     )
+    frozen_statistics: bool | None = Field(
+        None,
+        description="leave the mean and variance of batch normalisation as they are (with "
+        "pretrained weights)",
+    )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        description="longest gradient; longer ones are scaled down to it (1 with pretrained "
+        "weights, no limit without)",
+    )
     batch_size: int | None = Field(
         None,
         ge=2,
@@ -307,6 +319,16 @@ class TrainConfig(Options):
     def fine_tunes(self) -> bool:
         """Whether training begins with pretrained weights."""
         return self.pretrained not in (None, FRESH)
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether batch normalisation keeps its mean and variance."""
+        return self.fine_tunes if self.frozen_statistics is None else self.frozen_statistics
+
+    @property
+    def longest_gradient(self) -> float | None:
+        """The norm that gradients are scaled down to; None: they are left as they are."""
+        return FINE_TUNING_CLIP if self.clip_norm is None and self.fine_tunes else self.clip_norm
 
     @property
     def divides_itself(self) -> bool:

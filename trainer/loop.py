@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from snapensemble.contracts.errors import SnapensembleError
 from snapensemble.trainer.data.augment import Augmentation, Draws, augment, draw_augmentation
@@ -146,6 +147,7 @@ class Objective:
     network: nn.Module  # the model as it is trained: compiled, or in several processes
     label_smoothing: float
     autocast: bool  # bfloat16 where torch holds it safe
+    longest_gradient: float | None = None  # norm; a longer one is scaled down
 
     def __call__(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         """The mean loss of the batch."""
@@ -186,6 +188,8 @@ def train_epoch(
         loss = objective(images_BCHW, labels_B)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types
+        if objective.longest_gradient is not None:
+            clip_grad_norm_(state.model.parameters(), objective.longest_gradient)
         optimizer.step()
         state.averages.update(state.model, state.step - cycle.start + 1, cycle.length)
         value = batches.world.mean(loss.detach()).item()

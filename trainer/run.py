@@ -12,7 +12,7 @@ from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
 from snapensemble.contracts.run import read_run
-from snapensemble.trainer.averages import soups
+from snapensemble.trainer.averages import keep_statistics, soups
 from snapensemble.trainer.budget import Pace, divided, short_cycles
 from snapensemble.trainer.build import (
     augmented_images,
@@ -135,6 +135,8 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
         model = inputs.model
         if config.fine_tunes and not kept:
             fit_first_head(network, inputs, dataset)
+        if config.keeps_statistics:
+            keep_statistics(model)
         batches = build_batches(config, inputs.source, dataset.train.labels_N, device, world)
 
         def measure() -> Pace:

@@ -15,7 +15,7 @@ from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.metrics import softmax, val_figures
 from snapensemble.contracts.process import Deferred
 from snapensemble.contracts.run import Weights
-from snapensemble.trainer.averages import measure_batch_norm
+from snapensemble.trainer.averages import keeps_statistics, measure_batch_norm
 from snapensemble.trainer.loop import Batches, Step, TrainingDiverged, diverged
 from snapensemble.trainer.recording.snapshots import Kept
 
@@ -67,6 +67,8 @@ class Validation:
     ) -> Kept:
         """Averaged weights as they are kept, once batch normalisation has its statistics.
 
+        Where training leaves these as they are, they stay.
+
         Args:
             weights: which average.
             network: gets the statistics of training images of the epoch.
@@ -74,8 +76,9 @@ class Validation:
             epoch: whose training images are shown again.
             of_cycles: how many cycles are averaged.
         """
-        measure_batch_norm(network, self._batches.some(epoch))
-        self._world.average_batch_norm(network)
+        if not keeps_statistics(network):
+            measure_batch_norm(network, self._batches.some(epoch))
+            self._world.average_batch_norm(network)
         return Kept.of(weights, network, *self.of(network, last), of_cycles)
 
 
@@ -83,14 +86,14 @@ class Validation:
 def predict_logits(
     model: nn.Module, inputs_N: Tensor, between: Callable[[], None] | None = None
 ) -> NDArray[np.float32]:
-    """The model's logits_NK, float32, in evaluation mode; its mode is put back afterwards.
+    """The model's logits_NK, float32, in evaluation mode; its modes are put back afterwards.
 
     Args:
         model: images or features in, logits out.
         inputs_N: on the model's device.
         between: called after each batch; may raise to end it early.
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     parts = []
     try:
@@ -99,6 +102,7 @@ def predict_logits(
             if between is not None:
                 between()
     finally:
-        model.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training
     logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits_NK

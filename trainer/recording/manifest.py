@@ -90,6 +90,8 @@ def training_record(
         random_resized_crop=config.random_resized_crop,
         label_smoothing=config.label_smoothing,
         pretrained=config.fine_tunes,
+        frozen_statistics=config.keeps_statistics,
+        clip_norm=config.longest_gradient,
         tune=config.tune or ALL,
         layer_decay=config.layer_decay,
         precision=config.precision,
