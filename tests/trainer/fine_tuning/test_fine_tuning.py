@@ -116,7 +116,7 @@ def test_a_tuned_run_that_is_killed_goes_on_to_the_same_bits(
     expected = outcome(tmp_path / "whole")
     for event in (25, 200, 400):
         run_dir = tmp_path / f"killed-{event}"
-        killed(lambda run_dir=run_dir: train(config(run_dir)), event)
+        killed(partial(train, config(run_dir)), event)
         weights.rename(tmp_path / "gone") if event == 400 else None  # the run has its own by then
         resume(run_dir)
         assert outcome(run_dir) == expected, event
