@@ -18,9 +18,20 @@ class Counting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.norm = nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4)
-        self.layers = nn.Sequential(self.conv, self.norm, nn.ReLU6())
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU6())
         self.seen = 0
+
+    @property
+    def conv(self) -> nn.Conv2d:
+        layer = self.layers[0]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        layer = self.layers[1]
+        assert isinstance(layer, nn.BatchNorm2d)
+        return layer
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.seen += len(images)
