@@ -56,7 +56,12 @@ class Price(Record):
     @property
     def in_single_networks(self) -> float:
         """The price of all members, in that of the trunk and the first of them alone."""
-        return (self.trunk + sum(self.members)) / max(1, self.trunk + self.members[0])
+        return self.of_members(len(self.members))
+
+    def of_members(self, count: float) -> float:
+        """The price of so many members on average, in that of the trunk and the first alone."""
+        mean = sum(self.members) / len(self.members)
+        return (self.trunk + count * mean) / max(1, self.trunk + self.members[0])
 
 
 class Member(Record):
