@@ -44,13 +44,12 @@ from tests.serving.http.test_http import PNG, is_problem
 from tests.snapensemble.test_bom import problems
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (90, *CONTRACT.shape), dtype=np.uint8)
-CASCADE = cascade_record((0.8, 0.5), (0.9, 0.7))
 
 
-@pytest.fixture
-def trunk_dir(tmp_path: Path) -> Path:
-    """A bundle of three members on a trunk, with a cascade."""
-    return make_bundle(tmp_path / "shared", trunk=trunk_file(), cascade=CASCADE)
+def make_whole(directory: Path) -> Path:
+    """The networks of `trunk_dir`, each in one file."""
+    networks = [whole_network(seed) for seed in range(3)]
+    return make_bundle(directory, networks, cascade=cascade_record((0.8, 0.5), (0.9, 0.7)))
 
 
 class Counted:
@@ -75,8 +74,7 @@ class Counted:
 def test_trunk_and_members_answer_as_the_same_networks_do_whole(
     trunk_dir: Path, tmp_path: Path, mode: Mode, max_batch_size: int
 ) -> None:
-    networks = [whole_network(seed) for seed in range(3)]
-    whole_dir = make_bundle(tmp_path / "whole", networks, cascade=CASCADE)
+    whole_dir = make_whole(tmp_path / "whole")
     limits = Limits(threads=2, max_batch_size=max_batch_size)
     with load_engine(trunk_dir, limits) as shared, load_engine(whole_dir, limits) as whole:
         trunk = Counted(shared)
@@ -304,8 +302,7 @@ def test_time_and_failures_of_the_trunk_are_counted_beside_those_of_members(
 async def test_an_answer_over_http_is_that_of_the_members_on_the_trunk(
     trunk_dir: Path, tmp_path: Path, app: FastAPI
 ) -> None:
-    networks = [whole_network(seed) for seed in range(3)]
-    whole_dir = make_bundle(tmp_path / "whole", networks, cascade=CASCADE)
+    whole_dir = make_whole(tmp_path / "whole")
     with load_engine(whole_dir, LIMITS.limits()) as whole:
         for mode in ("full", "cascade"):
             replies = []
