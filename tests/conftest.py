@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.process import SIGNALS
-from tests.factories import make_bundle
+from tests.factories import cascade_record, make_bundle, trunk_file
 from tests.shared import made_once
 
 if TYPE_CHECKING:  # the tests of serving run without torch
@@ -48,6 +48,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def bundle_dir(tmp_path: Path) -> Path:
     """Three linear members over noise."""
     return make_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def trunk_dir(tmp_path: Path) -> Path:
+    """Three members on a trunk, which may be asked as a cascade."""
+    cascade = cascade_record((0.8, 0.5), (0.9, 0.7))
+    return make_bundle(tmp_path / "shared", trunk=trunk_file(), cascade=cascade)
 
 
 @pytest.fixture(scope="session")
