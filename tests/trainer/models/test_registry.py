@@ -115,11 +115,6 @@ def test_a_network_for_large_images_refuses_small_ones() -> None:
         build_model("resnet18", 10, CIFAR)
 
 
-def test_our_networks_have_no_pretrained_weights() -> None:
-    with pytest.raises(InvalidConfig, match="no pretrained weights for resnet20.*timm:resnet18"):
-        build_model("resnet20", 10, CIFAR, pretrained="hub")
-
-
 @pytest.mark.parametrize(("name", "side"), [("resnet18+whiten", 64), ("tiny+whiten", 4)])
 def test_whitening_is_for_networks_and_images_that_it_makes_sense_for(name: str, side: int) -> None:
     with pytest.raises(InvalidConfig, match="whiten is for the networks for small images"):

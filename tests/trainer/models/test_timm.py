@@ -7,11 +7,14 @@ import torch
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
-from snapensemble.trainer.models.registry import WrappedClassifier, build_model
-from snapensemble.trainer.models.timm import expected_normalisation
-from tests.torchvision_ops import import_timm
+from snapensemble.trainer.models.registry import (
+    WrappedClassifier,
+    build_model,
+    expected_normalisation,
+)
+from snapensemble.trainer.models.timm import imported_timm
 
-timm = import_timm()
+timm = imported_timm()
 
 
 def contract(side: int = 32, channels: int = 3) -> ImageContract:
