@@ -165,7 +165,7 @@ def load_pretrained(model: nn.Module, name: str, pretrained: str) -> None:
     found = _with_own_head(own, _by_own_names(own, _uncounted(found)))
     first = next(iter(own))
     if first in found and _is_grey_of(own[first], found[first]):
-        found[first] = found[first].sum(dim=1, keepdim=True)
+        found[first] = found[first].sum(dim=1, keepdim=True, dtype=found[first].dtype)
     try:
         model.load_state_dict(_checked(own, found), strict=False)
     except ValueError as error:

@@ -60,7 +60,9 @@ def test_every_network_gives_logits_for_uint8_images(name: str) -> None:
     assert logits_BK.shape == (2, 7) and logits_BK.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["tiny", "resnet20", "wrn-16-4", "densenet-40-12", "resnet18"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "resnet20", "wrn-16-4", "densenet-40-12", "resnet18", "efficientnet-lite0"]
+)
 def test_every_weight_is_trained(name: str) -> None:
     torch.manual_seed(0)
     image = contract(max(16, MODELS[name].min_side))
