@@ -210,5 +210,7 @@ def test_a_torchvision_that_cannot_be_imported_is_named_with_torchs_version(
     (tmp_path / "torchvision.py").write_text(f"raise RuntimeError('{reason}. Please reinstall')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "torchvision")
-    with pytest.raises(InvalidConfig, match=f"{reason}; .*built for torch {re.escape(torch.__version__)}$"):
+    with pytest.raises(
+        InvalidConfig, match=f"{reason}; .*built for torch {re.escape(torch.__version__)}$"
+    ):
         build_model("timm:resnet18", 10, contract())
