@@ -83,7 +83,7 @@ class Pool:
         The last one of its run, that is: it is served alone where no other pays.
         """
         return [
-            each.snapshot.cycle == len(each.run.snapshots) - 1
+            each.snapshot.cycle == each.run.snapshots[-1].cycle
             or each.run.schedule.pays(each.snapshot.cycle)
             for each in self.candidates
         ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from snapensemble.contracts.process import SIGNALS
-from tests.factories import make_bundle
+from tests.factories import cascade_record, make_bundle, trunk_file
 from tests.shared import made_once
 
 if TYPE_CHECKING:  # the tests of serving run without torch
@@ -49,6 +49,13 @@ def bundle_dir(tmp_path: Path) -> Path:
     return make_bundle(tmp_path / "bundle")
 
 
+@pytest.fixture
+def trunk_dir(tmp_path: Path) -> Path:
+    """Three members on a trunk, which may be asked as a cascade."""
+    cascade = cascade_record((0.8, 0.5), (0.9, 0.7))
+    return make_bundle(tmp_path / "shared", trunk=trunk_file(), cascade=cascade)
+
+
 @pytest.fixture(scope="session")
 def conversions() -> Iterator[None]:
     """Have torch convert an architecture once for all tests: that takes seconds.
@@ -63,8 +70,9 @@ def conversions() -> Iterator[None]:
     kept: dict[object, Graph] = {}
 
     def converted(network: "nn.Module", example: "Tensor", gives: str) -> Graph:
-        buffers = [value.numpy().tobytes() for value in network.buffers()]  # also constants
-        key = (str(network), example.shape, example.dtype, gives, *buffers)
+        state = network.state_dict()
+        others = [b.numpy().tobytes() for name, b in network.named_buffers() if name not in state]
+        key = (str(network), example.shape, example.dtype, gives, *others)
         if key not in kept:
             kept[key] = real(network, example, gives)
         return kept[key]

@@ -9,7 +9,6 @@ from torch import nn
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.export.onnx_export import to_onnx
 from snapensemble.trainer.models.registry import build_model, set_whitening
-from tests.torchvision_ops import import_timm
 
 METADATA = {"classes": '["a", "b", "c", "d"]', "precision": "fp32", "seed": "7"}
 
@@ -30,8 +29,6 @@ def noise_NCHW(side: int) -> np.ndarray:
 @cache
 def trained(name: str, side: int, seed: int = 0) -> nn.Module:
     """A network of four classes whose batch-norm statistics are not those of a fresh one."""
-    if name.startswith("timm:"):
-        import_timm()
     torch.manual_seed(seed)
     pixels = torch.from_numpy(noise_NCHW(side)[:10])
     model = build_model(name, 4, image_of(side)).train()

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from snapensemble.contracts.run import Weights
@@ -105,8 +106,23 @@ def soups(
 
 
 def measure_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace running statistics by their mean over the batches, which are images_BCHW, uint8."""
+    """Replace running statistics by their mean over the batches, which the network takes."""
     update_bn(batches, model)
+
+
+def keep_statistics(model: nn.Module) -> None:
+    """Let batch normalisation use, and not change, its statistics, until `train` is called."""
+    for norm in _batch_norms(model):
+        norm.eval()
+
+
+def keeps_statistics(model: nn.Module) -> bool:
+    """Whether batch normalisation keeps its statistics in this network, which is trained."""
+    return not any(norm.training for norm in _batch_norms(model))
+
+
+def _batch_norms(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def _begin(average: AveragedModel) -> None:

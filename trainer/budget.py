@@ -47,7 +47,7 @@ def divided(
         InvalidConfig: a setting does not fit the cycles, such as a warm-up that is longer.
     """
     changes: dict[str, float | None] = {}
-    if config.weight_decay is None and images <= SMALL and config.pretrained is None:
+    if config.weight_decay is None and images <= SMALL and not config.fine_tunes:
         changes["weight_decay"] = SMALL_WEIGHT_DECAY
     if config.divides_itself:
         if config.minutes is not None:
@@ -114,6 +114,6 @@ def short_cycles(config: TrainConfig, steps_per_epoch: int) -> str | None:
 def _cycles(config: TrainConfig, epochs: int, steps_per_epoch: int) -> int:
     if config.schedule != "sgdr" or config.cycles is not None:
         return min(epochs, config.cycles or MOST_CYCLES)
-    if config.pretrained is not None:
+    if config.fine_tunes:
         return 1  # restarts lead out of the pretrained basin (Sadrtdinov et al. 2023)
     return worthwhile_cycles(epochs, steps_per_epoch)

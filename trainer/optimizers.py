@@ -1,5 +1,7 @@
 """SGD with Nesterov momentum, and its form that learns its own rate."""
 
+import re
+import sys
 from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Any
@@ -7,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.schedules import Hypergradient, Schedule
+
+STAGE = re.compile(r"features\.([0-9]+)\.")  # of a parameter's name
 
 
 class HypergradientSgd(torch.optim.SGD):
@@ -77,15 +82,42 @@ def build_optimizer(
     model: nn.Module, config: TrainConfig, schedule: Schedule, device: torch.device
 ) -> torch.optim.Optimizer:
     """SGD with the config's momentum and weight decay; the schedule sets the rate at each step."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
     settings: dict[str, Any] = {
         "momentum": config.momentum,
         "weight_decay": config.l2_penalty,
         "fused": device.type in ("cpu", "cuda"),
     }
     if isinstance(schedule, Hypergradient):
+        parameters = [p for p in model.parameters() if p.requires_grad]
         return HypergradientSgd(parameters, schedule, **settings)
-    return torch.optim.SGD(parameters, lr=config.top_rate, nesterov=config.momentum > 0, **settings)
+    groups = parameter_groups(model, config.layer_decay)
+    return torch.optim.SGD(groups, lr=config.top_rate, nesterov=config.momentum > 0, **settings)
+
+
+def parameter_groups(model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
+    """What is trained, and the `share` of the rate that it gets; the last layer's group is first.
+
+    A stage's share is `layer_decay` times that of the stage after it (Howard & Ruder 2018,
+    arXiv:1801.06146, section 3.2). Without a decay there is one group.
+
+    Raises:
+        InvalidConfig: there is a decay, and the network is one of timm.
+    """
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if layer_decay == 1:
+        return [{"params": [p for _, p in trained]}]
+    stages: dict[int, list[Tensor]] = {}
+    for name, parameter in trained:
+        stage = STAGE.match(name)
+        # A stage comes after all before it; what belongs to none is the last layer.
+        stages.setdefault(int(stage[1]) if stage else sys.maxsize, []).append(parameter)
+    if len(stages) == 1:
+        raise InvalidConfig("--layer-decay: the stages of this network are not known; leave it out")
+    downwards = sorted(stages, reverse=True)
+    return [
+        {"params": stages[stage], "share": layer_decay**depth}
+        for depth, stage in enumerate(downwards)
+    ]
 
 
 def _dot(left: list[Tensor], right: list[Tensor]) -> float:

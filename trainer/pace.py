@@ -10,13 +10,12 @@ from torch import nn
 from snapensemble.trainer.budget import Pace
 from snapensemble.trainer.build import build_objective
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.loop import Batches, train_epoch
 from snapensemble.trainer.optimizers import build_optimizer
 from snapensemble.trainer.recording.checkpoint import State
 from snapensemble.trainer.schedule import Cycle
 from snapensemble.trainer.schedules import Constant
-from snapensemble.trainer.validation import predict_logits
+from snapensemble.trainer.validation import Labelled, predict_logits
 
 SECONDS, STEPS = 3.0, 8  # whichever takes longer
 WARM_UP = 3  # steps, of which the first reserves memory and perhaps compiles
@@ -24,7 +23,7 @@ VALIDATED = 500  # images
 
 
 def measured_pace(
-    config: TrainConfig, model: nn.Module, batches: Batches, val: Split, device: torch.device
+    config: TrainConfig, model: nn.Module, batches: Batches, val: Labelled, device: torch.device
 ) -> Pace:
     """The seconds of an epoch and of a cycle's end, the same in every process of the run.
 
@@ -32,7 +31,7 @@ def measured_pace(
         config: gives the optimizer and the objective.
         model: stays as it is.
         batches: of training images.
-        val: the validation split.
+        val: of validation.
         device: where the network is trained.
     """
     world = batches.world
@@ -57,11 +56,11 @@ def measured_pace(
                 break
             last = time.monotonic()
         state.val_nlls.append(0.0)
-    images_NCHW = torch.from_numpy(val.images_NCHW[:VALIDATED]).to(device)
+    shown_N = val.inputs_N[:VALIDATED]
     last = time.monotonic()
-    predict_logits(trial, images_NCHW)
-    per_image = (time.monotonic() - last) / len(images_NCHW)
-    step, validation = median(times[WARM_UP:]), per_image * len(val) / world.size
+    predict_logits(trial, shown_N)
+    per_image = (time.monotonic() - last) / len(shown_N)
+    step, validation = median(times[WARM_UP:]), per_image * len(val.labels_N) / world.size
     # Forwards is a third of a step; two averages of the weights are shown images and validated.
     end = 2 * (batches.batches_for_statistics * step / 3 + validation)
 

@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Literal, Protocol
 
 from snapensemble.contracts.errors import InvalidConfig, Misfit
+from snapensemble.contracts.run import RestartFrom
 from snapensemble.trainer.schedule import Cycle, cycle_at
 
 HyperRule = Literal["additive", "multiplicative"]
@@ -40,6 +41,8 @@ class Plan:
     schedule: Schedule
     cycles: tuple[Cycle, ...]
     steps_per_epoch: int
+    restart_from: RestartFrom = "previous"
+    branch: int | None = None  # the only cycle that is trained here; None: all are
 
     @property
     def steps(self) -> int:
@@ -48,8 +51,13 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """All epochs of the run."""
-        return self.steps // self.steps_per_epoch
+        """The epochs up to the last one that is trained here."""
+        last = self.cycles[-1 if self.branch is None else self.branch]
+        return last.end // self.steps_per_epoch
+
+    def is_last(self, cycle: Cycle) -> bool:
+        """Whether all cycles are trained with this one."""
+        return self.branch is None and cycle == self.cycles[-1]
 
     def cycle_of(self, epoch: int) -> Cycle:
         """The cycle that an epoch belongs to."""

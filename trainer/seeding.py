@@ -14,6 +14,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 2
     CALIBRATION = 3
     FORWARD = 4  # dropout
+    VIEWS = 5  # augmentation of what a trunk sees once
 
 
 def derived_seed(seed: int, purpose: Purpose, count: int = 0) -> int:

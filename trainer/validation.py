@@ -4,6 +4,7 @@ Shapes: N validation images, B batch, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,30 +15,33 @@ from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.metrics import softmax, val_figures
 from snapensemble.contracts.process import Deferred
 from snapensemble.contracts.run import Weights
-from snapensemble.trainer.averages import measure_batch_norm
-from snapensemble.trainer.data.readers import Split
+from snapensemble.trainer.averages import keeps_statistics, measure_batch_norm
 from snapensemble.trainer.loop import Batches, Step, TrainingDiverged, diverged
 from snapensemble.trainer.recording.snapshots import Kept
 
 PREDICTION_BATCH = 500  # images
 
 
+class Labelled(NamedTuple):
+    """Images, or features of a trunk, on the training device, and their classes."""
+
+    inputs_N: Tensor  # uint8 images, or float32 features; a row per image
+    labels_N: NDArray[np.int64]
+
+
 class Validation:
     """The validation split on the training device, shared by the processes of the run.
 
     Args:
-        val: the split.
-        batches: of training images; they say where the images go and who shares them.
+        val: what the network gets of it, and its labels.
+        batches: of training images; they say who shares them.
         deferred: signals, which may end a validation between two batches.
     """
 
-    def __init__(self, val: Split, batches: Batches, deferred: Deferred) -> None:
+    def __init__(self, val: Labelled, batches: Batches, deferred: Deferred) -> None:
         self._batches = batches
         self._world = batches.world
-        mine = self._world.share(len(val))
-        self._my_images_NCHW = torch.from_numpy(val.images_NCHW[mine]).to(
-            batches.images_NCHW.device
-        )
+        self._my_inputs_N = val.inputs_N[self._world.share(len(val.labels_N))]
         self._labels_N = val.labels_N
         # Alone, a process may stop between batches; several have different numbers of them.
         self._between = deferred.raise_if_received if self._world.size == 1 else None
@@ -52,7 +56,7 @@ class Validation:
         Raises:
             TrainingDiverged: a logit is infinite or not a number.
         """
-        mine_NK = predict_logits(network, self._my_images_NCHW, self._between)
+        mine_NK = predict_logits(network, self._my_inputs_N, self._between)
         logits_NK = self._world.gathered(mine_NK)
         if not np.isfinite(logits_NK).all():  # the epoch's last update was too much
             raise TrainingDiverged(diverged("validation gave no numbers", last))
@@ -63,6 +67,8 @@ class Validation:
     ) -> Kept:
         """Averaged weights as they are kept, once batch normalisation has its statistics.
 
+        Where training leaves these as they are, they stay.
+
         Args:
             weights: which average.
             network: gets the statistics of training images of the epoch.
@@ -70,31 +76,33 @@ class Validation:
             epoch: whose training images are shown again.
             of_cycles: how many cycles are averaged.
         """
-        measure_batch_norm(network, self._batches.some(epoch))
-        self._world.average_batch_norm(network)
+        if not keeps_statistics(network):
+            measure_batch_norm(network, self._batches.some(epoch))
+            self._world.average_batch_norm(network)
         return Kept.of(weights, network, *self.of(network, last), of_cycles)
 
 
 @torch.inference_mode()
 def predict_logits(
-    model: nn.Module, images_NCHW: Tensor, between: Callable[[], None] | None = None
+    model: nn.Module, inputs_N: Tensor, between: Callable[[], None] | None = None
 ) -> NDArray[np.float32]:
-    """The model's logits_NK, float32, in evaluation mode; its mode is put back afterwards.
+    """The model's logits_NK, float32, in evaluation mode; its modes are put back afterwards.
 
     Args:
-        model: uint8 images in, logits out.
-        images_NCHW: on the model's device.
+        model: images or features in, logits out.
+        inputs_N: on the model's device.
         between: called after each batch; may raise to end it early.
     """
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     parts = []
     try:
-        for batch in torch.split(images_NCHW, PREDICTION_BATCH):
+        for batch in torch.split(inputs_N, PREDICTION_BATCH):
             parts.append(model(batch).float().cpu())
             if between is not None:
                 between()
     finally:
-        model.train(was_training)
+        for module, was_training in modes:
+            module.training = was_training
     logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()
     return logits_NK

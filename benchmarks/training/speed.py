@@ -47,7 +47,7 @@ from snapensemble.trainer.data.augment import Augmentation, fill_colour
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.distributed import World
-from snapensemble.trainer.loop import Batches, Objective, train_epoch
+from snapensemble.trainer.loop import Augmented, Batches, Objective, train_epoch
 from snapensemble.trainer.models.registry import build_model
 from snapensemble.trainer.recording.checkpoint import State
 from snapensemble.trainer.run import train
@@ -134,11 +134,13 @@ def ours(
         weight_decay=WEIGHT_DECAY, fused=True,
     )  # fmt: skip
     batches = Batches(
-        images_NCHW=torch.from_numpy(part.images_NCHW),
+        source=Augmented(
+            images_NCHW=torch.from_numpy(part.images_NCHW),
+            augmentation=Augmentation(crop_padding=PADDING, flip=True),
+            fill_C=fill_colour(image),
+        ),
         labels_N=torch.from_numpy(part.labels_N),
         batch_size=args.batch_size,
-        augmentation=Augmentation(crop_padding=PADDING, flip=True),
-        fill_C=fill_colour(image),
         seed=0,
         world=World(),
     )

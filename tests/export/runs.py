@@ -164,7 +164,7 @@ def staged_run(
 def _schedule(cycles: int, cycle_epochs: int) -> ScheduleRecord:
     length = cycle_epochs * EPOCH
     return ScheduleRecord(
-        T_0=length, T_mult=1, eta_max=0.1, eta_min=0.0, restart_from="first", cycles=cycles,
+        T_0=length, T_mult=1, eta_max=0.1, eta_min=0.0, restart_from=restart_from, cycles=cycles,
         steps_per_epoch=EPOCH, total_steps=cycles * length,
         cycle_ends=tuple((cycle + 1) * length for cycle in range(cycles)),
     )  # fmt: skip

@@ -45,7 +45,7 @@ def arithmetic() -> int:
 def leader_first() -> int:
     """Process 1 finds what process 0 has left, or hears why there is nothing."""
     file = Path(sys.argv[1])
-    with joined(torch.device("cpu")) as world, world.leader_first():
+    with joined(torch.device("cpu")) as world, world.leader_first("file"):
         if world.leads:
             file.write_text("made")
         assert file.read_text() == "made"
@@ -56,7 +56,7 @@ def leader_fails() -> int:
     """Process 1 hears why process 0 has failed."""
     with joined(torch.device("cpu")) as world:
         try:
-            with world.leader_first():
+            with world.leader_first("file"):
                 raise InvalidData("no images there")
         except InvalidData:
             assert world.leads

@@ -25,19 +25,25 @@ class Augmentation:
     """How images are changed before each step; by default not at all.
 
     `crop_padding` and `cutout` (a square's side) are in pixels; `min_area` is the smallest fraction
-    of an image that a resized crop shows, 1 for no such crop.
+    of an image that a resized crop shows, 1 for no such crop; `size` is the crop's height and
+    width, where they are not the image's.
     """
 
     crop_padding: int = 0
     flip: bool = False
     cutout: int = 0
     min_area: float = 1.0
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if min(self.crop_padding, self.cutout) < 0:
             raise InvalidConfig("crop_padding and cutout must not be negative")
         if not 0 < self.min_area <= 1:
             raise InvalidConfig(f"min_area must be in (0, 1], got {self.min_area}")
+        if self.size is not None and self.min_area == 1:
+            raise InvalidConfig(
+                "only resized crops can have another size; min_area must be below 1"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +99,13 @@ def augment(images_BCHW: Tensor, draws: Draws, fill_C: Tensor) -> Tensor:
         fill_C: uint8, the colour of what is cut out; see `fill_colour`.
 
     Returns:
-        The same shape, type and device as `images_BCHW`.
+        The type and device of `images_BCHW`, and its shape but for the `size` of crops.
     """
     settings, device = draws.settings, images_BCHW.device
     if draws.tries_2BT is not None and draws.place_2B is not None:
         H, W = images_BCHW.shape[2:]
         box_4B = crop_boxes(draws.tries_2BT, draws.place_2B, height=H, width=W)
-        images_BCHW = resized(images_BCHW, box_4B.to(device))
+        images_BCHW = resized(images_BCHW, box_4B.to(device), *(settings.size or (H, W)))
     if settings.crop_padding > 0 or settings.flip:
         images_BCHW = shifted(images_BCHW, draws.shift_2B.to(device), draws.mirrored_B.to(device))
     if draws.hole_2B is not None:
@@ -157,18 +163,20 @@ def crop_boxes(tries_2BT: Tensor, place_2B: Tensor, *, height: int, width: int) 
     return torch.cat([start_2B, size_2B])
 
 
-def resized(images_BCHW: Tensor, box_4B: Tensor) -> Tensor:
-    """Scale each image's box to the image's size, bilinearly; the whole image stays exact."""
+def resized(images_BCHW: Tensor, box_4B: Tensor, height: int, width: int) -> Tensor:
+    """Scale each image's box to this size, bilinearly; a box that has it already stays exact."""
     _, _, H, W = images_BCHW.shape
     device = images_BCHW.device
     top_B, left_B, height_B, width_B = box_4B
-    rows_BH = top_B[:, None] + (torch.arange(H, device=device) + 0.5) * (height_B / H)[:, None]
-    cols_BW = left_B[:, None] + (torch.arange(W, device=device) + 0.5) * (width_B / W)[:, None]
+    rows_h, cols_w = (torch.arange(n, device=device) + 0.5 for n in (height, width))
+    rows_BH = top_B[:, None] + rows_h * (height_B / height)[:, None]
+    cols_BW = left_B[:, None] + cols_w * (width_B / width)[:, None]
     # At the box's edge its own outermost pixels count, as if it had been cut out before.
     rows_BH = _within(rows_BH, top_B + 0.5, top_B + height_B - 0.5) * (2 / H) - 1
     cols_BW = _within(cols_BW, left_B + 0.5, left_B + width_B - 0.5) * (2 / W) - 1
     grid_BHW2 = torch.stack(
-        [cols_BW[:, None, :].expand(-1, H, -1), rows_BH[:, :, None].expand(-1, -1, W)], dim=3
+        [cols_BW[:, None, :].expand(-1, height, -1), rows_BH[:, :, None].expand(-1, -1, width)],
+        dim=3,
     )
     found_BCHW = grid_sample(
         images_BCHW.float(), grid_BHW2, padding_mode="border", align_corners=False

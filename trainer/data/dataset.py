@@ -82,6 +82,7 @@ def load_dataset(
     val_fraction: float,
     split_seed: int,
     image_size: int | None = None,
+    large_size: int | None = None,
     channels: int = 3,
     max_bad_images: int = 0,
     max_image_cost: float = MAX_IMAGE_COST,
@@ -96,6 +97,8 @@ def load_dataset(
         val_fraction: the share of each class that validates, where the data has no such part.
         split_seed: decides which images these are.
         image_size: height and width in pixels; image folders only, where 64 is the default.
+        large_size: the training images have a second version of this height and width, for random
+            parts of them; image folders only.
         channels: 1 or 3; image folders only.
         max_bad_images: so many pictures that cannot be read are named and left out; image folders
             only.
@@ -106,7 +109,7 @@ def load_dataset(
         InvalidConfig: the SPEC is not one, or `image_size` does not apply.
         InvalidData: the data is absent or damaged, or has too few images.
     """
-    raw = _read(spec, image_size, channels, max_bad_images, max_image_cost)
+    raw = _read(spec, image_size, large_size, channels, max_bad_images, max_image_cost)
     _refuse_unusable(raw)
     brings_test = raw.train is not None
     if raw.train is None:
@@ -174,7 +177,12 @@ def _digest(image_CHW: NDArray[np.uint8]) -> bytes:
 
 
 def _read(
-    spec: str, image_size: int | None, channels: int, max_bad_images: int, max_image_cost: float
+    spec: str,
+    image_size: int | None,
+    large_size: int | None,
+    channels: int,
+    max_bad_images: int,
+    max_image_cost: float,
 ) -> RawData:
     if not is_folder(spec):
         if image_size is not None:
@@ -192,6 +200,7 @@ def _read(
         folder,
         size=size,
         channels=channels,
+        large_size=large_size,
         max_bad_images=max_bad_images,
         max_image_cost=max_image_cost,
     )

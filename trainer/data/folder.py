@@ -31,6 +31,7 @@ def image_folder(
     *,
     size: int,
     channels: int,
+    large_size: int | None = None,
     max_bad_images: int = 0,
     max_image_cost: float = MAX_IMAGE_COST,
 ) -> RawData:
@@ -43,6 +44,7 @@ def image_folder(
         directory: the folder.
         size: height and width of the images, pixels.
         channels: 1 or 3.
+        large_size: height and width of a second version of what teaches, pixels; None: none.
         max_bad_images: so many pictures that cannot be read are named and left out.
         max_image_cost: what decoding one may cost, as a multiple of what a server accepts.
 
@@ -65,7 +67,9 @@ def image_folder(
         name: _read_part(
             root,
             classes,
-            partial(Pictures, size=size, channels=channels, max_image_cost=max_image_cost),
+            partial(Pictures, channels=channels, max_image_cost=max_image_cost),
+            size,
+            large_size if name in ("everything", "train") else None,
         )
         for name, root in roots.items()
     }
@@ -90,7 +94,11 @@ def image_folder(
 
 
 def _read_part(
-    root: Path, classes: tuple[str, ...], pictures: Callable[[Path, Sequence[Path]], Pictures]
+    root: Path,
+    classes: tuple[str, ...],
+    pictures: Callable[[Path, Sequence[Path], int], Pictures],
+    size: int,
+    large_size: int | None,
 ) -> _Part:
     unknown = sorted(
         d.name for d in root.iterdir() if d.is_dir() and _visible(d) and d.name not in classes
@@ -106,10 +114,17 @@ def _read_part(
     if not files:
         raise InvalidData(f"{root} holds no images; expected CLASS/* with {', '.join(SUFFIXES)}")
     paths, labels = zip(*files, strict=True)
-    images = decoded(pictures(root, paths))
-    good = [label for index, label in enumerate(labels) if index not in images.bad]
+    images = decoded(pictures(root, paths, size))
+    good = [index for index in range(len(paths)) if index not in images.bad]
+    large_NCHW = None
+    if large_size is not None:
+        large = decoded(pictures(root, [paths[index] for index in good], large_size))
+        if large.bad:  # it was read a moment ago
+            index, reason = next(iter(large.bad.items()))
+            raise InvalidData(f"{paths[good[index]]}: at {large_size} pixels a side: {reason}")
+        large_NCHW = large.images_NCHW
     return _Part(
-        Split(images.images_NCHW, np.array(good, dtype=np.int64)),
+        Split(images.images_NCHW, np.array(labels, dtype=np.int64)[good], large_NCHW),
         [f"{paths[index]}: {reason}" for index, reason in images.bad.items()],
         images.costly,
     )

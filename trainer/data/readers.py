@@ -23,14 +23,19 @@ NPZ_NAMES = {f"{axis}_{part}" for axis in "xy" for part in ("train", "val", "tes
 
 @dataclass(frozen=True)
 class Split:
-    """Images and their labels, in the same order."""
+    """Images and their labels, in the same order.
+
+    `large_NCHW` has the same pictures at the size that random parts of them are cut from.
+    """
 
     images_NCHW: NDArray[np.uint8]
     labels_N: NDArray[np.int64]
+    large_NCHW: NDArray[np.uint8] | None = None
 
     def only(self, chosen_N: NDArray[np.bool_]) -> "Split":
         """The images where the mask is true."""
-        return Split(take_rows(self.images_NCHW, chosen_N), self.labels_N[chosen_N])
+        large_NCHW = None if self.large_NCHW is None else take_rows(self.large_NCHW, chosen_N)
+        return Split(take_rows(self.images_NCHW, chosen_N), self.labels_N[chosen_N], large_NCHW)
 
     def __len__(self) -> int:
         return len(self.labels_N)

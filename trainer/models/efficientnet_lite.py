@@ -25,7 +25,8 @@ STAGES = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
-DROPOUT = {0: 0.2, 1: 0.2, 2: 0.3}
+# Of Lite0, 1 and 2: factors of channels and of blocks, and the dropout before the last layer.
+SCALES = ((1.0, 1.0, 0.2), (1.0, 1.1, 0.2), (1.1, 1.2, 0.3))
 
 
 class SamePadded(nn.Conv2d):
@@ -83,15 +84,16 @@ def conv_bn(
     ]
 
 
-def efficientnet_lite(number: int, width: float, depth: float, channels: int) -> Backbone:
+def efficientnet_lite(number: int, channels: int) -> Backbone:
     """EfficientNet-Lite `number`: the stem, seven stages and the last convolution, a layer each.
 
+    Channels are scaled and rounded in every stage, blocks in all but the first and the last one.
+
     Args:
-        number: which network, for its dropout.
-        width: multiplies the channels of the stages, rounded to a multiple of 8.
-        depth: multiplies the blocks of all stages but the first and the last, rounded up.
+        number: which of `SCALES`.
         channels: of the images.
     """
+    width, depth, dropout = SCALES[number]
     layers: list[nn.Module] = [nn.Sequential(*conv_bn(channels, STEM, 3, 2))]
     width_in = STEM
     for stage, (expansion, base, blocks, stride, kernel) in enumerate(STAGES, 1):
@@ -112,7 +114,7 @@ def efficientnet_lite(number: int, width: float, depth: float, channels: int) ->
         layers.append(nn.Sequential(*stage_blocks))
     layers.append(nn.Sequential(*conv_bn(width_in, TOP)))
     names = ("stem", *(f"stage{stage}" for stage in range(1, len(STAGES) + 1)), "top")
-    return Backbone(layers, TOP, DROPOUT[number], names)
+    return Backbone(layers, TOP, dropout, names)
 
 
 def rounded(channels: float) -> int:

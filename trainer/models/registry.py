@@ -6,6 +6,7 @@ Shapes: N, B images, C channels, H height, W width, K classes.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -13,11 +14,15 @@ from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
-from snapensemble.trainer.config import FRESH
+from snapensemble.trainer.config import FRESH, HUB
 from snapensemble.trainer.models import timm as timm_nets
-from snapensemble.trainer.models.efficientnet_lite import efficientnet_lite
+from snapensemble.trainer.models.efficientnet_lite import SCALES, efficientnet_lite
 from snapensemble.trainer.models.layers import Backbone
-from snapensemble.trainer.models.pretrained import PUBLISHED, load_pretrained
+from snapensemble.trainer.models.pretrained import (
+    PUBLISHED,
+    load_pretrained,
+    normalisation_of_file,
+)
 from snapensemble.trainer.models.resnet import (
     BasicBlock,
     Bottleneck,
@@ -31,20 +36,27 @@ from snapensemble.trainer.models.whitening import PatchWhitening
 WHITEN = "+whiten"
 
 
-class Classifier(nn.Module):
-    """uint8 images in, logits out: what is trained is what is exported."""
+class TakesImages(nn.Module):
+    """Normalises uint8 images, in units of pixels: one subtraction and one product in the graph."""
+
+    pixel_mean: Tensor
+    pixel_scale: Tensor
 
     def __init__(self, image: ImageContract) -> None:
         super().__init__()
-        # In units of pixels: one subtraction and one product in the graph. The names are long
-        # because the ONNX exporter once mixed up a buffer called `mean` with an operator's output.
+        self.image = image
+        # The names are long because the ONNX exporter once mixed up a buffer called `mean` with an
+        # operator's output.
         self.register_buffer("pixel_mean", _per_channel(image.mean) * 255, persistent=False)
         self.register_buffer("pixel_scale", 1 / (_per_channel(image.std) * 255), persistent=False)
 
     def normalised(self, images: Tensor) -> Tensor:
         """images_BCHW, uint8, with each channel's mean taken off, in units of its deviation."""
-        pixel_mean, pixel_scale = cast(Tensor, self.pixel_mean), cast(Tensor, self.pixel_scale)
-        return (images.to(pixel_mean.dtype) - pixel_mean) * pixel_scale
+        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) * self.pixel_scale
+
+
+class Classifier(TakesImages):
+    """uint8 images in, logits out: what is trained is what is exported."""
 
     def forward(self, images: Tensor) -> Tensor:
         """logits_BK, float32, for images_BCHW, uint8."""
@@ -107,10 +119,8 @@ MODELS: dict[str, Network] = {
         partial(imagenet_resnet, Bottleneck, (3, 4, 6, 3), (256, 512, 1024, 2048)), min_side=64
     ),
     **{
-        f"efficientnet-lite{number}": Network(
-            partial(efficientnet_lite, number, width, depth), min_side=64
-        )
-        for number, (width, depth) in enumerate(((1.0, 1.0), (1.0, 1.1), (1.1, 1.2)))
+        f"efficientnet-lite{number}": Network(partial(efficientnet_lite, number), min_side=64)
+        for number in range(len(SCALES))
     },
 }
 
@@ -152,18 +162,32 @@ def build_model(
 
 
 def expected_normalisation(
-    name: str, channels: int
+    name: str, channels: int, pretrained: str = HUB
 ) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """The mean and deviation per channel, in units of full scale, that published weights expect.
+    """The mean and deviation per channel, in units of full scale, that pretrained weights expect.
 
-    None for a network that has none.
+    Args:
+        name: the network.
+        channels: of the images. Where the weights are for another number, the average over theirs.
+        pretrained: `hub`, or the path of a file; that of an earlier run's snapshot expects what
+            the run's images were normalised with, any other one what the published weights do.
+
+    Returns:
+        (mean, std); None where neither says anything.
 
     Raises:
         InvalidConfig: timm is not installed or has no such network.
+        InvalidManifest: the run around a file is damaged.
     """
-    if published := PUBLISHED.get(name):
-        return (published.mean,) * channels, (published.std,) * channels
-    return timm_nets.expected_normalisation(name, channels)
+    expected = None if pretrained == HUB else normalisation_of_file(Path(pretrained))
+    if expected is None and (published := PUBLISHED.get(name)):
+        expected = (published.mean,) * 3, (published.std,) * 3
+    elif expected is None and name.startswith(timm_nets.PREFIX):
+        expected = timm_nets.expected_normalisation(name)
+    if expected is None or len(expected[0]) == channels:
+        return expected
+    mean, std = (sum(values) / len(values) for values in expected)
+    return (mean,) * channels, (std,) * channels
 
 
 def set_whitening(model: Classifier, images_NCHW: Tensor) -> None:

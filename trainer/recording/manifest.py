@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import DataRecord, ScheduleRecord, TrainingRecord
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import Dataset, resolved
 from snapensemble.trainer.loop import Batches
+from snapensemble.trainer.models.tuning import ALL
 from snapensemble.trainer.schedules import Hypergradient, Plan, Plateau, StepDecay
 
 
@@ -20,6 +22,8 @@ class RunDescription:
     data: DataRecord
     schedule: ScheduleRecord
     training: TrainingRecord
+    trunk: nn.Module | None = None  # what is not trained
+    branch: int | None = None  # the one cycle that is trained
     extended_after: tuple[int, ...] = ()
 
 
@@ -50,6 +54,7 @@ def schedule_record(config: TrainConfig, plan: Plan) -> ScheduleRecord:
         eta_min=config.lr_min,
         warmup=config.warmup_epochs * plan.steps_per_epoch,
         eta_max_decay=config.lr_max_decay,
+        restart_from=plan.restart_from,
         cycles=len(plan.cycles),
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.steps,
@@ -80,12 +85,16 @@ def training_record(
         momentum=config.momentum,
         nesterov=config.momentum > 0,
         weight_decay=config.l2_penalty,
-        crop_padding=batches.augmentation.crop_padding,
-        flip=batches.augmentation.flip,
-        cutout=batches.augmentation.cutout,
+        crop_padding=batches.source.augmentation.crop_padding,
+        flip=batches.source.augmentation.flip,
+        cutout=batches.source.augmentation.cutout,
         random_resized_crop=config.random_resized_crop,
         label_smoothing=config.label_smoothing,
-        pretrained=config.pretrained is not None,
+        pretrained=config.fine_tunes,
+        frozen_statistics=config.keeps_statistics,
+        clip_norm=config.longest_gradient,
+        tune=config.tune or ALL,
+        layer_decay=config.layer_decay,
         precision=config.precision,
         compiled=config.compile,
         processes=batches.world.size,

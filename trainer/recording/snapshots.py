@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import read_verified
 from snapensemble.contracts.manifest import FileRef, ValFigures
-from snapensemble.contracts.run import RunManifest, Snapshot, Weights
+from snapensemble.contracts.run import RunManifest, Snapshot, Weights, read_run
 from snapensemble.trainer.models.registry import Classifier, build_model
 from snapensemble.trainer.models.tuning import divided
 
@@ -69,6 +69,17 @@ def load_model(run_dir: Path, run: RunManifest, snapshot: Snapshot) -> Classifie
             f"{run_dir / files[-1].file} does not fit {run.training.model}: {error}"
         ) from error
     return model.eval()
+
+
+def load_trunk(run_dir: Path, model: nn.Module) -> None:
+    """Put the trunk that a run has kept into a network, if there is one.
+
+    Raises:
+        InvalidManifest: it is absent or has another hash.
+    """
+    trunk = read_run(run_dir).trunk
+    if trunk is not None:
+        model.load_state_dict(read_weights(run_dir, trunk), strict=False)
 
 
 def load_parts(run_dir: Path, run: RunManifest, snapshot: Snapshot) -> tuple[nn.Module, nn.Module]:

@@ -231,7 +231,7 @@ def test_a_box_is_scaled_as_if_it_had_been_cut_out_before(
     height, width = data.draw(st.integers(1, 8 - top)), data.draw(st.integers(1, 6 - left))
     before = images(1)
     box_4B = torch.tensor([[top], [left], [height], [width]], dtype=torch.float32)
-    after = resized(before, box_4B)
+    after = resized(before, box_4B, *before.shape[2:])
     cut = before[:, :, top : top + height, left : left + width].float()
     expected = interpolate(cut, size=(8, 6), mode="bilinear", align_corners=False)
     # Sums in another order: at most a half is rounded the other way.
@@ -241,7 +241,7 @@ def test_a_box_is_scaled_as_if_it_had_been_cut_out_before(
 def test_the_whole_image_keeps_its_exact_pixels_when_resized() -> None:
     before = images(4, H=37, W=53)
     whole_4B = torch.tensor([0.0, 0.0, 37.0, 53.0])[:, None].expand(4, 4)
-    assert torch.equal(resized(before, whole_4B), before)
+    assert torch.equal(resized(before, whole_4B, *before.shape[2:]), before)
 
 
 def test_the_fill_is_the_training_images_mean() -> None:

@@ -60,7 +60,9 @@ def test_every_network_gives_logits_for_uint8_images(name: str) -> None:
     assert logits_BK.shape == (2, 7) and logits_BK.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["tiny", "resnet20", "wrn-16-4", "densenet-40-12", "resnet18"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "resnet20", "wrn-16-4", "densenet-40-12", "resnet18", "efficientnet-lite0"]
+)
 def test_every_weight_is_trained(name: str) -> None:
     torch.manual_seed(0)
     image = contract(max(16, MODELS[name].min_side))
@@ -113,11 +115,6 @@ def test_a_network_for_large_images_refuses_small_ones() -> None:
         InvalidConfig, match="resnet18 is for images of 64 pixels and more.*32 x 32"
     ):
         build_model("resnet18", 10, CIFAR)
-
-
-def test_our_networks_have_no_pretrained_weights() -> None:
-    with pytest.raises(InvalidConfig, match="no pretrained weights for resnet20.*timm:resnet18"):
-        build_model("resnet20", 10, CIFAR, pretrained="hub")
 
 
 @pytest.mark.parametrize(("name", "side"), [("resnet18+whiten", 64), ("tiny+whiten", 4)])

@@ -1,3 +1,6 @@
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,11 +10,14 @@ import torch
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
-from snapensemble.trainer.models.registry import WrappedClassifier, build_model
-from snapensemble.trainer.models.timm import expected_normalisation
-from tests.torchvision_ops import import_timm
+from snapensemble.trainer.models.registry import (
+    WrappedClassifier,
+    build_model,
+    expected_normalisation,
+)
+from snapensemble.trainer.models.timm import imported_timm
 
-timm = import_timm()
+timm = imported_timm()
 
 
 def contract(side: int = 32, channels: int = 3) -> ImageContract:
@@ -134,7 +140,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     torch.save({"fc.weight": torch.zeros(2), "callback": print}, file)
-    with pytest.raises(InvalidConfig, match="not a file of weights"):
+    with pytest.raises(InvalidConfig, match="not a file of weights .*it needs print,"):
         build_model("timm:test_resnet", 10, contract(), pretrained=str(file))
 
 
@@ -157,4 +163,54 @@ def test_weights_that_cannot_be_downloaded_are_asked_for_as_a_file(
 def test_without_timm_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InvalidConfig, match=r"pip install 'snapensemble\[timm\]'"):
+        build_model("timm:resnet18", 10, contract())
+
+
+# As torchvision is where its compiled part cannot be loaded.
+WITHOUT_OPERATORS = """
+import torch
+from torchvision import extension
+
+@torch.library.register_fake("torchvision::nms")
+def meta_nms(dets, scores, iou_threshold): ...
+
+@torch.library.register_fake("torchvision::qnms")
+def meta_qnms(dets, scores, iou_threshold): ...
+
+OTHER = extension
+"""
+USE = """
+from snapensemble.trainer.models.timm import imported_timm
+
+assert imported_timm().NAME == "of timm" and imported_timm() is imported_timm()
+"""
+
+
+def test_timm_is_imported_beside_a_torchvision_for_another_torch(tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(WITHOUT_OPERATORS)
+    (tmp_path / "torchvision" / "extension.py").touch()
+    (tmp_path / "timm.py").write_text("import torchvision\nNAME = 'of timm'\n")
+
+    def run(code: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    plain = run("import timm")
+    assert "operator torchvision::nms does not exist" in plain.stderr
+    found = run(USE)
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_torchvision_that_cannot_be_imported_is_named_with_torchs_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "compiled with different CUDA major versions"
+    (tmp_path / "torchvision.py").write_text(f"raise RuntimeError('{reason}. Please reinstall')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision")
+    with pytest.raises(
+        InvalidConfig, match=f"{reason}; .*built for torch {re.escape(torch.__version__)}$"
+    ):
         build_model("timm:resnet18", 10, contract())

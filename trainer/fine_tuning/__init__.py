@@ -1,0 +1,1 @@
+"""What fine-tuning does before its first step: features of a trunk that stays, and a first head."""

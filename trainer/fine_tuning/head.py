@@ -1,0 +1,46 @@
+"""The first head of a fine-tuned network: a logistic regression on the features before it.
+
+With random numbers in it the first steps would tear at weights that are good already (Kumar et al.
+2022, arXiv:2202.10054: linear probing, then fine-tuning).
+
+Shapes: N images, C features, K classes.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+STEPS = 200  # of L-BFGS at most
+L2 = 0.01
+
+
+def fit_head(head: nn.Linear, features_NC: Tensor, labels_N: Tensor, *, l2: float = L2) -> None:
+    """Replace the layer's weights by those of a penalised multinomial regression.
+
+    The features are standardised for the fit, and the layer takes them as they are.
+
+    Args:
+        head: C features to K logits.
+        features_NC: float32.
+        labels_N: their classes.
+        l2: the penalty, per image, on half the squared weights of the standardised features.
+    """
+    mean_C, std_C = features_NC.mean(dim=0), features_NC.std(dim=0).clamp(min=1e-3)
+    inputs_NC = (features_NC - mean_C) / std_C
+    weight_KC = torch.zeros_like(head.weight, requires_grad=True)
+    bias_K = torch.zeros_like(head.bias, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight_KC, bias_K], max_iter=STEPS, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits_NK = inputs_NC @ weight_KC.T + bias_K
+        value = cross_entropy(logits_NK, labels_N) + l2 / 2 * weight_KC.square().sum()
+        value.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        head.weight.copy_(weight_KC / std_C)
+        head.bias.copy_(bias_K - (weight_KC / std_C) @ mean_C)
