@@ -16,7 +16,9 @@ from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, is_long_enough
 from snapensemble.trainer.config import TrainConfig
 
 MOST_CYCLES = 5
-DEFAULT_EPOCHS, DEFAULT_UPDATES = 50, 3_000  # whichever is more
+DEFAULT_BUDGET = 50, 3_000  # epochs or updates, whichever are more
+FINE_TUNING_BUDGET = 12, 240
+MIN_STAR_UPDATES = 25  # in each cycle of a star but the first
 SPARE = 0.1  # of `minutes`: for starting, for what comes at the ends of cycles, and for noise
 SMALL = 2_500  # training images
 SMALL_WEIGHT_DECAY = 2e-3
@@ -53,8 +55,9 @@ def divided(
         if config.minutes is not None:
             epochs = epochs_within(config.minutes, measure())
         else:
-            epochs = config.epochs or default_epochs(steps_per_epoch)
-        first, others = shares(epochs, _cycles(config, epochs, steps_per_epoch))
+            epochs = config.epochs or default_epochs(steps_per_epoch, config.fine_tunes)
+        cycles = _cycles(config, epochs, steps_per_epoch)
+        first, others = shares(epochs, cycles, star=config.is_star)
         changes |= {
             "cycles": 1 + len(others),
             "cycle_epochs": others[0] if others else first,
@@ -71,9 +74,10 @@ def worthwhile_cycles(epochs: int, steps_per_epoch: int) -> int:
     return max(1, min(MOST_CYCLES, long_enough))
 
 
-def default_epochs(steps_per_epoch: int) -> int:
-    """50 epochs, or as many as 3,000 updates take if that is more."""
-    return max(DEFAULT_EPOCHS, -(-DEFAULT_UPDATES // steps_per_epoch))
+def default_epochs(steps_per_epoch: int, fine_tunes: bool = False) -> int:
+    """50 epochs, or as many as 3,000 updates take if that is more; far fewer to fine-tune."""
+    epochs, updates = FINE_TUNING_BUDGET if fine_tunes else DEFAULT_BUDGET
+    return max(epochs, -(-updates // steps_per_epoch))
 
 
 def epochs_within(minutes: float, pace: Pace) -> int:
@@ -89,9 +93,18 @@ def epochs_within(minutes: float, pace: Pace) -> int:
     return max(1, epochs)
 
 
-def shares(epochs: int, cycles: int) -> tuple[int, list[int]]:
-    """Equal cycles; the first one takes what is left over."""
-    each = epochs // cycles
+def star_cycles(epochs: int, steps_per_epoch: int) -> int:
+    """How many cycles a star's budget is worth: the first one half of it, others short ones."""
+    others = min(epochs // 2, epochs * steps_per_epoch // 2 // MIN_STAR_UPDATES)
+    return 1 + min(MOST_CYCLES - 1, others)
+
+
+def shares(epochs: int, cycles: int, *, star: bool = False) -> tuple[int, list[int]]:
+    """Equal cycles; the first one takes what is left over.
+
+    In a star all depend on how good the first one is, and it takes half of the epochs.
+    """
+    each = epochs // 2 // max(1, cycles - 1) if star else epochs // cycles
     return epochs - each * (cycles - 1), [each] * (cycles - 1)
 
 
@@ -100,7 +113,9 @@ def short_cycles(config: TrainConfig, steps_per_epoch: int) -> str | None:
     lengths = config.cycle_lengths
     shortest = min(lengths)
     updates = shortest * steps_per_epoch
-    if config.schedule != "sgdr" or len(lengths) == 1 or is_long_enough(updates, steps_per_epoch):
+    if config.schedule != "sgdr" or len(lengths) == 1 or config.is_star:
+        return None
+    if is_long_enough(updates, steps_per_epoch):
         return None
     worthwhile = worthwhile_cycles(sum(lengths), steps_per_epoch)
     return (
@@ -114,6 +129,8 @@ def short_cycles(config: TrainConfig, steps_per_epoch: int) -> str | None:
 def _cycles(config: TrainConfig, epochs: int, steps_per_epoch: int) -> int:
     if config.schedule != "sgdr" or config.cycles is not None:
         return min(epochs, config.cycles or MOST_CYCLES)
+    if config.is_star:
+        return star_cycles(epochs, steps_per_epoch)
     if config.fine_tunes:
-        return 1  # restarts lead out of the pretrained basin (Sadrtdinov et al. 2023)
+        return 1  # a chain of them leads out of the pretrained basin (Sadrtdinov et al. 2023)
     return worthwhile_cycles(epochs, steps_per_epoch)

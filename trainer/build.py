@@ -27,6 +27,7 @@ from snapensemble.trainer.models.registry import (
 from snapensemble.trainer.models.tuning import ALL
 from snapensemble.trainer.seeding import Purpose, derived_seed
 
+FINE_TUNING_BATCH = 32
 FINE_TUNING_STAGE = "stage7"  # the first that is trained
 FINE_TUNING_SIZE = 160  # pixels, height and width
 FINE_TUNING_CROP = 0.35  # the smallest share of a picture's area that is shown
@@ -193,7 +194,7 @@ def build_batches(
     batches = Batches(
         source=source,
         labels_N=torch.from_numpy(labels_N).to(device),
-        batch_size=config.batch_size or default_batch_size(images),
+        batch_size=config.batch_size or default_batch_size(images, config.fine_tunes),
         seed=config.seed,
         world=world,
     )
@@ -237,8 +238,13 @@ def compilers() -> tuple[str, ...]:
     return (named,) if named else ("c++", "g++", "clang++")
 
 
-def default_batch_size(images: int) -> int:
-    """128, or for few images a smaller power of two from 16 on, so that an epoch has 20 steps."""
+def default_batch_size(images: int, fine_tunes: bool = False) -> int:
+    """128, or for few images a smaller power of two from 16 on, so that an epoch has 20 steps.
+
+    Fine-tuning takes 32.
+    """
+    if fine_tunes:
+        return max(2, min(FINE_TUNING_BATCH, images))
     size = 128
     while size > 16 and images // size < 20:
         size //= 2

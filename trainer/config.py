@@ -26,8 +26,8 @@ MAX_SEED = 2**32 - 1
 MAX_CYCLES = 10_000
 MAX_THREADS = 1024
 MAX_MINUTES = 60 * 24 * 365
-LR_MAX, FINE_TUNING_LR_MAX = 0.1, 0.01
-WEIGHT_DECAY = 5e-4
+LR_MAX, WHOLE_LR_MAX = 0.1, 0.01  # the latter for all of a pretrained network
+WEIGHT_DECAY, FINE_TUNING_WEIGHT_DECAY = 5e-4, 1e-4
 FINE_TUNING_CLIP = 1.0
 CYCLES, CYCLE_EPOCHS = 5, 10  # where one of them is given, or the schedule is another than SGDR
 HUB = "hub"  # `pretrained`: the published weights, not a file
@@ -108,7 +108,8 @@ class TrainConfig(Options):
         ge=1,
         le=MAX_CYCLES,
         description="total epochs; divided into cycles of at least 900 updates and 35 epochs, up "
-        "to 5, or into those that --cycle-epochs and --t-mult make (50, or 3,000 updates)",
+        "to 5, or into those that --cycle-epochs and --t-mult make (50, or 3,000 updates; 12, or "
+        "240 updates, with pretrained weights, in a long cycle and up to 4 short ones)",
     )
     minutes: float | None = Field(
         None,
@@ -138,7 +139,7 @@ class TrainConfig(Options):
         json_schema_extra=of("sgdr"),
     )
     lr_max: float | None = Field(
-        None, gt=0, description="highest learning rate (0.1; 0.01 with --pretrained)"
+        None, gt=0, description="highest learning rate (0.1; 0.01 for all of a pretrained network)"
     )
     lr_min: float = Field(
         0.0,
@@ -214,13 +215,14 @@ class TrainConfig(Options):
         None,
         ge=2,
         description="images per step, over all processes; batch normalisation needs two "
-        "(128, or less where an epoch would have fewer than 20 steps)",
+        "(128, or less where an epoch would have fewer than 20 steps; 32 with pretrained weights)",
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
     weight_decay: float | None = Field(
         None,
         ge=0,
-        description="L2 penalty (0.0005; 0.002 from scratch on up to 2,500 training images)",
+        description="L2 penalty (0.0005; 0.002 on up to 2,500 training images; 0.0001 with "
+        "pretrained weights)",
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
@@ -321,6 +323,11 @@ class TrainConfig(Options):
         return self.pretrained not in (None, FRESH)
 
     @property
+    def is_star(self) -> bool:
+        """Whether all later cycles begin with the first one's weights."""
+        return (self.restart_from or ("first" if self.fine_tunes else "previous")) == "first"
+
+    @property
     def keeps_statistics(self) -> bool:
         """Whether batch normalisation keeps its mean and variance."""
         return self.fine_tunes if self.frozen_statistics is None else self.frozen_statistics
@@ -369,12 +376,15 @@ class TrainConfig(Options):
         """The highest learning rate."""
         if self.lr_max is not None:
             return self.lr_max
-        return FINE_TUNING_LR_MAX if self.fine_tunes else LR_MAX
+        is_whole = self.fine_tunes and self.tune in (None, "all")
+        return WHOLE_LR_MAX if is_whole else LR_MAX
 
     @property
     def l2_penalty(self) -> float:
-        """The weight decay; 0.0005 where nothing has said what it is."""
-        return WEIGHT_DECAY if self.weight_decay is None else self.weight_decay
+        """The weight decay; 0.0005, or 0.0001 to fine-tune, where nothing has said what it is."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return FINE_TUNING_WEIGHT_DECAY if self.fine_tunes else WEIGHT_DECAY
 
     def plan(self, steps_per_epoch: int) -> Plan:
         """The schedule in optimizer steps, and where its snapshots lie."""
@@ -383,7 +393,7 @@ class TrainConfig(Options):
             self._schedule(cycles, steps_per_epoch),
             cycles,
             steps_per_epoch,
-            self.restart_from or ("first" if self.fine_tunes else "previous"),
+            "first" if self.is_star else "previous",
         )
 
     def _schedule(self, cycles: tuple[Cycle, ...], steps_per_epoch: int) -> Schedule:

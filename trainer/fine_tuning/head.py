@@ -11,22 +11,24 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 STEPS = 200  # of L-BFGS at most
-L2 = 0.01
+L2 = 0.05
 
 
 def fit_head(head: nn.Linear, features_NC: Tensor, labels_N: Tensor, *, l2: float = L2) -> None:
     """Replace the layer's weights by those of a penalised multinomial regression.
 
-    The features are standardised for the fit, and the layer takes them as they are.
+    For the fit each feature has mean 0, and all together have deviation 1; the layer takes them as
+    they are.
 
     Args:
         head: C features to K logits.
         features_NC: float32.
         labels_N: their classes.
-        l2: the penalty, per image, on half the squared weights of the standardised features.
+        l2: the penalty, per image, on half the squared weights of the scaled features.
     """
-    mean_C, std_C = features_NC.mean(dim=0), features_NC.std(dim=0).clamp(min=1e-3)
-    inputs_NC = (features_NC - mean_C) / std_C
+    mean_C = features_NC.mean(dim=0)
+    scale = (features_NC - mean_C).std().clamp(min=1e-6)
+    inputs_NC = (features_NC - mean_C) / scale
     weight_KC = torch.zeros_like(head.weight, requires_grad=True)
     bias_K = torch.zeros_like(head.bias, requires_grad=True)
     optimizer = torch.optim.LBFGS(
@@ -42,5 +44,5 @@ def fit_head(head: nn.Linear, features_NC: Tensor, labels_N: Tensor, *, l2: floa
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        head.weight.copy_(weight_KC / std_C)
-        head.bias.copy_(bias_K - (weight_KC / std_C) @ mean_C)
+        head.weight.copy_(weight_KC / scale)
+        head.bias.copy_(bias_K - (weight_KC / scale) @ mean_C)
