@@ -8,7 +8,7 @@ Shapes: N images, C channels, H height, W width.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,9 @@ OPERATORS = (
 REDUCE_RANGE = True
 
 
+Rounding = Callable[[onnx.ModelProto, NDArray[np.generic]], dict[str, NDArray[np.float32]]]
+
+
 class Range(NamedTuple):
     """The smallest and the largest value that a tensor had."""
 
@@ -41,13 +44,17 @@ class Range(NamedTuple):
     largest: np.float32
 
 
-def to_int8(onnx_file: bytes, images: NDArray[np.generic]) -> bytes:
+def to_int8(
+    onnx_file: bytes, images: NDArray[np.generic], *, rounding: Rounding = round_weights
+) -> bytes:
     """Quantise a network; the same file and images give the same bytes.
 
     Args:
         onnx_file: made by `to_onnx`; it may take images or features.
         images: what its input takes, for some of the training images; ranges of activations and
             the rounding of weights are chosen by them.
+        rounding: rounds weights in place and gives their scales; any others are rounded to the
+            nearest.
 
     Returns:
         A file with the same input, output and metadata, but for `precision`.
@@ -62,7 +69,7 @@ def to_int8(onnx_file: bytes, images: NDArray[np.generic]) -> bytes:
     ranges = activation_ranges(model, images)
     if on_pixels:
         ranges[PIXELS] = Range(np.float32(0), np.float32(255))  # a scale of 1: the pixels
-    scales = round_weights(model, images)
+    scales = rounding(model, images)
     quantised = _quantised(model, ranges, scales)
     if not _in_int8(quantised.graph):
         raise QuantizationRefused(
