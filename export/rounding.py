@@ -14,7 +14,7 @@ inputs, R outputs that read a block, K numbers of a patch in a block.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -151,7 +151,7 @@ def random_patches(
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
     """What a convolution sees at up to 16 places of each image, borders included: patches_SCHW."""
-    given = {each.name: helper.get_attribute_value(each) for each in conv.attribute}
+    given = _given(conv)
     top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
     strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
     padded = np.pad(x_NCHW, ((0, 0), (0, 0), (top, bottom), (left, right)))
@@ -206,6 +206,10 @@ def _groups(conv: onnx.NodeProto) -> int:
     return int(attribute(conv, "group", 1))
 
 
+def _given(node: onnx.NodeProto) -> dict[str, Any]:
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
 def _with_own_weights(
     graph: onnx.GraphProto, arrays: dict[str, NDArray[np.generic]]
 ) -> list[onnx.NodeProto]:
@@ -218,5 +222,5 @@ def _with_own_weights(
         and all(name in arrays for name in node.input[1:])
         and arrays[node.input[1]].ndim == 4
         and readers[node.input[1]] == 1
-        and not any(each.name == "auto_pad" for each in node.attribute)
+        and _given(node).get("auto_pad", b"NOTSET") == b"NOTSET"
     ]

@@ -134,7 +134,7 @@ def regression(features_NK: NDArray[np.floating], labels_N: NDArray[np.int64]) -
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = cross_entropy(layer(x), y) + WEIGHT_DECAY * layer.weight.square().sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]

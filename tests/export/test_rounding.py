@@ -1,5 +1,7 @@
 """Shapes: S patches, O outputs of a convolution, B blocks, R outputs of a block, K its inputs."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -31,11 +33,11 @@ def inputs_of(patches_BSK: np.ndarray) -> Inputs:
 def nearest(weight: np.ndarray) -> np.ndarray:
     """The weights rounded each by itself."""
     scale = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / LARGEST_WEIGHT
-    return np.rint(weight / scale) * scale
+    return np.asarray(np.rint(weight / scale) * scale)
 
 
 def graph_of(
-    weight: np.ndarray, side: int, channels: int, bias: bool = True, **attributes: object
+    weight: np.ndarray, side: int, channels: int, bias: bool = True, **attributes: Any
 ) -> onnx.ModelProto:
     """One convolution of a float32 input called `features`."""
     tensors = [numpy_helper.from_array(weight.astype(np.float32), "w")]
