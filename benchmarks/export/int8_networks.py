@@ -22,7 +22,6 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from snapensemble.export.speed import compare_speed
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -32,8 +31,9 @@ from snapensemble.contracts.pixels import SUFFIXES, ImageContract
 from snapensemble.contracts.run import read_run
 from snapensemble.export.candidates import pooled
 from snapensemble.export.onnx_export import to_onnx
-from snapensemble.export.parity import run_member
+from snapensemble.export.parity import run_file
 from snapensemble.export.quantize import Rounding, to_int8
+from snapensemble.export.report_inputs import compare_speed
 from snapensemble.export.rounding import round_weights
 from snapensemble.trainer.data.reread import reread
 from snapensemble.trainer.models.registry import build_model, expected_normalisation
@@ -109,7 +109,7 @@ def subjects(args: argparse.Namespace) -> Iterator[Subject]:
         taught_NCHW = train_NCHW[chosen]
         yield Subject(f"{name}, ImageNet", published, taught_NCHW, val_NCHW, None)
         model.head = nn.Identity()
-        features_NK = run_member(to_onnx(model, image), train_NCHW)
+        features_NK = run_file(to_onnx(model, image), train_NCHW)
         model.head = regression(features_NK, train_N)
         yield Subject(f"{name}, regression", to_onnx(model, image), taught_NCHW, val_NCHW, val_N)
 
@@ -145,10 +145,10 @@ def measured(subject: Subject, way: str, rounding: Rounding, rounds: int) -> dic
     """What one way of rounding changes, and the rates of one thread, measured in turns."""
     int8_file = to_int8(subject.onnx_file, subject.taught_NCHW, rounding=rounding)
     before_NK, after_NK = (
-        softmax(run_member(file, subject.images_NCHW)) for file in (subject.onnx_file, int8_file)
+        softmax(run_file(file, subject.images_NCHW)) for file in (subject.onnx_file, int8_file)
     )
     speeds = [
-        compare_speed(subject.onnx_file, int8_file, subject.images_NCHW) for _ in range(rounds)
+        compare_speed([subject.onnx_file], [int8_file], subject.images_NCHW) for _ in range(rounds)
     ]
     found: dict[str, Any] = {
         "network": subject.name,
