@@ -8,7 +8,7 @@ Shapes: N images, C channels, H height, W width.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -19,15 +19,22 @@ from onnx import TensorProto, helper, shape_inference
 from snapensemble.contracts.sessions import open_session
 from snapensemble.export.acceptance import QuantizationRefused
 from snapensemble.export.onnx_graph import PIXELS, constants, convolve_pixels, replace_nodes
+from snapensemble.export.rounding import round_weights
 
 IMAGES_AT_A_TIME = 16
-WITH_WEIGHTS = ("Conv", "Gemm", "MatMul")
+LINEAR = ("Gemm", "MatMul")
+WITH_WEIGHTS = ("Conv", *LINEAR)
 # The pools and Concat are here only so that what is between two convolutions stays in int8.
-OPERATORS = (*WITH_WEIGHTS, "Add", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat")
+OPERATORS = (
+    *WITH_WEIGHTS, "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat",
+)  # fmt: skip
 # Seven bits: with eight, processors without VNNI add pairs of products in 16 bits, which overflow.
 # The export cannot know which processor will serve, and seven bits cost next to nothing
 # (docs/decisions/0011).
 REDUCE_RANGE = True
+
+
+Rounding = Callable[[onnx.ModelProto, NDArray[np.generic]], dict[str, NDArray[np.float32]]]
 
 
 class Range(NamedTuple):
@@ -37,13 +44,17 @@ class Range(NamedTuple):
     largest: np.float32
 
 
-def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8]) -> bytes:
-    """Quantise a member; the same file and images give the same bytes.
+def to_int8(
+    onnx_file: bytes, images: NDArray[np.generic], *, rounding: Rounding = round_weights
+) -> bytes:
+    """Quantise a network; the same file and images give the same bytes.
 
     Args:
-        onnx_file: made by `to_onnx`.
-        images_NCHW: some of the training images; the ranges of the activations are taken from
-            them.
+        onnx_file: made by `to_onnx`; it may take images or features.
+        images: what its input takes, for some of the training images; ranges of activations and
+            the rounding of weights are chosen by them.
+        rounding: rounds weights in place and gives their scales; any others are rounded to the
+            nearest.
 
     Returns:
         A file with the same input, output and metadata, but for `precision`.
@@ -55,10 +66,11 @@ def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8]) -> bytes:
     model = onnx.load_from_string(onnx_file)
     on_pixels = convolve_pixels(model.graph)
     model = shape_inference.infer_shapes(model)
-    ranges = activation_ranges(model, images_NCHW)
+    ranges = activation_ranges(model, images)
     if on_pixels:
         ranges[PIXELS] = Range(np.float32(0), np.float32(255))  # a scale of 1: the pixels
-    quantised = _quantised(model, ranges)
+    scales = rounding(model, images)
+    quantised = _quantised(model, ranges, scales)
     if not _in_int8(quantised.graph):
         raise QuantizationRefused(
             "no convolution and no linear layer of this network can be computed in int8; "
@@ -69,18 +81,18 @@ def to_int8(onnx_file: bytes, images_NCHW: NDArray[np.uint8]) -> bytes:
     return _finished(quantised, given)
 
 
-def activation_ranges(model: onnx.ModelProto, images_NCHW: NDArray[np.uint8]) -> dict[str, Range]:
-    """The range of each float32 tensor that a node makes.
+def activation_ranges(model: onnx.ModelProto, images: NDArray[np.generic]) -> dict[str, Range]:
+    """The range of each float32 tensor, the input among them if it is one.
 
     Args:
         model: holds the types of all tensors, see `onnx.shape_inference`.
-        images_NCHW: images like those that the network will see.
+        images: what the input takes, like those that the network will see.
     """
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     names = [
         value.name
-        for value in (*model.graph.value_info, *model.graph.output)
+        for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     ]
     outputs = []
@@ -92,22 +104,31 @@ def activation_ranges(model: onnx.ModelProto, images_NCHW: NDArray[np.uint8]) ->
                 helper.make_tensor_value_info(output, TensorProto.FLOAT, [])
             )
             outputs.append(output)
-    session = open_session(watched.SerializeToString())
+    session, given = open_session(watched.SerializeToString()), model.graph.input[0].name
     found = np.array(
         [
-            session.run(outputs, {"images": images_NCHW[start : start + IMAGES_AT_A_TIME]})
-            for start in range(0, len(images_NCHW), IMAGES_AT_A_TIME)
+            session.run(outputs, {given: images[start : start + IMAGES_AT_A_TIME]})
+            for start in range(0, len(images), IMAGES_AT_A_TIME)
         ]
     )
     smallest, largest = found[:, ::2].min(axis=0), found[:, 1::2].max(axis=0)
     return {name: Range(smallest[row], largest[row]) for row, name in enumerate(names)}
 
 
-def _quantised(model: onnx.ModelProto, ranges: dict[str, Range]) -> onnx.ModelProto:
+def _quantised(
+    model: onnx.ModelProto, ranges: dict[str, Range], scales: dict[str, NDArray[np.float32]]
+) -> onnx.ModelProto:
     # Imported here because contracts.sessions must come first, and because it takes a second.
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
     from onnxruntime.quantization.quant_utils import add_infer_metadata
 
+    overrides = {
+        name: [
+            {"quant_type": QuantType.QInt8, "axis": 0, "scale": scale, "zero_point": np.int8(0)}
+            for scale in scale_O
+        ]
+        for name, scale_O in scales.items()
+    }
     add_infer_metadata(model)  # or the quantiser would infer the shapes again, through files
     with _quiet():
         quantiser = QDQQuantizer(
@@ -120,9 +141,9 @@ def _quantised(model: onnx.ModelProto, ranges: dict[str, Range]) -> onnx.ModelPr
                 CalibrationMethod.MinMax, {name: tuple(each) for name, each in ranges.items()}
             ),
             nodes_to_quantize=[],
-            nodes_to_exclude=_last_layer(model.graph),
+            nodes_to_exclude=[*_last_layer(model.graph), *_clips_without_zero(model.graph)],
             op_types_to_quantize=list(OPERATORS),
-            extra_options={"MatMulConstBOnly": True},
+            extra_options={"MatMulConstBOnly": True, "TensorQuantOverrides": overrides},
         )
         quantiser.quantize_model()
         quantiser.model.topological_sort()
@@ -135,8 +156,20 @@ def _last_layer(graph: onnx.GraphProto) -> list[str]:
     return [
         node.name
         for node in graph.node
-        if node.op_type in WITH_WEIGHTS and node.output[0] == graph.output[0].name
+        if node.op_type in LINEAR and node.output[0] == graph.output[0].name
     ]
+
+
+def _clips_without_zero(graph: onnx.GraphProto) -> list[str]:
+    """Clips that the range of an int8 tensor cannot replace, as every such range has 0 in it."""
+    arrays = constants(graph)
+
+    def keeps_zero(node: onnx.NodeProto) -> bool:
+        bounds = [*node.input[1:], "", ""][:2]
+        low, high = (arrays.get(name, np.array(np.nan)) if name else 0 for name in bounds)
+        return bool(low <= 0 <= high)
+
+    return [node.name for node in graph.node if node.op_type == "Clip" and not keeps_zero(node)]
 
 
 def _in_int8(graph: onnx.GraphProto) -> bool:

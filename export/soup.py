@@ -59,9 +59,10 @@ class Kitchen:
             s: network.state_dict() for s, network in zip(ingredients, networks, strict=True)
         }
         self._network, tune = candidates[0].network(), shared_tune(candidates)
-        trunk, self._part = (
-            (nn.Identity(), self._network) if tune is None else divided(self._network, tune)
-        )
+        trunk: nn.Module = nn.Identity()
+        self._part: nn.Module = self._network
+        if tune is not None:
+            trunk, self._part = divided(self._network, tune)
         self._train = None
         if not all(each.run.training.frozen_statistics for each in candidates):
             self._train = Inputs(trunk, statistics_images(read("train")))

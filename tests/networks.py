@@ -1,12 +1,15 @@
 """Networks as if they had been trained, and their ONNX files; each is made once for all tests."""
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
 from snapensemble.contracts.pixels import ImageContract
+from snapensemble.contracts.sessions import session_options
 from snapensemble.export.onnx_export import to_onnx
 from snapensemble.trainer.models.registry import build_model, set_whitening
 
@@ -43,3 +46,14 @@ def trained(name: str, side: int, seed: int = 0) -> nn.Module:
 def exported(name: str, side: int, seed: int = 0) -> bytes:
     """The ONNX file of a `trained` network, with `METADATA`."""
     return to_onnx(trained(name, side, seed), image_of(side), METADATA)
+
+
+def optimised_kinds(onnx_file: bytes, path: Path) -> list[str]:
+    """The operators that ONNX Runtime really runs."""
+    import onnxruntime  # not before contracts.sessions
+
+    options = session_options()
+    options.optimized_model_filepath = str(path / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(path / "optimised.onnx").graph.node]

@@ -36,8 +36,8 @@ from snapensemble.export.config import DEFAULTS
 from snapensemble.export.onnx_export import to_onnx
 from snapensemble.export.parity import run_file
 from snapensemble.export.quantize import to_int8
+from snapensemble.export.report_inputs import compare_speed
 from snapensemble.export.selection import select
-from snapensemble.export.speed import compare_speed
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.data.reread import reread
 from snapensemble.trainer.recording.snapshots import load_model

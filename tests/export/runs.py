@@ -19,6 +19,7 @@ from snapensemble.contracts.metrics import softmax, val_figures
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import (
     DataRecord,
+    RestartFrom,
     RunManifest,
     ScheduleRecord,
     Snapshot,
@@ -74,7 +75,7 @@ def staged_run(
     trunk_seed: int = 0,
     seed: int = 0,
     model: str = STAGED,
-    cycle_epochs: int = 1,
+    restart_from: RestartFrom = "first",
 ) -> Path:
     """A run as `--tune` leaves it: a trunk, and members that each begin with the first one.
 
@@ -86,7 +87,7 @@ def staged_run(
         trunk_seed: of the weights that are not trained.
         seed: of the members' training.
         model: the network.
-        cycle_epochs: what the schedule says of each cycle; nothing is trained longer for it.
+        restart_from: what the schedule says: cycles of a star always pay, others are too short.
     """
     data = load_dataset(f"npz:{images}", val_fraction=0.1, split_seed=0)
     contract = ImageContract(channels=3, height=SIDE, width=SIDE, mean=(0.5,) * 3, std=(0.3,) * 3)
@@ -112,7 +113,7 @@ def staged_run(
         snapshots.append(
             Snapshot(
                 cycle=cycle,
-                step=(cycle + 1) * cycle_epochs * EPOCH,
+                step=(cycle + 1) * EPOCH,
                 learning_rate=0.0,
                 file=kept.file,
                 sha256=kept.sha256,
@@ -135,7 +136,7 @@ def staged_run(
                 val_images=len(data.val),
                 test_images=60,
             ),
-            schedule=_schedule(cycles, cycle_epochs),
+            schedule=_schedule(cycles, restart_from),
             training=TrainingRecord(
                 model=model,
                 parameters=1,
@@ -161,13 +162,18 @@ def staged_run(
     return out
 
 
-def _schedule(cycles: int, cycle_epochs: int) -> ScheduleRecord:
-    length = cycle_epochs * EPOCH
+def _schedule(cycles: int, restart_from: RestartFrom) -> ScheduleRecord:
     return ScheduleRecord(
-        T_0=length, T_mult=1, eta_max=0.1, eta_min=0.0, restart_from=restart_from, cycles=cycles,
-        steps_per_epoch=EPOCH, total_steps=cycles * length,
-        cycle_ends=tuple((cycle + 1) * length for cycle in range(cycles)),
-    )  # fmt: skip
+        T_0=EPOCH,
+        T_mult=1,
+        eta_max=0.1,
+        eta_min=0.0,
+        restart_from=restart_from,
+        cycles=cycles,
+        steps_per_epoch=EPOCH,
+        total_steps=cycles * EPOCH,
+        cycle_ends=tuple((cycle + 1) * EPOCH for cycle in range(cycles)),
+    )
 
 
 def _train(trunk: nn.Module, member: nn.Module, data: Dataset, seed: int) -> None:

@@ -17,7 +17,7 @@ from snapensemble.contracts.errors import InvalidData
 from snapensemble.evaluate import evaluate
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.config import ExportConfig
-from snapensemble.export.speed import compare_speed
+from snapensemble.export.report_inputs import compare_speed
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.run import train
 

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from snapensemble.contracts.sessions import open_session, session_options
+from snapensemble.contracts.sessions import open_session
 from snapensemble.export.acceptance import QuantizationRefused
 from snapensemble.export.parity import run_file
 from snapensemble.export.quantize import IMAGES_AT_A_TIME, activation_ranges, to_int8
 from tests.factories import linear_member
-from tests.networks import METADATA, exported, noise_NCHW
+from tests.networks import METADATA, exported, noise_NCHW, optimised_kinds
 
 PIXELS = noise_NCHW(16)
 
@@ -28,17 +28,6 @@ def member(name: str) -> bytes:
 @cache
 def in_int8(name: str) -> bytes:
     return to_int8(member(name), PIXELS)
-
-
-def optimised_kinds(onnx_file: bytes, path: Path) -> list[str]:
-    """The operators that ONNX Runtime really runs."""
-    import onnxruntime
-
-    options = session_options()
-    options.optimized_model_filepath = str(path / "optimised.onnx")
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(path / "optimised.onnx").graph.node]
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet20", "wrn-16-4"])

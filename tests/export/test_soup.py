@@ -16,7 +16,7 @@ from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.metrics import nll
 from snapensemble.contracts.options import build
-from snapensemble.contracts.run import MIN_UPDATES, read_run, write_run
+from snapensemble.contracts.run import read_run, write_run
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import Pool, pooled
@@ -31,9 +31,7 @@ from snapensemble.export.soup import (
     statistics_images,
     with_soups,
 )
-from tests.export.runs import EPOCH, staged_network, staged_run, write_images
-
-PAYING = -(-MIN_UPDATES // EPOCH)  # epochs of a cycle that is long enough to be averaged
+from tests.export.runs import staged_network, staged_run, write_images
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +47,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def star(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return staged_run(tmp_path_factory.mktemp("star") / "run", images, cycle_epochs=PAYING)
+    return staged_run(tmp_path_factory.mktemp("star") / "run", images)
 
 
 def souped(runs: Path | list[Path], **settings: Any) -> tuple[Pool, Any, list[str]]:
@@ -179,7 +177,7 @@ def test_auto_considers_a_soup_of_the_cycles_that_pay(star: Path, images: Path) 
 
 
 def test_auto_makes_no_soup_of_cycles_that_are_too_short(images: Path, tmp_path: Path) -> None:
-    run_dir = staged_run(tmp_path / "run", images)
+    run_dir = staged_run(tmp_path / "run", images, restart_from="previous")
     pool, chosen, said = souped(run_dir, select="auto")
     assert (len(pool.candidates), chosen, said) == (3, None, [])
 
@@ -195,7 +193,7 @@ def test_snapshots_of_several_runs_of_a_star_go_into_one_soup(
 def test_runs_of_different_architectures_make_no_soup(
     star: Path, images: Path, tmp_path: Path
 ) -> None:
-    other = staged_run(tmp_path / "other", images, tune="all", model="tiny", cycle_epochs=PAYING)
+    other = staged_run(tmp_path / "other", images, tune="all", model="tiny")
     with pytest.raises(InvalidConfig, match="averages weights, and these are of staged and tiny"):
         souped([star, other])
     assert souped([star, other], select="auto")[1:] == (None, [])

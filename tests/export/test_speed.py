@@ -3,7 +3,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from snapensemble.export.speed import ROUNDS, Speed, compare_speed, in_words, seconds_per_run
+from snapensemble.export.report_inputs import (
+    ROUNDS,
+    Speed,
+    compare_speed,
+    in_words,
+    seconds_per_run,
+)
 from tests.factories import CONTRACT, linear_member
 
 
