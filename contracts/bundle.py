@@ -28,7 +28,7 @@ from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.contracts.run import DataRecord, Weights
 
 BUNDLE_FILE = "ensemble.json"
-Rule = Literal["auto", "best", "last", "all", "greedy", "exhaustive"]
+Rule = Literal["auto", "best", "last", "all", "greedy", "exhaustive", "soup"]
 Precision = Literal["fp32", "int8"]
 
 
@@ -56,7 +56,12 @@ class Price(Record):
     @property
     def in_single_networks(self) -> float:
         """The price of all members, in that of the trunk and the first of them alone."""
-        return (self.trunk + sum(self.members)) / max(1, self.trunk + self.members[0])
+        return self.of_members(len(self.members))
+
+    def of_members(self, count: float) -> float:
+        """The price of so many members on average, in that of the trunk and the first alone."""
+        mean = sum(self.members) / len(self.members)
+        return (self.trunk + count * mean) / max(1, self.trunk + self.members[0])
 
 
 class Member(Record):
@@ -175,8 +180,8 @@ class BundleManifest(Record):
     def _members_add_up(self) -> "BundleManifest":
         if not math.isclose(sum(m.weight for m in self.members), 1.0, abs_tol=1e-9):
             raise ValueError("the members' weights must sum to 1")
-        if len({m.name for m in self.members}) != len(self.members):
-            raise ValueError("two members have the same name")
+        if len({part.name for part in self.parts}) != len(self.parts):
+            raise ValueError("two members have the same name, or one has the trunk's")
         return self
 
     @model_validator(mode="after")
@@ -196,6 +201,11 @@ class BundleManifest(Record):
         ):
             raise ValueError(f"the cascade must have {steps} temperatures and thresholds")
         return self
+
+    @property
+    def parts(self) -> tuple[Trunk | Member, ...]:
+        """Every ONNX file: the trunk first, if there is one, then the members."""
+        return self.members if self.trunk is None else (self.trunk, *self.members)
 
     @property
     def weights_M(self) -> list[float]:  # noqa: N802 # a shape suffix

@@ -15,10 +15,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import TypeVar
 
 from snapensemble.contracts.errors import SnapensembleError, WriteFailed, message_of
 
@@ -27,6 +29,9 @@ EXTRAS = (
     "install snapensemble[train] to train, export and evaluate, snapensemble[serving] to serve "
     "and predict, both for the demo"
 )
+PATIENCE_S = 5.0  # after which people want to know how far something is
+
+T = TypeVar("T")
 
 
 class Stopped(BaseException):
@@ -81,6 +86,21 @@ def say(message: str) -> None:
 def say_once(message: str) -> None:
     """Write a message that this process has not written before."""
     say(message)
+
+
+def noting_progress(
+    items: Sequence[T],
+    what: str,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[T]:
+    """Yield the items; say how many are done whenever five seconds have passed."""
+    told = clock()
+    for done, item in enumerate(items):
+        if done and clock() - told >= PATIENCE_S:
+            say(f"{done} of {len(items)} {what}")
+            told = clock()
+        yield item
 
 
 def signals_to_obey() -> list[signal.Signals]:

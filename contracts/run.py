@@ -111,6 +111,8 @@ class ScheduleRecord(Record):
         """
         if self.name != "sgdr" or not self.cycle_ends:
             return False
+        if self.restart_from == "first":  # no cycle has to make good what a restart has cost
+            return True
         start, end = [0, *self.cycle_ends][cycle : cycle + 2]
         return is_long_enough(end - start, self.steps_per_epoch)
 
@@ -181,6 +183,13 @@ class Snapshot(Record):
         return snapshot_name(self.cycle, self.weights, self.of_cycles)
 
 
+class Branch(Record):
+    """A run that trains one cycle of another run's star, perhaps on another machine."""
+
+    cycle: Positive  # of the star, from 0
+    first: FileRef  # the weights that all later cycles of the star begin with, safetensors
+
+
 class RunManifest(Record):
     """A training run: complete snapshots only, in the order of their cycles."""
 
@@ -195,6 +204,7 @@ class RunManifest(Record):
     val_labels: FileRef  # int64 [val images], .npy
     config: FileRef | None = None  # the settings as they were given, TOML; --resume reads it
     calibration_images: FileRef  # uint8 [up to 256, C, H, W] from the training split, .npy
+    branch: Branch | None = None  # None: it trains all cycles
     trunk: FileRef | None = None  # safetensors: what is not trained; snapshots hold the rest
     snapshots: tuple[Snapshot, ...] = ()  # the last weights of each cycle
     averages: tuple[Snapshot, ...] = ()  # of the weights along cycles, and over cycles
@@ -202,16 +212,16 @@ class RunManifest(Record):
 
     @model_validator(mode="after")
     def _cycles_are_counted(self) -> "RunManifest":
-        if [s.cycle for s in self.snapshots] != list(range(len(self.snapshots))):
-            raise ValueError("snapshots must be listed by cycle, from 0, without a gap")
+        if [s.cycle for s in self.snapshots] != self.cycles[: len(self.snapshots)]:
+            raise ValueError("snapshots must be listed by cycle, without a gap")
         if any(s.weights != "last" for s in self.snapshots):
             raise ValueError("snapshots are last weights; the others are listed as averages")
         return self
 
     @model_validator(mode="after")
     def _averages_follow_their_snapshot(self) -> "RunManifest":
-        kept = len(self.snapshots)
-        if any(s.weights == "last" or s.cycle >= kept for s in self.averages):
+        kept = {snapshot.cycle for snapshot in self.snapshots}
+        if any(s.weights == "last" or s.cycle not in kept for s in self.averages):
             raise ValueError("averages must be of weights along the cycles that have a snapshot")
         return self
 
@@ -229,8 +239,13 @@ class RunManifest(Record):
 
     @property
     def complete(self) -> bool:
-        """Whether every cycle of the schedule has its snapshot."""
-        return len(self.snapshots) == self.schedule.cycles
+        """Whether every cycle that the run trains has its snapshot."""
+        return len(self.snapshots) == len(self.cycles)
+
+    @property
+    def cycles(self) -> list[int]:
+        """The cycles that the run trains: all of its schedule, or the one of a branch."""
+        return list(range(self.schedule.cycles)) if self.branch is None else [self.branch.cycle]
 
 
 def is_long_enough(updates: int, steps_per_epoch: int) -> bool:

@@ -48,8 +48,8 @@ def sign_bundle(bundle_dir: Path, key: Path, password: str | None = None) -> Pat
     """
     model_signing = _library()
     bundle_dir = bundle_dir.resolve()  # the library takes no link
-    for member in read_bundle(bundle_dir).members:
-        read_verified(bundle_dir, member.file, member.sha256, member.size)
+    for part in read_bundle(bundle_dir).parts:
+        read_verified(bundle_dir, part.file, part.sha256, part.size)
     config = model_signing.signing.Config().set_hashing_config(_all_files(model_signing))
     _read_key(key)
     try:

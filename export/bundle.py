@@ -3,8 +3,11 @@
 Shapes: S snapshots, M members, N validation images, K classes.
 """
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.bundle import (
+    BUNDLE_FILE,
     BundleManifest,
     QuantizationRecord,
     SelectionRecord,
     write_bundle,
 )
-from snapensemble.contracts.files import sha256_of
-from snapensemble.contracts.metrics import Answers, Floats, mean_probabilities, val_figures
+from snapensemble.contracts.errors import InvalidConfig, WriteFailed
+from snapensemble.contracts.files import sha256_of, sync_directory
+from snapensemble.contracts.metrics import Answers, mean_probabilities, val_figures
 from snapensemble.export.acceptance import judge_int8
 from snapensemble.export.calibration import (
     fit_on_validation,
@@ -27,11 +32,18 @@ from snapensemble.export.calibration import (
 )
 from snapensemble.export.candidates import Pool, pooled
 from snapensemble.export.config import DEFAULTS, MIN_IMAGES, ExportConfig
-from snapensemble.export.members import Exported, convert, in_int8, write_members
+from snapensemble.export.members import (
+    Ensemble,
+    Say,
+    convert,
+    in_int8,
+    write_members,
+    write_trunk,
+)
 from snapensemble.export.onnx_export import OPSET
-from snapensemble.export.publish import publishing
 from snapensemble.export.report_inputs import gather_report_inputs
 from snapensemble.export.selection import select
+from snapensemble.export.soup import with_soups
 from snapensemble.report.bundle.page import write_bundle_report
 from snapensemble.trainer.data.reread import reread
 
@@ -42,7 +54,7 @@ def build_bundle(
     config: ExportConfig = DEFAULTS,
     *,
     force: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> BundleManifest:
     """Export the chosen snapshots of a run, or of several runs, each checked against torch.
 
@@ -63,8 +75,9 @@ def build_bundle(
     """
     pool = pooled([run_dirs] if isinstance(run_dirs, Path) else run_dirs)
     split = split_validation(pool.labels_N)
+    pool, soup = with_soups(pool, split, config, say)
     everyone = Answers(pool.probs_SNK, pool.labels_N)
-    chosen = select(
+    chosen = soup or select(
         pool.probs_SNK[:, split.selection_N],
         pool.labels_N[split.selection_N],
         pool.kinds_S,
@@ -76,11 +89,11 @@ def build_bundle(
     )
     with publishing(bundle_dir, replace=force) as directory:
         images_NCHW = pool.calibration_images()
-        fp32, parity = convert(pool, chosen, images_NCHW)
+        fp32, parity = convert(pool, chosen, images_NCHW, say)
         served, quantization = _as_served(fp32, pool, images_NCHW, config, say)
-        answers = Answers(_stacked(served), pool.labels_N)
+        answers = Answers(served.probs_MNK, pool.labels_N)
         fitted = fit_on_validation(answers, split, chosen.weights, config)
-        if fitted.cascade is None and len(served) > 1 and config.cascade is not False:
+        if fitted.cascade is None and len(served.members) > 1 and config.cascade is not False:
             say(why_no_cascade(fitted.calibration.images, config))
         run = pool.first_run
         manifest = BundleManifest(
@@ -89,7 +102,9 @@ def build_bundle(
             version="0" * 8,
             classes=run.classes,
             image=run.image,
-            members=write_members(served, directory),
+            trunk=write_trunk(served.trunk, directory),
+            members=write_members(served.members, directory),
+            price=fp32.price(),
             temperature=fitted.temperature,
             selection=SelectionRecord(
                 rule=config.select,
@@ -116,7 +131,7 @@ def build_bundle(
             quantization=quantization,
             opset=OPSET,
             parity=parity,
-            model=" + ".join(sorted({m.candidate.run.training.model for m in served})),
+            model=" + ".join(sorted({m.candidate.run.training.model for m in served.members})),
             data=run.data,
         )
         manifest = manifest.model_copy(update={"version": content_version(manifest)})
@@ -130,28 +145,24 @@ def build_bundle(
 
 
 def _as_served(
-    fp32: list[Exported],
+    fp32: Ensemble,
     pool: Pool,
     images_NCHW: NDArray[np.uint8],
     config: ExportConfig,
-    say: Callable[[str], None],
-) -> tuple[list[Exported], QuantizationRecord | None]:
+    say: Say,
+) -> tuple[Ensemble, QuantizationRecord | None]:
     """The members in the configured precision, and what that changes on validation images."""
     if config.quantize == "none":
         return fp32, None
     run = pool.first_run
+    say(f"reading the validation images of {config.data or run.data.spec}, for int8")
     val = reread(run.data, run.classes, run.image, spec=config.data, split="val")
-    say(f"quantising {len(fp32)} members and asking them about {len(val):,} validation images")
-    int8 = in_int8(fp32, images_NCHW, val.images_NCHW)
-    weights_M = [member.weight for member in fp32]
+    say(f"quantising {len(fp32.members)} members")
+    int8 = in_int8(fp32, images_NCHW, val.images_NCHW, say)
+    weights_M = [member.weight for member in fp32.members]
     return int8, judge_int8(
-        _stacked(fp32), _stacked(int8), weights_M, pool.labels_N, config.int8_limits
+        fp32.probs_MNK, int8.probs_MNK, weights_M, pool.labels_N, config.int8_limits
     )
-
-
-def _stacked(members: Sequence[Exported]) -> Floats:
-    """The members' validation probabilities as one array, probs_MNK."""
-    return np.stack([member.probs_NK for member in members])
 
 
 def why_no_cascade(images: int, config: ExportConfig) -> str:
@@ -178,3 +189,61 @@ def content_version(manifest: BundleManifest) -> str:
 def default_name(bundle_dir: Path) -> str:
     """The directory's name, with what a model's name may not have replaced by dashes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", bundle_dir.resolve().name).strip("-.")[:64] or "model"
+
+
+@contextlib.contextmanager
+def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give a hidden directory beside `target` to fill; on success it takes the name `target`.
+
+    After an error or an interrupt the hidden directory is removed and `target` is as it was.
+
+    Raises:
+        InvalidConfig: `target` exists and `replace` is false, or it is no bundle.
+        WriteFailed: the directory cannot be made or renamed.
+    """
+    _refuse_taken(target, replace)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        hidden = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
+    except OSError as error:
+        raise WriteFailed(f"{target}: cannot make a directory: {error.strerror}") from error
+    bundle = hidden / "bundle"
+    try:
+        bundle.mkdir()
+        yield bundle
+        sync_directory(bundle)
+        _refuse_taken(target, replace)  # another export may have finished meanwhile
+        try:
+            _swap(bundle, target, aside=hidden / "replaced")
+            sync_directory(target.parent)
+        except OSError as error:
+            raise WriteFailed(f"{target}: cannot publish: {error.strerror}") from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _swap(bundle: Path, target: Path, aside: Path) -> None:
+    """Give `bundle` the name `target`; what was there steps aside, and back if that fails."""
+    if not target.exists():
+        bundle.rename(target)
+        return
+    # A rename cannot replace a directory that holds files.
+    target.rename(aside)
+    try:
+        bundle.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+
+
+def _refuse_taken(target: Path, replace: bool) -> None:
+    try:
+        taken = target.exists() or target.is_symlink()
+    except OSError as error:
+        raise WriteFailed(f"{target}: {error.strerror}; choose another --out") from error
+    if not taken:
+        return
+    if not replace:
+        raise InvalidConfig(f"{target} exists; choose another --out, or --force to replace it")
+    if not (target / BUNDLE_FILE).is_file():
+        raise InvalidConfig(f"{target} is not a bundle (no {BUNDLE_FILE}); it is not replaced")

@@ -5,12 +5,13 @@ Averages of the weights are candidates too.
 Shapes: S snapshots of all runs, N validation images, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.metrics import Floats, softmax
@@ -22,6 +23,7 @@ from snapensemble.contracts.run import (
     read_run,
     read_validation,
 )
+from snapensemble.trainer.recording.snapshots import load_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,19 @@ class Candidate:
     run: RunManifest
     run_number: int  # from 0, in the order the directories were given
     snapshot: Snapshot
+    state: Mapping[str, Tensor] | None = None  # weights that no run has kept, see export.soup
+
+    def network(self) -> nn.Module:
+        """The whole network, in evaluation mode.
+
+        Raises:
+            InvalidManifest: a file is absent, changed or does not fit the architecture.
+            InvalidConfig: the architecture is not known, or what it needs is not installed.
+        """
+        network = load_model(self.run_dir, self.run, self.snapshot)
+        if self.state is not None:
+            network.load_state_dict(dict(self.state))
+        return network
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +83,18 @@ class Pool:
         The last one of its run, that is: it is served alone where no other pays.
         """
         return [
-            each.snapshot.cycle == len(each.run.snapshots) - 1
+            each.snapshot.cycle == each.run.snapshots[-1].cycle
             or each.run.schedule.pays(each.snapshot.cycle)
             for each in self.candidates
         ]
+
+    def with_candidate(self, candidate: Candidate, probs_NK: Floats) -> "Pool":
+        """The same pool with one more candidate at its end, and its validation answers."""
+        return Pool(
+            (*self.candidates, candidate),
+            np.concatenate([self.probs_SNK, probs_NK[None]]),
+            self.labels_N,
+        )
 
     def calibration_images(self) -> NDArray[np.uint8]:
         """Training images that the run of the first candidate has kept: [N, C, H, W]."""

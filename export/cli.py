@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snapensemble.contracts.bundle import BundleManifest, Gain
+from snapensemble.contracts.bundle import BundleManifest, Gain, Price
 from snapensemble.contracts.cascade import CascadeRecord
 from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.options import add_options, build
@@ -56,6 +56,8 @@ def describe(manifest: BundleManifest) -> str:
         f"  {name:<{wide}} nll {val.nll:.4f}  accuracy {val.accuracy:.2%}{weight}"
         for name, val, weight in rows
     ]
+    if manifest.price is not None:
+        lines.append(f"  {describe_price(manifest.price)}")
     if manifest.selection.reason is not None:
         lines.append(f"  chosen: {manifest.selection.reason}")
     lines += [f"  {sentence}" for sentence in describe_gains(manifest.selection.gains)]
@@ -76,6 +78,16 @@ def describe(manifest: BundleManifest) -> str:
     gap = manifest.parity.max_probability_difference
     lines.append(f"  ONNX Runtime and torch agree to {gap:.1e} in probability")
     return "\n".join(lines)
+
+
+def describe_price(price: Price) -> str:
+    """What an image takes, in all and against a single network."""
+    total = (price.trunk + sum(price.members)) / 1e6
+    share = f", of which the shared trunk {price.trunk / 1e6:,.0f}" if price.trunk else ""
+    return (
+        f"an image takes {total:,.0f} million operations{share}: the price of "
+        f"{price.in_single_networks:.2f} networks"
+    )
 
 
 def describe_gains(gains: Sequence[Gain]) -> list[str]:

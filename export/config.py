@@ -44,7 +44,7 @@ class ExportConfig(Options):
         "auto",
         description="auto: the cheapest of averages and single networks that is not worse than "
         "the best; or the best by --metric, the last M, all, forward selection with weights, the "
-        "best of all subsets",
+        "best of all subsets, one network with the mean weights of several",
     )
     weights: Weights | None = Field(
         None,
@@ -126,6 +126,17 @@ class ExportConfig(Options):
             raise Misfit(
                 "{select} auto compares weights of every kind; leave {weights} out, or choose "
                 "another rule, such as last"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_soup_is_one_network_made_of_snapshots(self) -> "ExportConfig":
+        if self.select == "soup" and self.members not in (None, "auto", 1):
+            raise Misfit("{select} soup makes one member of many snapshots; leave {members} out")
+        if self.select == "soup" and self.weights == "soup":
+            raise Misfit(
+                "{select} soup averages snapshots, not soups; leave {weights} out, or choose from "
+                "the run's own soups by another rule, such as best"
             )
         return self
 

@@ -3,9 +3,9 @@
 Shapes: B batch, C channels, H height, W width, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,20 @@ class ParityFailed(SnapensembleError):
     """The ONNX file does not compute what the snapshot computes."""
 
 
+class Chain:
+    """ONNX files that run one after the other: a member, or a trunk and the member behind it."""
+
+    def __init__(self, *onnx_files: bytes) -> None:
+        self._sessions = [open_session(onnx_file) for onnx_file in onnx_files]
+
+    def __call__(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
+        """What the last file gives for the first one's input; several threads may call it."""
+        outputs: NDArray[Any] = inputs
+        for session in self._sessions:
+            (outputs,) = session.run(None, {session.get_inputs()[0].name: outputs})
+        return outputs
+
+
 class Compared(NamedTuple):
     """The answers of torch and of ONNX Runtime to the same images, one entry per batch size."""
 
@@ -38,27 +52,27 @@ class Compared(NamedTuple):
 
 
 def parity(
-    model: nn.Module, onnx_file: bytes, images_NCHW: NDArray[np.uint8], *, what: str
+    model: nn.Module, onnx_files: Sequence[bytes], images_NCHW: NDArray[np.uint8], *, what: str
 ) -> Compared:
     """Compare a member's answers at batch sizes 1, 2, 7 and 32.
 
     Args:
-        model: the snapshot, in evaluation mode.
-        onnx_file: the model's conversion.
+        model: the snapshot, a whole network in evaluation mode.
+        onnx_files: the model's conversion, or those of its trunk and its member.
         images_NCHW: real images; those of `extremes` are added.
         what: the member's name, for the message.
 
     Raises:
         ParityFailed: a difference exceeds its limit.
     """
-    session = open_session(onnx_file)
+    chain = Chain(*onnx_files)
     logit_gap = probability_gap = 0.0
     torch_probs, onnx_probs = [], []
     for size in BATCH_SIZES:
         images_BCHW = parity_images(images_NCHW, size)
         with torch.inference_mode():
             expected_BK = model(torch.from_numpy(images_BCHW)).numpy()
-        (found_BK,) = session.run(["logits"], {"images": images_BCHW})
+        found_BK = chain(images_BCHW)
         if found_BK.shape != expected_BK.shape:
             raise ParityFailed(
                 f"{what}: ONNX Runtime gives shape {found_BK.shape} for a batch of {size}, "
@@ -98,27 +112,53 @@ def ensemble_parity(members: Sequence[Compared], weights_M: Sequence[float]) -> 
     return _record(logit_gap, probability_gap)
 
 
-def run_member(
-    onnx_file: bytes, images_NCHW: NDArray[np.uint8], threads: int | None = None
+def run_file(
+    onnx_file: bytes, inputs_N: NDArray[np.generic], threads: int | None = None
 ) -> NDArray[np.float32]:
-    """logits_NK for uint8 images; the number of threads does not change a bit of them.
+    """One file's output for each of its inputs, in order; see `run_members`."""
+    return np.concatenate(_in_parts(Chain(onnx_file), inputs_N, threads))
+
+
+def run_members(
+    members: Sequence[bytes],
+    images_NCHW: NDArray[np.uint8],
+    trunk: bytes | None = None,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """logits_MNK for uint8 images; the number of threads does not change a bit of them.
 
     Args:
-        onnx_file: the member.
+        members: their files.
         images_NCHW: at least one image.
+        trunk: the file behind which the members are, run once for all of them; its features are
+            never kept for more images than are computed at a time.
         threads: how many run their own images through one session; never more than there are
             processors to use, which is also the default.
     """
-    session = open_session(onnx_file)
+    if trunk is None:
+        return np.stack([run_file(member, images_NCHW, threads) for member in members])
+    features, heads = Chain(trunk), [Chain(member) for member in members]
 
-    def answer(start: int) -> NDArray[np.float32]:
-        images_BCHW = np.ascontiguousarray(images_NCHW[start : start + IMAGES_AT_A_TIME])
-        logits_BK: NDArray[np.float32] = session.run(["logits"], {"images": images_BCHW})[0]
-        return logits_BK
+    def answers(images_BCHW: NDArray[np.generic]) -> NDArray[np.float32]:
+        shared = features(images_BCHW)
+        return np.stack([head(shared) for head in heads])
 
+    return np.concatenate(_in_parts(answers, images_NCHW, threads), axis=1)
+
+
+def _in_parts(
+    run: Callable[[NDArray[np.generic]], NDArray[np.float32]],
+    inputs_N: NDArray[np.generic],
+    threads: int | None,
+) -> list[NDArray[np.float32]]:
     workers = min(threads or cpu_budget(), cpu_budget())
+    starts = range(0, len(inputs_N), IMAGES_AT_A_TIME)
     with ThreadPoolExecutor(workers) as pool:
-        return np.concatenate(list(pool.map(answer, range(0, len(images_NCHW), IMAGES_AT_A_TIME))))
+        return list(
+            pool.map(
+                lambda start: run(np.ascontiguousarray(inputs_N[start:][:IMAGES_AT_A_TIME])), starts
+            )
+        )
 
 
 def parity_images(images_NCHW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

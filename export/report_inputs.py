@@ -3,17 +3,16 @@
 Shapes: M members, N images, C channels, H height, W width, K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.cpu import processor
 from snapensemble.contracts.errors import InvalidData, message_of
-from snapensemble.contracts.metrics import Answers, Floats, softmax
+from snapensemble.contracts.metrics import Answers
 from snapensemble.contracts.run import RunManifest
-from snapensemble.export.members import Exported
-from snapensemble.export.parity import run_member
+from snapensemble.export.members import Ensemble
 from snapensemble.export.speed import compare_speed, in_words
 from snapensemble.report.bundle.measure import ReportInputs
 from snapensemble.report.bundle.records import ImagesPerSecond, SpeedRecord
@@ -21,8 +20,8 @@ from snapensemble.trainer.data.reread import reread
 
 
 def gather_report_inputs(
-    served: Sequence[Exported],
-    fp32: Sequence[Exported],
+    served: Ensemble,
+    fp32: Ensemble,
     held_out: Answers,
     calibration_NCHW: NDArray[np.uint8],
     run: RunManifest,
@@ -32,8 +31,8 @@ def gather_report_inputs(
     """Run the members on the test split, in int8 and in fp32 where the bundle holds int8.
 
     Args:
-        served: the members as the bundle holds them.
-        fp32: the same members before they were quantised.
+        served: the members and their trunk as the bundle holds them.
+        fp32: the same before they were quantised.
         held_out: the served members' answers to the calibration half of validation.
         calibration_NCHW: real images to measure speed with.
         run: the manifest that says where the run found its images.
@@ -41,27 +40,28 @@ def gather_report_inputs(
         say: called with a sentence about what takes long, or why the test images cannot be read;
             the report then shows `held_out`.
     """
-    int8 = served[0].precision == "int8"
-    speed = measure_speed(fp32[0], served[0], calibration_NCHW, say) if int8 else None
+    int8 = served.precision == "int8"
+    speed = measure_speed(fp32, served, calibration_NCHW, say) if int8 else None
+    say(f"reading the test images of {data or run.data.spec}, for the report")
     try:
         test = reread(run.data, run.classes, run.image, spec=data)
     except InvalidData as error:
         say(f"the report has no test figures: {message_of(error)}")
         return ReportInputs(calibration=held_out, speed=speed)
-    say(f"asking {len(served)} members about {len(test):,} test images, for the report")
+    say(f"asking {len(served.members)} members about {len(test):,} test images")
     return ReportInputs(
         calibration=held_out,
-        test=Answers(_outputs(served, test.images_NCHW), test.labels_N),
-        fp32_test_MNK=_outputs(fp32, test.images_NCHW) if int8 else None,
+        test=Answers(served.answers(test.images_NCHW), test.labels_N),
+        fp32_test_MNK=fp32.answers(test.images_NCHW) if int8 else None,
         speed=speed,
     )
 
 
 def measure_speed(
-    fp32: Exported, int8: Exported, images_NCHW: NDArray[np.uint8], say: Callable[[str], None]
+    fp32: Ensemble, int8: Ensemble, images_NCHW: NDArray[np.uint8], say: Callable[[str], None]
 ) -> SpeedRecord:
-    """Time a member in fp32 and in int8 on one thread of this machine, and say which is faster."""
-    speeds = compare_speed(fp32.onnx_file, int8.onnx_file, images_NCHW)
+    """Time the first member in fp32 and in int8 in one thread, and say which is faster here."""
+    speeds = compare_speed(fp32.first_chain, int8.first_chain, images_NCHW)
     say(in_words(speeds))
     rates = {f"batch_{speed.batch_size}": speed for speed in speeds}
     return SpeedRecord(
@@ -69,8 +69,3 @@ def measure_speed(
         fp32=ImagesPerSecond(**{name: speed.fp32 for name, speed in rates.items()}),
         int8=ImagesPerSecond(**{name: speed.int8 for name, speed in rates.items()}),
     )
-
-
-def _outputs(members: Sequence[Exported], images_NCHW: NDArray[np.uint8]) -> Floats:
-    """The members' probabilities for the images, probs_MNK."""
-    return np.stack([softmax(run_member(member.onnx_file, images_NCHW)) for member in members])

@@ -275,9 +275,11 @@ def _named(bag: Bag, kinds_S: Sequence[Weights]) -> str:
         "last": ("the last snapshot", "the latest snapshots"),
         "ema": ("the last cycle's moving average of the weights", "the cycles' moving averages"),
         "tail": ("the average of the last cycle's tail", "the averages of the cycles' tails"),
-        "soup": ("the mean of the latest snapshots' weights", ""),
+        "soup": ("the mean of several snapshots' weights", ""),
     }[kind]
-    return one if len(bag) == 1 else f"{several} ({len(bag)} members)"
+    if len(bag) == 1:
+        return f"{one} (the price of one network)"
+    return f"{several} ({len(bag)} members, the price of {len(bag)} networks)"
 
 
 def _path(judge: Judge, rule: Rule, members: Members) -> list[Bag]:

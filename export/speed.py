@@ -5,13 +5,14 @@ Shapes: N images, B of them together, C channels, H height, W width.
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snapensemble.contracts.sessions import open_session
+from snapensemble.export.parity import Chain
 
 BATCH_SIZES = (1, 16)
 ROUNDS = 15
@@ -32,24 +33,25 @@ class Speed(NamedTuple):
 
 
 def compare_speed(
-    fp32_file: bytes, int8_file: bytes, images_NCHW: NDArray[np.uint8], *, seconds: float = 2.0
+    fp32_files: Sequence[bytes],
+    int8_files: Sequence[bytes],
+    images_NCHW: NDArray[np.uint8],
+    *,
+    seconds: float = 2.0,
 ) -> list[Speed]:
     """Time a member in fp32 and in int8, one after the other, at batch sizes 1 and 16.
 
     Args:
-        fp32_file: the member.
-        int8_file: the same one in int8.
+        fp32_files: the member, or its trunk and the member.
+        int8_files: the same in int8.
         images_NCHW: at least one image; repeated if need be.
         seconds: how long the comparison takes in all; longer if a single run takes longer.
     """
-    sessions = [open_session(fp32_file), open_session(int8_file)]
+    chains = [Chain(*fp32_files), Chain(*int8_files)]
     found = []
     for size in BATCH_SIZES:
         images_BCHW = images_NCHW[np.arange(size) % len(images_NCHW)]
-        runs = [
-            lambda session=session, images=images_BCHW: session.run(["logits"], {"images": images})
-            for session in sessions
-        ]
+        runs = [partial(chain, images_BCHW) for chain in chains]
         fp32, int8 = seconds_per_run(runs, seconds / len(BATCH_SIZES))
         found.append(Speed(size, size / fp32, size / int8))
     return found

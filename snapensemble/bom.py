@@ -7,10 +7,11 @@ document has no time, and its serial number is made from the hash of the manifes
 import argparse
 import json
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snapensemble.contracts.bundle import BUNDLE_FILE, BundleManifest, Member, read_bundle
+from snapensemble.contracts.bundle import BUNDLE_FILE, BundleManifest, Member, Trunk, read_bundle
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import read_regular, read_verified, sha256_of, write_atomically
 from snapensemble.contracts.manifest import MAX_MANIFEST_BYTES, ValFigures
@@ -18,6 +19,7 @@ from snapensemble.contracts.manifest import MAX_MANIFEST_BYTES, ValFigures
 SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/snapensemble/bundle")
 MEDIA_TYPE = "application/vnd.onnx"
+DATA_REF = "data:training"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +47,8 @@ def bill_of_materials(bundle_dir: Path) -> dict[str, Any]:
     """
     sha256 = manifest_sha256(bundle_dir)
     bundle = read_bundle(bundle_dir, sha256)
-    for member in bundle.members:
-        read_verified(bundle_dir, member.file, member.sha256, member.size)
+    for part in bundle.parts:
+        read_verified(bundle_dir, part.file, part.sha256, part.size)
     return document(bundle, sha256)
 
 
@@ -60,8 +62,10 @@ def manifest_sha256(bundle_dir: Path) -> str:
 
 def document(bundle: BundleManifest, manifest_sha256: str) -> dict[str, Any]:
     """The document, made from the manifest and its hash. Pure."""
-    root, data = f"bundle:{bundle.name}", "data:training"
+    root, data = f"bundle:{bundle.name}", DATA_REF
+    trunks = [] if bundle.trunk is None else [_trunk(bundle, bundle.trunk)]
     members = [_member(bundle, member) for member in bundle.members]
+    trunk_refs = [trunk["bom-ref"] for trunk in trunks]
     return {
         "$schema": SCHEMA,
         "bomFormat": "CycloneDX",
@@ -86,16 +90,27 @@ def document(bundle: BundleManifest, manifest_sha256: str) -> dict[str, Any]:
                 "version": bundle.version,
                 "description": f"Averaged class probabilities of {len(members)} ONNX members",
                 "hashes": _hashes(manifest_sha256),
-                "modelCard": _model_card(bundle, data, bundle.val),
+                "modelCard": _model_card(bundle, _images(bundle), bundle.val),
             },
         },
-        "components": [*members, _data(bundle, data)],
+        "components": [*trunks, *members, _data(bundle)],
         "dependencies": [
-            {"ref": root, "dependsOn": [member["bom-ref"] for member in members]},
-            *({"ref": member["bom-ref"], "dependsOn": [data]} for member in members),
-            {"ref": data},
+            {"ref": root, "dependsOn": [part["bom-ref"] for part in (*trunks, *members)]},
+            *({"ref": member["bom-ref"], "dependsOn": [*trunk_refs, data]} for member in members),
+            *({"ref": each} for each in (*trunk_refs, data)),
         ],
     }
+
+
+def _trunk(bundle: BundleManifest, trunk: Trunk) -> dict[str, Any]:
+    facts = {"file": trunk.file, "precision": trunk.precision, "opset": bundle.opset}
+    parameters = {
+        "task": "what all members take instead of images",
+        "modelArchitecture": bundle.model,
+        "inputs": [{"format": _images(bundle)}],
+        "outputs": [{"format": _features(trunk)}],
+    }
+    return _part(trunk, "trunk", {"modelParameters": parameters}, facts)
 
 
 def _member(bundle: BundleManifest, member: Member) -> dict[str, Any]:
@@ -108,29 +123,47 @@ def _member(bundle: BundleManifest, member: Member) -> dict[str, Any]:
         "precision": member.precision,
         "opset": bundle.opset,
     }
+    takes = _images(bundle) if bundle.trunk is None else _features(bundle.trunk)
+    return _part(member, f"member:{member.name}", _model_card(bundle, takes, member.val), facts)
+
+
+def _part(
+    part: Trunk | Member, ref: str, model_card: dict[str, Any], facts: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "type": "machine-learning-model",
-        "bom-ref": f"member:{member.name}",
-        "name": member.name,
-        "version": member.sha256[:8],
+        "bom-ref": ref,
+        "name": part.name,
+        "version": part.sha256[:8],
         "mime-type": MEDIA_TYPE,
-        "hashes": _hashes(member.sha256),
-        "modelCard": _model_card(bundle, "data:training", member.val),
+        "hashes": _hashes(part.sha256),
+        "modelCard": model_card,
         "properties": [
             {"name": f"snapensemble:{name}", "value": str(value)} for name, value in facts.items()
         ],
     }
 
 
-def _model_card(bundle: BundleManifest, data: str, val: ValFigures) -> dict[str, Any]:
-    channels, height, width = bundle.image.shape
+def _images(bundle: BundleManifest) -> str:
+    return f"uint8 images {_batch_of(bundle.image.shape)}"
+
+
+def _features(trunk: Trunk) -> str:
+    return f"float32 features {_batch_of(trunk.features)}"
+
+
+def _batch_of(shape: Sequence[int]) -> str:
+    return f"[batch, {', '.join(map(str, shape))}]"
+
+
+def _model_card(bundle: BundleManifest, takes: str, val: ValFigures) -> dict[str, Any]:
     return {
         "modelParameters": {
             "approach": {"type": "supervised"},
             "task": "image classification",
             "modelArchitecture": bundle.model,
-            "datasets": [{"ref": data}],
-            "inputs": [{"format": f"uint8 images [batch, {channels}, {height}, {width}]"}],
+            "datasets": [{"ref": DATA_REF}],
+            "inputs": [{"format": takes}],
             "outputs": [{"format": f"float32 logits [batch, {len(bundle.classes)}]"}],
         },
         "quantitativeAnalysis": {
@@ -142,11 +175,11 @@ def _model_card(bundle: BundleManifest, data: str, val: ValFigures) -> dict[str,
     }
 
 
-def _data(bundle: BundleManifest, ref: str) -> dict[str, Any]:
+def _data(bundle: BundleManifest) -> dict[str, Any]:
     data = bundle.data
     return {
         "type": "data",
-        "bom-ref": ref,
+        "bom-ref": DATA_REF,
         "name": data.spec or "training data",
         "version": data.fingerprint[:8],
         "hashes": _hashes(data.fingerprint),

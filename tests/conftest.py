@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.process import SIGNALS
-from tests.factories import make_bundle
+from tests.factories import cascade_record, make_bundle, trunk_file
 from tests.shared import made_once
 
 if TYPE_CHECKING:  # the tests of serving run without torch
-    from torch import nn
+    from torch import Tensor, nn
 
 # The same examples every time, and no verdict by the clock: these machines are shared.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -50,26 +49,36 @@ def bundle_dir(tmp_path: Path) -> Path:
     return make_bundle(tmp_path / "bundle")
 
 
+@pytest.fixture
+def trunk_dir(tmp_path: Path) -> Path:
+    """Three members on a trunk, which may be asked as a cascade."""
+    cascade = cascade_record((0.8, 0.5), (0.9, 0.7))
+    return make_bundle(tmp_path / "shared", trunk=trunk_file(), cascade=cascade)
+
+
 @pytest.fixture(scope="session")
 def conversions() -> Iterator[None]:
-    """Export a network a second time without converting it: that takes seconds.
+    """Have torch convert an architecture once for all tests: that takes seconds.
 
-    That the same network gives the same bytes is tested in `tests/export/test_onnx_export.py`.
+    That networks which share a graph get the bytes that each would get by itself is tested in
+    `tests/export/test_onnx_export.py`.
     """
-    import snapensemble.export.members
-    from snapensemble.export.onnx_export import to_onnx as real
+    import snapensemble.export.onnx_export
+    from snapensemble.export.onnx_export import Graph
+    from snapensemble.export.onnx_export import converted as real
 
-    kept: dict[object, bytes] = {}
+    kept: dict[object, Graph] = {}
 
-    def to_onnx(model: "nn.Module", image: ImageContract, metadata: dict[str, str]) -> bytes:
-        weights = b"".join(value.numpy().tobytes() for value in model.state_dict().values())
-        key = (str(model), weights, image, tuple(metadata.items()))
+    def converted(network: "nn.Module", example: "Tensor", gives: str) -> Graph:
+        state = network.state_dict()
+        others = [b.numpy().tobytes() for name, b in network.named_buffers() if name not in state]
+        key = (str(network), example.shape, example.dtype, gives, *others)
         if key not in kept:
-            kept[key] = real(model, image, metadata)
+            kept[key] = real(network, example, gives)
         return kept[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapensemble.export.members, "to_onnx", to_onnx)
+        patch.setattr(snapensemble.export.onnx_export, "converted", converted)
         yield
 
 

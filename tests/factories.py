@@ -15,7 +15,9 @@ from snapensemble.contracts.bundle import (
     CalibrationRecord,
     Member,
     ParityRecord,
+    Price,
     SelectionRecord,
+    Trunk,
     write_bundle,
 )
 from snapensemble.contracts.cascade import CascadePoint, CascadeRecord
@@ -28,6 +30,7 @@ from snapensemble.contracts.run import DataRecord
 
 CLASSES = ("ant", "bee", "cow")
 CONTRACT = ImageContract(channels=3, height=6, width=5, mean=(0.5,) * 3, std=(0.25,) * 3)
+FEATURES = (4, 5, 4)  # of a trunk
 DATA = DataRecord(
     spec="digits",
     fingerprint="0" * 64,
@@ -73,17 +76,67 @@ def linear_member(seed: int, *, batch: str | int = "batch", output: str = "logit
         helper.make_node("Flatten", ["float"], ["flat"], axis=1),
         helper.make_node("MatMul", ["flat", "W"], [output]),
     ]
-    graph = helper.make_graph(
+    return onnx_file(
         nodes,
-        "linear",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, C, H, W])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, len(CLASSES)])],
-        [numpy_helper.from_array(weights(seed) * np.float32(20 / 255), "W")],
+        helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, C, H, W]),
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, len(CLASSES)]),
+        {"W": weights(seed) * np.float32(20 / 255)},
     )
+
+
+def onnx_file(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: onnx.ValueInfoProto,
+    outputs: onnx.ValueInfoProto,
+    tensors: dict[str, NDArray[np.float32]],
+) -> bytes:
+    """An ONNX file of these nodes and weights."""
+    initializers = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    graph = helper.make_graph(nodes, "small", [inputs], [outputs], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data
+
+
+def trunk_file() -> bytes:
+    """An ONNX file: uint8 images -> features of a convolution."""
+    return _network(None, trunk=True)
+
+
+def member_on_trunk(seed: int, features: Sequence[int] = FEATURES) -> bytes:
+    """An ONNX file: features of `trunk_file` -> logits."""
+    return _network(seed, trunk=False, features=features)
+
+
+def whole_network(seed: int) -> bytes:
+    """An ONNX file: `trunk_file` and `member_on_trunk` in one."""
+    return _network(seed, trunk=True)
+
+
+def _network(seed: int | None, *, trunk: bool, features: Sequence[int] = FEATURES) -> bytes:
+    C, size = CONTRACT.channels, int(np.prod(features))
+    kernel = np.random.default_rng(99).normal(size=(FEATURES[0], C, 2, 2)) / 255
+    nodes, tensors = [], {}
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", *CONTRACT.shape])
+    between = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", *features])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(CLASSES)])
+    if trunk:
+        nodes += [
+            helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Conv", ["float", "kernel"], ["mapped"]),
+            helper.make_node("Relu", ["mapped"], ["features"]),
+        ]
+        tensors["kernel"] = kernel.astype(np.float32)
+    if seed is not None:
+        matrix = np.random.default_rng(seed).normal(size=(size, len(CLASSES))) / 2
+        nodes += [
+            helper.make_node("Flatten", ["features"], ["flat"], axis=1),
+            helper.make_node("MatMul", ["flat", "W"], ["logits"]),
+        ]
+        tensors["W"] = matrix.astype(np.float32)
+    inputs, outputs = images if trunk else between, between if seed is None else logits
+    return onnx_file(nodes, inputs, outputs, tensors)
 
 
 def cascade_record(
@@ -147,11 +200,18 @@ def make_bundle(
     cascade: CascadeRecord | None = None,
     calibration: CalibrationRecord | None = None,
     reference: ReferenceRecord | None = None,
+    trunk: bytes | None = None,
+    features: Sequence[int] = FEATURES,
     image: ImageContract = CONTRACT,
     classes: Sequence[str] = CLASSES,
 ) -> Path:
-    """A bundle of linear members (seeds 0, 1, 2), or of the ONNX files given."""
-    files = [linear_member(seed) for seed in range(3)] if files is None else files
+    """A bundle of linear members (seeds 0, 1, 2), or of the ONNX files given.
+
+    With a trunk the files are members that take its features.
+    """
+    if files is None:
+        make_member = linear_member if trunk is None else member_on_trunk
+        files = [make_member(seed) for seed in range(3)]
     weights_M = weights_M or [1 / len(files)] * len(files)
     (directory / "members").mkdir(parents=True)
     members = []
@@ -176,7 +236,9 @@ def make_bundle(
             version="0badcafe",
             classes=tuple(classes),
             image=image,
+            trunk=None if trunk is None else _trunk(directory, trunk, features),
             members=tuple(members),
+            price=None if trunk is None else Price(trunk=900, members=(100,) * len(files)),
             temperature=temperature,
             selection=SelectionRecord(rule="best", metric="nll", candidates=len(files)),
             val=ValFigures(nll=0.4, accuracy=0.95),
@@ -192,3 +254,8 @@ def make_bundle(
         ),
     )
     return directory
+
+
+def _trunk(directory: Path, data: bytes, features: Sequence[int]) -> Trunk:
+    sha256 = write_atomically(directory / "trunk.onnx", data)
+    return Trunk(file="trunk.onnx", sha256=sha256, size=len(data), features=tuple(features))

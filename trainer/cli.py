@@ -12,7 +12,7 @@ from snapensemble.trainer.config_file import read_toml
 
 BUDGET = {"cycles", "epochs", "minutes"}
 RESUMABLE = {"data", "device", "threads", "checkpoint_minutes"}  # may change when a run goes on
-MORE_CYCLES = "more_cycles"
+MORE_CYCLES, CYCLE = "more_cycles", "cycle"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --resume: add K cycles to the run, finished or not",
     )
     parser.add_argument(
+        "--branch",
+        type=Path,
+        metavar="RUN_DIR",
+        help="train one cycle of a run whose cycles all begin with the first one's weights, in an "
+        "--out of its own; export takes all of them together",
+    )
+    parser.add_argument(
+        flag(CYCLE), type=positive, metavar="K", help="with --branch: which cycle, from 1"
+    )
+    parser.add_argument(
         "--config", type=Path, metavar="FILE.toml", help="settings by name; flags win over it"
     )
 
@@ -40,19 +50,27 @@ def run(args: argparse.Namespace) -> int:
     """Train; the last line of stdout is the run directory."""
     flags = vars(args)
     if "resume" in flags:
-        refuse_new_settings(flags)
+        refuse_new_settings(flags, "resume", {MORE_CYCLES})
+    elif "branch" in flags:
+        refuse_new_settings(flags, "branch", {CYCLE, "out"})
+        if missing := {CYCLE, "out"} - flags.keys():
+            raise InvalidConfig(f"--branch needs {' and '.join(map(flag, sorted(missing)))} too")
     elif MORE_CYCLES in flags:
         raise InvalidConfig(
             "--more-cycles adds to a run that is there: name it by --resume RUN_DIR"
         )
+    elif CYCLE in flags:
+        raise InvalidConfig("--cycle is one of a run that is there: name it by --branch RUN_DIR")
 
     import torch
 
-    from snapensemble.trainer.run import resume, train
+    from snapensemble.trainer.run import branch, resume, train
 
     try:
         if "resume" in flags:
             run_dir = resume(flags.pop("resume"), **flags)
+        elif "branch" in flags:
+            run_dir = branch(flags.pop("branch"), flags.pop(CYCLE), Path(flags.pop("out")), **flags)
         else:
             file = flags.pop("config", None)
             run_dir = train(build_config(flags, file))
@@ -76,13 +94,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def refuse_new_settings(flags: dict[str, Any]) -> None:
-    """Raise InvalidConfig if --resume comes with what would make it another run."""
-    others = sorted(flags.keys() - RESUMABLE - {"resume", MORE_CYCLES})
+def refuse_new_settings(flags: dict[str, Any], command: str, own: set[str]) -> None:
+    """Raise InvalidConfig if --resume or --branch comes with what would make it another run."""
+    others = sorted(flags.keys() - RESUMABLE - own - {command})
     if others:
         raise InvalidConfig(
-            f"--resume goes on with the run's own settings; {', '.join(map(flag, others))} cannot "
-            f"be changed, only {', '.join(map(flag, sorted(RESUMABLE)))}"
+            f"{flag(command)} goes on with the run's own settings; "
+            f"{', '.join(map(flag, others))} cannot be changed, only "
+            f"{', '.join(map(flag, sorted(RESUMABLE)))}"
         )
 
 

@@ -3,15 +3,16 @@
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from snapensemble.contracts.cpu import cpu_budget
-from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest
 from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
-from snapensemble.contracts.run import read_run
+from snapensemble.contracts.run import DataRecord, read_run
 from snapensemble.trainer.averages import keep_statistics, soups
 from snapensemble.trainer.budget import Pace, divided, short_cycles
 from snapensemble.trainer.build import (
@@ -42,7 +43,7 @@ from snapensemble.trainer.recording.manifest import (
 )
 from snapensemble.trainer.recording.recorder import Recorder, recording
 from snapensemble.trainer.recording.run_directory import refuse_taken
-from snapensemble.trainer.recording.snapshots import Kept, load_trunk
+from snapensemble.trainer.recording.snapshots import Kept, load_trunk, read_weights
 from snapensemble.trainer.schedules import Plan
 from snapensemble.trainer.validation import Labelled, Validation
 
@@ -94,19 +95,67 @@ def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
             return run_dir
         extended_after += (run.schedule.cycles,)
     config = run_config(run_dir, more_cycles, **changes)
-    return _train(config, resumed=True, extended_after=extended_after)
+    branched = None if run.branch is None else run.branch.cycle
+    return _train(
+        config, resumed=True, extended_after=extended_after, origin=run_dir, branched=branched
+    )
 
 
-def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...] = ()) -> Path:
+def branch(run_dir: Path, cycle: int, out: Path, **changes: Any) -> Path:
+    """Train one cycle of a run's star in a directory of its own, as the run itself would train it.
+
+    For one process on the CPU the snapshot has the same bits as the run's own, if `threads` is the
+    same. `export` takes the run and its branches together.
+
+    Args:
+        run_dir: made by `train`, with its first cycle finished, and cycles that all begin with it.
+        cycle: which one, from 1.
+        out: a new run directory.
+        changes: settings of this machine, see `resume`.
+
+    Returns:
+        The new run directory.
+
+    Raises:
+        InvalidConfig: the run's cycles do not begin with the first one's weights, or it has no such
+            cycle; all others as for `train`.
+        InvalidManifest: the directory holds no run whose first cycle is finished.
+        InvalidData: the images are not those that the run began with.
+    """
+    run = read_run(run_dir)
+    if run.schedule.restart_from != "first":
+        raise InvalidConfig(
+            f"the cycles of {run_dir} begin with the previous one, so one cannot be trained "
+            "without the others; train with --restart-from first"
+        )
+    if not 1 <= cycle < run.schedule.cycles:
+        raise InvalidConfig(
+            f"--cycle {cycle}: {run_dir} has the cycles 1 to {run.schedule.cycles - 1} after the "
+            "first one"
+        )
+    if not run.snapshots or run.branch is not None:
+        raise InvalidManifest(f"{run_dir} has no snapshot of its first cycle yet; finish it first")
+    config = run_config(run_dir, **changes).model_copy(update={"out": out})
+    return _train(config, resumed=False, origin=run_dir, branched=cycle)
+
+
+def _train(
+    config: TrainConfig,
+    *,
+    resumed: bool,
+    extended_after: tuple[int, ...] = (),
+    origin: Path | None = None,
+    branched: int | None = None,
+) -> Path:
     started = time.monotonic()
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
     with joined(device) as world:
-        if not resumed:
-            if world.leads:
-                refuse_taken(config.out)
+        if not resumed and world.leads:
+            refuse_taken(config.out)
+        if origin is None:
             config = with_beginning(config)
-        with world.leader_first("images"), noting_where_from(resumed):
+        with world.leader_first("images"), noting_where_from(origin is not None):
             dataset = load_dataset(
                 config.data,
                 val_fraction=config.val_fraction,
@@ -124,11 +173,11 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
         image = image_contract(dataset, config.model if config.fine_tunes else None)
         name = config.model or default_model(image)
         # What brings all weights; the file that the run began with may be gone.
-        kept = resumed and (has_checkpoint(config.out) or extended_after)
+        kept = branched or (resumed and (has_checkpoint(config.out) or extended_after))
         pretrained = None if kept else config.pretrained
         network = new_model(name, config.seed, pretrained, dataset, image, device)
-        if resumed:
-            load_trunk(config.out, network)
+        if origin is not None:
+            load_trunk(origin, network)
         shown = augmented_images(config, dataset, image, device)
         with world.leader_first("features"):
             inputs = training_inputs(config, network, shown, dataset)
@@ -149,7 +198,10 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
         config = divided(config, len(dataset.train), batches.steps_per_epoch, measure)
         if world.leads and (warning := short_cycles(config, batches.steps_per_epoch)):
             say(warning)
-        plan = config.plan(batches.steps_per_epoch)
+        plan = replace(config.plan(batches.steps_per_epoch), branch=branched)
+        if origin is not None and not resumed:  # a branch, which begins with its weights
+            first = read_run(origin).snapshots[0]
+            model.load_state_dict(read_weights(origin, first))
         state = State(model, build_optimizer(model, config, plan.schedule, device))
         objective = build_objective(config, model, world, device)
         description = RunDescription(
@@ -158,8 +210,11 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
             schedule_record(config, plan),
             training_record(config, name, parameter_count(model), batches, device),
             inputs.trunk,
+            branched,
             extended_after,
         )
+        if origin is not None:
+            refuse_other_images(origin, description.data)
         with (
             keeping_random_state(device),
             signals_deferred() as deferred,
@@ -170,6 +225,15 @@ def _train(config: TrainConfig, *, resumed: bool, extended_after: tuple[int, ...
             world.refuse_other_steps(state.step)
             train_cycles(state, objective, batches, plan, inputs.val, record, deferred)
     return config.out
+
+
+def refuse_other_images(origin: Path, data: DataRecord) -> None:
+    """Raise InvalidData unless the images are those that the run began with."""
+    if read_run(origin).data.fingerprint != data.fingerprint:
+        raise InvalidData(
+            f"{data.spec} is not what {origin} began with: its images, classes or split have "
+            "changed; put them back, or train again with a new --out"
+        )
 
 
 @contextmanager
@@ -234,7 +298,7 @@ def train_cycles(
             kept.append(Kept.of("last", state.model, logits_NK, figures))
             for weights, network in state.averages.networks().items():
                 kept.append(validation.averaged(weights, network, last, epoch))
-            if cycle == plan.cycles[-1]:
+            if plan.is_last(cycle):
                 for cycles, soup in soups(state.model, cycle.index, record.earlier):
                     kept.append(validation.averaged("soup", soup, last, epoch, cycles))
         # Whatever a signal may interrupt is done: from here on nothing is half recorded.

@@ -42,6 +42,7 @@ class Plan:
     cycles: tuple[Cycle, ...]
     steps_per_epoch: int
     restart_from: RestartFrom = "previous"
+    branch: int | None = None  # the only cycle that is trained here; None: all are
 
     @property
     def steps(self) -> int:
@@ -50,8 +51,13 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """All epochs of the run."""
-        return self.steps // self.steps_per_epoch
+        """The epochs up to the last one that is trained here."""
+        last = self.cycles[-1 if self.branch is None else self.branch]
+        return last.end // self.steps_per_epoch
+
+    def is_last(self, cycle: Cycle) -> bool:
+        """Whether all cycles are trained with this one."""
+        return self.branch is None and cycle == self.cycles[-1]
 
     def cycle_of(self, epoch: int) -> Cycle:
         """The cycle that an epoch belongs to."""

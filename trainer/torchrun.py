@@ -4,10 +4,13 @@ import argparse
 import os
 from pathlib import Path
 
+from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.process import exit_code, raise_on_signals
-from snapensemble.contracts.run import RUN_FILE
+from snapensemble.contracts.run import RUN_FILE, read_run
 from snapensemble.trainer import cli
 from snapensemble.trainer.config_file import read_toml
+
+RANK, SIZE = ("RANK", "0"), ("WORLD_SIZE", "1")  # of the environment, with their defaults
 
 
 def main() -> int:
@@ -27,7 +30,33 @@ def _run() -> int:
         description="Train with SGDR in several processes, one snapshot per cycle.",
     )
     cli.add_arguments(parser)
-    return cli.run(resumed_after_restart(parser.parse_args()))
+    args = parser.parse_args()
+    if hasattr(args, "branch"):
+        return run_branches(args)
+    return cli.run(resumed_after_restart(args))
+
+
+def run_branches(args: argparse.Namespace) -> int:
+    """Train all later cycles of a star, each process some of them, in OUT/cycle-01 and so on.
+
+    The processes need nothing of each other, and each trains as if it were alone.
+
+    Raises:
+        InvalidConfig: --out is missing, or there is a --cycle.
+    """
+    if hasattr(args, "cycle") or not hasattr(args, "out"):
+        raise InvalidConfig("torchrun trains all cycles of a --branch: give --out, and no --cycle")
+    rank, size = (int(os.environ.get(name, default)) for name, default in (RANK, SIZE))
+    os.environ[SIZE[0]] = "1"
+    out, cycles = Path(args.out), read_run(args.branch).schedule.cycles
+    for cycle in range(1 + rank, cycles, size):
+        run_dir = out / f"cycle-{cycle:02d}"
+        if (run_dir / RUN_FILE).exists():  # torchrun has started the job anew
+            kept = {name: value for name, value in vars(args).items() if name in cli.RESUMABLE}
+            cli.run(argparse.Namespace(resume=run_dir, **kept))
+        else:
+            cli.run(argparse.Namespace(**{**vars(args), "cycle": cycle, "out": run_dir}))
+    return 0
 
 
 def resumed_after_restart(args: argparse.Namespace) -> argparse.Namespace:

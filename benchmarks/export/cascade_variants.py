@@ -34,7 +34,7 @@ from snapensemble.export.candidates import pooled
 from snapensemble.export.cascade import fit_cascade, path_per_depth
 from snapensemble.export.config import DEFAULTS
 from snapensemble.export.onnx_export import to_onnx
-from snapensemble.export.parity import run_member
+from snapensemble.export.parity import run_file
 from snapensemble.export.quantize import to_int8
 from snapensemble.export.selection import select
 from snapensemble.export.speed import compare_speed
@@ -71,13 +71,13 @@ def all_answers(
     models = [load_model(run_dir, run, snapshot) for snapshot in run.snapshots]
     fp32 = [to_onnx(model, run.image) for model in models]
     files = {"fp32": fp32, "int8": [to_int8(file, calibration_NCHW) for file in fp32]}
-    speed = compare_speed(files["fp32"][0], files["int8"][0], calibration_NCHW)
+    speed = compare_speed(files["fp32"][:1], files["int8"][:1], calibration_NCHW)
     split = split_validation(parts["val"].labels_N)
     answers = {}
     for precision, members in files.items():
         val, test = (
             Answers(
-                softmax(np.stack([run_member(file, part.images_NCHW) for file in members])),
+                softmax(np.stack([run_file(file, part.images_NCHW) for file in members])),
                 part.labels_N,
             )
             for part in parts.values()

@@ -41,7 +41,7 @@ from snapensemble.export.candidates import pooled
 from snapensemble.export.cascade import Choice, Exits, fit_cascade, path_per_depth, path_through
 from snapensemble.export.config import DEFAULTS, ExportConfig
 from snapensemble.export.onnx_export import to_onnx
-from snapensemble.export.parity import run_member
+from snapensemble.export.parity import run_file
 from snapensemble.export.quantize import to_int8
 from snapensemble.export.selection import select
 from snapensemble.export.temperature import fit_temperature
@@ -132,9 +132,7 @@ def read_population(path: Path, spec: str | None) -> Population:
     fp32 = [to_onnx(load_model(path, run, snapshot), run.image) for snapshot in run.snapshots]
     taught_NCHW = pooled([path]).calibration_images()
     int8 = [to_int8(file, taught_NCHW) for file in fp32]
-    probs = [
-        np.stack([softmax(run_member(f, images_NCHW)) for f in files]) for files in (fp32, int8)
-    ]
+    probs = [np.stack([softmax(run_file(f, images_NCHW)) for f in files]) for files in (fp32, int8)]
     answers = Answers(probs[0], np.concatenate([part.labels_N for part in parts]))
     return Population(path.name, answers, both(answers, probs[1]))
 

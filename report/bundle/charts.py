@@ -1,6 +1,7 @@
 """The charts of a bundle; each function draws one and returns the bytes of a PNG."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +20,6 @@ from snapensemble.report.bundle.records import (
     Reliability,
     Selective,
     SetFigures,
-    SpeedRecord,
 )
 from snapensemble.report.bundle.words import images_of
 from snapensemble.report.plots import (
@@ -209,9 +209,14 @@ def member_pairs_chart(
 
 
 def cost_chart(bundle: BundleManifest, figures: BundleFigures, answers: AnswerFigures) -> bytes:
-    """NLL and accuracy over cost, with the cost of one fp32 member as a line."""
+    """NLL and accuracy over cost, with the cost of one fp32 network as a line."""
     options, speed, precision = answers.options, figures.speed, precision_of(bundle)
-    timed = precision == "int8" and speed is not None and speed.int8_time is not None
+    price = partial(cost, speed=speed, price=bundle.price)
+    unit = "members asked per image"
+    if precision == "int8" and speed is not None and speed.int8_time is not None:
+        unit = "time per image (one fp32 network = 1)"
+    elif bundle.trunk is not None and bundle.price is not None:
+        unit = "operations per image (one network = 1)"
     one = len({o.precision for o in options}) == 1
     alone = options[0].model_copy(update={"precision": precision, "members_per_image": 1.0})
     first = answers.members[0]
@@ -220,18 +225,16 @@ def cost_chart(bundle: BundleManifest, figures: BundleFigures, answers: AnswerFi
         left, right = figure.subplots(1, 2)
         for axes, name in ((left, "nll"), (right, "accuracy")):
             axes.axvline(1.0, color=FAINT, linestyle="--", linewidth=1.2, label="price of one")
-            _draw_options(axes, options, speed, name)
+            _draw_options(axes, options, price, name)
             axes.plot(
-                [cost(alone, speed)],
+                [price(alone)],
                 [getattr(first, name)],
                 "^",
                 color=INK,
                 markersize=8,
                 label="first member",
             )
-            axes.set_xlabel(
-                "time per image (one fp32 member = 1)" if timed else "members asked per image"
-            )
+            axes.set_xlabel(unit)
             axes.margins(x=0.06)
             axes.set_xlim(left=0)
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
@@ -247,7 +250,7 @@ def cost_chart(bundle: BundleManifest, figures: BundleFigures, answers: AnswerFi
 
 
 def _draw_options(
-    axes: Axes, options: Sequence[Option], speed: SpeedRecord | None, name: str
+    axes: Axes, options: Sequence[Option], price: Callable[[Option], float], name: str
 ) -> None:
     several = len({o.precision for o in options}) > 1
     for precision, colour in COLOURS.items():
@@ -256,7 +259,7 @@ def _draw_options(
 
         def points(chosen: Iterable[Option]) -> tuple[list[float], list[float]]:
             chosen = list(chosen)
-            return [cost(o, speed) for o in chosen], [getattr(o.figures, name) for o in chosen]
+            return [price(o) for o in chosen], [getattr(o.figures, name) for o in chosen]
 
         cascade = [o for o in ours if o.cascade]
         if cascade:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from snapensemble.contracts.bundle import BundleManifest, Precision
+from snapensemble.contracts.bundle import BundleManifest, Precision, Price
 from snapensemble.contracts.cascade import run_cascade
 from snapensemble.contracts.metrics import Floats, Labels, all_figures, mean_probabilities
 from snapensemble.contracts.prediction_sets import SetQuantile, covered_and_sizes
@@ -25,8 +25,8 @@ class ClassCoverage(NamedTuple):
 
 
 def precision_of(bundle: BundleManifest) -> Precision:
-    """The precision of the members: int8 if any of them is."""
-    return "int8" if any(member.precision == "int8" for member in bundle.members) else "fp32"
+    """The precision of the members and their trunk: int8 if any of them is."""
+    return "int8" if any(part.precision == "int8" for part in bundle.parts) else "fp32"
 
 
 def full_answers(bundle: BundleManifest, probs_MNK: Floats) -> Floats:
@@ -70,10 +70,18 @@ def serving_options(
     return (full, *points)
 
 
-def cost(option: Option, speed: SpeedRecord | None) -> float:
-    """Time per image in units of one fp32 member; if int8 was not timed, members per image."""
+def cost(option: Option, speed: SpeedRecord | None, price: Price | None = None) -> float:
+    """Time per image in units of one fp32 network.
+
+    Args:
+        option: says how many members an image meets.
+        speed: says what int8 saves; nothing, if it was not timed.
+        price: says what members on a shared trunk take; otherwise each takes as much as a network.
+    """
     ratio = speed.int8_time if speed is not None and option.precision == "int8" else None
-    return option.members_per_image * (1.0 if ratio is None else ratio)
+    members = option.members_per_image
+    networks = members if price is None else price.of_members(members)
+    return networks * (1.0 if ratio is None else ratio)
 
 
 def all_set_figures(

@@ -1,5 +1,6 @@
 """The report inside a bundle: written by the export, read by `snapensemble report`."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def bundle_page(bundle: BundleManifest, figures: BundleFigures) -> str:
         images=images_of(figures),
         full_sets=full_sets,
         coverage=class_coverage(full_sets, answers.classes, bundle.classes) if answers else [],
-        cost=cost,
+        cost=partial(cost, speed=figures.speed, price=bundle.price),
         option_name=option_name,
         quality=quality,
         set_name=set_name,

@@ -22,6 +22,9 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
         if M > 1
         else f"is one network ({bundle.model})"
     )
+    if bundle.trunk is not None and bundle.price is not None and M > 1:
+        networks = bundle.price.in_single_networks
+        what += f", which share a trunk: an image takes {networks:.2f} times what one of them takes"
     sentences = [
         f"{bundle.name} {bundle.version} {what}. It was taught with {bundle.data.train_images:,} "
         f"images of {bundle.data.spec} and tells {K:,} classes apart."

@@ -85,12 +85,16 @@ class MemoryBudget:
                 )
             self.held += size
 
+    def count(self, size: int) -> None:
+        """Count bytes that are there already, even beyond the limit; below 0 as free again."""
+        with self._lock:
+            self.held += size
+            if size < 0 and self._waiters:
+                self._freed.notify_all()
+
     def let_go(self, size: int) -> None:
         """Count these bytes as free again."""
-        with self._lock:
-            self.held -= size
-            if self._waiters:
-                self._freed.notify_all()
+        self.count(-size)
 
     @contextlib.contextmanager
     def held_when_free(self, size: int, within_s: float) -> Iterator[None]:

@@ -1,31 +1,44 @@
 """Stages, where images wait for their next members, and micro-batches, in which they meet them.
 
 In full mode there is one stage, whose micro-batches ask all members side by side. A cascade has a
-stage per member: images whose answer is safe leave after it, the others go on to the next.
+stage per member: images whose answer is safe leave after it, the others go on to the next. Where
+the members share a trunk, a stage for it comes first in both; its features take the place of the
+images.
 
-Shapes: M members, d members asked so far, B images, C channels, H height, W width, K classes.
+Shapes: M members, d members asked so far, B images, K classes.
 """
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.metrics import Floats, softmax
 from snapensemble.serving.errors import InferenceFailed
 from snapensemble.serving.inference.aggregate import Summary
 from snapensemble.serving.inference.request import MemberOutputs, PendingImage
 
-MemberCall = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Inputs = NDArray[Any]  # images_BCHW, uint8, or what the trunk gives for them, float32
+MemberCall = Callable[[Inputs], NDArray[np.float32]]
 LeaveCall = Callable[[Floats], NDArray[np.bool_]]  # probs_dBK -> leaves_B
 SummarizeCall = Callable[[Floats], Sequence[Summary | None]]  # probs_dBK -> one per image
+TRUNK = -1  # its place, before those of the members, which count from 0
+
+
+def names_by_place(bundle: BundleManifest) -> dict[int, str]:
+    """What reports call the trunk, if there is one, and each member."""
+    names = dict(enumerate(member.name for member in bundle.members))
+    return names if bundle.trunk is None else {TRUNK: bundle.trunk.name, **names}
 
 
 class Clock:
@@ -69,13 +82,34 @@ class Load:
 
 @dataclass(slots=True)
 class Stage:
-    """Images that wait for the same members."""
+    """Images that wait for the same members, or for the trunk."""
 
-    members: range  # that a micro-batch asks side by side
+    members: range  # places of those that a micro-batch asks side by side
     load: Load
     leaves: LeaveCall | None = None  # which images to answer after these members; None: all
     following: "Stage | None" = None  # where the other images go
     waiting: deque[PendingImage] = field(default_factory=deque)
+
+    def take(self, count: int) -> tuple[list[PendingImage], list[PendingImage]]:
+        """Take the first so many images out: those that are waited for, and those that are not."""
+        present: list[PendingImage] = []
+        left: list[PendingImage] = []
+        for _ in range(count):
+            image = self.waiting.popleft()
+            (left if image.has_left() else present).append(image)
+        return present, left
+
+    def batch(self, images: Sequence[PendingImage], summarize: SummarizeCall) -> "MicroBatch":
+        """A micro-batch that asks this stage's members, or the trunk, about images."""
+        if self.members.start == TRUNK:
+            return TrunkBatch(images, self.members)
+        is_last = self.following is None
+        return MemberBatch(images, self.members, self.leaves, summarize, is_last=is_last)
+
+
+def trunk_stage(following: Stage) -> Stage:
+    """The stage of the trunk, before the first one of a mode."""
+    return Stage(range(TRUNK, 0), following.load, following=following)
 
 
 def full_stage(members: int) -> Stage:
@@ -92,13 +126,17 @@ def cascade_stages(members: int, leaves: LeaveCall) -> list[Stage]:
     return stages
 
 
-def stages_of(members: int, leaves: LeaveCall | None) -> tuple[list[Stage], dict[Mode, Stage]]:
-    """All stages, and the one in which images of each mode wait for their first member."""
-    full = full_stage(members)
-    if leaves is None:
-        return [full], {"full": full}
-    cascade = cascade_stages(members, leaves)
-    return [full, *cascade], {"full": full, "cascade": cascade[0]}
+def stages_of(
+    members: int, leaves: LeaveCall | None, *, has_trunk: bool = False
+) -> tuple[list[Stage], dict[Mode, Stage]]:
+    """All stages, and the one in which images of each mode wait first."""
+    modes: dict[Mode, list[Stage]] = {"full": [full_stage(members)]}
+    if leaves is not None:
+        modes["cascade"] = cascade_stages(members, leaves)
+    if has_trunk:
+        modes = {mode: [trunk_stage(stages[0]), *stages] for mode, stages in modes.items()}
+    entries = {mode: stages[0] for mode, stages in modes.items()}
+    return [stage for stages in modes.values() for stage in stages], entries
 
 
 def next_stage(stages: Iterable[Stage]) -> Stage | None:
@@ -109,7 +147,10 @@ def next_stage(stages: Iterable[Stage]) -> Stage | None:
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What one finished micro-batch took, seconds, and whom it answered."""
+    """What one finished micro-batch took, seconds, and whom it answered.
+
+    A trunk counts as a member here, and of `members_used` it is none.
+    """
 
     images: int
     waits_s: tuple[float, ...]  # of new images, from submission to the start, less decoding
@@ -118,8 +159,8 @@ class BatchReport:
     answered: int  # images that got a distribution, each from `members_used` members
     members_used: int
     failed: bool
-    members_answered: tuple[int, ...] = ()
-    members_failed: tuple[int, ...] = ()  # those that raised an error
+    members_answered: tuple[int, ...] = ()  # their places
+    members_failed: tuple[int, ...] = ()  # places of those that raised an error
     queued: int = 0  # images that waited for their first member when it was finished
 
 
@@ -130,30 +171,28 @@ class Outcome:
     answers: list[tuple[PendingImage, Floats | InferenceFailed]]
     going_on: list[PendingImage]  # to the next member
     failed: bool = False  # whether the whole batch failed
+    features_bytes: int = 0  # what a trunk has given to those that go on
 
 
-class MicroBatch:
+class MicroBatch(ABC):
     """Images that run together; it finishes when each of `members` has answered.
 
     Args:
         images: of one stage.
         members: places of the members to ask.
-        is_last: whether no image is asked about more members afterwards.
     """
 
-    def __init__(
-        self, images: Sequence[PendingImage], members: range, *, is_last: bool = True
-    ) -> None:
+    gives: ClassVar[str]  # what a member answers
+
+    def __init__(self, images: Sequence[PendingImage], members: range) -> None:
         self.members = members
-        self._is_last = is_last
         self._images = images
-        self._earlier = [image.probs_dK for image in images]
         self._started = time.monotonic()
-        for row, image in enumerate(images):
-            image.answer.so_far = partial(self.so_far, row)
-            image.times.begun = image.times.begun or self._started
-        self._images_BCHW: NDArray[np.uint8] | None = None
-        self._logits: list[NDArray[np.float32] | None] = [None] * len(members)
+        self._new = [image for image in images if image.times.begun is None]
+        for image in self._new:
+            image.times.begun = self._started
+        self._stack_B: Inputs | None = None
+        self._outputs: list[NDArray[np.float32] | None] = [None] * len(members)
         self._seconds = [0.0] * len(members)
         self._left = len(members)
         self.lane_s = 0.0
@@ -173,12 +212,12 @@ class MicroBatch:
         started = time.monotonic()
         try:
             if self._error is None:
-                logits_BK = member(self._stacked())
-                if logits_BK.ndim != 2 or len(logits_BK) != len(self._images):
+                outputs_B = member(self._stacked())
+                if not self._fits(outputs_B):
                     raise ValueError(
-                        f"logits of shape {logits_BK.shape} for {len(self._images)} images"
+                        f"{self.gives} of shape {outputs_B.shape} for {len(self._images)} images"
                     )
-                self._logits[place] = logits_BK
+                self._outputs[place] = outputs_B
         except Exception as error:  # whatever a member raises, its images must be answered
             self._error = error
             self._failed.append(index)
@@ -188,11 +227,99 @@ class MicroBatch:
             self._left -= 1
             return self._left == 0
 
+    @abstractmethod
+    def outcome(self) -> Outcome:
+        """Decide what becomes of each image, now that its members have answered."""
+
+    def report(self, outcome: Outcome, queued: int) -> BatchReport:
+        """Report how long the batch took, and whom it answered."""
+        return BatchReport(
+            images=len(self._images),
+            waits_s=tuple(self._started - i.times.accepted - i.times.decode_s for i in self._new),
+            inference_s=time.monotonic() - self._started,
+            members_s=tuple(self._seconds),
+            answered=sum(not isinstance(a, InferenceFailed) for _, a in outcome.answers),
+            members_used=self.members.stop,
+            failed=outcome.failed,
+            members_answered=tuple(
+                member
+                for member, outputs_B in zip(self.members, self._outputs, strict=True)
+                if outputs_B is not None
+            ),
+            members_failed=tuple(self._failed),
+            queued=queued,
+        )
+
+    def _fits(self, outputs_B: NDArray[np.float32]) -> bool:
+        return outputs_B.ndim >= 2 and len(outputs_B) == len(self._images)
+
+    def _failed_by(self, error: Exception, which: str) -> Outcome:
+        failure = InferenceFailed.caused_by(error, f"{which} of the ensemble failed")
+        return Outcome([(image, failure) for image in self._images], [], True)
+
+    def _stacked(self) -> Inputs:
+        with self._lock:
+            if self._stack_B is None:
+                self._stack_B = np.stack([image.inputs for image in self._images])
+            return self._stack_B
+
+
+class TrunkBatch(MicroBatch):
+    """Asks the trunk, whose features take the place of the images' pixels."""
+
+    gives = "features"
+
+    def outcome(self) -> Outcome:
+        """All images go on, each with features of its own, unless the trunk has failed."""
+        try:
+            if self._error is not None:
+                raise self._error
+            (features_B,) = self._outputs
+            assert features_B is not None
+            # Copies, so that an image that is over frees what it had.
+            copies = [features.copy() for features in features_B]
+        except Exception as error:  # raised by the trunk, or there is no memory for the copies
+            return self._failed_by(error, "the trunk")
+        for image, features in zip(self._images, copies, strict=True):
+            image.give_features(features)
+        return Outcome([], list(self._images), features_bytes=features_B.nbytes)
+
+
+class MemberBatch(MicroBatch):
+    """Asks members, and answers the images that need no more of them.
+
+    Args:
+        images: of one stage.
+        members: places of the members to ask.
+        leaves: says whose answer is safe already; everyone's is if not given.
+        summarize: makes summaries from the distributions of images that get an answer.
+        is_last: whether no image is asked about more members afterwards.
+    """
+
+    gives = "logits"
+
+    def __init__(
+        self,
+        images: Sequence[PendingImage],
+        members: range,
+        leaves: LeaveCall | None,
+        summarize: SummarizeCall,
+        *,
+        is_last: bool,
+    ) -> None:
+        super().__init__(images, members)
+        self._leaves = leaves
+        self._summarize = summarize
+        self._is_last = is_last
+        self._earlier = [image.probs_dK for image in images]
+        for row, image in enumerate(images):
+            image.answer.so_far = partial(self.so_far, row)
+
     def so_far(self, row: int) -> MemberOutputs | None:
         """The members' outputs for one image, of this batch and before; None if there are none."""
         outputs = [
             (member, logits_BK[row])
-            for member, logits_BK in zip(self.members, self._logits, strict=True)
+            for member, logits_BK in zip(self.members, self._outputs, strict=True)
             if logits_BK is not None
         ]
         probs_dK = [softmax(np.stack([logits_K for _, logits_K in outputs]))] if outputs else []
@@ -209,24 +336,18 @@ class MicroBatch:
             whole_dK, (*range(self.members.start), *(member for member, _ in outputs))
         )
 
-    def outcome(self, leaves: LeaveCall | None, summarize: SummarizeCall) -> Outcome:
-        """Decide what becomes of each image, now that its members have answered.
-
-        Args:
-            leaves: says whose answer is safe already; everyone's is if not given.
-            summarize: makes summaries from the distributions of images that get an answer.
-        """
+    def outcome(self) -> Outcome:
+        """Images get an answer or a failure, or go on to the next member."""
         try:
             probs_dBK = self._probabilities()
             finite_B = np.asarray(np.isfinite(probs_dBK).all(axis=(0, 2)))
             leaves_B = np.ones(len(self._images), dtype=bool)
-            if leaves is not None:
-                leaves_B[finite_B] = leaves(probs_dBK[:, finite_B])
+            if self._leaves is not None:
+                leaves_B[finite_B] = self._leaves(probs_dBK[:, finite_B])
             answered_B = finite_B & leaves_B
-            summaries = iter(summarize(probs_dBK[:, answered_B]) if answered_B.any() else ())
+            summaries = iter(self._summarize(probs_dBK[:, answered_B]) if answered_B.any() else ())
         except Exception as error:  # raised by a member, or by outputs that do not fit together
-            failure = InferenceFailed.caused_by(error, "a member of the ensemble failed")
-            return Outcome([(image, failure) for image in self._images], [], True)
+            return self._failed_by(error, "a member")
         outcome = Outcome([], [])
         for row, image in enumerate(self._images):
             if not finite_B[row]:
@@ -240,36 +361,13 @@ class MicroBatch:
                 outcome.going_on.append(image)
         return outcome
 
-    def report(self, outcome: Outcome, queued: int) -> BatchReport:
-        """Report how long the batch took, and whom it answered."""
-        new = self._images if self.members.start == 0 else ()
-        return BatchReport(
-            images=len(self._images),
-            waits_s=tuple(self._started - i.times.accepted - i.times.decode_s for i in new),
-            inference_s=time.monotonic() - self._started,
-            members_s=tuple(self._seconds),
-            answered=sum(not isinstance(a, InferenceFailed) for _, a in outcome.answers),
-            members_used=self.members.stop,
-            failed=outcome.failed,
-            members_answered=tuple(
-                member
-                for member, logits in zip(self.members, self._logits, strict=True)
-                if logits is not None
-            ),
-            members_failed=tuple(self._failed),
-            queued=queued,
-        )
-
     def _probabilities(self) -> Floats:
         """probs_dBK of all members asked so far, in this batch and before."""
         if self._error is not None:
             raise self._error
-        probs_MBK = softmax(np.stack([logits for logits in self._logits if logits is not None]))
+        probs_MBK = softmax(np.stack([logits for logits in self._outputs if logits is not None]))
         earlier = [probs_dK for probs_dK in self._earlier if probs_dK is not None]
         return np.concatenate([np.stack(earlier, axis=1), probs_MBK]) if earlier else probs_MBK
 
-    def _stacked(self) -> NDArray[np.uint8]:
-        with self._lock:
-            if self._images_BCHW is None:
-                self._images_BCHW = np.stack([image.image_CHW for image in self._images])
-            return self._images_BCHW
+    def _fits(self, outputs_B: NDArray[np.float32]) -> bool:
+        return outputs_B.ndim == 2 and super()._fits(outputs_B)

@@ -25,7 +25,7 @@ from snapensemble.contracts.sessions import Provider, check_providers
 from snapensemble.serving.errors import InvalidParameter, Stopping
 from snapensemble.serving.inference.admission import Admission, Forecast, MemoryBudget
 from snapensemble.serving.inference.aggregate import summaries
-from snapensemble.serving.inference.batch import BatchReport
+from snapensemble.serving.inference.batch import BatchReport, Inputs, names_by_place
 from snapensemble.serving.inference.costly import (
     LANE_PATIENCE_BYTES,
     LANE_PATIENCE_S,
@@ -33,7 +33,7 @@ from snapensemble.serving.inference.costly import (
 )
 from snapensemble.serving.inference.request import Answer, PendingImage, Picture
 from snapensemble.serving.inference.scheduler import Scheduler
-from snapensemble.serving.inference.session import MemberHealth, MemberSession, load_member
+from snapensemble.serving.inference.session import MemberHealth, PartSession, load_part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class Engine:
         admission: decides which requests come in.
         health: knows which members fail.
         point: the active point of the cascade; None if the bundle carries no cascade.
-        providers: by member, what runs it, as ONNX Runtime names it.
+        providers: by member, and for the trunk, what runs it, as ONNX Runtime names it.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ def load_engine(
     max_accuracy_drop: float | None = None,
     expected_sha256: str | None = None,
 ) -> Engine:
-    """Make an engine of a bundle: verify it, load its members and warm them up.
+    """Make an engine of a bundle: verify it, load its members and their trunk, and warm them up.
 
     Args:
         bundle_dir: made by `snapensemble export`.
@@ -174,11 +174,11 @@ def load_engine(
     cascade = bundle.cascade_at(max_accuracy_drop)
     if cascade is None and max_accuracy_drop is not None:
         raise InvalidParameter("max_accuracy_drop: this bundle carries no cascade to pick from")
-    members = [
-        load_member(bundle_dir, bundle, member, limits.providers) for member in bundle.members
-    ]
-    warm_up(members, bundle, limits.max_batch_size)
-    health = MemberHealth([member.name for member in members])
+    load = partial(load_part, bundle_dir, bundle, providers=limits.providers)
+    trunk = None if bundle.trunk is None else load(bundle.trunk)
+    members = [load(member) for member in bundle.members]
+    warm_up(trunk, members, bundle, limits.max_batch_size)
+    health = MemberHealth(names_by_place(bundle))
 
     memory, forecast = MemoryBudget(limits.max_held_bytes), Forecast(limits.max_wait_s)
     decode = partial(
@@ -190,11 +190,13 @@ def load_engine(
 
     scheduler = Scheduler(
         members,
+        trunk=trunk,
         threads=limits.threads or cpu_budget(),
         max_batch_size=limits.max_batch_size,
         decode=partial(decode, patience_s=LANE_PATIENCE_S, patience_bytes=LANE_PATIENCE_BYTES),
         decode_costly=decode,
         hold_memory=partial(memory.held_when_free, within_s=MEMORY_PATIENCE_S),
+        count_bytes=memory.count,
         leaves=None if cascade is None else cascade.leaves,
         summarize=partial(summaries, bundle=bundle),
         on_decode=on_decode,
@@ -209,28 +211,44 @@ def load_engine(
         forecast=forecast,
     )
     point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
-    providers = {member.name: member.providers for member in members}
+    parts = members if trunk is None else [trunk, *members]
+    providers = {part.name: part.providers for part in parts}
     return Engine(bundle, scheduler, admission, health, point, providers)
 
 
-def warm_up(members: Sequence[MemberSession], bundle: BundleManifest, max_batch_size: int) -> None:
-    """Run each member on its largest batch, then on one image, so the first request is not slower.
+def warm_up(
+    trunk: PartSession | None,
+    members: Sequence[PartSession],
+    bundle: BundleManifest,
+    max_batch_size: int,
+) -> None:
+    """Run each part on its largest batch, then on one image, so the first request is not slower.
 
     The largest comes first, so that the memory arena is taken once and not in steps.
 
     Raises:
-        InvalidManifest: a member fails, or does not give numbers of the promised shape.
+        InvalidManifest: a part fails, or does not give numbers of the promised shape.
     """
     for size in sorted({max_batch_size, 1}, reverse=True):
-        images_BCHW = np.zeros((size, *bundle.image.shape), dtype=np.uint8)
+        inputs_B: Inputs = np.zeros((size, *bundle.image.shape), dtype=np.uint8)
+        if trunk is not None and bundle.trunk is not None:
+            inputs_B = _try(f"the {trunk.name}", trunk, inputs_B, bundle.trunk.features)
         for member in members:
-            try:
-                logits_BK = member(images_BCHW)
-            except Exception as error:  # ONNX Runtime raises a class per kind of failure
-                raise InvalidManifest(f"member {member.name} cannot run: {error}") from error
-            expected = (size, len(bundle.classes))
-            if logits_BK.shape != expected or not np.isfinite(logits_BK).all():
-                raise InvalidManifest(
-                    f"member {member.name} gives shape {logits_BK.shape} for black images, "
-                    f"expected finite numbers of shape {expected}"
-                )
+            _try(f"member {member.name}", member, inputs_B, (len(bundle.classes),))
+
+
+def _try(
+    name: str, part: PartSession, inputs_B: Inputs, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """What a part gives for a batch of black images, or for what the trunk gives for them."""
+    try:
+        outputs_B = part(inputs_B)
+    except Exception as error:  # ONNX Runtime raises a class per kind of failure
+        raise InvalidManifest(f"{name} cannot run: {error}") from error
+    expected = (len(inputs_B), *shape)
+    if outputs_B.shape != expected or not np.isfinite(outputs_B).all():
+        raise InvalidManifest(
+            f"{name} gives shape {outputs_B.shape} for black images, "
+            f"expected finite numbers of shape {expected}"
+        )
+    return outputs_B

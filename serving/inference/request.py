@@ -17,6 +17,8 @@ from snapensemble.serving.errors import DeadlineExceeded
 from snapensemble.serving.inference.aggregate import Summary
 
 Image = NDArray[np.uint8]  # image_CHW
+Features = NDArray[np.float32]  # what the trunk gives for an image
+NO_PIXELS: Image = np.empty((0, 0, 0), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ class PendingImage:
 
     picture: Picture
     answer: Answer = field(default_factory=Answer)
+    features: Features | None = None
     probs_dK: Floats | None = None
     is_queued: bool = False  # the scheduler has it and owes it an answer
     is_claimed: bool = False  # a request counts it, and the scheduler learns when it stops
@@ -142,10 +145,23 @@ class PendingImage:
         return not isinstance(self.picture, Encoded)
 
     @property
-    def image_CHW(self) -> Image:  # noqa: N802 # a shape
-        """The pixels of the picture, which must have been decoded."""
+    def inputs(self) -> Image | Features:
+        """What is asked about the picture next takes: its features if it has any, or its pixels."""
+        if self.features is not None:
+            return self.features
         assert isinstance(self.picture, np.ndarray)
         return self.picture
+
+    def give_features(self, features: Features) -> None:
+        """Have the trunk's features in place of the pixels, which are not needed any more."""
+        self.features, self.picture = features, NO_PIXELS
+
+    def drop_features(self) -> int:
+        """Free the features, which nobody will be asked about; returns how many bytes they had."""
+        if self.features is None:
+            return 0
+        size, self.features = self.features.nbytes, None
+        return size
 
     @property
     def times(self) -> Times:

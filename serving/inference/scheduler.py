@@ -27,6 +27,7 @@ from snapensemble.contracts.errors import ImageTooCostly, TakesTime
 from snapensemble.serving.errors import Stopping
 from snapensemble.serving.inference.aggregate import no_summaries
 from snapensemble.serving.inference.batch import (
+    TRUNK,
     BatchReport,
     Clock,
     LeaveCall,
@@ -133,12 +134,14 @@ class Scheduler:
 
     Args:
         members: each maps images_BCHW to logits_BK; called from any lane, also at the same time.
+        trunk: maps images_BCHW to the features that members take instead, if they share one.
         threads: how many lanes.
         max_batch_size: images that run together at most.
         split_above_s: predicted wait above which a micro-batch takes half of what waits.
         decode: makes images of pictures, on any lane; raises TakesTime if one would keep it long.
         decode_costly: makes images of those, on a thread of its own; as `decode` unless given.
         hold_memory: entered around each call of `decode_costly`, with the bytes that it takes.
+        count_bytes: called with the bytes of features that have come; below 0 when they are free.
         leaves: the rule of the cascade; without it there is full mode only.
         summarize: makes the `summary` of each `Answer` from the members' distributions.
         on_decode: called on a lane after each picture, with seconds; must be quick.
@@ -151,12 +154,14 @@ class Scheduler:
         self,
         members: Sequence[MemberCall],
         *,
+        trunk: MemberCall | None = None,
         threads: int,
         max_batch_size: int,
         split_above_s: float = 0.02,
         decode: Callable[[bytes], Image] = no_decoder,
         decode_costly: Callable[[bytes], Image] | None = None,
         hold_memory: HoldMemory = lambda _: nullcontext(),
+        count_bytes: Callable[[int], None] = lambda _: None,
         leaves: LeaveCall | None = None,
         summarize: SummarizeCall = no_summaries,
         on_decode: Callable[[float], None] = lambda _: None,
@@ -165,6 +170,8 @@ class Scheduler:
     ) -> None:
         self.threads = threads
         self._members = members
+        self._trunk = trunk
+        self._count_bytes = count_bytes
         self._max_batch_size = max_batch_size
         self._split_above_s = split_above_s
         self._decode = decode
@@ -176,7 +183,7 @@ class Scheduler:
         self.unclaimed = 0  # unanswered images that no request counts
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._stages, self._entries = stages_of(len(members), leaves)
+        self._stages, self._entries = stages_of(len(members), leaves, has_trunk=trunk is not None)
         self._encoded = Turns()
         self._costly = CostlyPictures(
             decode_costly or decode, hold_memory, self._has_decoded_costly
@@ -266,6 +273,7 @@ class Scheduler:
         clock = Clock()
         while (task := self._next_task(clock)) is not None:
             task(clock)
+            del task  # it holds a micro-batch
 
     def _next_task(self, clock: Clock) -> Task | None:
         """Wait for something to do; None if nothing will come.
@@ -334,9 +342,13 @@ class Scheduler:
         for image in images:
             image.is_queued = False
             self.unclaimed -= not image.is_claimed
+        if freed := sum([image.drop_features() for image in images]):
+            self._count_bytes(-freed)
 
-    def _run_member(self, stage: Stage, batch: MicroBatch, member: int, clock: Clock) -> None:
-        if batch.run(member, self._members[member], clock):
+    def _run_member(self, stage: Stage, batch: MicroBatch, place: int, clock: Clock) -> None:
+        member = self._trunk if place == TRUNK else self._members[place]
+        assert member is not None
+        if batch.run(place, member, clock):
             self._finish(stage, batch)
 
     def _form_batch(self, stage: Stage) -> None:
@@ -347,22 +359,20 @@ class Scheduler:
         if stage.load.wait_s > self._split_above_s:
             shares = max(2, shares)
         size = min(self._max_batch_size, math.ceil(len(stage.waiting) / shares))
-        present: list[PendingImage] = []
-        left: list[PendingImage] = []
-        for _ in range(size):
-            image = stage.waiting.popleft()
-            (left if image.has_left() else present).append(image)
+        present, left = stage.take(size)
         self._let_go(stage, left)
         if not present:
             return
-        batch = MicroBatch(present, stage.members, is_last=stage.following is None)
+        batch = stage.batch(present, self._summarize)
         self._tasks.extend(
-            partial(self._run_member, stage, batch, member) for member in stage.members
+            partial(self._run_member, stage, batch, place) for place in stage.members
         )
         self._changed.notify(len(stage.members) - 1 + bool(stage.waiting))
 
     def _finish(self, stage: Stage, batch: MicroBatch) -> None:
-        outcome = batch.outcome(stage.leaves, self._summarize)
+        outcome = batch.outcome()
+        if outcome.features_bytes:
+            self._count_bytes(outcome.features_bytes)
         report = batch.report(outcome, self.queued)
         with self._lock:
             self._let_go(stage, [image for image, _ in outcome.answers])

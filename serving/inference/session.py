@@ -1,52 +1,56 @@
-"""ONNX Runtime sessions, one per member, each with one thread; and which members fail.
+"""ONNX Runtime sessions, one per ONNX file, each with one thread; and which members fail.
 
-Shapes: B images, C channels, H height, W width, K classes.
+A part is an ONNX file of a bundle: the trunk that the members share, or a member.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snapensemble.contracts.bundle import BundleManifest, Member
+from snapensemble.contracts.bundle import BundleManifest, Member, Trunk
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import read_verified
 from snapensemble.contracts.sessions import PROVIDERS, Provider, open_session
-from snapensemble.serving.inference.batch import BatchReport
+from snapensemble.serving.inference.batch import BatchReport, Inputs
 
-Logits = NDArray[np.float32]
+Value = tuple[str, str, tuple[int, ...]]  # name, type and shape of an image's part
 TOO_MANY = 3  # micro-batches in a row; one alone may be bad luck
 
 
-class MemberSession:
-    """One member, ready to run; several threads may call it at once."""
+class PartSession:
+    """One part of a bundle, ready to run; several threads may call it at once."""
 
-    def __init__(self, member: Member, session: Any) -> None:
-        self.name = member.name
+    def __init__(self, part: Trunk | Member, session: Any) -> None:
+        self.name = part.name
         self.providers: list[str] = session.get_providers()  # those that it really uses
         self._session = session
+        (self._input,) = (value.name for value in session.get_inputs())
+        self._outputs = [value.name for value in session.get_outputs()]
 
-    def __call__(self, images_BCHW: NDArray[np.uint8]) -> Logits:
-        """logits_BK for uint8 images."""
-        logits_BK: Logits = self._session.run(["logits"], {"images": images_BCHW})[0]
-        return logits_BK
+    def __call__(self, inputs_B: Inputs) -> NDArray[np.float32]:
+        """What the part gives for uint8 images, or for the trunk's features."""
+        outputs_B: NDArray[np.float32] = self._session.run(self._outputs, {self._input: inputs_B})[
+            0
+        ]
+        return outputs_B
 
 
-def load_member(
+def load_part(
     bundle_dir: Path,
     bundle: BundleManifest,
-    member: Member,
+    part: Trunk | Member,
     providers: Sequence[Provider] = ("cpu",),
-) -> MemberSession:
-    """A session over the verified bytes of a member's file.
+) -> PartSession:
+    """A session over the verified bytes of a part's file.
 
     Args:
         bundle_dir: where the file is.
-        bundle: the manifest, which says what a member must take and give.
-        member: the member to load.
+        bundle: the manifest, which says what each part must take and give.
+        part: the part to load.
         providers: see `open_session`.
 
     Raises:
@@ -54,11 +58,11 @@ def load_member(
         InvalidManifest: the file is absent, changed, no ONNX file, asks for more than its own
             bytes, or has another input or output than the bundle says.
     """
-    data = read_verified(bundle_dir, member.file, member.sha256, member.size)
+    data = read_verified(bundle_dir, part.file, part.sha256, part.size)
     try:
         session = open_session(data, providers)
     except Exception as error:  # ONNX Runtime raises a class per kind of failure
-        raise InvalidManifest(f"{bundle_dir / member.file}: cannot load: {error}") from error
+        raise InvalidManifest(f"{bundle_dir / part.file}: cannot load: {error}") from error
     # ONNX Runtime goes on without a provider that has no device or driver, and far more slowly.
     unused = [name for name in providers if PROVIDERS[name] not in session.get_providers()]
     if unused:
@@ -66,17 +70,23 @@ def load_member(
             f"--providers: {' and '.join(unused)} cannot be used here; ONNX Runtime's own messages "
             "are above: is there a device, and its driver?"
         )
-    _check_contract(bundle_dir / member.file, session, bundle)
-    return MemberSession(member, session)
+    _check_contract(bundle_dir / part.file, session, expected_values(bundle, part))
+    return PartSession(part, session)
 
 
-def _check_contract(file: Path, session: Any, bundle: BundleManifest) -> None:
+def expected_values(bundle: BundleManifest, part: Trunk | Member) -> list[Value]:
+    """What a part must take, and what it must give."""
+    images = ("images", "tensor(uint8)", bundle.image.shape)
+    logits = ("logits", "tensor(float)", (len(bundle.classes),))
+    if bundle.trunk is None:
+        return [images, logits]
+    features = ("features", "tensor(float)", bundle.trunk.features)
+    return [images, features] if isinstance(part, Trunk) else [features, logits]
+
+
+def _check_contract(file: Path, session: Any, expected: list[Value]) -> None:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     found = [_signature(value) for value in (*inputs, *outputs)]
-    expected = [
-        ("images", "tensor(uint8)", bundle.image.shape),
-        ("logits", "tensor(float)", (len(bundle.classes),)),
-    ]
     if found != expected or any(isinstance(v.shape[0], int) for v in (*inputs, *outputs)):
         raise InvalidManifest(
             f"{file}: the graph has {found}, the bundle says {expected}, each with a batch "
@@ -84,16 +94,20 @@ def _check_contract(file: Path, session: Any, bundle: BundleManifest) -> None:
         )
 
 
-def _signature(value: Any) -> tuple[str, str, tuple[int, ...]]:
+def _signature(value: Any) -> Value:
     return value.name, value.type, tuple(value.shape[1:])
 
 
 class MemberHealth:
-    """Counts how often each member has failed since it last answered. Safe from any thread."""
+    """Counts how often each member, or the trunk, has failed since it last answered.
 
-    def __init__(self, names: Sequence[str]) -> None:
+    Safe from any thread.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        """Begin to count for these names by place; see `names_by_place`."""
         self._names = names
-        self._failures = [0] * len(names)
+        self._failures = dict.fromkeys(names, 0)
         self._lock = threading.Lock()
 
     def batch(self, report: BatchReport) -> None:
@@ -108,7 +122,5 @@ class MemberHealth:
     def failing(self) -> list[str]:
         """The names of members whose last few micro-batches have all failed."""
         return [
-            name
-            for name, failures in zip(self._names, self._failures, strict=True)
-            if failures >= TOO_MANY
+            self._names[place] for place, failures in self._failures.items() if failures >= TOO_MANY
         ]

@@ -13,7 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.drift import ReferenceRecord, population_stability_index
 from snapensemble.contracts.sessions import RUNTIME_VERSION
-from snapensemble.serving.inference.batch import BatchReport
+from snapensemble.serving.inference.batch import BatchReport, names_by_place
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -89,13 +89,13 @@ class Metrics:
         )
         self.member_seconds = Counter(
             "snapensemble_member_busy_seconds",
-            "Lane time spent in a member.",
+            "Lane time spent in a member, or in the trunk.",
             ["member"],
             registry=self.registry,
         )
         self.member_failures = Counter(
             "snapensemble_member_failures",
-            "Micro-batches in which a member raised an error.",
+            "Micro-batches in which a member, or the trunk, raised an error.",
             ["member"],
             registry=self.registry,
         )
@@ -113,7 +113,8 @@ class Metrics:
         )
         self.held_bytes = Gauge(
             "snapensemble_held_bytes",
-            "Bytes that requests hold: bodies, what they are parsed into, pictures while decoded.",
+            "Bytes that requests hold: bodies, what they are parsed into, pictures while decoded, "
+            "features that the trunk has given.",
             multiprocess_mode="livesum",
             registry=self.registry,
         )
@@ -144,14 +145,14 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=self.registry,
         )
-        self._members: tuple[str, ...] = ()
+        self._members: dict[int, str] = {}  # names by place
         self._request_counters: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.receive_seconds = self.stage_seconds.labels("receive")
 
     def describe(self, name: str, bundle: BundleManifest) -> None:
         """Set what is served and by what, and which member is which from now on."""
-        self._members = tuple(member.name for member in bundle.members)
-        for member in self._members:
+        self._members = names_by_place(bundle)
+        for member in self._members.values():
             self.member_failures.labels(member)  # so that 0 is shown before the first
         self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(1)
         packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
@@ -195,7 +196,7 @@ class Metrics:
             self.members_used.observe(report.members_used)
 
     def _member(self, index: int) -> str:
-        return self._members[index] if index < len(self._members) else str(index)
+        return self._members.get(index, str(index))
 
     def page(self) -> bytes:
         """The text that Prometheus reads: the sum of all workers if there are several."""

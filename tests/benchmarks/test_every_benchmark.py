@@ -94,6 +94,7 @@ SMALLEST: dict[str, tuple[str, ...]] = {
     "promises": ("RUN", "--splits", "2", "--sizes", "100"),
     "request_cost": ("BUNDLE", "--repetitions", "1", "--requests", "32"),
     "selection": ("RUN",),
+    "shared_trunk": ("SHARED", "--rounds", "1", "--seconds", "0.02", "--images", "50"),
     "soak": ("BUNDLE", "--minutes", "0.005"),
     "training.speed": (
         "--data", "DATA", "--model", "small", "--batch-size", "8", "--threads", "1", "--steps", "2",
@@ -103,6 +104,7 @@ SMALLEST: dict[str, tuple[str, ...]] = {
 FIXTURES = {
     "RUN": "digits_run",
     "BUNDLE": "bundle_dir",
+    "SHARED": "trunk_dir",
     "PICTURES": "pictures",
     "PICTURE": "picture_file",
     "DATA": "data",

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from snapensemble.contracts.process import noting_progress
+
 PROGRAM = """
 import os, sys
 from snapensemble.contracts.process import exit_code, open_standard_streams
@@ -37,3 +39,11 @@ def test_streams_that_the_caller_has_closed_are_never_another_file() -> None:
 def test_streams_that_are_open_stay_as_they_are() -> None:
     done = run("os.write(1, b'out'); os.write(2, b'err')")
     assert (done.stdout, done.stderr) == ("out", "err")
+
+
+def test_progress_is_told_when_five_seconds_have_passed_and_not_before() -> None:
+    said: list[str] = []
+    # At the start, after each item, and again when something was told.
+    clock = iter([0.0, 1.0, 5.5, 5.5, 6.5, 12.5, 12.5]).__next__
+    assert list(noting_progress("abcde", "are done", said.append, clock)) == list("abcde")
+    assert said == ["2 of 5 are done", "4 of 5 are done"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import snapensemble.export.members
+import snapensemble.export.onnx_export
 from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
 from snapensemble.contracts.files import read_verified, sha256_of, write_atomically
@@ -15,12 +16,11 @@ from snapensemble.contracts.manifest import FileRef
 from snapensemble.contracts.metrics import mean_probabilities, nll, softmax
 from snapensemble.contracts.options import build
 from snapensemble.contracts.run import read_run, read_validation
-from snapensemble.export.bundle import build_bundle, default_name
+from snapensemble.export.bundle import build_bundle, default_name, publishing
 from snapensemble.export.calibration import fit_reference, split_validation
 from snapensemble.export.config import ExportConfig
-from snapensemble.export.onnx_export import to_onnx
+from snapensemble.export.onnx_export import converted
 from snapensemble.export.parity import ParityFailed
-from snapensemble.export.publish import publishing
 
 
 def quick(**settings: Any) -> ExportConfig:
@@ -80,7 +80,7 @@ def test_the_same_run_exports_to_the_same_bytes(
     digits_run: Path, digits_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        snapensemble.export.members, "to_onnx", to_onnx
+        snapensemble.export.onnx_export, "converted", converted
     )  # again, from the beginning
     build_bundle(digits_run, tmp_path / "again", quick(select="best", members=2, name="digits"))
     assert tree(tmp_path / "again") == tree(digits_bundle)

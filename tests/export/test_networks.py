@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from snapensemble.contracts.metrics import softmax
-from snapensemble.export.parity import parity, run_member
+from snapensemble.export.parity import parity, run_file
 from snapensemble.export.quantize import to_int8
 from tests.networks import exported, noise_NCHW, trained
 
@@ -21,7 +21,7 @@ NETWORKS = [
 @pytest.mark.parametrize(("name", "side"), NETWORKS)
 def test_a_network_answers_as_torch_does_at_every_batch_size(name: str, side: int) -> None:
     onnx_file = exported(name, side)
-    record = parity(trained(name, side), onnx_file, noise_NCHW(side)[:10], what=name).record
+    record = parity(trained(name, side), [onnx_file], noise_NCHW(side)[:10], what=name).record
     assert record.max_probability_difference < 1e-5
     kinds = {node.op_type for node in onnx.load_from_string(onnx_file).graph.node}
     assert "BatchNormalization" not in kinds
@@ -30,9 +30,7 @@ def test_a_network_answers_as_torch_does_at_every_batch_size(name: str, side: in
 @pytest.mark.parametrize(("name", "side"), [*NETWORKS, ("tiny", 16), ("resnet20", 16)])
 def test_a_network_answers_in_int8_nearly_as_before(name: str, side: int) -> None:
     onnx_file, pixels = exported(name, side), noise_NCHW(side)
-    before, after = (
-        softmax(run_member(f, pixels)) for f in (onnx_file, to_int8(onnx_file, pixels))
-    )
+    before, after = (softmax(run_file(f, pixels)) for f in (onnx_file, to_int8(onnx_file, pixels)))
     assert 0 < np.abs(after - before).max() < 0.05
 
 

@@ -1,21 +1,28 @@
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, cast
 
 import onnx
 import pytest
+import torch
 from torch import Tensor, nn
 
+import snapensemble.export.onnx_export
 from snapensemble.contracts.run import read_run
 from snapensemble.export.onnx_export import (
     DATA_KINDS,
     OPSET,
+    Converter,
+    Graph,
+    converted,
     data_kind,
     graph_sentence,
     member_metadata,
     to_onnx,
 )
 from snapensemble.export.onnx_graph import ConversionFailed
+from snapensemble.export.parity import parity
 from snapensemble.trainer.data import dataset as data
 from tests.networks import METADATA, exported, image_of, noise_NCHW, trained
 
@@ -50,6 +57,61 @@ def test_the_file_tells_nothing_of_this_machine(small: tuple[nn.Module, bytes]) 
 
 def test_the_same_network_gives_the_same_bytes(small: tuple[nn.Module, bytes]) -> None:
     assert to_onnx(small[0], IMAGE, METADATA) == small[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("tiny", 16), ("tiny+whiten", 16), ("resnet20", 16), ("wrn-16-4", 16),
+        ("densenet-40-12", 8), ("efficientnet-lite0", 64), ("timm:test_resnet", 32),
+    ],
+)  # fmt: skip
+def test_a_further_network_of_an_architecture_gets_the_bytes_that_it_would_get_alone(
+    name: str, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converter, image, graphs = Converter(image_of(side)), image_of(side), []
+
+    def counted(*args: Any) -> Graph:
+        graphs.append(converted(*args))
+        return graphs[-1]
+
+    monkeypatch.setattr(snapensemble.export.onnx_export, "converted", counted)
+    first, second, third = (trained(name, side, seed) for seed in range(3))
+    files = [converter.convert(network, METADATA) for network in (first, second, third)]
+    assert len(graphs) == 1 and len(set(files)) == 3
+    assert files[1] == to_onnx(second, image, METADATA)
+    # Also from a graph that another network's weights went into before.
+    assert converter.convert(first, METADATA) == files[0]
+    pixels = noise_NCHW(side)[:10]
+    for network, file in zip((second, third), files[1:], strict=True):
+        assert parity(network, [file], pixels, what=name).record.max_probability_difference < 1e-5
+
+
+def test_networks_that_differ_in_what_is_no_constant_of_the_graph_are_converted_again() -> None:
+    class Tied(nn.Module):
+        """The same numbers under two names, of which the graph has one."""
+
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.first = nn.Linear(3, 3)
+            self.second = self.first
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = images.float().mean(dim=(2, 3))
+            return cast(Tensor, self.second(self.first(x)))
+
+    converter = Converter(IMAGE)
+    for seed in range(3):
+        network = Tied(seed).eval()
+        file = converter.convert(network, METADATA)
+        parity(network, [file], PIXELS, what="tied")
+
+
+def test_another_architecture_under_the_same_name_is_converted_again() -> None:
+    converter = Converter(IMAGE)
+    for name in ("tiny", "resnet20"):
+        assert converter.convert(trained(name, 16), METADATA) == exported(name, 16)
 
 
 def test_the_file_explains_itself(small: tuple[nn.Module, bytes]) -> None:
@@ -115,4 +177,6 @@ def test_every_kind_of_data_is_known() -> None:
 
 
 def test_a_grey_image_is_called_grey(digits_run: Path) -> None:
-    assert "uint8 [batch, 1, 8, 8], grey" in graph_sentence(read_run(digits_run).image, 10)
+    image = read_run(digits_run).image
+    takes, gives = ("images", "uint8", image.shape), ("logits", "float32", (10,))
+    assert "images: uint8 [batch, 1, 8, 8], grey" in graph_sentence(image, takes, gives)

@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from snapensemble.export.parity import (
     extremes,
     parity,
     parity_images,
-    run_member,
+    run_file,
 )
 from tests.factories import CONTRACT, linear_logits, linear_member
 from tests.networks import exported, image_of, noise_NCHW, trained
@@ -35,7 +36,7 @@ def small() -> tuple[nn.Module, bytes]:
 def test_a_residual_network_answers_as_torch_does_at_every_batch_size() -> None:
     # Two folded batch-norms that read the same input once shared a bias in the exporter.
     model = trained("resnet20", 16)
-    record = parity(model, exported("resnet20", 16), PIXELS, what="resnet20").record
+    record = parity(model, [exported("resnet20", 16)], PIXELS, what="resnet20").record
     assert record.batch_sizes == BATCH_SIZES == (1, 2, 7, 32)
     assert record.max_probability_difference < 1e-5
 
@@ -47,7 +48,7 @@ def test_a_file_with_one_weight_changed_is_refused(small: tuple[nn.Module, bytes
     changed = numpy_helper.to_array(bias) + np.array([0.01, 0, 0, 0], np.float32)
     bias.CopyFrom(numpy_helper.from_array(changed, bias.name))
     with pytest.raises(ParityFailed, match="cycle-00: at batch size 1 .* nothing was published"):
-        parity(model, proto.SerializeToString(), PIXELS, what="cycle-00")
+        parity(model, [proto.SerializeToString()], PIXELS, what="cycle-00")
 
 
 def test_a_file_that_answers_nan_is_refused(small: tuple[nn.Module, bytes]) -> None:
@@ -57,7 +58,7 @@ def test_a_file_that_answers_nan_is_refused(small: tuple[nn.Module, bytes]) -> N
     nan = numpy_helper.from_array(np.full(4, np.nan, np.float32), bias.name)
     bias.CopyFrom(nan)
     with pytest.raises(ParityFailed):
-        parity(model, proto.SerializeToString(), PIXELS, what="x")
+        parity(model, [proto.SerializeToString()], PIXELS, what="x")
 
 
 def test_a_file_that_fails_only_for_larger_batches_is_refused() -> None:
@@ -85,14 +86,14 @@ def test_a_file_that_fails_only_for_larger_batches_is_refused() -> None:
     opset = [helper.make_opsetid("", 20)]
     data = helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
     with pytest.raises(ParityFailed, match="at batch size 2"):
-        parity(FirstImageOnly().eval(), data, PIXELS, what="x")
+        parity(FirstImageOnly().eval(), [data], PIXELS, what="x")
 
 
 def test_an_ensembles_average_is_compared_too() -> None:
     compared = []
     for seed in (0, 1):
         model, onnx_file = trained("tiny", 16, seed), exported("tiny", 16, seed)
-        compared.append(parity(model, onnx_file, PIXELS, what=f"member {seed}"))
+        compared.append(parity(model, [onnx_file], PIXELS, what=f"member {seed}"))
     record = ensemble_parity(compared, [0.75, 0.25])
     gaps = [member.record.max_probability_difference for member in compared]
     assert max(gaps) <= record.max_probability_difference < 1e-5
@@ -141,14 +142,14 @@ def test_black_white_noise_and_single_colours_are_among_the_images_compared() ->
 
 
 def test_each_image_gets_its_own_answer_in_order() -> None:
-    logits_NK = run_member(linear_member(3), IMAGES)
+    logits_NK = run_file(linear_member(3), IMAGES)
     assert logits_NK.dtype == np.float32
     np.testing.assert_allclose(logits_NK, linear_logits(3, IMAGES), atol=1e-4)
 
 
 def test_the_number_of_threads_does_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapensemble.export.parity, "cpu_budget", lambda: 4)
-    one, four = (run_member(linear_member(3), IMAGES, threads) for threads in (1, 4))
+    one, four = (run_file(linear_member(3), IMAGES, threads) for threads in (1, 4))
     assert one.tobytes() == four.tobytes()
 
 
@@ -158,7 +159,10 @@ class Session:
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def run(self, _: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="images")]
+
+    def run(self, _: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         self.sizes.append(len(feed["images"]))
         return [np.zeros((len(feed["images"]), 3), np.float32)]
 
@@ -168,7 +172,7 @@ def test_never_more_than_a_bounded_number_of_images_at_a_time(
 ) -> None:
     session = Session()
     monkeypatch.setattr(snapensemble.export.parity, "open_session", lambda _: session)
-    assert run_member(b"", IMAGES).shape == (75, 3)
+    assert run_file(b"", IMAGES).shape == (75, 3)
     assert sorted(session.sizes) == [75 - 2 * IMAGES_AT_A_TIME, IMAGES_AT_A_TIME, IMAGES_AT_A_TIME]
 
 
@@ -184,5 +188,5 @@ def test_no_more_threads_than_processors(
 
     monkeypatch.setattr(snapensemble.export.parity, "cpu_budget", lambda: budget)
     monkeypatch.setattr(snapensemble.export.parity, "ThreadPoolExecutor", pool)
-    run_member(linear_member(0), IMAGES[:2], asked)
+    run_file(linear_member(0), IMAGES[:2], asked)
     assert started == [used]

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from snapensemble.contracts.sessions import open_session, session_options
 from snapensemble.export.acceptance import QuantizationRefused
-from snapensemble.export.parity import run_member
+from snapensemble.export.parity import run_file
 from snapensemble.export.quantize import IMAGES_AT_A_TIME, activation_ranges, to_int8
 from tests.factories import linear_member
 from tests.networks import METADATA, exported, noise_NCHW
@@ -150,7 +150,7 @@ def test_one_that_does_not_begin_with_a_normalisation_is_quantised_too() -> None
     )
     opset = [helper.make_opsetid("", 20)]
     given = helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
-    before, after = (run_member(file, PIXELS) for file in (given, to_int8(given, PIXELS)))
+    before, after = (run_file(file, PIXELS) for file in (given, to_int8(given, PIXELS)))
     assert 0 < np.abs(after - before).max() < 0.02 * np.abs(before).max()
 
 

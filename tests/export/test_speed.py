@@ -60,7 +60,7 @@ def test_on_a_crowded_machine_it_stops_after_three_rounds() -> None:
 
 def test_both_files_are_run_at_both_batch_sizes() -> None:
     images = np.zeros((2, *CONTRACT.shape), np.uint8)
-    found = compare_speed(linear_member(0), linear_member(1), images, seconds=0.01)
+    found = compare_speed([linear_member(0)], [linear_member(1)], images, seconds=0.01)
     assert [speed.batch_size for speed in found] == [1, 16]
     assert all(speed.fp32 > 0 and speed.int8 > 0 for speed in found)
 

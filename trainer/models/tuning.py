@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.trainer.models.registry import (
-    Classifier,
     PooledClassifier,
     TakesImages,
     WrappedClassifier,
@@ -122,7 +121,7 @@ class WrappedMember(Member):
         return cast(Tensor, self.last(features))
 
 
-def divided(model: Classifier, tune: str) -> tuple[nn.Module, Member]:
+def divided(model: nn.Module, tune: str) -> tuple[nn.Module, Member]:
     """The trunk, uint8 images to float32 features, and the member, features to logits.
 
     Args:

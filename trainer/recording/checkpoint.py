@@ -7,6 +7,7 @@ kept.
 import io
 import time
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import read_regular, write_atomically
+from snapensemble.contracts.run import ScheduleRecord
 from snapensemble.trainer.averages import CycleAverages
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -39,6 +41,12 @@ class State:
         """Put other weights in the place of these; momentum begins anew."""
         self.model.load_state_dict(weights)
         self.optimizer.state.clear()
+
+    def skip_to(self, schedule: ScheduleRecord, cycle: int) -> None:
+        """Count the cycles before this one as done."""
+        self.step = [0, *schedule.cycle_ends][cycle]
+        # Only their number matters: the rates of SGDR do not depend on validation.
+        self.val_nlls = [nan] * (self.step // schedule.steps_per_epoch)
 
     @property
     def rate(self) -> float:

@@ -23,6 +23,7 @@ class RunDescription:
     schedule: ScheduleRecord
     training: TrainingRecord
     trunk: nn.Module | None = None  # what is not trained
+    branch: int | None = None  # the one cycle that is trained
     extended_after: tuple[int, ...] = ()
 
 

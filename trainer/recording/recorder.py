@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from math import nan
 from pathlib import Path
 
 from torch import Tensor
@@ -36,7 +35,10 @@ class Recorder:
 
     def earlier(self, cycle: int) -> dict[str, Tensor]:
         """The last weights of an earlier cycle by name, from the run directory."""
-        return read_weights(self._run_dir, read_run(self._run_dir).snapshots[cycle])
+        run = read_run(self._run_dir)
+        if run.branch is not None:  # it keeps the first cycle's, and needs no other
+            return read_weights(self._run_dir, run.branch.first)
+        return read_weights(self._run_dir, run.snapshots[cycle])
 
     def step(self, step: Step, epoch: int, cycle: Cycle) -> None:
         """Called after an optimizer update."""
@@ -114,12 +116,14 @@ def recording(
     opened = (
         RunWriter.resumed(config, description)
         if resumed
-        else RunWriter.start(config, description, dataset)
+        else RunWriter.start(config, description, dataset, state.model)
     )
     with ExitStack() as stack:
         run = stack.enter_context(opened)
         if resumed:
             put_back(run.directory, state, description.extended_after)
+        if run.manifest.branch is not None and not state.step:
+            state.skip_to(run.manifest.schedule, run.manifest.branch.cycle)
         observers: list[Observer] = [
             stack.enter_context(Progress(run.manifest, state.step)),
             stack.enter_context(MetricsFile(run.directory / METRICS_FILE, state.step, state.epoch)),
@@ -156,6 +160,4 @@ def put_back(run_dir: Path, state: State, extended_after: tuple[int, ...]) -> No
     run = read_run(run_dir)
     last = next(each for each in run.snapshots if each.cycle == extended_after[-1] - 1)
     state.model.load_state_dict(read_weights(run_dir, last))
-    state.step = last.step
-    # Only their number matters: the rates of SGDR do not depend on validation.
-    state.val_nlls = [nan] * (last.step // run.schedule.steps_per_epoch)
+    state.skip_to(run.schedule, last.cycle + 1)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest, WriteFailed
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
 from snapensemble.contracts.files import (
     TEMPORARY,
     read_verified,
@@ -20,6 +21,7 @@ from snapensemble.contracts.files import (
 from snapensemble.contracts.manifest import FileRef
 from snapensemble.contracts.run import (
     RUN_FILE,
+    Branch,
     RunManifest,
     Snapshot,
     read_run,
@@ -40,12 +42,14 @@ CALIBRATION_IMAGES = 256
 FOLDERS = ("snapshots", "val-logits")
 VAL_LABELS, CALIBRATION = "val-labels.npy", "calibration-images.npy"
 TRUNK_FILE = "trunk.safetensors"
+BRANCH_FILE = "first.safetensors"  # what a branch begins with
 FIRST_FILES = (
     LOCK_FILE,
     CONFIG_FILE,
     VAL_LABELS,
     CALIBRATION,
     TRUNK_FILE,
+    BRANCH_FILE,
 )  # written before the manifest
 
 
@@ -59,9 +63,15 @@ class RunWriter:
     @classmethod
     @contextmanager
     def start(
-        cls, config: TrainConfig, description: RunDescription, dataset: Dataset
+        cls,
+        config: TrainConfig,
+        description: RunDescription,
+        dataset: Dataset,
+        model: nn.Module,
     ) -> Iterator["RunWriter"]:
         """Write what does not change any more, and a manifest without snapshots.
+
+        The weights of the model are kept where the run is a branch, which begins with them.
 
         Raises:
             InvalidConfig: the directory is taken, perhaps only just now.
@@ -76,7 +86,7 @@ class RunWriter:
             remove_unfinished(directory)
             for name in FOLDERS:
                 (directory / name).mkdir(exist_ok=True)
-            run = cls(directory, _first_manifest(directory, config, description, dataset))
+            run = cls(directory, _first_manifest(directory, config, description, dataset, model))
             write_run(directory, run.manifest)
             with run._noting_what_is_left():
                 yield run
@@ -88,18 +98,12 @@ class RunWriter:
 
         Raises:
             InvalidManifest: the directory holds no run, or a damaged one.
-            InvalidData: the images are not those that the run began with.
         """
         directory = config.out
         with locked(directory):
             remove_unfinished(directory)
             run = cls(directory, read_run(directory))
             run._check_snapshots()
-            if run.manifest.data.fingerprint != description.data.fingerprint:
-                raise InvalidData(
-                    f"{config.data} is not what this run began with: its images, classes or split "
-                    "have changed; put them back, or train again with a new --out"
-                )
             run._go_on_as(description)
             with run._noting_what_is_left():
                 yield run
@@ -146,7 +150,7 @@ class RunWriter:
             yield
         except BaseException as error:
             finished = len(self.manifest.snapshots)
-            note = f"{finished} of {self.manifest.schedule.cycles} cycles are finished and whole"
+            note = f"{finished} of {len(self.manifest.cycles)} cycles are finished and whole"
             if finished:
                 note += f"; snapensemble export {self.directory} takes them"
             if not isinstance(error, TrainingDiverged):
@@ -162,7 +166,7 @@ class RunWriter:
             rate: the learning rate of its last update.
             kept: the weights, as they are before the restart.
         """
-        if cycle.index < len(self.manifest.snapshots):
+        if cycle.index in {snapshot.cycle for snapshot in self.manifest.snapshots}:
             # It was kept before the run was stopped, after the checkpoint that it went on from.
             return
         last, *averages = (self._written(each, cycle, rate) for each in kept)
@@ -250,7 +254,11 @@ def _is_something(file: Path) -> bool:
 
 
 def _first_manifest(
-    directory: Path, config: TrainConfig, description: RunDescription, dataset: Dataset
+    directory: Path,
+    config: TrainConfig,
+    description: RunDescription,
+    dataset: Dataset,
+    model: nn.Module,
 ) -> RunManifest:
     """A manifest without snapshots; the files that all of them share are written first."""
     settings = to_toml(config).encode()
@@ -262,6 +270,12 @@ def _first_manifest(
         data=description.data,
         schedule=description.schedule,
         training=description.training,
+        branch=None
+        if description.branch is None
+        else Branch(
+            cycle=description.branch,
+            first=_write(directory, BRANCH_FILE, snapshot_bytes(model)),
+        ),
         config=_write(directory, CONFIG_FILE, settings),
         val_labels=_write_array(directory, VAL_LABELS, dataset.val.labels_N),
         calibration_images=_write_array(directory, CALIBRATION, calibration_NCHW),

@@ -39,18 +39,21 @@ class Members:
     def __init__(self, bundle_dir: Path = BUNDLE_DIR) -> None:
         self.bundle = read_bundle(bundle_dir)
         self.decode = self.bundle.image.decode
-        self._sessions = [
-            open_session((bundle_dir / member.file).read_bytes()) for member in self.bundle.members
+        sessions = [
+            open_session((bundle_dir / part.file).read_bytes()) for part in self.bundle.parts
         ]
+        self._trunk = None if self.bundle.trunk is None else sessions.pop(0)
+        self._sessions = sessions
         for size in (MAX_BATCH_SIZE, 1):  # warmed up as ours is
             self.ask(np.zeros((size, *self.bundle.image.shape), np.uint8))
 
     def ask(self, images_BCHW: Image, executor: Executor | None = None) -> Floats:
         """probs_BK: the calibrated average; the members one after another, or on an executor."""
         run = map if executor is None else executor.map
-        logits_MBK = list(
-            run(lambda session: session.run(["logits"], {"images": images_BCHW})[0], self._sessions)
-        )
+        inputs: dict[str, Any] = {"images": images_BCHW}
+        if self._trunk is not None:
+            inputs = {"features": self._trunk.run(["features"], inputs)[0]}
+        logits_MBK = list(run(lambda session: session.run(["logits"], inputs)[0], self._sessions))
         return mean_probabilities(
             softmax(np.stack(logits_MBK)), self.bundle.weights_M, self.bundle.temperature
         )

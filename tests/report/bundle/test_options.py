@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from snapensemble.contracts.bundle import Price, Trunk
 from snapensemble.contracts.cascade import run_cascade
 from snapensemble.contracts.metrics import Answers
 from snapensemble.contracts.prediction_sets import SetQuantile
@@ -10,6 +11,7 @@ from snapensemble.report.bundle.options import (
     chance,
     class_coverage,
     cost,
+    precision_of,
     serving_options,
     set_figures,
 )
@@ -94,6 +96,23 @@ def test_the_cost_of_int8_is_in_units_of_one_fp32_member() -> None:
     assert cost(int8, SPEED) == pytest.approx(3 * 100 / 250)
     assert cost(fp32, SPEED) == cost(int8, None) == 3
     assert cost(int8, SPEED.model_copy(update={"int8": None})) == 3
+
+
+def test_members_on_a_trunk_cost_what_they_add_to_it() -> None:
+    test = answers(20)
+    (full,) = serving_options(
+        make_manifest(test, cascade=False), test.probs_MNK, test.labels_N, "fp32"
+    )
+    half: Option = full.model_copy(update={"members_per_image": 1.5, "precision": "int8"})
+    price = Price(trunk=900, members=(100, 100, 100))
+    assert cost(full, None, price) == price.in_single_networks == pytest.approx(1.2)
+    assert cost(half, SPEED, price) == pytest.approx(1.05 * 100 / 250)
+    assert cost(full, None, Price(members=(7, 7, 7))) == pytest.approx(3)  # without a trunk
+
+
+def test_a_bundle_is_int8_if_its_trunk_is() -> None:
+    trunk = Trunk(file="trunk.onnx", sha256="0" * 64, precision="int8", features=(4,))
+    assert precision_of(make_manifest(answers(20), trunk=trunk)) == "int8"
 
 
 def test_sizes_are_drawn_alone_while_they_are_few() -> None:

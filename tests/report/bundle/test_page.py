@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from snapensemble.cli import main
-from snapensemble.contracts.bundle import Gain, read_bundle, write_bundle
+from snapensemble.contracts.bundle import Gain, Price, Trunk, read_bundle, write_bundle
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.manifest import write_manifest
 from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
@@ -221,6 +221,24 @@ def test_the_page_says_whether_limits_are_promised() -> None:
     text = bundle_page(promised, measure_bundle(promised, inputs))
     assert text.count("with 95% confidence") == 4 and "no promise" not in text
     assert "accuracy falls by no more than 0.40%" in text
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_page_says_what_members_share_and_what_an_image_takes(int8: bool) -> None:
+    half = answers(60, seed=1)
+    trunk = Trunk(file="trunk.onnx", sha256="0" * 64, features=(4, 3, 2))
+    price = Price(trunk=900_000, members=(100_000,) * 3)
+    bundle = make_manifest(half, int8=int8, trunk=trunk, price=price)
+    figures = measure_bundle(bundle, ReportInputs(calibration=half, speed=SPEED if int8 else None))
+    assert "share a trunk: an image takes 1.20 times what one of them takes" in " ".join(
+        summary(bundle, figures)
+    )
+    text = bundle_page(bundle, figures)
+    assert "trunk.onnx, fp32, 4 x 3 x 2 numbers" in text
+    assert "1,200,000 multiplications and additions" in text
+    assert "Dashed: what one fp32 network, trunk and member, costs." in text
+    of_every_member = 1.2 * (100 / 250 if int8 else 1)
+    assert f"<td>{of_every_member:.2f}</td>" in text
 
 
 def test_the_model_card_says_why_the_members_were_taken_and_what_they_gain() -> None:

@@ -21,6 +21,18 @@ class Counting(nn.Module):
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU6())
         self.seen = 0
 
+    @property
+    def conv(self) -> nn.Conv2d:
+        layer = self.layers[0]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        layer = self.layers[1]
+        assert isinstance(layer, nn.BatchNorm2d)
+        return layer
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.seen += len(images)
         out: torch.Tensor = self.layers(images.float() / 255)
@@ -74,7 +86,7 @@ def test_features_are_computed_once_and_found_again(cache: Path, trunk: Counting
 def test_whatever_could_change_a_number_makes_other_features(cache: Path, trunk: Counting) -> None:
     views(trunk, pictures(), count=2, seed=5)
     other_weights = Counting()
-    torch.nn.init.ones_(other_weights.layers[0].weight)
+    torch.nn.init.ones_(other_weights.conv.weight)
     for network, shown, count, seed in (
         (trunk, pictures(seed=1), 2, 5),
         (trunk, pictures(), 3, 5),
@@ -94,7 +106,10 @@ def test_a_file_that_was_cut_off_is_computed_anew(cache: Path, trunk: Counting) 
 
 
 def test_without_a_place_to_keep_them_features_stay_in_memory(
-    tmp_path: Path, trunk: Counting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path,
+    trunk: Counting,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SNAPENSEMBLE_CACHE", str(tmp_path / "file"))
@@ -103,7 +118,7 @@ def test_without_a_place_to_keep_them_features_stay_in_memory(
 
 
 def test_weights_that_give_no_finite_numbers_are_refused(cache: Path, trunk: Counting) -> None:
-    torch.nn.init.constant_(trunk.layers[0].bias, float("nan"))
+    torch.nn.init.constant_(trunk.conv.weight, float("nan"))
     with pytest.raises(InvalidConfig, match="no finite numbers"):
         views(trunk, pictures(), count=1, seed=0)
     assert not list(cache.iterdir())
@@ -111,9 +126,12 @@ def test_weights_that_give_no_finite_numbers_are_refused(cache: Path, trunk: Cou
 
 def test_folding_batch_normalisation_into_convolutions_changes_no_answer() -> None:
     trunk = Counting().eval()
-    norm = trunk.layers[1]
-    torch.nn.init.uniform_(norm.running_mean, -1, 1)
-    torch.nn.init.uniform_(norm.running_var, 0.1, 3)
+    for statistic, low, high in (
+        (trunk.norm.running_mean, -1, 1),
+        (trunk.norm.running_var, 0.1, 3),
+    ):
+        assert statistic is not None
+        torch.nn.init.uniform_(statistic, low, high)
     images_NCHW = pictures().images_NCHW
     torch.testing.assert_close(
         features(folded(trunk), images_NCHW), features(trunk, images_NCHW), atol=1e-5, rtol=1e-4

@@ -10,14 +10,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
+from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest
 from snapensemble.contracts.run import RestartFrom, read_run
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.models.layers import Backbone, conv3x3
 from snapensemble.trainer.models.registry import MODELS, Network
 from snapensemble.trainer.recording.snapshots import load_model, load_parts
-from snapensemble.trainer.run import resume, train
+from snapensemble.trainer.run import branch, resume, train
 from snapensemble.trainer.validation import predict_logits
 from tests.trainer.interruptions import killed, outcome
 
@@ -116,7 +116,7 @@ def test_a_tuned_run_that_is_killed_goes_on_to_the_same_bits(
     expected = outcome(tmp_path / "whole")
     for event in (25, 200, 400):
         run_dir = tmp_path / f"killed-{event}"
-        killed(lambda run_dir=run_dir: train(config(run_dir)), event)
+        killed(partial(train, config(run_dir)), event)
         weights.rename(tmp_path / "gone") if event == 400 else None  # the run has its own by then
         resume(run_dir)
         assert outcome(run_dir) == expected, event
@@ -187,3 +187,48 @@ def test_fine_tuning_needs_no_more_than_two_classes_and_few_pictures(
         update={"data": f"npz:{tmp_path / 'few.npz'}"}
     )
     assert read_run(train(config)).complete
+
+
+def test_branches_of_a_star_have_the_bits_of_the_run_itself(weights: Path, tmp_path: Path) -> None:
+    whole = train(tuned(weights, tmp_path / "whole"))
+    expected = {snapshot.name: snapshot.sha256 for snapshot in read_run(whole).all_snapshots}
+    for cycle in (1, 2):
+        run = read_run(branch(whole, cycle, tmp_path / f"branch-{cycle}"))
+        assert run.complete and [snapshot.cycle for snapshot in run.snapshots] == [cycle]
+        assert {s.name: s.sha256 for s in run.all_snapshots}.items() <= expected.items()
+
+
+def test_a_branch_that_is_killed_goes_on_to_the_same_bits(weights: Path, tmp_path: Path) -> None:
+    whole = train(tuned(weights, tmp_path / "whole", checkpoint_minutes=0))
+    branch(whole, 2, tmp_path / "one")
+    for event in (12, 60, 150):
+        out = tmp_path / f"killed-{event}"
+        killed(partial(branch, whole, 2, out), event)
+        resume(out)
+        assert outcome(out) == outcome(tmp_path / "one"), event
+
+
+def test_only_a_later_cycle_of_a_star_can_be_a_branch(weights: Path, tmp_path: Path) -> None:
+    star = train(tuned(weights, tmp_path / "star"))
+    for cycle in (0, 3):
+        with pytest.raises(InvalidConfig, match="has the cycles 1 to 2"):
+            branch(star, cycle, tmp_path / "branch")
+    chain = train(tuned(weights, tmp_path / "chain", restart_from="previous"))
+    with pytest.raises(InvalidConfig, match="train with --restart-from first"):
+        branch(chain, 1, tmp_path / "branch")
+    one = branch(star, 1, tmp_path / "branch")
+    with pytest.raises(InvalidManifest, match="has no snapshot of its first cycle"):
+        branch(one, 2, tmp_path / "of a branch")
+
+
+def test_a_branch_on_other_images_is_refused(weights: Path, tmp_path: Path) -> None:
+    star = train(tuned(weights, tmp_path / "star"))
+    numbers = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "other.npz",
+        x_train=numbers.integers(0, 256, (100, 8, 8), np.uint8),
+        y_train=np.arange(100) % 10,
+        classes=[str(digit) for digit in range(10)],
+    )
+    with pytest.raises(InvalidData, match="is not what .* began with"):
+        branch(star, 1, tmp_path / "branch", data=f"npz:{tmp_path / 'other.npz'}")
