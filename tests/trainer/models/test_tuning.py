@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
@@ -79,14 +81,19 @@ def test_a_later_stage_leaves_more_to_the_trunk() -> None:
     assert counts == sorted(set(counts))
 
 
-def test_parts_move_and_convert_as_any_module() -> None:
-    model, images_BCHW = network("efficientnet-lite0", channels=1)
-    trunk, member = divided(model, "top")
+@pytest.mark.parametrize(
+    ("name", "tune"), [("efficientnet-lite0", "top"), ("timm:test_resnet", "head")]
+)
+def test_parts_convert_as_any_module_before_or_after_the_division(name: str, tune: str) -> None:
+    model, images_BCHW = network(name, channels=1)
     with torch.no_grad():
         expected_BK = model(images_BCHW)
-        found_BK = member.double()(trunk.double()(images_BCHW))
-    assert found_BK.dtype == torch.float64
-    assert torch.allclose(found_BK.float(), expected_BK, atol=1e-4)
+        after = [part.double() for part in divided(deepcopy(model), tune)]
+        before = divided(model.double(), tune)
+        for trunk, member in (before, after):
+            found_BK = member(trunk(images_BCHW))
+            assert found_BK.dtype == torch.float64
+            assert torch.allclose(found_BK.float(), expected_BK, atol=1e-4)
 
 
 @pytest.mark.parametrize("tune", ["stem", "stage8", "Stage1", "", "all"])
