@@ -14,6 +14,7 @@ from snapensemble.contracts.options import build
 from snapensemble.contracts.process import say
 from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, is_long_enough
 from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.fine_tuning.defaults import with_rates
 
 MOST_CYCLES = 5
 DEFAULT_BUDGET = 50, 3_000  # epochs or updates, whichever are more
@@ -33,7 +34,12 @@ class Pace(NamedTuple):
 
 
 def divided(
-    config: TrainConfig, images: int, steps_per_epoch: int, measure: Callable[[], Pace]
+    config: TrainConfig,
+    images: int,
+    steps_per_epoch: int,
+    measure: Callable[[], Pace],
+    *,
+    begins: bool = True,
 ) -> TrainConfig:
     """The settings with what depends on the data set and on this machine's speed in numbers.
 
@@ -44,6 +50,7 @@ def divided(
         images: in the training split.
         steps_per_epoch: optimizer updates in an epoch.
         measure: gives the pace here; called only if there are `minutes`.
+        begins: whether the run begins now; one that goes on has its rates.
 
     Raises:
         InvalidConfig: a setting does not fit the cycles, such as a warm-up that is longer.
@@ -65,7 +72,8 @@ def divided(
             "epochs": None,
             "minutes": None,
         }
-    return build(TrainConfig, {**dict(config), **changes})
+    config = build(TrainConfig, {**dict(config), **changes})
+    return with_rates(config) if begins else config
 
 
 def worthwhile_cycles(epochs: int, steps_per_epoch: int) -> int:

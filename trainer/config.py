@@ -26,10 +26,10 @@ MAX_SEED = 2**32 - 1
 MAX_CYCLES = 10_000
 MAX_THREADS = 1024
 MAX_MINUTES = 60 * 24 * 365
-LR_MAX, WHOLE_LR_MAX = 0.1, 0.01  # the latter for all of a pretrained network
-WEIGHT_DECAY, FINE_TUNING_WEIGHT_DECAY = 5e-4, 1e-4
-FINE_TUNING_CLIP = 1.0
+LR_MAX = 0.1
+WEIGHT_DECAY = 5e-4
 CYCLES, CYCLE_EPOCHS = 5, 10  # where one of them is given, or the schedule is another than SGDR
+Whole = Annotated[int, Field(ge=1, le=MAX_CYCLES)]
 HUB = "hub"  # `pretrained`: the published weights, not a file
 FRESH = "none"  # `pretrained`: random weights, where published ones are the default
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
@@ -96,17 +96,13 @@ class TrainConfig(Options):
         le=1,
         description="with --tune all: the rate of each stage is this share of the next one's",
     )
-    cycles: int | None = Field(
+    cycles: Whole | None = Field(
         None,
-        ge=1,
-        le=MAX_CYCLES,
         description="number of cycles, one snapshot each (as many as pay, see --epochs; "
         "5 with --cycle-epochs)",
     )
-    epochs: int | None = Field(
+    epochs: Whole | None = Field(
         None,
-        ge=1,
-        le=MAX_CYCLES,
         description="total epochs; divided into cycles of at least 900 updates and 35 epochs, up "
         "to 5, or into those that --cycle-epochs and --t-mult make (50, or 3,000 updates; 12, or "
         "240 updates, with pretrained weights, in a long cycle and up to 4 short ones)",
@@ -117,17 +113,13 @@ class TrainConfig(Options):
         le=MAX_MINUTES,
         description="instead of --epochs: as many as fit into so many minutes on this machine",
     )
-    cycle_epochs: int | None = Field(
+    cycle_epochs: Whole | None = Field(
         None,
-        ge=1,
-        le=MAX_CYCLES,
         description="epochs in the first cycle, or in the second if the first has its own "
         "(10 with --cycles)",
     )
-    first_cycle_epochs: int | None = Field(
+    first_cycle_epochs: Whole | None = Field(
         None,
-        ge=1,
-        le=MAX_CYCLES,
         description="epochs in the first cycle, if it has a length of its own",
         json_schema_extra=of("sgdr"),
     )
@@ -139,7 +131,10 @@ class TrainConfig(Options):
         json_schema_extra=of("sgdr"),
     )
     lr_max: float | None = Field(
-        None, gt=0, description="highest learning rate (0.1; 0.01 for all of a pretrained network)"
+        None,
+        gt=0,
+        description="highest learning rate (0.1; of a pretrained network 0.01 for all, 0.03 for a "
+        "stage in one cycle)",
     )
     lr_min: float = Field(
         0.0,
@@ -160,11 +155,11 @@ class TrainConfig(Options):
         description="each restart is at this multiple of the one before",
         json_schema_extra=of("sgdr"),
     )
-    warmup_epochs: int = Field(
-        0,
+    warmup_epochs: int | None = Field(
+        None,
         ge=0,
         le=MAX_CYCLES,
-        description="epochs of the first cycle in which the rate climbs",
+        description="epochs in which the rate climbs first (0; 1 with pretrained weights)",
         json_schema_extra=of("sgdr", "cosine"),
     )
     lr_steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
@@ -202,14 +197,12 @@ class TrainConfig(Options):
     )
     frozen_statistics: bool | None = Field(
         None,
-        description="leave the mean and variance of batch normalisation as they are (with "
-        "pretrained weights)",
+        description="keep batch normalisation's mean and variance (with pretrained weights)",
     )
     clip_norm: float | None = Field(
         None,
         gt=0,
-        description="longest gradient; longer ones are scaled down to it (1 with pretrained "
-        "weights, no limit without)",
+        description="longest gradient; longer ones are scaled down (1 with pretrained weights)",
     )
     batch_size: int | None = Field(
         None,
@@ -231,8 +224,7 @@ class TrainConfig(Options):
         None,
         ge=1,
         le=MAX_SIDE,
-        description="height and width in pixels; image folders only (64; 160 with pretrained "
-        "weights)",
+        description="height and width in pixels; folders only (64; 160 with pretrained weights)",
     )
     crop_padding: int | None = Field(
         None,
@@ -325,17 +317,7 @@ class TrainConfig(Options):
     @property
     def is_star(self) -> bool:
         """Whether all later cycles begin with the first one's weights."""
-        return (self.restart_from or ("first" if self.fine_tunes else "previous")) == "first"
-
-    @property
-    def keeps_statistics(self) -> bool:
-        """Whether batch normalisation keeps its mean and variance."""
-        return self.fine_tunes if self.frozen_statistics is None else self.frozen_statistics
-
-    @property
-    def longest_gradient(self) -> float | None:
-        """The norm that gradients are scaled down to; None: they are left as they are."""
-        return FINE_TUNING_CLIP if self.clip_norm is None and self.fine_tunes else self.clip_norm
+        return self.restart_from == "first"
 
     @property
     def divides_itself(self) -> bool:
@@ -373,18 +355,13 @@ class TrainConfig(Options):
 
     @property
     def top_rate(self) -> float:
-        """The highest learning rate."""
-        if self.lr_max is not None:
-            return self.lr_max
-        is_whole = self.fine_tunes and self.tune in (None, "all")
-        return WHOLE_LR_MAX if is_whole else LR_MAX
+        """The highest learning rate; 0.1 where nothing has said what it is."""
+        return LR_MAX if self.lr_max is None else self.lr_max
 
     @property
     def l2_penalty(self) -> float:
-        """The weight decay; 0.0005, or 0.0001 to fine-tune, where nothing has said what it is."""
-        if self.weight_decay is not None:
-            return self.weight_decay
-        return FINE_TUNING_WEIGHT_DECAY if self.fine_tunes else WEIGHT_DECAY
+        """The weight decay; 0.0005 where nothing has said what it is."""
+        return WEIGHT_DECAY if self.weight_decay is None else self.weight_decay
 
     def plan(self, steps_per_epoch: int) -> Plan:
         """The schedule in optimizer steps, and where its snapshots lie."""
@@ -393,7 +370,7 @@ class TrainConfig(Options):
             self._schedule(cycles, steps_per_epoch),
             cycles,
             steps_per_epoch,
-            "first" if self.is_star else "previous",
+            self.restart_from or "previous",
         )
 
     def _schedule(self, cycles: tuple[Cycle, ...], steps_per_epoch: int) -> Schedule:
@@ -404,7 +381,7 @@ class TrainConfig(Options):
                     cycles=cycles if self.schedule == "sgdr" else cycles_of([steps]),
                     eta_max=eta,
                     eta_min=self.lr_min,
-                    warmup=self.warmup_epochs * steps_per_epoch,
+                    warmup=(self.warmup_epochs or 0) * steps_per_epoch,
                     eta_max_decay=self.lr_max_decay,
                 )
             case "step":

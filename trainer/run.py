@@ -21,14 +21,13 @@ from snapensemble.trainer.build import (
     build_objective,
     choose_device,
     image_contract,
-    large_size,
     new_model,
-    with_beginning,
 )
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
 from snapensemble.trainer.distributed import joined, local_device, threads_here
+from snapensemble.trainer.fine_tuning.defaults import large_size, with_defaults, with_pretrained
 from snapensemble.trainer.fine_tuning.inputs import fit_first_head, training_inputs
 from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
@@ -154,7 +153,7 @@ def _train(
         if not resumed and world.leads:
             refuse_taken(config.out)
         if origin is None:
-            config = with_beginning(config)
+            config = with_defaults(with_pretrained(config))
         with world.leader_first("images"), noting_where_from(origin is not None):
             dataset = load_dataset(
                 config.data,
@@ -170,7 +169,10 @@ def _train(
                 f"warning: {repeated} of {len(dataset.val)} validation images are among the "
                 "training images too, pixel by pixel; validation figures look better than they are"
             )
-        image = image_contract(dataset, config.model if config.fine_tunes else None)
+        if origin is None:
+            image = image_contract(dataset, config.model, config.pretrained)
+        else:
+            image = read_run(origin).image
         name = config.model or default_model(image)
         # What brings all weights; the file that the run began with may be gone.
         kept = branched or (resumed and (has_checkpoint(config.out) or extended_after))
@@ -184,7 +186,7 @@ def _train(
         model = inputs.model
         if config.fine_tunes and not kept:
             fit_first_head(network, inputs, dataset)
-        if config.keeps_statistics:
+        if config.frozen_statistics:
             keep_statistics(model)
         batches = build_batches(config, inputs.source, dataset.train.labels_N, device, world)
 
@@ -195,7 +197,9 @@ def _train(
                 say(f"an epoch takes {pace.epoch:.1f} s here")
             return pace._replace(spent=world.largest(int(time.monotonic() - started)))
 
-        config = divided(config, len(dataset.train), batches.steps_per_epoch, measure)
+        config = divided(
+            config, len(dataset.train), batches.steps_per_epoch, measure, begins=origin is None
+        )
         if world.leads and (warning := short_cycles(config, batches.steps_per_epoch)):
             say(warning)
         plan = replace(config.plan(batches.steps_per_epoch), branch=branched)
