@@ -84,11 +84,8 @@ class TrainConfig(Options):
         "what follows it, or the head; the rest is computed once (stage7 of efficientnet-lite)",
         json_schema_extra={"metavar": "STAGE"},
     )
-    views: int = Field(
-        4,
-        ge=1,
-        le=1_000,
-        description="with a stage to tune: random parts of each picture that are computed",
+    views: Whole = Field(
+        4, description="with a stage to tune: random parts of each picture that are computed"
     )
     layer_decay: float = Field(
         1.0,
