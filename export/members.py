@@ -14,9 +14,9 @@ from snapensemble.contracts.bundle import Member, ParityRecord, Precision
 from snapensemble.contracts.files import write_atomically
 from snapensemble.contracts.metrics import Floats, softmax
 from snapensemble.export.candidates import Candidate, Pool
+from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import member_metadata, to_onnx
 from snapensemble.export.parity import ensemble_parity, parity, run_member
-from snapensemble.export.quantize import to_int8
 from snapensemble.export.selection import Chosen
 from snapensemble.trainer.recording.snapshots import load_model
 

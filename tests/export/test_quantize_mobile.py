@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from snapensemble.contracts.sessions import open_session
+from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import to_onnx
-from snapensemble.export.quantize import to_int8
 from snapensemble.trainer.models.efficientnet_lite import MBConv, conv_bn
 from snapensemble.trainer.models.layers import Backbone
 from snapensemble.trainer.models.registry import PooledClassifier
