@@ -35,13 +35,8 @@ from snapensemble.export.cascade import fit_cascade, path_per_depth
 from snapensemble.export.config import DEFAULTS
 from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import to_onnx
-<<<<<<< HEAD
 from snapensemble.export.parity import run_file
-from snapensemble.export.quantize import to_int8
 from snapensemble.export.report_inputs import compare_speed
-=======
-from snapensemble.export.parity import run_member
->>>>>>> f37e7f0ab3c0ffa29f82e4d8d0b6396698dded95
 from snapensemble.export.selection import select
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.data.reread import reread

@@ -33,15 +33,8 @@ from snapensemble.export.candidates import pooled
 from snapensemble.export.int8.quantize import Rounding, to_int8
 from snapensemble.export.int8.rounding import round_weights
 from snapensemble.export.onnx_export import to_onnx
-<<<<<<< HEAD
 from snapensemble.export.parity import run_file
-from snapensemble.export.quantize import Rounding, to_int8
 from snapensemble.export.report_inputs import compare_speed
-from snapensemble.export.rounding import round_weights
-=======
-from snapensemble.export.parity import run_member
-from snapensemble.export.speed import compare_speed
->>>>>>> f37e7f0ab3c0ffa29f82e4d8d0b6396698dded95
 from snapensemble.trainer.data.reread import reread
 from snapensemble.trainer.models.registry import build_model, expected_normalisation
 from snapensemble.trainer.recording.snapshots import load_model

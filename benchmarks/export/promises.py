@@ -42,12 +42,7 @@ from snapensemble.export.cascade import Choice, Exits, fit_cascade, path_per_dep
 from snapensemble.export.config import DEFAULTS, ExportConfig
 from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import to_onnx
-<<<<<<< HEAD
 from snapensemble.export.parity import run_file
-from snapensemble.export.quantize import to_int8
-=======
-from snapensemble.export.parity import run_member
->>>>>>> f37e7f0ab3c0ffa29f82e4d8d0b6396698dded95
 from snapensemble.export.selection import select
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.data.reread import reread

@@ -5,13 +5,8 @@ import onnx
 import pytest
 
 from snapensemble.contracts.metrics import softmax
-<<<<<<< HEAD
-from snapensemble.export.parity import parity, run_file
-from snapensemble.export.quantize import to_int8
-=======
 from snapensemble.export.int8.quantize import to_int8
-from snapensemble.export.parity import parity, run_member
->>>>>>> f37e7f0ab3c0ffa29f82e4d8d0b6396698dded95
+from snapensemble.export.parity import parity, run_file
 from tests.networks import exported, noise_NCHW, trained
 
 NETWORKS = [

@@ -13,13 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from snapensemble.contracts.sessions import open_session
 from snapensemble.export.acceptance import QuantizationRefused
-<<<<<<< HEAD
-from snapensemble.export.parity import run_file
-from snapensemble.export.quantize import IMAGES_AT_A_TIME, activation_ranges, to_int8
-=======
 from snapensemble.export.int8.quantize import IMAGES_AT_A_TIME, activation_ranges, to_int8
-from snapensemble.export.parity import run_member
->>>>>>> f37e7f0ab3c0ffa29f82e4d8d0b6396698dded95
+from snapensemble.export.parity import run_file
 from tests.factories import linear_member
 from tests.networks import METADATA, exported, noise_NCHW, optimised_kinds
 
