@@ -68,26 +68,26 @@ def build_bundle(
     Raises:
         InvalidManifest: a run directory is damaged.
         InvalidConfig: a setting does not fit, `bundle_dir` is taken, or the runs differ.
-        InvalidData: int8 needs the validation images, and they are not where they were.
+        InvalidData: int8 or a soup needs the run's images, and they are not where they were.
         ParityFailed: a member answers differently in ONNX Runtime.
         QuantizationRefused: int8 changes the answers more than the limits allow.
         WriteFailed: the disk is full.
     """
     pool = pooled([run_dirs] if isinstance(run_dirs, Path) else run_dirs)
     split = split_validation(pool.labels_N)
-    pool, soup = with_soups(pool, split, config, say)
-    everyone = Answers(pool.probs_SNK, pool.labels_N)
-    chosen = soup or select(
-        pool.probs_SNK[:, split.selection_N],
-        pool.labels_N[split.selection_N],
-        pool.kinds_S,
-        pool.pays_S,
-        members=config.members,
-        rule=config.select,
-        metric=config.metric,
-        weights=config.weights or "last",
-    )
     with publishing(bundle_dir, replace=force) as directory:
+        pool, soup = with_soups(pool, split, config, say)
+        everyone = Answers(pool.probs_SNK, pool.labels_N)
+        chosen = soup or select(
+            pool.probs_SNK[:, split.selection_N],
+            pool.labels_N[split.selection_N],
+            pool.kinds_S,
+            pool.pays_S,
+            members=config.members,
+            rule=config.select,
+            metric=config.metric,
+            weights=config.weights or "last",
+        )
         images_NCHW = pool.calibration_images()
         fp32, parity = convert(pool, chosen, images_NCHW, say)
         served, quantization = _as_served(fp32, pool, images_NCHW, config, say)

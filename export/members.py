@@ -17,10 +17,10 @@ from snapensemble.contracts.metrics import Floats, softmax
 from snapensemble.contracts.process import noting_progress
 from snapensemble.export.acceptance import QuantizationRefused
 from snapensemble.export.candidates import Candidate, Pool
+from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import Converter, member_metadata, trunk_metadata, value_of
 from snapensemble.export.onnx_graph import operations
 from snapensemble.export.parity import ensemble_parity, parity, run_file, run_members
-from snapensemble.export.quantize import to_int8
 from snapensemble.export.selection import Chosen
 from snapensemble.trainer.models.tuning import divided
 

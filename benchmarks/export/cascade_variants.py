@@ -33,9 +33,9 @@ from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import pooled
 from snapensemble.export.cascade import fit_cascade, path_per_depth
 from snapensemble.export.config import DEFAULTS
+from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import to_onnx
 from snapensemble.export.parity import run_file
-from snapensemble.export.quantize import to_int8
 from snapensemble.export.report_inputs import compare_speed
 from snapensemble.export.selection import select
 from snapensemble.export.temperature import fit_temperature

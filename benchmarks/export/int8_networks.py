@@ -30,11 +30,11 @@ from snapensemble.contracts.metrics import accuracy, nll, softmax
 from snapensemble.contracts.pixels import SUFFIXES, ImageContract
 from snapensemble.contracts.run import read_run
 from snapensemble.export.candidates import pooled
+from snapensemble.export.int8.quantize import Rounding, to_int8
+from snapensemble.export.int8.rounding import round_weights
 from snapensemble.export.onnx_export import to_onnx
 from snapensemble.export.parity import run_file
-from snapensemble.export.quantize import Rounding, to_int8
 from snapensemble.export.report_inputs import compare_speed
-from snapensemble.export.rounding import round_weights
 from snapensemble.trainer.data.reread import reread
 from snapensemble.trainer.models.registry import build_model, expected_normalisation
 from snapensemble.trainer.recording.snapshots import load_model
@@ -155,8 +155,8 @@ def measured(subject: Subject, way: str, rounding: Rounding, rounds: int) -> dic
         "images": len(before_NK),
         "way": way,
         "agreement": float((before_NK.argmax(axis=1) == after_NK.argmax(axis=1)).mean()),
-        "rates": [[speed._asdict() for speed in each] for each in speeds],
-        "ratios": [[speed.ratio for speed in each] for each in speeds],
+        "rates": [[(each.batch_size, each.fp32, each.int8) for each in them] for them in speeds],
+        "ratios": [[each.ratio for each in them] for them in speeds],
     }
     if subject.labels_N is not None:
         for name, probs_NK in (("fp32", before_NK), ("int8", after_NK)):

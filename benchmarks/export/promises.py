@@ -40,9 +40,9 @@ from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import pooled
 from snapensemble.export.cascade import Choice, Exits, fit_cascade, path_per_depth, path_through
 from snapensemble.export.config import DEFAULTS, ExportConfig
+from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import to_onnx
 from snapensemble.export.parity import run_file
-from snapensemble.export.quantize import to_int8
 from snapensemble.export.selection import select
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.data.reread import reread

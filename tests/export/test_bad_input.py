@@ -88,7 +88,7 @@ def test_snapshots_of_another_architecture_do_not_fit(run_dir: Path) -> None:
         (["--members", "0"], "--members: expected a whole number, at least 1, or auto, got '0'"),
         (
             ["--select", "first"],
-            "--select: expected one of auto, best, last, all, greedy, exhaustive",
+            "--select: expected one of auto, best, last, all, greedy, exhaustive, soup",
         ),
         (
             ["--max-int8-accuracy-drop", "1.5"],

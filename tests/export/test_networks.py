@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from snapensemble.contracts.metrics import softmax
+from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.parity import parity, run_file
-from snapensemble.export.quantize import to_int8
 from tests.networks import exported, noise_NCHW, trained
 
 NETWORKS = [

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from snapensemble.contracts.sessions import open_session
 from snapensemble.export.acceptance import QuantizationRefused
+from snapensemble.export.int8.quantize import IMAGES_AT_A_TIME, activation_ranges, to_int8
 from snapensemble.export.parity import run_file
-from snapensemble.export.quantize import IMAGES_AT_A_TIME, activation_ranges, to_int8
 from tests.factories import linear_member
 from tests.networks import METADATA, exported, noise_NCHW, optimised_kinds
 
@@ -79,7 +79,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from snapensemble.export.quantize import to_int8
+from snapensemble.export.int8.quantize import to_int8
 given, pixels, out = map(Path, sys.argv[1:])
 out.write_bytes(to_int8(given.read_bytes(), np.load(pixels)))
 import os

@@ -1,6 +1,7 @@
 """What int8 makes of networks such as MobileNets: ReLU6, few weights per output, a trunk."""
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +12,28 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from snapensemble.contracts.sessions import open_session
+from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import to_onnx
-from snapensemble.export.quantize import to_int8
 from snapensemble.trainer.models.efficientnet_lite import MBConv, conv_bn
 from snapensemble.trainer.models.layers import Backbone
 from snapensemble.trainer.models.registry import PooledClassifier
-from tests.networks import image_of, noise_NCHW, optimised_kinds
+from tests.networks import image_of, optimised_kinds
 
 SIDE = 24
 OPSET = [helper.make_opsetid("", 20)]
 
 
 @cache
+def blots_NCHW() -> np.ndarray:
+    """Images that differ in large patches of colour, as photographs do, and noise less so."""
+    rng = np.random.default_rng(0)
+    blots = rng.integers(0, 200, (60, 3, 3, 3)).repeat(SIDE // 3, axis=2).repeat(SIDE // 3, axis=3)
+    return np.asarray(blots + rng.integers(0, 56, blots.shape), np.uint8)
+
+
+@cache
 def mobile_member() -> bytes:
-    """A small network of MBConv blocks, whose channels differ a thousandfold before ReLU6."""
+    """A small network of MBConv blocks: some channels are a thousand times larger before ReLU6."""
     torch.manual_seed(0)
     layers = [
         nn.Sequential(*conv_bn(3, 16, 3, 2)),
@@ -33,11 +42,15 @@ def mobile_member() -> bytes:
         nn.Sequential(*conv_bn(24, 64)),
     ]
     model = PooledClassifier(Backbone(layers, 64), 8, image_of(SIDE)).train()
+    parts = [part for part in model.modules() if not list(part.children())]
     with torch.no_grad():
-        for norm in (each for each in model.modules() if isinstance(each, nn.BatchNorm2d)):
-            norm.weight.copy_(10 ** torch.empty(norm.num_features).uniform_(-1.5, 1.5))
-            norm.momentum = 1.0
-        model(torch.from_numpy(noise_NCHW(SIDE)))
+        for norm, after in pairwise(parts):
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.momentum = 1.0
+                if isinstance(after, nn.ReLU6):
+                    norm.weight[::8] *= 1000
+                    norm.bias[::8] = 5000  # almost always beyond 6
+        model(torch.from_numpy(blots_NCHW()))
     return to_onnx(model, image_of(SIDE))
 
 
@@ -78,18 +91,18 @@ def features() -> np.ndarray:
 
 
 def test_relu6_and_paddings_that_differ_cost_no_step_in_float(tmp_path: Path) -> None:
-    kinds = optimised_kinds(to_int8(mobile_member(), noise_NCHW(SIDE)), tmp_path)
+    kinds = optimised_kinds(to_int8(mobile_member(), blots_NCHW()), tmp_path)
     assert kinds.count("QLinearConv") == 8 and kinds.count("QLinearAdd") == 1
     assert not {"Conv", "Clip", "Add", "QuantizeLinear", "FusedConv"} & set(kinds)
 
 
 def test_channels_that_differ_a_thousandfold_before_relu6_keep_their_answers() -> None:
-    pixels = noise_NCHW(SIDE)
+    pixels = blots_NCHW()
     before, after = (
         answers(file, pixels) for file in (mobile_member(), to_int8(mobile_member(), pixels))
     )
-    assert relative_error(before, after) < 0.05
-    assert np.abs((after - before).mean(axis=0)).max() < 0.02 * before.std()
+    assert relative_error(before, after) < 0.1  # 0.15 with the nearest weights, 3 without Clip
+    assert np.abs((after - before).mean(axis=0)).max() < 0.005 * before.std()
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 6), (-1, 1), (0.5, 6), (-6, -0.5)])

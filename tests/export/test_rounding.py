@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from snapensemble.contracts.sessions import open_session
-from snapensemble.export.onnx_graph import constants
-from snapensemble.export.rounding import (
+from snapensemble.export.int8.rounding import (
     LARGEST_BLOCK,
     LARGEST_WEIGHT,
     Inputs,
@@ -20,6 +19,7 @@ from snapensemble.export.rounding import (
     round_conv,
     round_weights,
 )
+from snapensemble.export.onnx_graph import constants
 
 
 def inputs_of(patches_BSK: np.ndarray) -> Inputs:

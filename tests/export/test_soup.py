@@ -26,11 +26,13 @@ from snapensemble.export.selection import Bag
 from snapensemble.export.soup import (
     STATISTICS_IMAGES,
     Inputs,
+    Kitchen,
     greedy_soup,
     mean_state,
     statistics_images,
     with_soups,
 )
+from snapensemble.trainer.data.dataset import load_dataset
 from tests.export.runs import staged_network, staged_run, write_images
 
 
@@ -117,28 +119,28 @@ def test_a_soup_is_exported_as_one_whole_network_that_answers_as_it_was_judged(
     np.testing.assert_allclose(ensemble.answers(val_NCHW), ensemble.probs_MNK, atol=1e-5)
 
 
-def norms(network: nn.Module) -> list[torch.Tensor]:
-    return [m.running_mean for m in network.modules() if isinstance(m, nn.BatchNorm2d)]  # type: ignore[misc]
-
-
+@pytest.mark.parametrize("frozen", [False, True])
 def test_statistics_are_measured_anew_but_not_in_a_trunk_nor_where_they_were_frozen(
-    star: Path, tmp_path: Path
+    star: Path, images: Path, tmp_path: Path, frozen: bool
 ) -> None:
-    shutil.copytree(star, tmp_path / "frozen")
-    run = read_run(star)
-    training = run.training.model_copy(update={"frozen_statistics": True})
-    write_run(tmp_path / "frozen", run.model_copy(update={"training": training}))
-    for run_dir, changes in ((star, True), (tmp_path / "frozen", False)):
-        pool, _, _ = souped(run_dir)
-        soup, best = pool.candidates[-1], pool.candidates[0]
-        assert soup.state is not None
-        measured, mean = norms(soup.network()), norms(best.network())
-        for found, before in zip(measured[:3], mean[:3], strict=True):  # the trunk's
-            assert torch.equal(found, before)
-        names = [name for name in soup.state if name.endswith("running_mean")]
-        ingredients = [pool.candidates[s].network().state_dict() for s in range(3)]
-        averages = [mean_state(ingredients[:3])[names[-1]], *(i[names[-1]] for i in ingredients)]
-        assert changes == all(not torch.equal(soup.state[names[-1]], each) for each in averages)
+    run = read_run(Path(shutil.copytree(star, tmp_path / "run")))
+    training = run.training.model_copy(update={"frozen_statistics": frozen})
+    write_run(tmp_path / "run", run.model_copy(update={"training": training}))
+    pool, read = pooled([tmp_path / "run"]), list[str]()
+
+    def part(name: str) -> Any:
+        read.append(name)
+        return load_dataset(f"npz:{images}", val_fraction=0.1, split_seed=0).part(name).images_NCHW
+
+    bag = (0, 1, 2)
+    soup, _ = Kitchen(pool, bag, part).soup(bag)
+    mean = mean_state([pool.candidates[s].network().state_dict() for s in bag])
+    statistics = [name for name in mean if "running" in name]
+    changed = {name for name in statistics if not torch.equal(soup[name], mean[name])}
+    members = {name for name in statistics if name.startswith("features.3.")}  # the last stage
+    assert changed == (set() if frozen else members) and len(members) == 2
+    assert all(torch.equal(soup[name], mean[name]) for name in mean if "weight" in name)
+    assert read == (["val"] if frozen else ["train", "val"])
 
 
 def test_statistics_are_of_images_of_every_class_in_whole_batches() -> None:

@@ -18,8 +18,8 @@ from onnx import TensorProto, helper, shape_inference
 
 from snapensemble.contracts.sessions import open_session
 from snapensemble.export.acceptance import QuantizationRefused
+from snapensemble.export.int8.rounding import round_weights
 from snapensemble.export.onnx_graph import PIXELS, constants, convolve_pixels, replace_nodes
-from snapensemble.export.rounding import round_weights
 
 IMAGES_AT_A_TIME = 16
 LINEAR = ("Gemm", "MatMul")
