@@ -20,9 +20,10 @@ from snapensemble.contracts.sessions import open_session
 
 IMAGES_AT_A_TIME = 32
 BATCH_SIZES = (1, 2, 7, 32)
-# Both engines compute in float32 and order their sums differently.
+# Both engines compute in float32 and order their sums differently. In a network of 60 layers the
+# logits of a sure answer have been 5e-5 apart, and a probability moves by up to half of that.
 MAX_LOGIT_DIFFERENCE = 1e-3  # absolute, or relative where logits exceed 1
-MAX_PROBABILITY_DIFFERENCE = 1e-5
+MAX_PROBABILITY_DIFFERENCE = 1e-4
 
 
 class ParityFailed(SnapensembleError):

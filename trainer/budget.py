@@ -94,9 +94,9 @@ def epochs_within(minutes: float, pace: Pace) -> int:
     epochs = int(left / pace.epoch)
     if epochs < 1:
         say(
-            f"warning: one epoch takes {pace.epoch / 60:.1f} minutes here, and is trained although "
-            f"it is too much for --minutes {minutes:g}; smaller images or a smaller network are "
-            "faster"
+            f"warning: one epoch takes {pace.epoch:.1f} s here after {pace.spent:.0f} s of "
+            f"preparation, and is trained although it is too much for --minutes {minutes:g}; "
+            "smaller images or a smaller network are faster"
         )
     return max(1, epochs)
 

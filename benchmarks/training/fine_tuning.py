@@ -84,7 +84,7 @@ WAYS = {
     "star, int8 cascade": Way(
         "star", STAR, {"select": "all", "cascade": True, "quantize": "int8"}, "cascade"
     ),
-    "default": Way("default"),
+    "default": Way("star", STAR),  # which is what the plan comes to, and export's own choice
 }
 
 
