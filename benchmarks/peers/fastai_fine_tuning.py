@@ -97,7 +97,9 @@ def _epoch_seconds(network: nn.Module, loader: Any) -> float:
     """What an epoch of all layers takes, from a few batches; the gradients are not used."""
     began = time.monotonic()
     for _, (pixels, labels) in zip(range(TIMED), loader, strict=False):
-        nn.functional.cross_entropy(network(pixels), labels).backward()  # type: ignore[no-untyped-call]
+        logits_BK = network(pixels.as_subclass(Tensor))  # fastai's own kinds of tensors
+        loss = nn.functional.cross_entropy(logits_BK, labels.as_subclass(Tensor))
+        loss.backward()  # type: ignore[no-untyped-call]
     network.zero_grad()
     return (time.monotonic() - began) / TIMED * len(loader)
 

@@ -120,7 +120,7 @@ def test_an_epoch_longer_than_the_minutes_is_trained_and_said(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert epochs_within(1, Pace(120.0, 0.0)) == 1
-    assert "one epoch takes 2.0 minutes here" in capsys.readouterr().err
+    assert "one epoch takes 120.0 s here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
