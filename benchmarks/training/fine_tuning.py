@@ -82,7 +82,10 @@ WAYS = {
     "star, ensemble of 5": Way("star", STAR, ALL),
     "star, soup": Way("star", STAR, {"select": "soup", "cascade": False}),
     "star, int8 cascade": Way(
-        "star", STAR, {"select": "all", "cascade": True, "quantize": "int8"}, "cascade"
+        "star",
+        STAR,
+        {"select": "all", "cascade": True, "quantize": "int8", "int8_gate": "estimate"},
+        "cascade",
     ),
     "default": Way("star", STAR),  # which is what the plan comes to, and export's own choice
 }
@@ -117,13 +120,13 @@ def one_seed(args: argparse.Namespace, name: str, folder: Path, seed: int) -> No
 
     if FLOOR in missing:
         keep(FLOOR, floor(data, args.threads))
-    if PEER in missing:
-        keep(PEER, fastai(args, data))
     for way in missing:
         if way in WAYS:
             run_dir, seconds = trained(args, data, work, seed, WAYS[way])
             bundle_dir = exported(run_dir, work, way)
             keep(way, {"seconds": seconds, **measured(bundle_dir, WAYS[way].mode)})
+    if PEER in missing:
+        keep(PEER, fastai(args, data))
     keep(RATES, images_per_second({way: exported(work, work, way) for way in WAYS}, data))
 
 
