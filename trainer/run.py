@@ -27,7 +27,12 @@ from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
 from snapensemble.trainer.distributed import joined, local_device, threads_here
-from snapensemble.trainer.fine_tuning.defaults import large_size, with_defaults, with_pretrained
+from snapensemble.trainer.fine_tuning.defaults import (
+    large_size,
+    refuse_absent,
+    with_defaults,
+    with_pretrained,
+)
 from snapensemble.trainer.fine_tuning.inputs import fit_first_head, training_inputs
 from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
@@ -154,6 +159,7 @@ def _train(
             refuse_taken(config.out)
         if origin is None:
             config = with_defaults(with_pretrained(config))
+            refuse_absent(config)
         with world.leader_first("images"), noting_where_from(origin is not None):
             dataset = load_dataset(
                 config.data,

@@ -4,6 +4,7 @@ docs/decisions/0038 has the measurements. What is resolved here is written down 
 that a later start follows it.
 """
 
+from pathlib import Path
 from typing import Any
 
 from snapensemble.contracts.errors import InvalidConfig
@@ -12,7 +13,8 @@ from snapensemble.contracts.pixels import MAX_SIDE
 from snapensemble.contracts.process import say
 from snapensemble.trainer.config import FRESH, HUB, TrainConfig
 from snapensemble.trainer.data.dataset import is_folder
-from snapensemble.trainer.models.pretrained import EXTRA, PUBLISHED
+from snapensemble.trainer.models import timm
+from snapensemble.trainer.models.pretrained import EXTRA, PUBLISHED, published_weights
 from snapensemble.trainer.models.tuning import ALL
 
 STAGE = "stage7"  # the first that is trained, in the networks that have it
@@ -40,6 +42,24 @@ def with_pretrained(config: TrainConfig) -> TrainConfig:
         say(f"{config.model} begins with its ImageNet weights, from {published.distribution}")
     pretrained = FRESH if published.path is None else HUB
     return build(TrainConfig, {**dict(config), "pretrained": pretrained})
+
+
+def refuse_absent(config: TrainConfig) -> None:
+    """Look for the network's package and its weights before pictures are decoded.
+
+    Raises:
+        InvalidConfig: something is not there, or cannot be used.
+    """
+    model = config.model or ""
+    if model.startswith(timm.PREFIX):
+        timm.expected_normalisation(model)
+    if not config.fine_tunes:
+        return
+    if config.pretrained != HUB:
+        if not (file := Path(config.pretrained or "").expanduser()).is_file():
+            raise InvalidConfig(f"no file of pretrained weights at {file}")
+    elif not model.startswith(timm.PREFIX):
+        published_weights(model or "the default network")
 
 
 def with_defaults(config: TrainConfig) -> TrainConfig:
