@@ -108,8 +108,8 @@ def test_a_part_of_a_network_without_pretrained_weights_is_refused(
 def test_a_network_with_stages_is_tuned_from_its_last_one_and_another_as_a_whole() -> None:
     for name in PUBLISHED:
         assert with_defaults(tuned(model=name)).tune == "stage7"
-    for name in ("timm:resnet18", "resnet20", None):
-        assert with_defaults(tuned(model=name, pretrained="weights.pth")).tune == "all"
+    for other in ("timm:resnet18", "resnet20", None):
+        assert with_defaults(tuned(model=other, pretrained="weights.pth")).tune == "all"
 
 
 def test_only_sgdr_restarts_and_by_default_with_the_first_weights() -> None:
