@@ -9,14 +9,15 @@ from snapensemble.cli import COMMANDS
 
 FLAGS = {
     "train": {
-        "--data", "--out", "--resume", "--more-cycles", "--config", "--schedule", "--model",
-        "--pretrained",
+        "--data", "--out", "--resume", "--more-cycles", "--branch", "--cycle", "--config",
+        "--schedule", "--model", "--pretrained", "--tune", "--views", "--layer-decay",
         "--cycles", "--epochs", "--minutes", "--cycle-epochs", "--first-cycle-epochs",
         "--t-mult", "--lr-max",
-        "--lr-min",
+        "--lr-min", "--restart-from",
         "--lr-max-decay", "--warmup-epochs", "--lr-steps", "--lr-factor", "--patience",
         "--lr-start", "--hyper-lr", "--hyper-rule", "--batch-size", "--momentum",
-        "--weight-decay", "--label-smoothing", "--image-size", "--crop-padding", "--flip",
+        "--weight-decay", "--frozen-statistics", "--no-frozen-statistics", "--clip-norm",
+        "--label-smoothing", "--image-size", "--crop-padding", "--flip",
         "--no-flip", "--cutout", "--random-resized-crop", "--max-bad-images",
         "--max-image-cost", "--val-fraction", "--split-seed", "--seed", "--device", "--threads",
         "--precision", "--compile", "--no-compile", "--checkpoint-minutes", "--tensorboard",

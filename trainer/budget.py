@@ -103,8 +103,8 @@ def epochs_within(minutes: float, pace: Pace) -> int:
 
 def star_cycles(epochs: int, steps_per_epoch: int) -> int:
     """How many cycles a star's budget is worth: the first one half of it, others short ones."""
-    others = min(epochs // 2, epochs * steps_per_epoch // 2 // MIN_STAR_UPDATES)
-    return 1 + min(MOST_CYCLES - 1, others)
+    shortest = -(-MIN_STAR_UPDATES // steps_per_epoch)  # epochs
+    return 1 + min(MOST_CYCLES - 1, epochs // 2 // shortest)
 
 
 def shares(epochs: int, cycles: int, *, star: bool = False) -> tuple[int, list[int]]:

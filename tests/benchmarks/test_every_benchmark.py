@@ -87,6 +87,7 @@ SMALLEST: dict[str, tuple[str, ...]] = {
         "--rounds", "1", "--seconds", "0.02", "--members", "2", "--images", "50",
     ),
     "forecast": (),
+    "int8_networks": ("RUN", "--rounds", "1"),
     "last_connections": ("BUNDLE", "--image", "PICTURE", "--rounds", "1"),
     "leaving_clients": ("BUNDLE", "--clients", "20", "--seconds", "0.1"),
     "odd_images": ("BUNDLE", "--files", "PICTURES"),

@@ -14,12 +14,17 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import peers
+from benchmarks.peers.apps.members import Members
 from benchmarks.peers.measure import CONNECTIONS, Round
 from benchmarks.peers.peers import ALL, BY_NAME, OURS, OURS_INT8
 from benchmarks.peers.process_tree import MARK, ProcessTree
 from benchmarks.peers.tables import against_the_best, footprints, loads
 from benchmarks.peers.venvs import REQUIREMENTS, ROOT
 from snapensemble.bench.processes import PROC
+from snapensemble.contracts.bundle import read_bundle
+from snapensemble.contracts.metrics import mean_probabilities
+from snapensemble.serving.inference.engine import load_engine
+from tests.factories import CONTRACT
 
 needs_proc = pytest.mark.skipif(not (PROC / "self/stat").exists(), reason="needs /proc of Linux")
 SAME = ("onnxruntime==", "pillow==")  # or it would be other work
@@ -60,6 +65,18 @@ def test_a_server_has_a_program_and_pinned_packages(peer: peers.Peer) -> None:
     assert lines and all("==" in line for line in lines)
     ours = (ROOT / "constraints.txt").read_text().split()
     assert {line for line in ours if line.startswith(SAME)} <= set(lines)
+
+
+@pytest.mark.parametrize("bundle", ["bundle_dir", "trunk_dir"])
+def test_a_peer_asks_the_members_as_ours_does(bundle: str, request: pytest.FixtureRequest) -> None:
+    directory: Path = request.getfixturevalue(bundle)
+    shape = (40, *CONTRACT.shape)
+    images_NCHW = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    read = read_bundle(directory)
+    with load_engine(directory) as engine:
+        probs_MNK = engine.predict(images_NCHW)
+    expected_NK = mean_probabilities(probs_MNK, read.weights_M, read.temperature)
+    np.testing.assert_allclose(Members(directory).ask(images_NCHW), expected_NK, atol=1e-5)
 
 
 def test_the_picture_reaches_a_peer_unchanged() -> None:

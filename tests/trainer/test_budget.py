@@ -8,12 +8,15 @@ from hypothesis import strategies as st
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, ScheduleRecord, read_run
 from snapensemble.trainer.budget import (
+    MIN_STAR_UPDATES,
     MOST_CYCLES,
     Pace,
     default_epochs,
     divided,
     epochs_within,
+    shares,
     short_cycles,
+    star_cycles,
     worthwhile_cycles,
 )
 from snapensemble.trainer.config import TrainConfig
@@ -143,8 +146,55 @@ def test_few_images_from_scratch_get_a_stronger_weight_decay() -> None:
     assert plan(config(weight_decay=1e-4), 32, images=100).l2_penalty == 1e-4
 
 
-def test_fine_tuning_does_not_restart() -> None:
-    assert len(plan(config(pretrained="hub", epochs=200), 100).cycle_lengths) == 1
+def test_fine_tuning_does_not_restart_but_as_a_star() -> None:
+    tuned = {"pretrained": "hub", "epochs": 200}
+    assert plan(config(**tuned), 100).cycle_lengths == [200]
+    assert plan(config(**tuned, restart_from="previous"), 100).cycle_lengths == [200]
+    assert plan(config(**tuned, restart_from="first"), 100).cycle_lengths == [100, 25, 25, 25, 25]
+
+
+@given(epochs, steps, st.booleans())
+def test_a_star_spends_half_on_its_first_cycle_and_every_epoch(
+    epochs: int, steps_per_epoch: int, fine_tunes: bool
+) -> None:
+    settings = {"pretrained": "hub"} if fine_tunes else {}
+    found = plan(config(epochs=epochs, restart_from="first", **settings), steps_per_epoch)
+    first, *others = found.cycle_lengths
+    assert sum(found.cycle_lengths) == epochs and not found.divides_itself
+    assert 1 + len(others) == star_cycles(epochs, steps_per_epoch) <= MOST_CYCLES
+    assert 2 * first >= epochs and len(set(others)) <= 1
+    assert short_cycles(found, steps_per_epoch) is None
+
+
+@given(st.integers(1, 100), st.integers(1, 60))  # where 25 updates matter
+def test_later_cycles_of_a_star_are_long_enough_and_no_fewer_with_more_epochs(
+    epochs: int, steps_per_epoch: int
+) -> None:
+    cycles = star_cycles(epochs, steps_per_epoch)
+    _, others = shares(epochs, cycles, star=True)
+    assert all(each * steps_per_epoch >= MIN_STAR_UPDATES for each in others)
+    assert 1 <= cycles <= star_cycles(epochs + 1, steps_per_epoch) <= MOST_CYCLES
+
+
+@given(epochs, st.integers(1, MOST_CYCLES), st.booleans())
+def test_shares_lose_no_epoch(epochs: int, cycles: int, star: bool) -> None:
+    first, others = shares(epochs, cycles, star=star)
+    assert first + sum(others) == epochs and len(others) == cycles - 1
+    assert first >= max([0, *others]) and len(set(others)) <= 1
+    if star:
+        assert 2 * first >= epochs
+    else:
+        assert first - epochs // cycles < cycles  # what is left over
+
+
+@given(st.integers(1, 5_000))
+def test_the_default_has_enough_epochs_and_updates_and_no_epoch_more(steps_per_epoch: int) -> None:
+    for fine_tunes, (epochs, updates) in {True: (12, 240), False: (50, 3_000)}.items():
+        found = default_epochs(steps_per_epoch, fine_tunes)
+        assert found >= epochs and found * steps_per_epoch >= updates
+        assert found == epochs or (found - 1) * steps_per_epoch < updates
+    given_none = plan(config(pretrained="hub", restart_from="first"), steps_per_epoch)
+    assert sum(given_none.cycle_lengths) == default_epochs(steps_per_epoch, fine_tunes=True)
 
 
 def test_a_run_says_which_of_its_cycles_are_long_enough_to_be_averaged() -> None:
@@ -160,13 +210,13 @@ def test_a_run_says_which_of_its_cycles_are_long_enough_to_be_averaged() -> None
 def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snapensemble.trainer.run.measured_pace", lambda *_: Pace(2.0, 0.4))
+    monkeypatch.setattr("snapensemble.trainer.run.measured_pace", lambda *_: Pace(200.0, 0.4))
     run_dir = train(
         TrainConfig(
             data="digits",
             out=tmp_path / "run",
             model="tiny",
-            minutes=0.1,
+            minutes=10,
             batch_size=256,
             threads=1,
         )

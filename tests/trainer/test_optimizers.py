@@ -3,11 +3,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import backward
 
-from snapensemble.trainer.optimizers import HypergradientSgd
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.trainer.models.layers import Backbone
+from snapensemble.trainer.models.registry import PooledClassifier, WrappedClassifier
+from snapensemble.trainer.optimizers import HypergradientSgd, parameter_groups
 from snapensemble.trainer.schedules import Hypergradient
+from tests.networks import image_of
 
 
 def rule(**values: Any) -> Hypergradient:
@@ -131,3 +137,50 @@ def test_the_state_survives_saving_and_loading() -> None:
     descend(second, y, 3)
     assert torch.equal(x, y)
     assert first.param_groups[0]["lr"] == second.param_groups[0]["lr"]
+
+
+def staged_network(stages: int) -> PooledClassifier:
+    """Stages of one convolution and one batch normalisation, in which there is a stage too."""
+    layers: list[nn.Module] = [
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Sequential(nn.BatchNorm2d(3)))
+        for _ in range(stages)
+    ]
+    return PooledClassifier(Backbone(layers, 3), 4, image_of(8))
+
+
+@given(st.integers(1, 12), st.floats(0.01, 1, exclude_max=True), st.data())
+def test_each_stage_has_a_share_of_the_rate_and_every_parameter_one_group(
+    stages: int, layer_decay: float, data: st.DataObject
+) -> None:
+    model = staged_network(stages)
+    frozen = data.draw(st.sets(st.integers(0, stages - 1), max_size=stages - 1))
+    for stage in frozen:
+        model.features[stage].requires_grad_(False)
+    groups = parameter_groups(model, layer_decay)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    trained = [id(p) for p in model.parameters() if p.requires_grad]
+    assert sorted(grouped) == sorted(trained)
+    kept = sorted(set(range(stages)) - frozen, reverse=True)
+    expected = [model.head, *(model.features[stage] for stage in kept)]
+    assert len(groups) == len(expected)
+    for depth, (group, part) in enumerate(zip(groups, expected, strict=True)):
+        assert [id(p) for p in group["params"]] == [id(p) for p in part.parameters()]
+        assert group["share"] == pytest.approx(layer_decay**depth)
+
+
+def test_without_a_layer_decay_all_that_is_trained_is_one_group_with_the_whole_rate() -> None:
+    for net in (staged_network(3), WrappedClassifier(nn.Linear(2, 2), image_of(8))):
+        first, *others = net.parameters()
+        first.requires_grad_(False)
+        (group,) = parameter_groups(net, 1.0)
+        assert list(map(id, group["params"])) == list(map(id, others))
+        assert "share" not in group
+
+
+@pytest.mark.parametrize("layer_decay", [0.5, 0.999])
+def test_a_layer_decay_is_refused_where_the_stages_are_not_known(layer_decay: float) -> None:
+    own_features = nn.Sequential()
+    own_features.add_module("features", nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)))
+    for net in (nn.Linear(2, 2), own_features):  # `net.features.0` is not a stage of ours
+        with pytest.raises(InvalidConfig, match="--layer-decay: the stages .* leave it out"):
+            parameter_groups(WrappedClassifier(net, image_of(8)), layer_decay)
