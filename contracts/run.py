@@ -116,6 +116,13 @@ class ScheduleRecord(Record):
         start, end = [0, *self.cycle_ends][cycle : cycle + 2]
         return is_long_enough(end - start, self.steps_per_epoch)
 
+    def epochs_of(self, cycle: int) -> int:
+        """The epochs of a cycle; those of an equal share where its end was not kept."""
+        if not self.cycle_ends:
+            return self.total_steps // self.steps_per_epoch // self.cycles
+        start, end = [0, *self.cycle_ends][cycle : cycle + 2]
+        return (end - start) // self.steps_per_epoch
+
     def shortened(self, cycles: int) -> "ScheduleRecord":
         """The same schedule with its first `cycles` cycles only."""
         ends = self.cycle_ends[:cycles]

@@ -87,6 +87,7 @@ def build_bundle(
             rule=config.select,
             metric=config.metric,
             weights=config.weights or "last",
+            trusted=pool.trusted,
         )
         images_NCHW = pool.calibration_images()
         fp32, parity = convert(pool, chosen, images_NCHW, say)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.metrics import Floats, softmax
 from snapensemble.contracts.run import (
+    MIN_EPOCHS,
     RunManifest,
     Snapshot,
     Weights,
@@ -95,6 +96,17 @@ class Pool:
             np.concatenate([self.probs_SNK, probs_NK[None]]),
             self.labels_N,
         )
+
+    @property
+    def trusted(self) -> Weights:
+        """Which weights to take where validation sees no difference.
+
+        In cycles of many epochs moving averages had a better NLL than the last weights on the
+        images that validate (by 0.6 to 2.3 %), in short ones a worse one (up to 0.7 %).
+        """
+        latest = self.candidates[-1]
+        run, cycle = latest.run, latest.snapshot.cycle
+        return "ema" if run.schedule.epochs_of(cycle) >= MIN_EPOCHS else "last"
 
     def calibration_images(self) -> NDArray[np.uint8]:
         """Training images that the run of the first candidate has kept: [N, C, H, W]."""

@@ -104,6 +104,7 @@ def select(
     rule: Rule = "auto",
     metric: Metric = "nll",
     weights: Weights = "last",
+    trusted: Weights = "ema",
 ) -> Chosen:
     """Choose members and their shares.
 
@@ -126,6 +127,7 @@ def select(
         rule: one of the six above.
         metric: the figure that is compared.
         weights: the kind of snapshots that the other rules choose from.
+        trusted: the kind, `ema` or `last`, that `auto` takes where a test finds no difference.
 
     Raises:
         InvalidConfig: more members than snapshots, too many snapshots to compare all subsets, or
@@ -133,7 +135,7 @@ def select(
     """
     kinds_S = ["last"] * len(probs_SNK) if kinds_S is None else kinds_S
     if rule == "auto":
-        bags = _refuse_impossible_bags(contending_bags(kinds_S), members)
+        bags = _refuse_impossible_bags(contending_bags(kinds_S, trusted), members)
         if len(labels_N) >= FEW:
             return _compared(bags, probs_SNK, labels_N, kinds_S, metric)
         pays_S = [False] * len(kinds_S) if pays_S is None else pays_S
@@ -145,13 +147,13 @@ def select(
     return Chosen(tuple(eligible[i] for i in chosen.indices), chosen.weights)
 
 
-def contending_bags(kinds_S: Sequence[Weights]) -> list[Bag]:
+def contending_bags(kinds_S: Sequence[Weights], trusted: Weights = "ema") -> list[Bag]:
     """What `auto` compares: the latest 1, 2, ... snapshots of a kind, and other averages alone.
 
-    In the order of trust: moving averages were hardly ever worse than the last weights.
+    In the order of trust: the trusted kind comes first.
     """
     bags: list[Bag] = []
-    for kind in ("ema", "last"):
+    for kind in ("ema", "last") if trusted == "ema" else ("last", "ema"):
         latest = [s for s, found in enumerate(kinds_S) if found == kind][::-1]
         bags += [tuple(latest[:m]) for m in range(1, len(latest) + 1)]
     tails = [(s,) for s, found in enumerate(kinds_S) if found == "tail"][-1:]

@@ -76,7 +76,9 @@ def one_run(run_dir: Path, spec: str | None) -> dict[str, Any]:
             continue
         if isinstance(members, int) and members > len(run.snapshots):
             continue
-        chosen = select(*selection, pool.kinds_S, pool.pays_S, members=members, rule=rule)
+        chosen = select(
+            *selection, pool.kinds_S, pool.pays_S, members=members, rule=rule, trusted=pool.trusted
+        )
         of = list(chosen.indices)
         means = {
             part: mean_probabilities(probs[of], chosen.weights)

@@ -216,7 +216,13 @@ def measured(cosine: Path, default: Path, test: Split) -> dict[str, Any]:
         "cosine + EMA": figures(alone, test, [alone.kinds_S.index("ema")]),
     }
     chosen_N = split_validation(pool.labels_N).selection_N
-    chosen = select(pool.probs_SNK[:, chosen_N], pool.labels_N[chosen_N], pool.kinds_S, pool.pays_S)
+    chosen = select(
+        pool.probs_SNK[:, chosen_N],
+        pool.labels_N[chosen_N],
+        pool.kinds_S,
+        pool.pays_S,
+        trusted=pool.trusted,
+    )
     ways["default"] = figures(pool, test, chosen.indices)
     return {"members": len(chosen.indices), "reason": chosen.reason, "ways": ways}
 

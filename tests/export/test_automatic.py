@@ -70,6 +70,18 @@ def test_few_images_choose_nothing_and_the_cycles_that_pay_are_averaged(
     assert chosen.reason is not None and f"{FEW - 1} selection images are too few" in chosen.reason
 
 
+@pytest.mark.parametrize(("trusted", "kept"), [("ema", "ema"), ("last", "last")])
+def test_where_nothing_speaks_for_one_the_trusted_weights_are_taken(
+    trusted: Weights, kept: Weights
+) -> None:
+    for images in (FEW - 1, 4 * FEW):
+        probs_SNK, labels_N = networks([1.0], images)
+        same_SNK = np.repeat(probs_SNK, 2, axis=0)
+        kinds: list[Weights] = ["last", "ema"]
+        chosen = select(same_SNK, labels_N, kinds, trusted=trusted)
+        assert [kinds[index] for index in chosen.indices] == [kept]
+
+
 def test_few_images_and_no_averages_of_weights_leave_the_last_snapshot() -> None:
     probs_SNK, labels_N = networks([1.0, 1.5, 2.0], FEW - 1)
     assert select(probs_SNK, labels_N).indices == (2,)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,20 @@ def test_the_cycle_that_pays_is_the_last_of_each_run_where_cycles_are_short(
     paying = {c.name for c, pays in zip(pool.candidates, pool.pays_S, strict=True) if pays}
     kinds = ("", "-ema", "-tail", "-soup-2", "-soup-3")
     assert paying == {f"run-{run}-cycle-02{kind}" for run in (0, 1) for kind in kinds}
+
+
+@pytest.mark.parametrize(("epochs", "trusted"), [(34, "last"), (35, "ema")])
+def test_averages_of_weights_are_trusted_where_the_last_cycle_has_many_epochs(
+    digits_run: Path, epochs: int, trusted: str
+) -> None:
+    pool = pooled([digits_run])
+    run = pool.first_run
+    steps = run.schedule.steps_per_epoch
+    ends = (steps, 2 * steps, (2 + epochs) * steps)
+    longer = run.schedule.model_copy(update={"cycle_ends": ends, "total_steps": ends[-1]})
+    changed_run = run.model_copy(update={"schedule": longer})
+    candidates = tuple(replace(each, run=changed_run) for each in pool.candidates)
+    assert replace(pool, candidates=candidates).trusted == trusted
 
 
 def test_runs_that_do_not_go_together_are_refused_by_name(digits_run: Path, tmp_path: Path) -> None:
