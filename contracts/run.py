@@ -219,8 +219,12 @@ class RunManifest(Record):
 
     @model_validator(mode="after")
     def _cycles_are_counted(self) -> "RunManifest":
-        if [s.cycle for s in self.snapshots] != self.cycles[: len(self.snapshots)]:
-            raise ValueError("snapshots must be listed by cycle, without a gap")
+        found = [s.cycle for s in self.snapshots]
+        if found != (expected := self.cycles[: len(found)]):
+            raise ValueError(
+                f"snapshots must be listed by cycle, without a gap: found {found}, expected "
+                f"{expected}"
+            )
         if any(s.weights != "last" for s in self.snapshots):
             raise ValueError("snapshots are last weights; the others are listed as averages")
         return self

@@ -144,8 +144,15 @@ def test_snapshots_must_be_counted_without_a_gap(tmp_path: Path) -> None:
         "val_labels": reference, "calibration_images": reference, "snapshots": [snapshot],
     }  # fmt: skip
     (tmp_path / RUN_FILE).write_text(json.dumps(run))
-    with pytest.raises(InvalidManifest, match="by cycle, from 0"):
+    with pytest.raises(InvalidManifest, match=r"by cycle.*: found \[1\], expected \[0\]"):
         read_run(tmp_path)
     snapshot["cycle"] = 0
     (tmp_path / RUN_FILE).write_text(json.dumps(run))
     assert not read_run(tmp_path).complete
+    run["branch"] = {"cycle": 1, "first": reference}
+    (tmp_path / RUN_FILE).write_text(json.dumps(run))
+    with pytest.raises(InvalidManifest, match=r"by cycle.*: found \[0\], expected \[1\]"):
+        read_run(tmp_path)
+    snapshot["cycle"] = 1
+    (tmp_path / RUN_FILE).write_text(json.dumps(run))
+    assert read_run(tmp_path).complete
