@@ -14,7 +14,7 @@ from snapensemble.contracts.options import build
 from snapensemble.contracts.process import say
 from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, is_long_enough
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.fine_tuning.defaults import with_rates
+from snapensemble.trainer.fine_tuning.defaults import with_rates, would_be_star
 
 MOST_CYCLES = 5
 DEFAULT_BUDGET = 50, 3_000  # epochs or updates, whichever are more
@@ -64,7 +64,7 @@ def divided(
         else:
             epochs = config.epochs or default_epochs(steps_per_epoch, config.fine_tunes)
         cycles = _cycles(config, epochs, steps_per_epoch)
-        first, others = shares(epochs, cycles, star=config.is_star)
+        first, others = shares(epochs, cycles, star=would_be_star(config))
         changes |= {
             "cycles": 1 + len(others),
             "cycle_epochs": others[0] if others else first,
@@ -140,5 +140,5 @@ def _cycles(config: TrainConfig, epochs: int, steps_per_epoch: int) -> int:
     if config.is_star:
         return star_cycles(epochs, steps_per_epoch)
     if config.fine_tunes:
-        return 1  # a chain of them leads out of the pretrained basin (Sadrtdinov et al. 2023)
+        return 1  # restarts have not been shown to be worth more: docs/decisions/0038
     return worthwhile_cycles(epochs, steps_per_epoch)

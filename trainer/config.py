@@ -102,7 +102,7 @@ class TrainConfig(Options):
         None,
         description="total epochs; divided into cycles of at least 900 updates and 35 epochs, up "
         "to 5, or into those that --cycle-epochs and --t-mult make (50, or 3,000 updates; 12, or "
-        "240 updates, with pretrained weights, in a long cycle and up to 4 short ones)",
+        "240 updates, in one cycle, with pretrained weights)",
     )
     minutes: float | None = Field(
         None,
@@ -142,7 +142,7 @@ class TrainConfig(Options):
     restart_from: RestartFrom | None = Field(
         None,
         description="whose weights a later cycle begins with: those of the previous cycle, or of "
-        "the first (first with pretrained weights)",
+        "the first (previous; first with pretrained weights)",
         json_schema_extra=of("sgdr"),
     )
     lr_max_decay: float = Field(

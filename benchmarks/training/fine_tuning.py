@@ -87,7 +87,7 @@ WAYS = {
         {"select": "all", "cascade": True, "quantize": "int8", "int8_gate": "estimate"},
         "cascade",
     ),
-    "default": Way("star", STAR),  # which is what the plan comes to, and export's own choice
+    "default": Way("one", ONE),  # which is what the plan comes to, and export's own choice
 }
 
 

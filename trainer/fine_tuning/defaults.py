@@ -77,7 +77,6 @@ def with_defaults(config: TrainConfig) -> TrainConfig:
         return config
     defaults: dict[str, Any] = {
         "tune": STAGE if config.model in PUBLISHED else ALL,
-        "restart_from": "first" if config.schedule == "sgdr" else None,
         "weight_decay": WEIGHT_DECAY,
         "frozen_statistics": True,
         "clip_norm": LONGEST_GRADIENT,
@@ -90,7 +89,7 @@ def with_defaults(config: TrainConfig) -> TrainConfig:
 
 
 def with_rates(config: TrainConfig) -> TrainConfig:
-    """The settings with the rates of fine-tuning, now that the cycles are known.
+    """The settings with how fine-tuning restarts and its rates, now that the cycles are known.
 
     The restarts of a star have to lead somewhere else, and an average bears what one network does
     not: its rate is higher.
@@ -98,10 +97,20 @@ def with_rates(config: TrainConfig) -> TrainConfig:
     if not config.fine_tunes:
         return config
     lengths = config.cycle_lengths
-    stars = config.restart_from == "first" and len(lengths) > 1
+    stars = config.schedule == "sgdr" and would_be_star(config) and len(lengths) > 1
     rate = WHOLE_LR_MAX if config.tune == ALL else STAR_LR_MAX if stars else STAGE_LR_MAX
     warms_up = config.schedule in ("sgdr", "cosine") and lengths[0] > 1
-    return _filled(config, {"lr_max": rate, "warmup_epochs": 1 if warms_up else None})
+    defaults = {
+        "restart_from": "first" if stars else None,
+        "lr_max": rate,
+        "warmup_epochs": 1 if warms_up else None,
+    }
+    return _filled(config, defaults)
+
+
+def would_be_star(config: TrainConfig) -> bool:
+    """Whether cycles after the first one, if there are any, begin with its weights."""
+    return config.is_star or (config.fine_tunes and config.restart_from is None)
 
 
 def large_size(config: TrainConfig) -> int | None:

@@ -113,8 +113,10 @@ def test_a_network_with_stages_is_tuned_from_its_last_one_and_another_as_a_whole
 
 
 def test_only_sgdr_restarts_and_by_default_with_the_first_weights() -> None:
-    assert with_defaults(tuned()).is_star
-    assert with_defaults(tuned(schedule="cosine")).restart_from is None
+    several = {"cycles": 3, "cycle_epochs": 4}
+    assert with_rates(with_defaults(tuned(**several))).is_star
+    for other in (tuned(schedule="cosine", **several), tuned(cycles=1)):
+        assert with_rates(with_defaults(other)).restart_from is None
 
 
 def test_only_pictures_of_a_folder_get_a_size_and_are_shown_in_parts() -> None:
