@@ -74,6 +74,9 @@ def run_config(run_dir: Path, more_cycles: int = 0, **changes: Any) -> TrainConf
     config = run.config
     text = read_verified(run_dir, config.file, config.sha256, config.size).decode()
     kept = parsed(text, run_dir / CONFIG_FILE)
+    if "pretrained" in kept:  # an earlier version left open what has another default by now
+        had = {"lr_max": run.schedule.eta_max, "batch_size": run.training.batch_size}
+        kept = had | kept
     settings = build(TrainConfig, {**kept, "out": run_dir, **changes})
     if more_cycles and settings.schedule != "sgdr":
         raise InvalidConfig(

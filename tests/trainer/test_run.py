@@ -14,6 +14,7 @@ from snapensemble.contracts.run import read_run
 from snapensemble.trainer.build import choose_device, default_batch_size, default_padding
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
+from snapensemble.trainer.fine_tuning.defaults import with_defaults, with_rates
 from snapensemble.trainer.loop import Objective, TrainingDiverged
 from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.run import train
@@ -244,9 +245,14 @@ def test_every_way_of_training_learns_and_is_written_down(
 
 
 def test_fine_tuning_starts_from_a_lower_rate(tmp_path: Path) -> None:
-    assert short(tmp_path, model="timm:resnet18").top_rate == 0.1
-    assert short(tmp_path, model="timm:resnet18", pretrained="hub").top_rate == 0.01
-    assert short(tmp_path, model="timm:resnet18", pretrained="hub", lr_max=0.2).top_rate == 0.2
+    def top_rate(**settings: Any) -> float:
+        return with_rates(
+            with_defaults(short(tmp_path, model="timm:resnet18", **settings))
+        ).top_rate
+
+    assert top_rate() == 0.1
+    assert top_rate(pretrained="hub") == 0.01
+    assert top_rate(pretrained="hub", lr_max=0.2) == 0.2
 
 
 def test_label_smoothing_spreads_a_share_of_the_label() -> None:

@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest
-from snapensemble.contracts.run import RestartFrom, read_run
+from snapensemble.contracts.files import write_atomically
+from snapensemble.contracts.manifest import FileRef
+from snapensemble.contracts.run import RestartFrom, read_run, write_run
 from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.config_file import CONFIG_FILE, run_config
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.models.layers import Backbone, conv3x3
 from snapensemble.trainer.models.registry import MODELS, Network
@@ -120,6 +123,22 @@ def test_a_tuned_run_that_is_killed_goes_on_to_the_same_bits(
         weights.rename(tmp_path / "gone") if event == 400 else None  # the run has its own by then
         resume(run_dir)
         assert outcome(run_dir) == expected, event
+
+
+def test_a_run_whose_settings_say_no_rate_goes_on_with_the_one_it_had(
+    weights: Path, tmp_path: Path
+) -> None:
+    """Versions before this one wrote down only what was given."""
+    run_dir = train(tuned(weights, tmp_path / "run", tune="all", lr_max=0.007, batch_size=48))
+    run, file = read_run(run_dir), run_dir / CONFIG_FILE
+    lines = file.read_text().splitlines(keepends=True)
+    older = "".join(line for line in lines if not line.startswith(("lr_max ", "batch_size ")))
+    assert older.count("\n") == len(lines) - 2
+    sha256 = write_atomically(file, older.encode())
+    config = FileRef(file=CONFIG_FILE, sha256=sha256, size=len(older.encode()))
+    write_run(run_dir, run.model_copy(update={"config": config}))
+    found = run_config(run_dir)
+    assert (found.top_rate, found.batch_size) == (0.007, 48)
 
 
 def test_a_trunk_that_was_changed_is_refused(weights: Path, tmp_path: Path) -> None:
