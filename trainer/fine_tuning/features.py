@@ -46,18 +46,18 @@ def views(trunk: nn.Module, images: Augmented, count: int, seed: int) -> Views:
     """
     total = count * len(images.images_NCHW)
     shape_D = _shape(trunk, images)
-    rows = _rows(folded(trunk), images, count, seed)
     try:
         file = cache_directory() / f"features-{_key(trunk, images, count, seed)}.npy"
         found = _opened(file, total, shape_D)
         if found is None:
-            found = _written(file, rows, total, shape_D)
+            found = _written(file, _rows(trunk, images, count, seed), total, shape_D)
     except OSError as error:
         say_once(
             f"features are not kept: {error}; to keep them, "
             f"set {CACHE_VARIABLE} to a directory with free space"
         )
-        found = np.stack(list(rows))
+        # From the first row again: the disk may have taken some of them before it was full.
+        found = np.stack(list(_rows(trunk, images, count, seed)))
     features_VN = torch.from_numpy(found).reshape(count, -1, *shape_D)
     return Views(features_VN=features_VN, augmentation=images.augmentation)
 
@@ -94,7 +94,7 @@ def _rows(
     trunk: nn.Module, images: Augmented, count: int, seed: int
 ) -> Iterator[NDArray[np.float16]]:
     """Each view's features, view by view."""
-    total = len(images.images_NCHW)
+    total, trunk = len(images.images_NCHW), folded(trunk)
     device = images.images_NCHW.device
     say(f"computing the features of {total:,} images, {count} views of each")
     with tqdm(

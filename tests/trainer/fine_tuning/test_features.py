@@ -1,4 +1,8 @@
+import errno
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +119,24 @@ def test_without_a_place_to_keep_them_features_stay_in_memory(
     monkeypatch.setenv("SNAPENSEMBLE_CACHE", str(tmp_path / "file"))
     assert views(trunk, pictures(), count=2, seed=5).features_VN.shape == (2, 70, 4, 3, 3)
     assert "features are not kept" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_while_features_are_written_costs_no_row(
+    cache: Path, trunk: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = views(trunk, pictures(), count=2, seed=5).features_VN.clone()
+    (file,) = cache.iterdir()
+    file.unlink()
+
+    def full_after_half(
+        _: Path, rows: Iterable[np.ndarray[Any, Any]], most: int, __: object
+    ) -> int:
+        assert len(list(islice(rows, most // 2))) == most // 2
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_rows", full_after_half)
+    assert torch.equal(views(trunk, pictures(), count=2, seed=5).features_VN, expected)
+    assert not list(cache.iterdir())
 
 
 def test_weights_that_give_no_finite_numbers_are_refused(cache: Path, trunk: Counting) -> None:
