@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.process import say
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.fine_tuning.features import BATCH, features, views
@@ -53,18 +55,26 @@ def training_inputs(
 def fit_first_head(network: Classifier, inputs: Inputs, dataset: Dataset) -> None:
     """Begin with the best last layer for the features as they are, see `fit_head`.
 
+    Where all of a network is trained that does not end with one linear layer, as some of timm do
+    not, its last layers keep their random weights.
+
     Args:
         network: freshly made, with pretrained weights; its last layer changes.
         inputs: of the same network.
         dataset: the training split's images, where there are no views, and its labels.
     """
-    trunk, member = divided(network, HEAD)
     device = next(network.parameters()).device
     labels_N = torch.from_numpy(dataset.train.labels_N).to(device)
     if isinstance(inputs.source, Views) and isinstance(inputs.model, Member):
-        rows_NC = _before_the_last(inputs.model, inputs.source.features_VN, device)
+        member = inputs.model
+        rows_NC = _before_the_last(member, inputs.source.features_VN, device)
         labels_N = labels_N.repeat(len(inputs.source.features_VN))
     else:
+        try:
+            trunk, member = divided(network, HEAD)
+        except InvalidConfig:
+            say("the last layers begin with random weights: there is no linear one to be fitted")
+            return
         rows_NC = features(trunk, torch.from_numpy(dataset.train.images_NCHW).to(device))
     fit_head(member.last, rows_NC, labels_N)
     network.train()

@@ -17,7 +17,6 @@ from snapensemble.contracts.files import read_verified
 from snapensemble.contracts.manifest import FileRef, ValFigures
 from snapensemble.contracts.run import RunManifest, Snapshot, Weights, read_run
 from snapensemble.trainer.models.registry import Classifier, build_model
-from snapensemble.trainer.models.tuning import divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +79,6 @@ def load_trunk(run_dir: Path, model: nn.Module) -> None:
     trunk = read_run(run_dir).trunk
     if trunk is not None:
         model.load_state_dict(read_weights(run_dir, trunk), strict=False)
-
-
-def load_parts(run_dir: Path, run: RunManifest, snapshot: Snapshot) -> tuple[nn.Module, nn.Module]:
-    """The trunk and the member of `load_model`; the run has a trunk.
-
-    Raises:
-        InvalidManifest, InvalidConfig: see `load_model`.
-    """
-    return divided(load_model(run_dir, run, snapshot), run.training.tune)
 
 
 def read_weights(run_dir: Path, kept: FileRef | Snapshot) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from snapensemble.trainer.config_file import CONFIG_FILE, run_config
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.models.layers import Backbone, conv3x3
 from snapensemble.trainer.models.registry import MODELS, Network
-from snapensemble.trainer.recording.snapshots import load_model, load_parts
+from snapensemble.trainer.models.tuning import divided
+from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.run import branch, resume, train
 from snapensemble.trainer.validation import predict_logits
 from tests.trainer.interruptions import killed, outcome
@@ -95,7 +96,7 @@ def test_the_kept_validation_logits_are_those_of_the_whole_network(
         whole = load_model(run_dir, run, snapshot)
         np.testing.assert_allclose(predict_logits(whole, val_NCHW), kept_NK, atol=1e-4)
         if tune != "all":
-            trunk, member = load_parts(run_dir, run, snapshot)
+            trunk, member = divided(whole, tune)
             with torch.no_grad():
                 parts_NK = member.eval()(trunk.eval()(val_NCHW))
             np.testing.assert_allclose(parts_NK.numpy(), kept_NK, atol=1e-4)
