@@ -26,6 +26,7 @@ from snapensemble.trainer.models.registry import (
     build_model,
     expected_normalisation,
 )
+from snapensemble.trainer.models.timm import make_torchvision_importable
 
 MODEL, SIZE, LARGER = "efficientnet-lite0", 160, 224
 SPARE = 0.1
@@ -105,21 +106,9 @@ def _epoch_seconds(network: nn.Module, loader: Any) -> float:
 
 
 def _fastai() -> Any:
-    """Fastai's vision module, also where torchvision was built for another torch.
-
-    Two of its compiled operators are declared then; nobody here calls them.
-    """
-    try:
-        import torchvision  # type: ignore[import-untyped]  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
-        KEPT.append(library)
+    """Fastai's vision module, also where torchvision was built for another torch."""
+    make_torchvision_importable()
     return import_module("fastai.vision.all")
-
-
-KEPT: list[Any] = []  # they go with the last reference to them
 
 
 def _arguments() -> argparse.Namespace:

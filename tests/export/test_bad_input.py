@@ -18,6 +18,7 @@ from snapensemble.export.bundle import build_bundle
 from snapensemble.export.config import ExportConfig
 
 QUICK = ExportConfig(members=2, report=False)
+AVERAGES = QUICK.model_copy(update={"select": "last", "weights": "ema", "members": 1})
 
 
 @pytest.fixture
@@ -30,10 +31,12 @@ def rewrite(run_dir: Path, change: Callable[[RunManifest], RunManifest]) -> None
     write_run(run_dir, change(read_run(run_dir)))
 
 
-def refused(run_dir: Path, error: type[Exception], message: str) -> None:
+def refused(
+    run_dir: Path, error: type[Exception], message: str, config: ExportConfig = QUICK
+) -> None:
     target = run_dir.parent / "bundle"
     with pytest.raises(error, match=message):
-        build_bundle(run_dir, target, QUICK)
+        build_bundle(run_dir, target, config)
     assert os.listdir(run_dir.parent) == ["run"]
 
 
@@ -41,7 +44,8 @@ def test_a_truncated_snapshot_is_named(run_dir: Path) -> None:
     for snapshot in read_run(run_dir).all_snapshots:
         file = run_dir / snapshot.file
         file.write_bytes(file.read_bytes()[:-100])
-    refused(run_dir, InvalidManifest, r"cycle-02-ema.safetensors: sha256 is .*changed or damaged")
+    expected = r"cycle-02-ema.safetensors: sha256 is .*changed or damaged"
+    refused(run_dir, InvalidManifest, expected, AVERAGES)
 
 
 def test_a_snapshot_that_is_no_such_file_is_named_though_its_hash_fits(run_dir: Path) -> None:
@@ -54,7 +58,7 @@ def test_a_snapshot_that_is_no_such_file_is_named_though_its_hash_fits(run_dir: 
         return run.model_copy(update={"averages": tuple(averages)})
 
     rewrite(run_dir, damaged)
-    refused(run_dir, InvalidManifest, r"cycle-02-ema.safetensors does not fit small")
+    refused(run_dir, InvalidManifest, r"cycle-02-ema.safetensors does not fit small", AVERAGES)
 
 
 def rename_architecture(run_dir: Path, model: str) -> None:

@@ -14,7 +14,7 @@ from snapensemble.contracts.process import say
 from snapensemble.trainer.config import FRESH, HUB, TrainConfig
 from snapensemble.trainer.data.dataset import is_folder
 from snapensemble.trainer.models import timm
-from snapensemble.trainer.models.pretrained import EXTRA, PUBLISHED, published_weights
+from snapensemble.trainer.models.pretrained import EXTRA, PUBLISHED, absent, published_file
 from snapensemble.trainer.models.tuning import ALL
 
 STAGE = "stage7"  # the first that is trained, in the networks that have it
@@ -56,10 +56,10 @@ def refuse_absent(config: TrainConfig) -> None:
     if not config.fine_tunes:
         return
     if config.pretrained != HUB:
-        if not (file := Path(config.pretrained or "").expanduser()).is_file():
-            raise InvalidConfig(f"no file of pretrained weights at {file}")
+        if not (file := Path(config.pretrained or "")).exists():
+            raise absent(file)
     elif not model.startswith(timm.PREFIX):
-        published_weights(model or "the default network")
+        published_file(model or "the default network")
 
 
 def with_defaults(config: TrainConfig) -> TrainConfig:

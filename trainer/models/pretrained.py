@@ -67,11 +67,11 @@ PUBLISHED = {
 }
 
 
-def published_weights(name: str) -> dict[str, Tensor]:
-    """The published tensors of a network by their own names, in the order of the network's.
+def published_file(name: str) -> tuple[Published, Path]:
+    """What was published for a network, and where it is.
 
     Raises:
-        InvalidConfig: there are none, their package is not installed, or its file is another.
+        InvalidConfig: there are no such weights, or their package is not installed.
     """
     published = PUBLISHED.get(name)
     if published is None:
@@ -85,6 +85,16 @@ def published_weights(name: str) -> dict[str, Tensor]:
             f"the weights of {name} are in the package {published.distribution}, which is not "
             f"installed: {EXTRA}; or train from random weights: --pretrained {FRESH}"
         )
+    return published, file
+
+
+def published_weights(name: str) -> dict[str, Tensor]:
+    """The published tensors of a network by their own names, in the order of the network's.
+
+    Raises:
+        InvalidConfig: see `published_file`, or the file is another than was published.
+    """
+    published, file = published_file(name)
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -117,7 +127,7 @@ def read_weights(file: Path, network: nn.Module) -> dict[str, Tensor]:
     try:
         data = read_regular(file, MOST_OF_A_FILE * own_bytes + 2**20)
     except FileNotFoundError as error:
-        raise InvalidConfig(f"no file of pretrained weights at {file}") from error
+        raise absent(file) from error
     except (OSError, InvalidManifest) as error:
         reason = f"{file}: {error.strerror}" if isinstance(error, OSError) else str(error)
         raise InvalidConfig(
@@ -130,6 +140,11 @@ def read_weights(file: Path, network: nn.Module) -> dict[str, Tensor]:
         return weights
     trunk = read_verified(_run_dir(file), run.trunk.file, run.trunk.sha256, run.trunk.size)
     return safetensors.torch.load(trunk) | weights
+
+
+def absent(file: Path) -> InvalidConfig:
+    """The error about a file of weights that is not there."""
+    return InvalidConfig(f"no file of pretrained weights at {file}")
 
 
 def normalisation_of_file(file: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -62,12 +62,7 @@ def imported_timm() -> ModuleType:
         InvalidConfig: it is not installed, or cannot be imported.
     """
     try:
-        try:
-            import_module("torchvision")  # which timm imports
-        except RuntimeError as error:
-            if "operator torchvision::" not in str(error):
-                raise
-            _declare_operators()
+        make_torchvision_importable()  # which timm imports
         return import_module("timm")
     except ImportError as error:
         raise InvalidConfig(
@@ -79,6 +74,20 @@ def imported_timm() -> ModuleType:
             f"timm cannot be imported: {in_short(error)}; install the torchvision that was built "
             f"for torch {torch.__version__}"
         ) from error
+
+
+def make_torchvision_importable() -> None:
+    """See to it that torchvision imports, also one whose compiled operators cannot be loaded.
+
+    Raises:
+        ImportError, RuntimeError: it is not installed, or fails for another reason.
+    """
+    try:
+        import_module("torchvision")
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        _declare_operators()
 
 
 def _declare_operators() -> None:
