@@ -1,7 +1,6 @@
 """One network with the mean weights of several snapshots."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +32,9 @@ from snapensemble.export.soup import (
     with_soups,
 )
 from snapensemble.trainer.data.dataset import load_dataset
-from tests.export.runs import staged_network, staged_run, write_images
+from tests.export.runs import staged_run
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _staged(conversions: None) -> Iterator[None]:
-    with staged_network():
-        yield
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images") / "images.npz")
-
-
-@pytest.fixture(scope="module")
-def star(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return staged_run(tmp_path_factory.mktemp("star") / "run", images)
+pytestmark = pytest.mark.usefixtures("staged")
 
 
 def souped(runs: Path | list[Path], **settings: Any) -> tuple[Pool, Any, list[str]]:

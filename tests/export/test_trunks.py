@@ -1,7 +1,6 @@
 """Bundles whose members share a trunk answer as bundles of whole networks do."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,12 @@ from snapensemble.contracts.run import read_run, write_run
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.parity import run_members
-from tests.export.runs import SIDE, STAGED, staged_network, staged_run, write_images
+from tests.export.runs import SIDE, STAGED, staged_run
 
 NOISE = np.random.default_rng(3).integers(0, 256, (70, 3, SIDE, SIDE), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _staged(conversions: None) -> Iterator[None]:
-    with staged_network():
-        yield
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_images(tmp_path_factory.mktemp("images") / "images.npz")
-
-
-@pytest.fixture(scope="module")
-def star(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three members behind the first three stages."""
-    return staged_run(tmp_path_factory.mktemp("star") / "run", images)
+pytestmark = pytest.mark.usefixtures("staged")
 
 
 def exported(runs: Path | list[Path], out: Path, **settings: Any) -> BundleManifest:

@@ -9,23 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from snapensemble.contracts.pixels import ImageContract
 from snapensemble.trainer.models.efficientnet_lite import MBConv, SamePadded, rounded
 from snapensemble.trainer.models.pretrained import published_weights
 from snapensemble.trainer.models.registry import PooledClassifier, build_model, parameter_count
 from snapensemble.trainer.models.timm import imported_timm
+from tests.trainer.models.contracts import lite_contract as contract
 
 LITE = [f"efficientnet-lite{number}" for number in range(3)]
-
-
-def contract(height: int = 64, width: int = 64, channels: int = 3) -> ImageContract:
-    return ImageContract(
-        channels=1 if channels == 1 else 3,
-        height=height,
-        width=width,
-        mean=(127 / 255,) * channels,
-        std=(128 / 255,) * channels,
-    )
 
 
 def noise_BCHW(*shape: int) -> Tensor:

@@ -15,13 +15,13 @@ from torch import Tensor
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import sha256_of
 from snapensemble.contracts.manifest import FileRef
-from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import read_run, write_run
 from snapensemble.trainer.models.pretrained import PUBLISHED
 from snapensemble.trainer.models.registry import build_model, expected_normalisation
 from snapensemble.trainer.models.tuning import divided
 from snapensemble.trainer.recording.snapshots import snapshot_bytes
 from tests.report.run.runs import make_run
+from tests.trainer.models.contracts import lite_contract as contract
 
 PICTURES = Path(__file__).parents[2] / "pictures"
 CLASS_OF = {"cat": 285, "espresso": 967, "tripod": 872}  # Egyptian cat, espresso, tripod
@@ -29,19 +29,9 @@ SIDE_OF = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-l
 LITE0 = PUBLISHED["efficientnet-lite0"]
 
 
-def contract(side: int = 32, channels: int = 3) -> ImageContract:
-    return ImageContract(
-        channels=1 if channels == 1 else 3,
-        height=side,
-        width=side,
-        mean=(127 / 255,) * channels,
-        std=(128 / 255,) * channels,
-    )
-
-
 def logits_of(name: str, channels: int = 3) -> dict[str, Tensor]:
     """What a network with its published weights says of each picture."""
-    image = contract(SIDE_OF[name], channels)
+    image = contract(SIDE_OF[name], channels=channels)
     model = build_model(name, 1000, image, pretrained="hub").eval()
     pixels = [image.decode((PICTURES / f"{each}.jpg").read_bytes()) for each in CLASS_OF]
     with torch.no_grad():
@@ -131,7 +121,7 @@ def test_a_network_without_published_weights_is_answered_with_those_that_have_so
     with pytest.raises(
         InvalidConfig, match="no published weights for resnet20.*efficientnet-lite0.*timm:resnet18"
     ):
-        build_model("resnet20", 10, contract(), pretrained="hub")
+        build_model("resnet20", 10, contract(32), pretrained="hub")
 
 
 # What a file may be. `tiny` is a network of our own as any other.
@@ -139,7 +129,7 @@ def test_a_network_without_published_weights_is_answered_with_those_that_have_so
 
 def state_of(name: str = "tiny", classes: int = 4, channels: int = 3) -> dict[str, Tensor]:
     torch.manual_seed(9)
-    return dict(build_model(name, classes, contract(channels=channels)).state_dict())
+    return dict(build_model(name, classes, contract(32, channels=channels)).state_dict())
 
 
 def loaded(
@@ -147,7 +137,9 @@ def loaded(
 ) -> dict[str, Tensor]:
     torch.manual_seed(0)
     return dict(
-        build_model(name, classes, contract(channels=channels), pretrained=str(file)).state_dict()
+        build_model(
+            name, classes, contract(32, channels=channels), pretrained=str(file)
+        ).state_dict()
     )
 
 
