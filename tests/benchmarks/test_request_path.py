@@ -12,3 +12,7 @@ def test_a_prediction_passes_through_at_most_fourteen_files(tmp_path: Path) -> N
     assert len(functions) <= 14, list(functions)
     assert next(iter(functions)) == "http/protocol.py"
     assert {"http/prediction.py", "inference/admission.py", "inference/session.py"} < set(functions)
+
+
+def test_a_trunk_adds_no_file_to_it(trunk_dir: Path) -> None:
+    assert len(path(trunk_dir, encoded(picture(1)))) <= 14

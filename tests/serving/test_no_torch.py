@@ -34,6 +34,28 @@ def test_serving_imports_no_torch_in_a_fresh_interpreter() -> None:
     assert found.stdout.strip() == "[]"
 
 
+TESTS = """
+import sys, pkgutil, importlib
+sys.modules.update(dict.fromkeys({heavy!r}))  # whoever imports one of them fails
+import tests.{room} as room
+for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
+    try:
+        importlib.import_module(module.name)
+    except BaseException as error:  # a test that is skipped says so by one
+        if type(error).__name__ != "Skipped":
+            raise
+"""
+
+
+@pytest.mark.parametrize("room", ["contracts", "serving"])
+def test_what_tests_serving_needs_nothing_of_training(room: str) -> None:
+    """`make test-serving` runs these tests where nothing of the extra `train` is installed."""
+    heavy = [name for name in HEAVY if name != "onnx" and not name.startswith("snapensemble")]
+    script = TESTS.format(heavy=heavy, room=room)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
 def test_onnx_runtime_sends_nothing_and_leaves_no_identifier(
     tmp_path: Path, bundle_dir: Path
 ) -> None:

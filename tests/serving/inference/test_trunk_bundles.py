@@ -12,7 +12,6 @@ from fastapi import FastAPI
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, load_from_string, numpy_helper
 
-from benchmarks.serving.request_path import path
 from snapensemble.bom import bill_of_materials
 from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
 from snapensemble.contracts.cascade import Mode
@@ -30,11 +29,9 @@ from tests.factories import (
     CONTRACT,
     FEATURES,
     cascade_record,
-    encoded,
     make_bundle,
     member_on_trunk,
     onnx_file,
-    picture,
     trunk_file,
     whole_network,
 )
@@ -241,10 +238,6 @@ def test_the_parts_list_has_the_trunk_and_what_depends_on_it(trunk_dir: Path) ->
     assert formats == [
         "uint8 images [batch, 3, 6, 5]", features, features, "float32 logits [batch, 3]",
     ]  # fmt: skip
-
-
-def test_a_prediction_passes_through_no_more_files_with_a_trunk(trunk_dir: Path) -> None:
-    assert len(path(trunk_dir, encoded(picture(1)))) <= 14
 
 
 @pytest.fixture
