@@ -22,7 +22,8 @@ from snapensemble.serving.http.problems import (
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.settings import SECRETS, Settings, variable
 from snapensemble.serving.telemetry.metrics import Metrics
-from snapensemble.trainer.config import SCHEDULES, TrainConfig
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.options.schedule import SCHEDULES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

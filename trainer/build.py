@@ -11,7 +11,7 @@ from torch import nn
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
-from snapensemble.trainer.config import FRESH, TrainConfig
+from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.augment import Augmentation, fill_colour
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.distributed import World
@@ -23,6 +23,7 @@ from snapensemble.trainer.models.registry import (
     expected_normalisation,
     set_whitening,
 )
+from snapensemble.trainer.options.network import FRESH
 from snapensemble.trainer.seeding import Purpose, derived_seed
 
 

@@ -9,8 +9,9 @@ from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import read_verified
 from snapensemble.contracts.options import build, read_options
 from snapensemble.contracts.run import read_run
-from snapensemble.trainer.config import FRESH, HUB, TrainConfig
+from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import resolved
+from snapensemble.trainer.options.network import FRESH, HUB
 
 CONFIG_FILE = "config.toml"
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import build
 from snapensemble.trainer.cli import build_config
-from snapensemble.trainer.config import SCHEDULES, SYMBOLS, TrainConfig
+from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.options.schedule import SCHEDULES, SYMBOLS
 
 # Names that are words too; messages have them as such.
 ENGLISH = {"cycles", "epochs", "schedule", "out", "data", "model", "warmup"}

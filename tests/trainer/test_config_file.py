@@ -46,7 +46,7 @@ def test_settings_come_back_as_they_were(
         ("data = 1979-05-27", "data in .*: expected a text, got datetime.date"),
         ("data = 3", "data in .*: expected a text, got 3"),
         ('schedule = "linear"', "schedule in .*: expected one of sgdr, cosine, .* got 'linear'"),
-        ("speed = 9", "unknown setting 'speed'; known: data, out, schedule"),
+        ("speed = 9", "unknown setting 'speed'; known: data, out, model"),
         ("= 3", "Invalid statement"),
     ],
 )

@@ -11,11 +11,12 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import build
 from snapensemble.contracts.pixels import MAX_SIDE
 from snapensemble.contracts.process import say
-from snapensemble.trainer.config import FRESH, HUB, TrainConfig
+from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import is_folder
 from snapensemble.trainer.models import timm
 from snapensemble.trainer.models.pretrained import EXTRA, PUBLISHED, absent, published_file
 from snapensemble.trainer.models.tuning import ALL
+from snapensemble.trainer.options.network import FRESH, HUB
 
 STAGE = "stage7"  # the first that is trained, in the networks that have it
 SIZE = 160  # pixels, height and width

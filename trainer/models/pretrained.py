@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import read_regular, read_verified, sha256_of
 from snapensemble.contracts.run import RUN_FILE, RunManifest, read_run
-from snapensemble.trainer.config import FRESH, HUB
+from snapensemble.trainer.options.network import FRESH, HUB
 
 EXTRA = "pip install 'snapensemble[pretrained]'"
 # Times the network's own bytes: a training script may keep an average and an optimizer's moments

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
-from snapensemble.trainer.config import FRESH, HUB
 from snapensemble.trainer.models import timm as timm_nets
 from snapensemble.trainer.models.efficientnet_lite import SCALES, efficientnet_lite
 from snapensemble.trainer.models.layers import Backbone
@@ -32,6 +31,7 @@ from snapensemble.trainer.models.resnet import (
 )
 from snapensemble.trainer.models.small import densenet, plain_net
 from snapensemble.trainer.models.whitening import PatchWhitening
+from snapensemble.trainer.options.network import FRESH, HUB
 
 WHITEN = "+whiten"
 

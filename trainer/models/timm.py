@@ -15,8 +15,8 @@ from torch import nn
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
-from snapensemble.trainer.config import HUB
 from snapensemble.trainer.models.pretrained import in_short, read_weights
+from snapensemble.trainer.options.network import HUB
 
 PREFIX = "timm:"
 
