@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from snapensemble.contracts.abstention import AbstentionRecord
 from snapensemble.contracts.cascade import Cascade, CascadeRecord, Promise, first_weights
 from snapensemble.contracts.drift import ReferenceRecord
 from snapensemble.contracts.manifest import (
@@ -117,6 +118,7 @@ class CalibrationRecord(Record):
     before: Figures  # of the averaged probabilities, without the temperature
     after: Figures  # with the temperature
     sets: tuple[SetQuantile, ...]  # for the calibrated probabilities of all members
+    abstention: AbstentionRecord | None = None  # of the same; None: not said
 
 
 class QuantizationRecord(Record):

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from snapensemble.contracts.abstention import AbstentionRecord
 from snapensemble.contracts.manifest import Fraction, NonNegative, Record, Temperature, ValFigures
 from snapensemble.contracts.metrics import Floats, mean_probabilities
 from snapensemble.contracts.prediction_sets import SetQuantile
@@ -39,6 +40,7 @@ class CascadePoint(Record):
     members_per_image: Annotated[float, Field(ge=1)]
     val: ValFigures
     sets: tuple[SetQuantile, ...] = ()
+    abstention: AbstentionRecord | None = None
 
 
 class CascadeRecord(Record):

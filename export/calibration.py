@@ -31,6 +31,7 @@ from snapensemble.contracts.metrics import (
 )
 from snapensemble.contracts.prediction_sets import fit_quantiles
 from snapensemble.export.cascade import fit_cascade
+from snapensemble.export.confidence import bound_errors
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.selection import Chosen
 from snapensemble.export.temperature import fit_temperature
@@ -111,6 +112,7 @@ def fit_on_validation(
             before=all_figures(before_NK, held_out.labels_N),
             after=all_figures(after_NK, held_out.labels_N),
             sets=fit_quantiles(after_NK, held_out.labels_N, config.sets),
+            abstention=bound_errors(after_NK, held_out.labels_N),
         ),
         cascade=None
         if config.cascade is False

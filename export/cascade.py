@@ -24,7 +24,13 @@ from snapensemble.contracts.cascade import (
 )
 from snapensemble.contracts.metrics import Answers, Floats, mean_probabilities, nlls, val_figures
 from snapensemble.contracts.prediction_sets import SetKind, fit_quantiles
-from snapensemble.export.confidence import CONFIDENCE, nll_rise_bound, nll_scale, upper_bound
+from snapensemble.export.confidence import (
+    CONFIDENCE,
+    bound_errors,
+    nll_rise_bound,
+    nll_scale,
+    upper_bound,
+)
 from snapensemble.export.config import MIN_IMAGES
 from snapensemble.export.temperature import fit_temperature
 
@@ -198,6 +204,7 @@ def fit_cascade(
                 members_per_image=float(used_N.mean()),
                 val=val_figures(probs_NK, calibration.labels_N),
                 sets=fit_quantiles(probs_NK, calibration.labels_N, sets),
+                abstention=bound_errors(probs_NK, calibration.labels_N),
             )
         )
     record = CascadeRecord(

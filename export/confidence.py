@@ -12,9 +12,11 @@ import math
 import numpy as np
 from scipy.special import betaincinv, gammaincinv
 
-from snapensemble.contracts.metrics import SMALLEST_NLL, Floats
+from snapensemble.contracts.abstention import AbstentionPoint, AbstentionRecord
+from snapensemble.contracts.metrics import SMALLEST_NLL, Floats, Labels
 
 CONFIDENCE = 0.95  # one-sided
+ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # shares of the images
 _MOST = 100.0  # as a relative rise of the NLL, and as many times the images at hand
 
 
@@ -91,6 +93,41 @@ def images_needed(losses_N: Floats, largest: float, limit: float) -> int | None:
 def lowest_share(count: int, images: int) -> float:
     """The exact one-sided lower confidence bound on a share (Clopper & Pearson 1934)."""
     return float(betaincinv(count, images - count + 1, 1 - CONFIDENCE)) if count else 0.0
+
+
+def highest_share(count: int, images: int, confidence: float = CONFIDENCE) -> float:
+    """The exact one-sided upper confidence bound on a share (Clopper & Pearson 1934)."""
+    return float(betaincinv(count + 1, images - count, confidence)) if count < images else 1.0
+
+
+def bound_errors(probs_NK: Floats, labels_N: Labels) -> AbstentionRecord:
+    """Upper bounds on the share of wrong answers where only the surest images are answered.
+
+    A threshold is a confidence that was seen, of the image in a place that is fixed beforehand. The
+    surer images are then drawn independently from all that are surer than it, and their wrong
+    answers are binomial (Geifman & El-Yaniv 2017). The chance of error is divided equally among
+    the places (Bonferroni), so that all bounds hold at once, also of a threshold chosen by them.
+
+    Args:
+        probs_NK: averaged and calibrated, of images that had no part in either.
+        labels_N: the right classes.
+    """
+    N, sure_N = len(labels_N), probs_NK.max(axis=1)
+    wrong_N = probs_NK.argmax(axis=1) != labels_N
+    falling_N = np.sort(sure_N)[::-1]
+    points = []
+    for share in ANSWERED:
+        threshold = None if share == 1 else float(falling_N[math.ceil(share * N) - 1])
+        given_N = np.ones(N, bool) if threshold is None else sure_N > threshold
+        given, errors = int(given_N.sum()), int(wrong_N[given_N].sum())
+        if given:
+            bound = highest_share(errors, given, 1 - (1 - CONFIDENCE) / len(ANSWERED))
+            points.append(
+                AbstentionPoint(
+                    threshold=threshold, answered=given / N, errors=errors, error_bound=bound
+                )
+            )
+    return AbstentionRecord(confidence=CONFIDENCE, images=N, points=tuple(points))
 
 
 def _gamma_quantile(level: float, mean: float, variance: float) -> float:

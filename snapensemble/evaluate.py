@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from snapensemble.contracts.abstention import AbstentionRecord, answers
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.metrics import Floats, Labels, summary
@@ -24,6 +25,7 @@ from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.reread import reread
 
 COLUMNS = ("accuracy", "nll", "ece", "brier")
+RISKS = (0.01, 0.02, 0.05, 0.1)
 
 
 class EvaluateConfig(Options):
@@ -77,8 +79,8 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
 
     Returns:
         `ensemble`, for the answers of `mode`, and `members`, each with the figures of
-        `contracts.metrics.summary`; `images`, how many there were; `prediction_sets` if the bundle
-        has any.
+        `contracts.metrics.summary`; `images`, how many there were; `prediction_sets` and
+        `abstention` if the bundle has any.
 
     Raises:
         InvalidConfig: an option is out of bounds.
@@ -100,6 +102,8 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
     probs_NK = np.stack([averaged(probs_dK, bundle) for probs_dK in probs_NdK])
     members_used = float(np.mean([len(probs_dK) for probs_dK in probs_NdK]))
     sets = [measured_set(probs_NK, labels_N, quantile) for quantile in engine.sets(mode)]
+    promises = engine.promises(mode)
+    abstention = [] if promises is None else measured_abstention(probs_NK, labels_N, promises)
     return {
         "ensemble": {**summary(probs_NK, labels_N), "members_used": members_used},
         "members": [
@@ -107,6 +111,7 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
             for member, probs in zip(bundle.members, probs_MNK, strict=True)
         ],
         **({"prediction_sets": sets} if sets else {}),
+        **({"abstention": abstention} if abstention else {}),
         "images": len(labels_N),
         "mode": mode,
         "split": split,
@@ -140,6 +145,26 @@ def measured_set(probs_NK: Floats, labels_N: Labels, quantile: SetQuantile) -> d
     }
 
 
+def measured_abstention(
+    probs_NK: Floats, labels_N: Labels, promises: AbstentionRecord
+) -> list[dict[str, Any]]:
+    """How many images are answered for each of `RISKS` that is promised, and how many wrongly.
+
+    Returns:
+        The risk, the share that is answered, and the share of wrong answers among them; None if
+        there are no answers.
+    """
+    wrong_N = probs_NK.argmax(axis=1) != labels_N
+    rows = []
+    for risk in RISKS:
+        point = promises.at(risk)
+        if point is not None:
+            given_N = np.array([answers(point, probs_K) for probs_K in probs_NK])
+            error = float(wrong_N[given_N].mean()) if given_N.any() else None
+            rows.append({"risk": risk, "answered": float(given_N.mean()), "error": error})
+    return rows
+
+
 def table(figures: dict[str, Any]) -> str:
     """The figures as aligned columns."""
     rows = [*figures["members"], {"name": "ensemble", **figures["ensemble"]}]
@@ -157,5 +182,10 @@ def table(figures: dict[str, Any]) -> str:
         f"sets of {s['coverage']:.0%} ({s['method'].replace('_', ' ')}): hold the right class for "
         f"{s['covered']:.1%}, {s['mean_size']:.2f} classes on average"
         for s in figures.get("prediction_sets", ())
+    ]
+    lines += [
+        f"at most {a['risk']:.0%} wrong: {a['answered']:.1%} of the images are answered, "
+        + ("none here" if a["error"] is None else f"{a['error']:.2%} of them wrongly")
+        for a in figures.get("abstention", ())
     ]
     return "\n".join(lines)

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         answer = predict_with_bundle(bundle_dir, files, pictures, **options)
     else:
         token = os.environ.get("SNAPENSEMBLE_TOKEN")
-        query = config.model_dump(include={"top", "mode", "coverage"}, exclude_none=True)
+        query = config.model_dump(include={"top", "mode", "coverage", "abstain"}, exclude_none=True)
         answer = predict_with_url(url, files, pictures, token=token, **query)
     if as_json:
         print(printable_json(json.dumps(answer, indent=2, ensure_ascii=False)))
@@ -104,6 +104,7 @@ def predict_with_bundle(
     with load_engine(bundle_dir) as engine:
         engine.check_mode(mode)
         quantile = engine.quantile(mode, config.coverage)
+        answered = engine.abstention(mode, config.abstain)
         images = []
         for file, picture in zip(files, pictures, strict=True):
             try:
@@ -113,7 +114,7 @@ def predict_with_bundle(
             except InvalidImage as error:
                 raise InvalidData(f"{file}: {error}") from error
         predictions = [
-            prediction(MemberOutputs(probs_dK), engine.bundle, config, quantile)
+            prediction(MemberOutputs(probs_dK), engine.bundle, config, quantile, answered)
             for probs_dK in engine.ask(np.stack(images), mode)
         ]
         return response(predictions, engine.bundle, engine.bundle.name)
@@ -187,6 +188,8 @@ def describe(file: Path, prediction: dict[str, Any]) -> str:
     )
     if (promised := prediction.get("prediction_set")) is not None:
         text += f"  {promised['coverage']:.0%}: {', '.join(promised['classes'])}"
+    if prediction.get("abstain"):
+        text += "  not sure enough to answer"
     return text
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from snapensemble.contracts.abstention import AbstentionPoint, AbstentionRecord
 from snapensemble.contracts.bundle import (
     BundleManifest,
     CalibrationRecord,
@@ -143,10 +144,12 @@ def cascade_record(
     *thresholds: Sequence[float | None],
     temperatures: Sequence[float] = (1.5, 0.8),
     sets: float = 0.6,
+    sure: float = 0.6,
 ) -> CascadeRecord:
     """A point per sequence of thresholds, each costing a percent less accuracy than the one before.
 
-    The second point is the bundle's choice; `sets` is the quantile of the points' sets.
+    The second point is the bundle's choice; `sets` is the quantile of the points' sets, and
+    `sure` the threshold of their answers.
     """
     points = [
         CascadePoint(
@@ -156,6 +159,7 @@ def cascade_record(
             members_per_image=1.5,
             val=ValFigures(nll=0.4, accuracy=0.94),
             sets=set_quantiles(sets),
+            abstention=abstention_record(sure),
         )
         for place, values in enumerate(thresholds)
     ]
@@ -176,10 +180,29 @@ def set_quantiles(quantile: float) -> tuple[SetQuantile, ...]:
     )
 
 
-def calibration_record(quantile: float) -> CalibrationRecord:
-    """A calibration with the sets of `set_quantiles`."""
+def calibration_record(quantile: float, sure: float = 0.6) -> CalibrationRecord:
+    """A calibration with `set_quantiles` and `abstention_record`."""
     figures = Figures(nll=0.4, accuracy=0.95, ece=0.02, adaptive_ece=0.02, brier=0.1)
-    return CalibrationRecord(images=9, before=figures, after=figures, sets=set_quantiles(quantile))
+    return CalibrationRecord(
+        images=9,
+        before=figures,
+        after=figures,
+        sets=set_quantiles(quantile),
+        abstention=abstention_record(sure),
+    )
+
+
+def abstention_record(threshold: float) -> AbstentionRecord:
+    """At most 20 % wrong answers are promised of all images, 10 % of those above a threshold."""
+    points = [(None, 1.0, 4, 0.2), (threshold, 0.5, 1, 0.1)]
+    return AbstentionRecord(
+        confidence=0.95,
+        images=40,
+        points=tuple(
+            AbstentionPoint(threshold=at, answered=share, errors=errors, error_bound=bound)
+            for at, share, errors, bound in points
+        ),
+    )
 
 
 def make_cascade_bundle(directory: Path) -> Path:

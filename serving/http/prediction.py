@@ -83,6 +83,7 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
         quantile = None
         if options.coverage is not None:
             quantile = service.engine.quantile(mode, options.coverage)
+        answered = service.engine.abstention(mode, options.abstain)
         deadline = within_s  # by the event loop's clock
         if deadline < math.inf:
             deadline += asyncio.get_running_loop().time()
@@ -93,7 +94,7 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
         outputs_N = await _classified(service, request, images, mode, receive, deadline)
         state.notes["members_used"] = sum([len(each.probs_dK) for each in outputs_N])
         bundle = service.engine.bundle
-        predictions = [prediction(each, bundle, options, quantile) for each in outputs_N]
+        predictions = [prediction(each, bundle, options, quantile, answered) for each in outputs_N]
         _count(service, mode, predictions)
         return to_json(response(predictions, bundle, service.name), inf_nan_mode="null")
 
@@ -209,6 +210,8 @@ def _count(service: Service, mode: Mode, predictions: Sequence[dict[str, Any]]) 
     for one in predictions:
         nats = one["uncertainty"]["entropy_nats"]
         service.metrics.entropy.observe(nats / most_nats)
+        if one.get("abstain"):
+            service.metrics.abstained.inc()
         if "partial" in one:
             service.metrics.partial.inc()
         # The reference is of full answers; those of fewer members are spread in another way.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from snapensemble.contracts.abstention import AbstentionPoint, answers
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.prediction_sets import SetQuantile, prediction_sets
 from snapensemble.serving.http.schemas import PredictOptions
@@ -19,15 +20,17 @@ def prediction(
     bundle: BundleManifest,
     options: PredictOptions,
     quantile: SetQuantile | None = None,
+    answered: AbstentionPoint | None = None,
 ) -> dict[str, Any]:
     """One image's answer; `serving.http.schemas.Prediction` describes it.
 
     Args:
         outputs: those of the members asked. A part of an answer, cut short by a deadline, has no
-            prediction set: the quantile is one of whole answers.
+            prediction set, and is never sure enough: what is promised is so of whole answers.
         bundle: the manifest of what is served.
         options: what the client wants to see.
         quantile: makes the prediction set; without it there is none.
+        answered: says which images are answered; without it that is not said.
     """
     summary = outputs.summary or summaries(outputs.probs_dK[:, None], bundle, outputs.partial_of)[0]
     probs_K, order_K = summary.probs_K, summary.order_K
@@ -50,6 +53,8 @@ def prediction(
             "coverage": quantile.coverage,
             "classes": [bundle.classes[k] for k in order_K if in_set_K[k]],
         }
+    if answered is not None:
+        answer["abstain"] = outputs.partial_of is not None or not answers(answered, probs_K)
     answer["members_used"] = len(outputs.probs_dK)
     if outputs.partial_of is not None:
         answer["partial"] = True

@@ -43,6 +43,15 @@ class PredictOptions(BaseModel):
         float | None,
         Field(gt=0, lt=1, description="add the classes that hold the right one so often, fraction"),
     ] = None
+    abstain: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="say where an answer would not be sure enough for at most this share of "
+            "wrong ones among those given, fraction",
+        ),
+    ] = None
     deadline_ms: Annotated[
         int | None,
         Field(
@@ -95,6 +104,10 @@ class Prediction(ClassProbability):
     members: list[MemberDistribution] | None = None
     uncertainty: Uncertainty
     prediction_set: PredictionSet | None = None
+    abstain: Annotated[
+        bool | None,
+        Field(description="only where it was asked: whether this answer should not be used"),
+    ] = None
     members_used: int
     partial: Annotated[
         Literal[True] | None, Field(description="only where the deadline cut members off")

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from snapensemble.contracts.abstention import AbstentionPoint, AbstentionRecord
 from snapensemble.contracts.bundle import BundleManifest, read_bundle
 from snapensemble.contracts.cascade import CascadePoint, Mode
 from snapensemble.contracts.cpu import cpu_budget
@@ -144,6 +145,34 @@ class Engine:
         raise InvalidParameter(
             f"coverage: got {coverage:g}; the bundle's prediction sets in mode {mode}: {known}"
         )
+
+    def promises(self, mode: Mode) -> AbstentionRecord | None:
+        """What is promised of a mode's answers where the unsure ones are left out."""
+        part = self.point if mode == "cascade" else self.bundle.calibration
+        return None if part is None else part.abstention
+
+    def abstention(self, mode: Mode, risk: float | None) -> AbstentionPoint | None:
+        """Which images are answered so that at most a share of the answers is wrong; None: all.
+
+        Raises:
+            InvalidParameter: the bundle promises no such share.
+        """
+        if risk is None:
+            return None
+        promises = self.promises(mode)
+        if promises is None:
+            raise InvalidParameter(
+                f"abstain: the bundle promises nothing in mode {mode}: an earlier version made it; "
+                "export the run again"
+            )
+        point = promises.at(risk)
+        if point is None:
+            raise InvalidParameter(
+                f"abstain: got {risk:g}; in mode {mode} the bundle promises at most "
+                f"{promises.lowest_risk:.4g} wrong answers of 1, from the {promises.images:,} "
+                "images that calibrated it; ask for no less, or train with a larger --val-fraction"
+            )
+        return point
 
 
 def load_engine(

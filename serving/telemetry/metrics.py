@@ -81,6 +81,11 @@ class Metrics:
             "Images answered at their deadline from the members heard so far.",
             registry=self.registry,
         )
+        self.abstained = Counter(
+            "snapensemble_abstained_predictions",
+            "Images whose answer was not sure enough for the share of errors that was asked for.",
+            registry=self.registry,
+        )
         self.entropy = Histogram(
             "snapensemble_entropy_ratio",
             "Entropy of an image's answer as a share of its largest, log(classes).",

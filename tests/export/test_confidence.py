@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import binom, norm
 
+from snapensemble.contracts.metrics import Floats, Labels
 from snapensemble.export.confidence import (
+    bound_errors,
+    highest_share,
     images_needed,
     lowest_share,
     nll_rise_bound,
@@ -73,3 +76,59 @@ def test_as_many_images_as_are_said_to_be_needed_are_needed() -> None:
 def test_a_share_has_its_exact_lower_bound() -> None:
     assert lowest_share(90, 90) == pytest.approx(0.05 ** (1 / 90))
     assert lowest_share(0, 90) == 0
+
+
+def test_the_bound_on_a_share_is_that_of_clopper_and_pearson() -> None:
+    assert highest_share(0, 60) == pytest.approx(1 - 0.05 ** (1 / 60))
+    assert binom.cdf(7, 200, highest_share(7, 200)) == pytest.approx(0.05)
+    assert highest_share(3, 3) == 1.0
+
+
+def answers_of(rng: np.random.Generator, images: int) -> tuple[Floats, Labels]:
+    """Two classes, and answers that are over-confident: right as often as the root says."""
+    sure_N = rng.uniform(0.5, 1, images)
+    right_N = rng.random(images) < 0.5 + 2 * (sure_N - 0.5) ** 2
+    return np.stack([sure_N, 1 - sure_N], axis=1), (~right_N).astype(np.int64)
+
+
+def true_error(threshold: float | None) -> float:
+    """The share of wrong answers among those of `answers_of` beyond a threshold."""
+    sure = np.linspace(max(threshold or 0.5, 0.5), 1, 10_001)
+    return float(np.mean(0.5 - 2 * (sure - 0.5) ** 2))
+
+
+@pytest.mark.parametrize("images", [40, 400])
+def test_all_bounds_on_wrong_answers_hold_at_once_as_often_as_they_say(images: int) -> None:
+    """Also of the threshold that is chosen afterwards, by the bounds themselves."""
+    rng = np.random.default_rng(0)
+    records = [bound_errors(*answers_of(rng, images)) for _ in range(1_000)]
+    broken = [
+        any(point.error_bound < true_error(point.threshold) for point in record.points)
+        for record in records
+    ]
+    assert np.mean(broken) <= 0.065  # 5 % and two deviations of 1,000 draws
+    assert len({len(record.points) for record in records}) == 1
+    # Counting errors, which this replaces, would promise too much almost always.
+    counted = [
+        any(p.errors / (p.answered * images) < true_error(p.threshold) for p in record.points)
+        for record in records
+    ]
+    assert np.mean(counted) > 0.5
+
+
+@given(st.integers(1, 60), st.integers(0, 1000), st.integers(1, 4))
+def test_the_points_say_what_is_found_above_their_thresholds(
+    images: int, seed: int, steps: int
+) -> None:
+    """Also where many images tie."""
+    rng = np.random.default_rng(seed)
+    sure_N = rng.integers(0, steps + 1, images) / steps / 2 + 0.5
+    probs_NK, labels_N = np.stack([sure_N, 1 - sure_N], axis=1), rng.integers(0, 2, images)
+    record = bound_errors(probs_NK, labels_N)
+    assert record.points[0].threshold is None and record.points[0].answered == 1
+    for point in record.points:
+        given_N = sure_N > (point.threshold or 0)
+        assert point.answered == pytest.approx(given_N.mean()) and given_N.any()
+        assert point.errors == labels_N[given_N].sum()
+        assert point.errors / given_N.sum() <= point.error_bound <= 1
+    assert record.images == images and record.confidence == 0.95

@@ -95,7 +95,18 @@ def test_prediction_sets_are_measured_as_they_are_served(
         right_N = in_set_NK[np.arange(len(said[1])), said[1]]
         assert measured["covered"] == pytest.approx(right_N.mean())
         assert measured["mean_size"] == pytest.approx(in_set_NK.sum(axis=1).mean())
+    record = (bundle.calibration if mode == "full" else bundle.cascade.point()).abstention
+    assert record is not None
+    for row in figures["abstention"]:
+        point = record.at(row["risk"])
+        assert point is not None
+        given_N = probs_NK.max(axis=1) > (point.threshold or 0)
+        assert row["answered"] == pytest.approx(given_N.mean())
+        wrong_N = probs_NK.argmax(axis=1) != said[1]
+        assert row["error"] == (pytest.approx(wrong_N[given_N].mean()) if given_N.any() else None)
+    assert [row["risk"] for row in figures["abstention"]] == [0.1]
     lines = table(figures).splitlines()
+    assert sum(line.startswith("at most 10% wrong: ") for line in lines) == 1
     assert sum(line.startswith("sets of 90% (") for line in lines) == 2
     assert sum(line.startswith("cascade: ") for line in lines) == (mode == "cascade")
 

@@ -56,7 +56,10 @@ def gap(probs_dBK: NDArray[np.float64], depth: int, share: float) -> float:
 
 
 THRESHOLDS = (gap(PROBS_MBK[:1], 1, 0.6), gap(PROBS_MBK[:2], 2, 0.5))
-CASCADE = cascade_record((0.0, 0.0), THRESHOLDS, (None, None), temperatures=TEMPERATURES, sets=0.75)
+SURE = float(np.median(mean_probabilities(PROBS_MBK, WEIGHTS_M, 2.0).max(axis=1)))
+CASCADE = cascade_record(
+    (0.0, 0.0), THRESHOLDS, (None, None), temperatures=TEMPERATURES, sets=0.75, sure=0.8
+)
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ def cascade_dir(tmp_path: Path) -> Path:
         weights_M=WEIGHTS_M,
         temperature=2.0,
         cascade=CASCADE,
-        calibration=calibration_record(0.7),
+        calibration=calibration_record(0.7, SURE),
     )
 
 
@@ -234,6 +237,44 @@ async def test_a_coverage_that_is_not_carried_is_refused_with_those_that_are(
     for coverage in ("0", "1", "nan", "much"):
         reply = await http.post(f"/predict?coverage={coverage}", content=PICTURES[0])
         assert "coverage" in is_problem(reply, 422, "invalid_parameter")
+
+
+@pytest.mark.parametrize(("mode", "threshold"), [("full", SURE), ("cascade", 0.8)])
+async def test_an_answer_that_is_not_sure_enough_says_so(
+    cascade_http: httpx.AsyncClient, cascade_dir: Path, mode: str, threshold: float
+) -> None:
+    probs_BK = (
+        mean_probabilities(PROBS_MBK, WEIGHTS_M, 2.0)
+        if mode == "full"
+        else reference(read_bundle(cascade_dir))[0]
+    )
+    unsure_B = (probs_BK.max(axis=1) <= threshold).tolist()
+    assert set(unsure_B) == {True, False}
+    said = await ask(cascade_http, f"mode={mode}&abstain=0.15")
+    assert [one["abstain"] for one in said] == unsure_B
+    # All images together are promised as much already.
+    assert not any(one["abstain"] for one in await ask(cascade_http, f"mode={mode}&abstain=0.2"))
+    (without,) = await ask(cascade_http, f"mode={mode}", 1)
+    assert "abstain" not in without
+    PredictResponse.model_validate({"predictions": said, "model": {"name": "a", "version": "b"}})
+    metrics = (await cascade_http.get("/metrics")).text
+    assert f"snapensemble_abstained_predictions_total {sum(unsure_B):.1f}" in metrics
+
+
+async def test_a_promise_that_the_bundle_does_not_make_is_refused_with_what_it_does(
+    cascade_http: httpx.AsyncClient, http: httpx.AsyncClient
+) -> None:
+    for mode in ("full", "cascade"):
+        url = f"/predict?abstain=0.09&mode={mode}"
+        reply = await cascade_http.post(url, content=PICTURES[0])
+        detail = is_problem(reply, 422, "invalid_parameter")
+        assert f"got 0.09; in mode {mode} the bundle promises at most 0.1 wrong answers" in detail
+        assert "from the 40 images" in detail and "--val-fraction" in detail
+    reply = await http.post("/predict?abstain=0.1", content=PICTURES[0])
+    assert "export the run again" in is_problem(reply, 422, "invalid_parameter")
+    for risk in ("0", "1", "-0.1", "nan", "much"):
+        reply = await http.post(f"/predict?abstain={risk}", content=PICTURES[0])
+        assert "abstain" in is_problem(reply, 422, "invalid_parameter")
 
 
 async def test_a_client_that_leaves_takes_its_image_out_between_stages(cascade_dir: Path) -> None:

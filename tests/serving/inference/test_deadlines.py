@@ -158,13 +158,13 @@ def app(engine: Engine) -> FastAPI:
 async def test_a_partial_answer_says_so_and_is_the_calibrated_average_of_those_heard(
     http: httpx.AsyncClient, app: FastAPI, slow_member: After
 ) -> None:
-    query = {"deadline_ms": 200, "members": True, "coverage": 0.9}
+    query = {"deadline_ms": 200, "members": True, "coverage": 0.9, "abstain": 0.5}
     reply = await http.post("/predict", content=PNG, params=query)
     assert reply.status_code == 200, reply.text
     (answer,) = reply.json()["predictions"]
     Prediction.model_validate(answer)
     assert answer["partial"] is True and answer["members_used"] == 2
-    assert "prediction_set" not in answer
+    assert "prediction_set" not in answer and answer["abstain"] is True
     assert [member["name"] for member in answer["members"]] == ["cycle-00", "cycle-01"]
     assert [member["weight"] for member in answer["members"]] == pytest.approx([0.625, 0.375])
     of_two = 0.8  # the cascade's temperature for two members

@@ -1,0 +1,53 @@
+"""Selective classification: an answer is given only where it is sure enough to keep a promise.
+
+An image is answered if the largest of its averaged, calibrated probabilities exceeds a threshold.
+For each threshold there is an upper confidence bound on the share of wrong answers among those
+that are given; it holds for images drawn like those that were counted (Geifman & El-Yaniv 2017,
+"Selective classification for deep neural networks", section 3).
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from snapensemble.contracts.manifest import Fraction, Record
+
+
+class AbstentionPoint(Record):
+    """What a threshold promises, and how many images it leaves an answer."""
+
+    threshold: Fraction | None  # of the largest probability; None: every image is answered
+    answered: Fraction  # share of the images that were counted
+    errors: Annotated[int, Field(ge=0)]  # wrong answers among these
+    error_bound: Fraction  # on their share among all answers that are given
+
+
+class AbstentionRecord(Record):
+    """Thresholds, the lowest first; with probability `confidence` all their bounds hold at once."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    images: Annotated[int, Field(ge=1)]
+    points: Annotated[tuple[AbstentionPoint, ...], Field(min_length=1, max_length=100)]
+
+    def at(self, risk: float) -> AbstentionPoint | None:
+        """The point that answers the most images at no more than this share of wrong answers.
+
+        Args:
+            risk: the largest share of wrong answers among those that are given. It may be chosen
+                after a look at the points, since their bounds hold together.
+
+        Returns:
+            None if no point promises so few.
+        """
+        return next((point for point in self.points if point.error_bound <= risk), None)
+
+    @property
+    def lowest_risk(self) -> float:
+        """The smallest share of wrong answers that a point promises."""
+        return min(point.error_bound for point in self.points)
+
+
+def answers(point: AbstentionPoint, probs_K: Sequence[float]) -> bool:
+    """Whether an image with these averaged, calibrated probabilities is answered."""
+    return point.threshold is None or max(probs_K) > point.threshold
