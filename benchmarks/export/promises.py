@@ -7,7 +7,8 @@ large --val-fraction), or an .npz with `logits_MNK`, `labels_N` and, for int8, `
 times, some images drawn at random are the validation split on which the product fits a cascade of
 all members and judges int8. All other images are the truth: a promise is broken if one of its
 limits is exceeded there. The int8 members are judged as they are and, so that there is something to
-refuse, with their differences in logits enlarged until they are beyond a limit by a tenth.
+refuse, with their differences in logits enlarged until they are beyond a limit by a tenth. Of the
+answers that are given where unsure images get none, more are wrong than was promised, or not.
 
 Shapes: M members, N images, K classes.
 """
@@ -39,6 +40,7 @@ from snapensemble.export.acceptance import QuantizationRefused, judge_int8
 from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import pooled
 from snapensemble.export.cascade import Choice, Exits, fit_cascade, path_per_depth, path_through
+from snapensemble.export.confidence import bound_errors
 from snapensemble.export.config import DEFAULTS, ExportConfig
 from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import to_onnx
@@ -48,6 +50,8 @@ from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.data.reread import reread
 from snapensemble.trainer.recording.snapshots import load_model
 
+KINDS = ("cascade", "int8", "abstention")
+RISKS = (0.01, 0.02, 0.05, 0.1)
 STRICT = DEFAULTS.model_copy(update={"max_accuracy_drop": 0.001, "max_nll_rise": 0.01})
 
 
@@ -99,6 +103,9 @@ def main() -> None:
         metavar="IMAGES",
         help="validation images (200 1000 5000)",
     )
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=KINDS, help="of promises (all)"
+    )
     parser.add_argument("--name", default="promises", help="of the result files (promises)")
     args = parser.parse_args()
     specs = args.data or [None] * len(args.populations)
@@ -108,7 +115,7 @@ def main() -> None:
         # As many images at least tell the truth as make the promise.
         for images in [size for size in args.sizes if 2 * size <= len(population.answers)]:
             splits = [
-                one_split(population, images, np.random.default_rng(seed))
+                one_split(population, images, args.kinds, np.random.default_rng(seed))
                 for seed in range(args.splits)
             ]
             kept = {kind: over_splits([split[kind] for split in splits]) for kind in splits[0]}
@@ -157,22 +164,36 @@ def described(population: Population) -> dict[str, Any]:
     }
 
 
-def one_split(population: Population, images: int, rng: np.random.Generator) -> dict[str, Any]:
+def one_split(
+    population: Population, images: int, kinds: Sequence[str], rng: np.random.Generator
+) -> dict[str, Any]:
     """What each way promises on a random validation split, and what holds on the other images."""
     shuffled_N = rng.permutation(len(population.answers))
     val_N, rest_N = shuffled_N[:images], shuffled_N[images:]
     val, rest = population.answers.only(val_N), population.answers.only(rest_N)
-    found: dict[str, Any] = {"cascade": cascades(val, rest)}
-    found["int8"] = {
-        f"{promise}, {name}": int8_kept(val, rest, int8_MNK[:, val_N], int8_MNK[:, rest_N], promise)
-        for name, int8_MNK in population.int8_MNK.items()
-        for promise in get_args(Promise)[::-1]
-    }
+    found: dict[str, Any] = {}
+    if "cascade" in kinds:
+        found["cascade"] = cascades(*fitted(val, rest))
+    if "int8" in kinds:
+        found["int8"] = {
+            f"{promise}, {name}": int8_kept(
+                val, rest, int8_MNK[:, val_N], int8_MNK[:, rest_N], promise
+            )
+            for name, int8_MNK in population.int8_MNK.items()
+            for promise in get_args(Promise)[::-1]
+        }
+    if "abstention" in kinds:
+        found["abstention"] = abstentions(*fitted(val, rest)[1:])
     return found
 
 
-def cascades(val: Answers, rest: Answers) -> dict[str, Any]:
-    """Fit each way on validation, as `export --select all` does, and measure it on the rest."""
+def fitted(val: Answers, rest: Answers) -> tuple[Answers, Answers, Answers, list[float], float]:
+    """Choose on validation as `export --select all` does.
+
+    Returns:
+        The members' answers to the two halves of validation and to the rest, their weights, and the
+        temperature of their average.
+    """
     halves = split_validation(val.labels_N)
     selection, calibration = val.only(halves.selection_N), val.only(halves.calibration_N)
     chosen = select(selection.probs_MNK, selection.labels_N, rule="all")
@@ -183,7 +204,18 @@ def cascades(val: Answers, rest: Answers) -> dict[str, Any]:
     temperature = fit_temperature(
         mean_probabilities(selection.probs_MNK, chosen.weights), selection.labels_N
     )
-    fit = partial(fit_cascade, selection, weights_M=chosen.weights, temperature=temperature)
+    return selection, calibration, rest, list(chosen.weights), temperature
+
+
+def cascades(
+    selection: Answers,
+    calibration: Answers,
+    rest: Answers,
+    weights_M: Sequence[float],
+    temperature: float,
+) -> dict[str, Any]:
+    """Fit each way on validation, and measure it on the rest."""
+    fit = partial(fit_cascade, selection, weights_M=weights_M, temperature=temperature)
     found = {}
     for way in WAYS:
         record = fit(
@@ -195,7 +227,34 @@ def cascades(val: Answers, rest: Answers) -> dict[str, Any]:
         )
         if record is not None:
             record = record.model_copy(update={"promise": way.promise})
-        found[way.name] = cascade_kept(record, rest, chosen.weights, temperature)
+        found[way.name] = cascade_kept(record, rest, weights_M, temperature)
+    return found
+
+
+def abstentions(
+    calibration: Answers, rest: Answers, weights_M: Sequence[float], temperature: float
+) -> dict[str, Any]:
+    """Bound the share of wrong answers on validation, and count it on the rest."""
+    probs_NK, rest_NK = (
+        mean_probabilities(part.probs_MNK, weights_M, temperature) for part in (calibration, rest)
+    )
+    record = bound_errors(probs_NK, calibration.labels_N)
+    wrong_N = rest_NK.argmax(axis=1) != rest.labels_N
+    found: dict[str, Any] = {}
+    for risk in RISKS:
+        point = record.at(risk)
+        given_N = rest_NK.max(axis=1) > (0 if point is None else point.threshold or 0)
+        error = float(wrong_N[given_N].mean()) if given_N.any() else 0.0
+        found[f"at most {risk:.0%} wrong"] = (
+            {"given": False, "broken": False}
+            if point is None
+            else {
+                "given": True,
+                "broken": error > risk,
+                "answered": float(given_N.mean()),
+                "error": error,
+            }
+        )
     return found
 
 
@@ -306,13 +365,13 @@ def table(figures: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [
         (
             "population", "validation images", "promise", "given", "broken", "95 % interval",
-            "members per image", "NLL rise, mean (largest)", "expected drop, points", "counted",
-            "sets of 90 % hold",
+            "members per image", "answered", "of these wrong", "NLL rise, mean (largest)",
+            "expected drop, points", "counted", "sets of 90 % hold",
         )
     ]  # fmt: skip
     for each in figures:
-        for kind in ("cascade", "int8"):
-            for way, found in each[kind].items():
+        for kind in KINDS:
+            for way, found in each.get(kind, {}).items():
                 interval = binomtest(found["broken"], found["splits"]).proportion_ci()
                 rows.append(
                     (
@@ -322,11 +381,19 @@ def table(figures: list[dict[str, Any]]) -> list[tuple[str, ...]]:
                         f"{found['given']} of {found['splits']}",
                         f"{found['broken'] / found['splits']:.0%}",
                         f"{interval.low:.0%} to {interval.high:.0%}",
-                        f"{found['members']:.2f} of {each['members']}" if kind == "cascade" else "",
-                        *(losses(found) if "nll_rise" in found else ("",) * 4),
+                        *columns_of(found, each["members"]),
                     )
                 )
     return rows
+
+
+def columns_of(found: dict[str, Any], members: int) -> tuple[str, ...]:
+    """What an image costs, which are answered, and what is lost, where that is known."""
+    return (
+        f"{found['members']:.2f} of {members}" if "members" in found else "",
+        *((f"{found['answered']:.0%}", f"{found['error']:.2%}") if "error" in found else ("", "")),
+        *(losses(found) if "nll_rise" in found else ("",) * 4),
+    )
 
 
 def losses(found: dict[str, Any]) -> tuple[str, ...]:
