@@ -58,12 +58,19 @@ class Walk:
         self._calls = 0
         self._read: dict[Path, tuple[Path, int]] = {}  # real path -> (as it was found, in call)
 
-    def pictures(self, directory: Path) -> list[Path]:
+    def pictures(self, directory: Path, *, deep: bool = True) -> list[Path]:
         """The pictures below a directory, in the order of their paths.
+
+        Args:
+            directory: where to look.
+            deep: whether to look into the directories in it, too.
 
         Raises:
             InvalidData: a directory cannot be listed.
         """
+        if not deep:
+            files = (each for each in listed(directory) if not is_directory(each))
+            return [path for each in files for path in self._picture(each)]
         self._calls += 1
         found: list[Path] = []
         # Links wait until the end: a directory is read under the path that it has without them.
@@ -72,7 +79,7 @@ class Walk:
             path, real = waiting.popleft()
             if self._enters(path, real):
                 for entry in listed(path):
-                    if not _is_directory(entry):
+                    if not is_directory(entry):
                         found += self._picture(entry)
                     elif not entry.is_symlink():
                         waiting.appendleft((path / entry.name, real / entry.name))
@@ -159,7 +166,8 @@ def _kind_by(head: bytes) -> str | None:
     return None
 
 
-def _is_directory(entry: "os.DirEntry[str]") -> bool:
+def is_directory(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a directory, or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
