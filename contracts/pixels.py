@@ -16,7 +16,10 @@ from snapensemble.contracts.pictures.cost import picture_cost
 from snapensemble.contracts.pictures.decode import cover, load_picture
 from snapensemble.contracts.pictures.limits import PictureLimits
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
+    *(".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+)
 SERVER_LIMITS = PictureLimits()
 MAX_PIXELS = SERVER_LIMITS.max_pixels
 MAX_SIDE = 4096  # of what a network takes, not of a picture

@@ -29,7 +29,10 @@ Value = tuple[str, str, tuple[int, ...]]  # name, type, shape of one image's par
 
 OPSET = 20
 COUNTER = "num_batches_tracked"  # of a batch normalisation; evaluation has no use for it
-DATA_KINDS = ("digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "npz")
+DATA_KINDS = (
+    *("digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "npz"),
+    *("csv", "parquet", "hf", "wds"),
+)
 
 
 class Graph(NamedTuple):

@@ -1,9 +1,9 @@
-"""The cache of decoded pictures: a folder is decoded once, and its pixels are kept.
+"""The cache of decoded pictures: a data set is decoded once, and its pixels are kept.
 
 An entry is a directory that takes its name last, so it is there whole or not at all:
 
     KEY/images.npy   the images that can be read, uint8 [N, C, H, W]
-    KEY/index.json   which files cannot be read, and why
+    KEY/index.json   which pictures cannot be read, and why
 
 The key covers whatever could change a pixel, so an entry is never out of date, and two processes
 that make the same entry make the same bytes. The whole directory may be removed at any time.
@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,8 +41,9 @@ from snapensemble.contracts.pictures import (
     tiff,
 )
 from snapensemble.contracts.process import say_once
-from snapensemble.trainer.data.decoding import Unreadable, decode_files
+from snapensemble.trainer.data.decoding import Unreadable, decode_pictures
 from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
+from snapensemble.trainer.data.sources.source import Source
 
 # The modules whose source decides what a pixel is, or whether there is one.
 _MADE_BY = (pixels, cost, decode, directory, jpeg, limits, others, png, tiff)
@@ -54,25 +55,24 @@ class CacheIndex(Record):
     format: Literal["decoded-images"] = "decoded-images"
     format_version: Literal[1] = 1
     images_mtime_ns: int  # of images.npy; another time means that it was changed since
-    bad: tuple[tuple[int, str], ...]  # (index of the file, reason)
+    bad: tuple[tuple[int, str], ...]  # (index of the picture, reason)
     costly: int  # pictures that a server would refuse
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The images of the files that can be read."""
+    """The images of the pictures that can be read."""
 
     images_NCHW: NDArray[np.uint8]
-    bad: dict[int, str]  # index of the file -> reason
+    bad: dict[int, str]  # index of the picture -> reason
     costly: int = 0  # pictures that a server would refuse
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Files to be decoded, and the size and channels of their images."""
+    """Pictures to be decoded, and the size and channels of their images."""
 
-    root: Path
-    files: Sequence[Path]
+    source: Source
     size: int  # height and width, pixels
     channels: int
     max_image_cost: float  # a multiple of what a server accepts
@@ -85,12 +85,12 @@ class Pictures:
     @property
     def nbytes(self) -> int:
         """The bytes of all images."""
-        return len(self.files) * self.channels * self.size * self.size
+        return len(self.source) * self.channels * self.size * self.size
 
-    def decode(self, costly: list[Path]) -> Iterator[NDArray[np.uint8] | Unreadable]:
+    def decode(self, costly: list[int]) -> Iterator[NDArray[np.uint8] | Unreadable]:
         """Each image, or why there is none; `costly` collects those that a server would refuse."""
-        return decode_files(
-            self.files,
+        return decode_pictures(
+            self.source,
             size=self.size,
             channels=self.channels,
             max_image_cost=self.max_image_cost,
@@ -116,7 +116,7 @@ def decoded(pictures: Pictures) -> Decoded:
 
 
 def cache_key(pictures: Pictures) -> str:
-    """64 hexadecimal digits that change with the files, the size, and how pixels are made."""
+    """64 hexadecimal digits that change with the pictures, the size, and how pixels are made."""
     decoder = [
         *(hashlib.sha256(inspect.getsource(made_by).encode()).hexdigest() for made_by in _MADE_BY),
         PIL.__version__,
@@ -124,21 +124,11 @@ def cache_key(pictures: Pictures) -> str:
         pictures.max_image_cost,
     ]
     digest = hashlib.sha256()
-    for part in (decoder, str(pictures.root.resolve()), pictures.shape):
+    for part in (decoder, pictures.shape):
         digest.update(json.dumps(part).encode() + b"\n")
-    for file in pictures.files:
-        name = file.relative_to(pictures.root).as_posix()
-        digest.update(json.dumps([name, *_times(file)]).encode() + b"\n")
+    for index in range(len(pictures.source)):
+        digest.update(json.dumps(pictures.source.stamp(index)).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _times(file: Path) -> tuple[int, ...]:
-    try:
-        status = file.stat()
-    except OSError:  # it will be named as unreadable
-        return ()
-    # Nobody can set the last of them: it tells of an older file of the same size in its place.
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _opened(entry: Path, pictures: Pictures) -> Decoded | None:
@@ -153,7 +143,7 @@ def _opened(entry: Path, pictures: Pictures) -> Decoded | None:
     if owners != {os.getuid()}:  # in a shared cache somebody else's pixels are not trusted
         return None
     bad = dict(index.bad)
-    shape = (len(pictures.files) - len(bad), *pictures.shape)
+    shape = (len(pictures.source) - len(bad), *pictures.shape)
     whole = images_NCHW.shape == shape and images_NCHW.dtype == np.uint8
     if not whole or mtime_ns != index.images_mtime_ns:
         return None
@@ -172,10 +162,10 @@ def _made(entry: Path, pictures: Pictures) -> Decoded:
     temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".new-"))
     try:
         bad: dict[int, Unreadable] = {}
-        costly: list[Path] = []
+        costly: list[int] = []
         images = temporary / "images.npy"
         good = _without_bad(pictures, bad, costly)
-        if write_rows(images, good, len(pictures.files), pictures.shape) == 0:
+        if write_rows(images, good, len(pictures.source), pictures.shape) == 0:
             return Decoded(_empty(pictures, 0), _reasons(bad))
         index = CacheIndex(
             images_mtime_ns=images.stat().st_mtime_ns,
@@ -186,7 +176,7 @@ def _made(entry: Path, pictures: Pictures) -> Decoded:
         made = _opened(temporary, pictures)
         if made is None:
             raise OSError(errno.EIO, "what was written cannot be read back", str(temporary))
-        if all(file.lasting for file in bad.values()):
+        if all(each.lasting for each in bad.values()):
             _publish(temporary, entry, pictures)
         return made  # its map outlives the name
     finally:
@@ -206,13 +196,13 @@ def _in_memory(pictures: Pictures) -> Decoded:
     # Splitting copies: the whole, its parts, and the parts of these are there at once.
     if 3 * pictures.nbytes > available:
         raise InvalidData(
-            f"{pictures.root}: the decoded images need 3 x {pictures.nbytes / 1e9:.1f} GB of "
+            f"the decoded images need 3 x {pictures.nbytes / 1e9:.1f} GB of "
             f"memory, this machine has {available / 1e9:.1f} GB; choose a smaller --image-size, "
             f"or set {CACHE_VARIABLE} to a directory with free space"
         )
     bad: dict[int, Unreadable] = {}
-    costly: list[Path] = []
-    images_NCHW = _empty(pictures, len(pictures.files))
+    costly: list[int] = []
+    images_NCHW = _empty(pictures, len(pictures.source))
     count = 0
     for image_CHW in _without_bad(pictures, bad, costly):
         images_NCHW[count] = image_CHW
@@ -225,9 +215,9 @@ def _empty(pictures: Pictures, count: int) -> NDArray[np.uint8]:
 
 
 def _without_bad(
-    pictures: Pictures, bad: dict[int, Unreadable], costly: list[Path]
+    pictures: Pictures, bad: dict[int, Unreadable], costly: list[int]
 ) -> Iterator[NDArray[np.uint8]]:
-    """The images; files without one are noted in `bad`, those too costly to serve in `costly`."""
+    """The images; pictures without are noted in `bad`, those too costly to serve in `costly`."""
     for index, image_CHW in enumerate(pictures.decode(costly)):
         if isinstance(image_CHW, Unreadable):
             bad[index] = image_CHW
@@ -236,4 +226,4 @@ def _without_bad(
 
 
 def _reasons(bad: dict[int, Unreadable]) -> dict[int, str]:
-    return {index: file.reason for index, file in bad.items()}
+    return {index: each.reason for index, each in bad.items()}

@@ -16,8 +16,13 @@ from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.pixels import MAX_SIDE
 from snapensemble.trainer.data import cifar, idx, readers
 from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
-from snapensemble.trainer.data.folder import image_folder
+from snapensemble.trainer.data.pictures import read_pictures
 from snapensemble.trainer.data.readers import RawData, Split
+from snapensemble.trainer.data.sources.arrow import find_hugging_face, find_parquet
+from snapensemble.trainer.data.sources.folder import find_folder
+from snapensemble.trainer.data.sources.shards import find_shards
+from snapensemble.trainer.data.sources.source import Found
+from snapensemble.trainer.data.sources.table import find_csv
 
 DEFAULT_IMAGE_SIZE = 64
 TEST_STREAM = 1
@@ -28,9 +33,15 @@ _ARRAYS: dict[str, Callable[[Path], RawData]] = {
     "fashion-mnist": idx.fashion_mnist,
     "npz": readers.npz,
 }
+_PICTURES: dict[str, Callable[[Path], Found]] = {
+    "csv": find_csv,
+    "parquet": find_parquet,
+    "hf": find_hugging_face,
+    "wds": find_shards,
+}
 SPECS = (
-    "digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, "
-    "or the directory of an image folder"
+    "digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, csv:FILE, "
+    "parquet:FILE, hf:DIR, wds:PATTERN, or the directory of an image folder"
 )
 
 
@@ -96,14 +107,12 @@ def load_dataset(
         spec: see `SPECS`.
         val_fraction: the share of each class that validates, where the data has no such part.
         split_seed: decides which images these are.
-        image_size: height and width in pixels; image folders only, where 64 is the default.
+        image_size: height and width in pixels; of pictures, where 64 is the default.
         large_size: the training images have a second version of this height and width, for random
-            parts of them; image folders only.
-        channels: 1 or 3; image folders only.
-        max_bad_images: so many pictures that cannot be read are named and left out; image folders
-            only.
-        max_image_cost: what decoding one may cost, in times what a server accepts; image folders
-            only.
+            parts of them; of pictures only, as all that follows.
+        channels: 1 or 3.
+        max_bad_images: so many pictures that cannot be read are named and left out.
+        max_image_cost: what decoding one may cost, in times what a server accepts.
 
     Raises:
         InvalidConfig: the SPEC is not one, or `image_size` does not apply.
@@ -156,20 +165,24 @@ def stratified(labels_N: NDArray[np.int64], fraction: float, *seed: int) -> NDAr
     return chosen_N
 
 
-def is_folder(spec: str) -> bool:
-    """Whether a SPEC names an image folder, to which an image size applies."""
-    kind, colon, rest = spec.partition(":")
-    return not (spec == "digits" or (kind in _ARRAYS and colon and rest))
+def holds_pictures(spec: str) -> bool:
+    """Whether a SPEC names pictures, of which images of any size are made, and no arrays."""
+    return spec != "digits" and _divided(spec)[0] not in _ARRAYS
 
 
 def resolved(spec: str) -> str:
     """The SPEC with its path made absolute, so that it means the same from everywhere."""
     if spec == "digits":
         return spec
-    if is_folder(spec):
-        return str(Path(spec).expanduser().resolve())
+    kind, path = _divided(spec)
+    return f"{kind}{':' if kind else ''}{path.resolve()}"
+
+
+def _divided(spec: str) -> tuple[str, Path]:
+    """The kind of data and its place; the kind of a folder is empty."""
     kind, _, rest = spec.partition(":")
-    return f"{kind}:{Path(rest).expanduser().resolve()}"
+    is_kind = kind in (*_ARRAYS, *_PICTURES) and rest
+    return (kind, Path(rest).expanduser()) if is_kind else ("", Path(spec).expanduser())
 
 
 def _digest(image_CHW: NDArray[np.uint8]) -> bytes:
@@ -184,20 +197,19 @@ def _read(
     max_bad_images: int,
     max_image_cost: float,
 ) -> RawData:
-    if not is_folder(spec):
+    kind, path = _divided(spec)
+    if not holds_pictures(spec):
         if image_size is not None:
-            raise InvalidConfig(f"--image-size applies to image folders, not to {spec}")
-        kind, _, rest = spec.partition(":")
-        return readers.digits() if spec == "digits" else _ARRAYS[kind](Path(rest).expanduser())
-    folder = Path(spec).expanduser()
-    if not folder.exists():
+            raise InvalidConfig(f"--image-size applies to pictures, not to the arrays of {spec}")
+        return readers.digits() if spec == "digits" else _ARRAYS[kind](path)
+    if not kind and not path.exists():
         raise InvalidData(f"no data at {spec!r}; expected {SPECS}")
-    if not folder.is_dir():
+    if not kind and not path.is_dir():
         raise InvalidData(f"{spec!r} is a file; expected {SPECS}")
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
     _refuse_size(size, size)  # before hours of decoding
-    return image_folder(
-        folder,
+    return read_pictures(
+        _PICTURES.get(kind, find_folder)(path),
         size=size,
         channels=channels,
         large_size=large_size,

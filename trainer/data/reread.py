@@ -3,7 +3,7 @@
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import DataRecord
-from snapensemble.trainer.data.dataset import is_folder, load_dataset
+from snapensemble.trainer.data.dataset import holds_pictures, load_dataset
 from snapensemble.trainer.data.readers import Split
 
 
@@ -36,7 +36,7 @@ def reread(
             spec,
             val_fraction=trained_on.val_fraction,
             split_seed=trained_on.split_seed,
-            image_size=image.height if is_folder(spec) else None,
+            image_size=image.height if holds_pictures(spec) else None,
             channels=image.channels,
             max_bad_images=trained_on.max_bad_images,
             max_image_cost=trained_on.max_image_cost,

@@ -12,7 +12,7 @@ from snapensemble.contracts.options import build
 from snapensemble.contracts.pixels import MAX_SIDE
 from snapensemble.contracts.process import say
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.data.dataset import is_folder
+from snapensemble.trainer.data.dataset import holds_pictures
 from snapensemble.trainer.models import timm
 from snapensemble.trainer.models.pretrained import EXTRA, PUBLISHED, absent, published_file
 from snapensemble.trainer.models.tuning import ALL
@@ -82,7 +82,7 @@ def with_defaults(config: TrainConfig) -> TrainConfig:
         "frozen_statistics": True,
         "clip_norm": LONGEST_GRADIENT,
     }
-    if is_folder(config.data):
+    if holds_pictures(config.data):
         defaults["image_size"] = SIZE
         if config.crop_padding is None:
             defaults["random_resized_crop"] = CROP
@@ -119,7 +119,9 @@ def large_size(config: TrainConfig) -> int | None:
 
     They are larger than what the network gets, so that even a small part is not blown up much.
     """
-    cuts = config.fine_tunes and is_folder(config.data) and config.random_resized_crop is not None
+    cuts = (
+        config.fine_tunes and holds_pictures(config.data) and config.random_resized_crop is not None
+    )
     return min(MAX_SIDE, round(LARGER * config.image_size)) if cuts and config.image_size else None
 
 

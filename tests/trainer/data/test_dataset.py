@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.trainer.data.dataset import (
-    is_folder,
+    holds_pictures,
     load_dataset,
     repeated_images,
     resolved,
@@ -73,7 +73,7 @@ def test_a_spec_that_is_none_is_explained(tmp_path: Path) -> None:
 
 
 def test_an_image_size_for_arrays_is_refused() -> None:
-    with pytest.raises(InvalidConfig, match="applies to image folders"):
+    with pytest.raises(InvalidConfig, match="applies to pictures, not to the arrays of digits"):
         load("digits", image_size=16)
 
 
@@ -115,7 +115,7 @@ def test_what_a_spec_means_does_not_depend_on_what_is_there(
     monkeypatch.chdir(tmp_path)
     for name in ("digits", "mnist", "mnist:x"):
         (tmp_path / name).mkdir()
-    assert is_folder(spec) == folder
+    assert holds_pictures(spec) == folder
     kind, _, rest = spec.partition(":")
     place = str(tmp_path / spec) if folder else f"{kind}:{tmp_path / rest}"
     assert resolved(spec) == ("digits" if spec == "digits" else place)

@@ -8,7 +8,8 @@ from PIL import Image
 
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.pixels import SERVER_LIMITS, decode_image
-from snapensemble.trainer.data.folder import image_folder
+from snapensemble.trainer.data.pictures import read_pictures
+from snapensemble.trainer.data.sources.folder import find_folder
 from tests.factories import encoded, picture
 from tests.trainer.folders import load, make_folder, rows
 
@@ -151,7 +152,7 @@ def test_a_part_without_readable_pictures_is_refused(tmp_path: Path) -> None:
     make_folder(tmp_path / "train", {"a": 4, "b": 4})
     (tmp_path / "test" / "a").mkdir(parents=True)
     spoil(tmp_path / "test" / "a", 2)
-    with pytest.raises(InvalidData, match=r"test: none of its 2 images can be read"):
+    with pytest.raises(InvalidData, match=r"the test part of .*: none of its 2 images can be read"):
         load(tmp_path, max_bad_images=9)
 
 
@@ -166,7 +167,7 @@ def read_one(root: Path, name: str, data: bytes, channels: int = 3) -> NDArray[n
     for label in ("a", "b"):
         (root / label).mkdir()
         (root / label / name).write_bytes(data)
-    split = image_folder(root, size=16, channels=channels).everything
+    split = read_pictures(find_folder(root), size=16, channels=channels).everything
     assert split is not None
     image_CHW: NDArray[np.uint8] = split.images_NCHW[0]
     return image_CHW.astype(np.int64)
@@ -226,9 +227,9 @@ def test_pictures_that_a_server_would_refuse_are_counted_in_one_line(
         (tmp_path / label).mkdir()
         for number, side in enumerate((20, 30)):
             Image.new("L", (side, side), 9).save(tmp_path / label / f"{number}.png")
-    assert len(image_folder(tmp_path, size=8, channels=1).everything or ()) == 4
+    assert len(read_pictures(find_folder(tmp_path), size=8, channels=1).everything or ()) == 4
     assert "a server with its default limits would refuse 2 of these 4 pictures" in (
         "".join(capsys.readouterr())
     )
     with pytest.raises(InvalidData, match="megapixels"):
-        image_folder(tmp_path, size=8, channels=1, max_image_cost=1)
+        read_pictures(find_folder(tmp_path), size=8, channels=1, max_image_cost=1)

@@ -1,0 +1,259 @@
+"""Data sets of Arrow and Parquet, whose rows have paths or hold the encoded pictures themselves.
+
+`parquet:FILE` reads either. `hf:DIR` is what `save_to_disk` or `to_parquet` of Hugging Face's
+`datasets` have written, or a copy of a data set from their hub; that package is not needed.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.process import say
+from snapensemble.trainer.data.sources.cells import Cells, Cellwise, ParquetFile, StreamFile
+from snapensemble.trainer.data.sources.source import Chosen, Found, Labelled, PartOrAll
+from snapensemble.trainer.data.sources.splits import EXPECTED, composed, part_called, part_in
+from snapensemble.trainer.data.sources.table import (
+    LABEL_NAMES,
+    Row,
+    columns_of,
+    found_in_rows,
+    named,
+    without_columns,
+)
+
+IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "pixels", "jpg", "png")
+_UNLABELLED = -1  # in Hugging Face's data sets, where a part has no labels
+
+
+def find_parquet(file: Path) -> Found:
+    """Find the pictures of a Parquet file with paths, or with the pictures themselves.
+
+    Raises:
+        InvalidData: the file is no such table; see `found_in_rows` for the rest.
+        InvalidConfig: pyarrow is not installed.
+    """
+    if file.is_dir():
+        raise InvalidData(f"{file} is a directory; give hf:DIR for one with Parquet files")
+    cells = ParquetFile(file)
+    names = cells.schema.names
+    if _image_column(cells) is not None:
+        return _found_in_cells(str(file), {"everything": [cells]})
+    columns = columns_of(file, names)
+    if columns is None:
+        raise without_columns(file, names)
+    paths, labels = cells.column(names[columns.path]), cells.column(names[columns.label])
+    parts: Sequence[Any] = [None] * len(paths)
+    if columns.part is not None:
+        parts = [_text(value) for value in cells.column(names[columns.part])]
+    rows = zip(map(_text, paths), map(_text, labels), parts, strict=True)
+    return found_in_rows(file, (Row(number, *values) for number, values in enumerate(rows, 1)))
+
+
+def find_hugging_face(directory: Path) -> Found:
+    """Find the pictures of a data set as Hugging Face's `datasets` keeps it.
+
+    That is what `save_to_disk` has written, of a Dataset or of a DatasetDict, or a directory of
+    Parquet files. The columns are guessed from types and names, and said.
+
+    Raises:
+        InvalidData: the directory holds no such data set, or it is not clear which columns are
+            meant.
+        InvalidConfig: pyarrow is not installed.
+    """
+    if (directory / "dataset_dict.json").is_file():
+        splits = _json(directory / "dataset_dict.json").get("splits", [])
+        files = {_part(directory, name): _saved(directory / name) for name in splits}
+        return _found_in_cells(str(directory), files)
+    if (directory / "state.json").is_file():
+        return _found_in_cells(str(directory), {"everything": _saved(directory)})
+    found = sorted(directory.rglob("*.parquet"))
+    if not found:
+        raise InvalidData(
+            f"{directory} holds neither dataset_dict.json nor state.json, which save_to_disk of "
+            "Hugging Face's datasets writes, nor *.parquet"
+        )
+    return _found_in_cells(str(directory), _by_part(directory, found))
+
+
+def _saved(directory: Path) -> list[Cells]:
+    """The files of a Dataset that was saved, in its order."""
+    names = [each["filename"] for each in _json(directory / "state.json").get("_data_files", [])]
+    return [StreamFile(directory / name) for name in names]
+
+
+def _by_part(directory: Path, files: list[Path]) -> dict[PartOrAll, list[Cells]]:
+    """Parquet files by the part that their names, or those of their directories, tell."""
+    parts: dict[PartOrAll, list[Path]] = {}
+    for file in files:
+        inner = file.relative_to(directory)
+        told = (part_in(name) for name in (inner.stem, *reversed(inner.parent.parts)))
+        part: PartOrAll = next((each for each in told if each), "everything")
+        parts.setdefault(part, []).append(file)
+    if "everything" in parts and len(parts) > 1:
+        raise InvalidData(
+            f"{directory}: the name of {parts['everything'][0]} tells no part, those of others do; "
+            f"expected one of {EXPECTED} in each name, or in none"
+        )
+    return {part: [ParquetFile(file) for file in found] for part, found in parts.items()}
+
+
+def _found_in_cells(place: str, files: dict[PartOrAll, list[Cells]]) -> Found:
+    """The pictures of the rows of these files.
+
+    Raises:
+        InvalidData: columns are missing or not clear, a label is, or there is nothing to train on.
+    """
+    flat = [(part, cells) for part, found in files.items() for cells in found]
+    if not flat:
+        raise InvalidData(f"{place} has no rows; expected one for each picture")
+    images = [_image_column(cells) or _without_image(cells) for _, cells in flat]
+    labels = [_label_column(cells, image) for (_, cells), image in zip(flat, images, strict=True)]
+    say(f"{place}: pictures from column {images[0]!r}, labels from column {labels[0]!r}")
+    values = [cells.column(name) for (_, cells), name in zip(flat, labels, strict=True)]
+    classes, index_of = _classes(place, flat[0][1], labels[0], values)
+    parts: dict[PartOrAll, Labelled] = {}
+    everywhere = Cellwise(
+        [cells for _, cells in flat],
+        images,
+        [(file, row) for file, column in enumerate(values) for row in range(len(column))],
+    )
+    start = 0
+    rows: dict[PartOrAll, list[tuple[int, int]]] = {}
+    for (part, cells), column in zip(flat, values, strict=True):
+        if part == "test" and set(column) == {_UNLABELLED}:
+            say(f"{cells.file} has no labels; it is left out")
+        else:
+            found = rows.setdefault(part, [])
+            found += [
+                (start + row, index_of(value, f"{cells.file} row {row}"))
+                for row, value in enumerate(column)
+            ]
+        start += len(column)
+    for part, chosen in rows.items():
+        if chosen:
+            source = Chosen(everywhere, [row for row, _ in chosen])
+            parts[part] = Labelled(source, [label for _, label in chosen])
+    if not {"train", "everything"} & parts.keys():
+        raise InvalidData(f"{place} has no rows to train on; expected a part train, or no parts")
+    return Found(place, classes, parts)
+
+
+def _classes(
+    place: str, cells: Cells, column: str, values: list[list[Any]]
+) -> tuple[tuple[str, ...], Callable[[Any, str], int]]:
+    """The names of the classes, and what gives a value's index."""
+    feature = _features(cells).get(column, {})
+    if isinstance(names := feature.get("names"), list) and feature.get("_type") == "ClassLabel":
+        classes = tuple(composed(str(name)) for name in names)
+        index_of = {index: index for index in range(len(classes))}
+    else:
+        distinct = {value for column in values for value in column if value not in (None, "")}
+        order = sorted(distinct, key=lambda value: (isinstance(value, str), value))
+        classes = tuple(dict.fromkeys(_text(value) for value in order))
+        index_of = {value: classes.index(_text(value)) for value in order}
+
+    def index(value: Any, where: str) -> int:
+        if value not in index_of:
+            what = "is empty" if value in (None, "", _UNLABELLED) else f"is {value!r}"
+            raise InvalidData(
+                f"{where}: the label {what}; expected one of the {len(classes)} classes of {place}"
+            )
+        return index_of[value]
+
+    return classes, index
+
+
+def _image_column(cells: Cells) -> str | None:
+    """The column that holds pictures, by its declared type, else by what it is made of."""
+    features = _features(cells)
+    declared = [
+        name
+        for name in cells.schema.names
+        if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"
+    ]
+    holding = [field.name for field in cells.schema if _holds_bytes(field.type)]
+    candidates = declared or holding
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    place = named(cells.file, candidates, IMAGE_NAMES)
+    if place is None:
+        raise InvalidData(
+            f"{cells.file}: the columns {', '.join(map(repr, candidates))} hold pictures; "
+            "call the one to learn from image"
+        )
+    return candidates[place]
+
+
+def _label_column(cells: Cells, image: str) -> str:
+    """The column with labels: declared as classes, or called as labels are."""
+    features = _features(cells)
+    declared = [
+        name
+        for name in cells.schema.names
+        if isinstance(features.get(name), dict) and features[name].get("_type") == "ClassLabel"
+    ]
+    names = [each for each in cells.schema.names if each != image]
+    place = named(cells.file, declared or names, LABEL_NAMES)
+    if place is not None:
+        name = (declared or names)[place]
+    elif len(declared) == 1:
+        name = declared[0]
+    else:
+        raise InvalidData(
+            f"{cells.file} has the columns {', '.join(map(repr, cells.schema.names))}; which one "
+            "has the labels? call it label"
+        )
+    kind = str(cells.schema.field(name).type)
+    if not kind.startswith(("int", "uint", "string", "large_string", "dictionary", "bool")):
+        raise InvalidData(
+            f"{cells.file}: the column {name!r} is {kind}; expected one text or whole number for "
+            "each picture"
+        )
+    return name
+
+
+def _without_image(cells: Cells) -> str:
+    raise InvalidData(
+        f"{cells.file} has the columns {', '.join(map(repr, cells.schema.names))}; expected one "
+        "with encoded pictures, as bytes or as {bytes, path}; for paths of files give parquet:FILE"
+    )
+
+
+def _holds_bytes(kind: Any) -> bool:
+    text = str(kind)
+    return text in ("binary", "large_binary") or (
+        text.startswith("struct<") and "bytes: " in text and "binary" in text
+    )
+
+
+def _features(cells: Cells) -> dict[str, Any]:
+    """What Hugging Face's `datasets` has noted of the columns, if it has."""
+    try:
+        noted = json.loads((cells.schema.metadata or {})[b"huggingface"])
+        features = noted["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _part(directory: Path, name: str) -> PartOrAll:
+    part = part_called(name) or part_in(name)
+    if part is None:
+        raise InvalidData(f"{directory}: the part {name!r} is unknown; expected one of {EXPECTED}")
+    return part
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else composed(str(value).strip())
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidData(f"{file}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidData(f"{file}: found no JSON object")
+    return content
