@@ -34,18 +34,20 @@ from snapensemble.contracts.pictures import (
     cost,
     decode,
     directory,
+    fit,
     jpeg,
     limits,
     others,
     png,
     tiff,
 )
+from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.process import say_once
 from snapensemble.trainer.data.decoding import Unreadable, decode_files
 from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
 
 # The modules whose source decides what a pixel is, or whether there is one.
-_MADE_BY = (pixels, cost, decode, directory, jpeg, limits, others, png, tiff)
+_MADE_BY = (pixels, cost, decode, directory, fit, jpeg, limits, others, png, tiff)
 
 
 class CacheIndex(Record):
@@ -76,6 +78,7 @@ class Pictures:
     size: int  # height and width, pixels
     channels: int
     max_image_cost: float  # a multiple of what a server accepts
+    fit: Fit = "cover"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -93,6 +96,7 @@ class Pictures:
             self.files,
             size=self.size,
             channels=self.channels,
+            fit=self.fit,
             max_image_cost=self.max_image_cost,
             on_costly=costly.append,
         )
@@ -122,6 +126,7 @@ def cache_key(pictures: Pictures) -> str:
         PIL.__version__,
         *(features.version(name) for name in ("libjpeg_turbo", "webp", "libtiff")),
         pictures.max_image_cost,
+        pictures.fit,
     ]
     digest = hashlib.sha256()
     for part in (decoder, str(pictures.root.resolve()), pictures.shape):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import InvalidImage
 from snapensemble.contracts.pictures.cost import picture_cost
+from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pixels import SERVER_LIMITS, decode_image
 
 # The user's own files may cost this many times what a server accepts from a stranger.
@@ -35,6 +36,7 @@ def decode_files(
     *,
     size: int,
     channels: int,
+    fit: Fit = "cover",
     max_image_cost: float = MAX_IMAGE_COST,
     on_costly: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[NDArray[np.uint8] | Unreadable]:
@@ -44,6 +46,7 @@ def decode_files(
         files: the pictures.
         size: height and width of the images, pixels.
         channels: 1 or 3.
+        fit: how a picture comes into its square.
         max_image_cost: what a picture may cost, as a multiple of what a server accepts.
         on_costly: called, from several threads, for each picture that a server would refuse.
     """
@@ -60,12 +63,13 @@ def decode_files(
                 channels=channels,
                 height=size,
                 width=size,
+                fit=fit,
                 limits=limits,
             )
         except InvalidImage as error:
             return Unreadable(str(error), lasting=True)
         try:
-            picture_cost(data, SERVER_LIMITS, width=size, height=size)
+            picture_cost(data, SERVER_LIMITS, width=size, height=size, fit=fit)
         except InvalidImage:
             on_costly(file)
         return image_CHW

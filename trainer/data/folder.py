@@ -10,6 +10,7 @@ import numpy as np
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.pixels import SUFFIXES
 from snapensemble.contracts.process import say
+from snapensemble.trainer.data.aspects import FitChoice, choose_fit
 from snapensemble.trainer.data.cache import Pictures, decoded
 from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
 from snapensemble.trainer.data.readers import RawData, Split
@@ -31,6 +32,7 @@ def image_folder(
     *,
     size: int,
     channels: int,
+    fit: FitChoice = "cover",
     large_size: int | None = None,
     max_bad_images: int = 0,
     max_image_cost: float = MAX_IMAGE_COST,
@@ -44,6 +46,7 @@ def image_folder(
         directory: the folder.
         size: height and width of the images, pixels.
         channels: 1 or 3.
+        fit: how a picture comes into its square; `auto` looks at the shapes of those that teach.
         large_size: height and width of a second version of what teaches, pixels; None: none.
         max_bad_images: so many pictures that cannot be read are named and left out.
         max_image_cost: what decoding one may cost, as a multiple of what a server accepts.
@@ -63,11 +66,14 @@ def image_folder(
     if has_parts:
         names = ("train", "val", "test")
         roots = {name: directory / name for name in names if (directory / name).is_dir()}
+    if fit == "auto":
+        fit, why = choose_fit([path for path, _ in _files(root, classes)], max_image_cost)
+        say(why)
     parts = {
         name: _read_part(
             root,
             classes,
-            partial(Pictures, channels=channels, max_image_cost=max_image_cost),
+            partial(Pictures, channels=channels, max_image_cost=max_image_cost, fit=fit),
             size,
             large_size if name in ("everything", "train") else None,
         )
@@ -90,6 +96,7 @@ def image_folder(
         val=splits.get("val"),
         test=splits.get("test"),
         bad_images=len(bad),
+        fit=fit,
     )
 
 
@@ -105,12 +112,7 @@ def _read_part(
     )
     if unknown:
         raise InvalidData(f"{root} has classes that train/ has not: {', '.join(unknown[:5])}")
-    files = [
-        (path, label)
-        for label, name in enumerate(classes)
-        for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES and _visible(path, root) and path.is_file()
-    ]
+    files = _files(root, classes)
     if not files:
         raise InvalidData(f"{root} holds no images; expected CLASS/* with {', '.join(SUFFIXES)}")
     paths, labels = zip(*files, strict=True)
@@ -128,6 +130,16 @@ def _read_part(
         [f"{paths[index]}: {reason}" for index, reason in images.bad.items()],
         images.costly,
     )
+
+
+def _files(root: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
+    """The pictures of a part and their labels, class by class."""
+    return [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((root / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES and _visible(path, root) and path.is_file()
+    ]
 
 
 def _refuse_bad(bad: list[str], allowed: int) -> None:
