@@ -17,7 +17,10 @@ from snapensemble.contracts.pictures.decode import in_frame, load_picture
 from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pictures.limits import PictureLimits
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif",
+    ".tiff",
+)  # fmt: skip
 SERVER_LIMITS = PictureLimits()
 MAX_PIXELS = SERVER_LIMITS.max_pixels
 MAX_SIDE = 4096  # of what a network takes, not of a picture

@@ -4,6 +4,7 @@ import struct
 from typing import NamedTuple
 
 from snapensemble.contracts.errors import ImageTooCostly, InvalidImage
+from snapensemble.contracts.pictures.avif import scan_avif
 from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pictures.jpeg import scan_jpeg
 from snapensemble.contracts.pictures.limits import NS, Format, PictureLimits, Scan
@@ -11,7 +12,7 @@ from snapensemble.contracts.pictures.others import scan_bmp, scan_gif, scan_webp
 from snapensemble.contracts.pictures.png import SIGNATURE, scan_png
 from snapensemble.contracts.pictures.tiff import MAGIC, scan_tiff
 
-FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 # A larger picture is made RGB or grey in strips: there is no second copy, and work is in pieces.
 STRIP_PIXELS = 1 << 20
 _RESIZE, _TURN = 4, 2  # nanoseconds a pixel
@@ -85,6 +86,8 @@ def _scan(data: bytes, limits: PictureLimits, target: tuple[int, int], fit: Fit)
         return scan_gif(data, limits)
     if data.startswith(MAGIC):
         return scan_tiff(data, limits)
+    if data[4:8] == b"ftyp":
+        return scan_avif(data, limits)
     raise InvalidImage(f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}")
 
 

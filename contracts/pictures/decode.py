@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import AvifImagePlugin, Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import jpeg_factory
@@ -28,6 +29,9 @@ from snapensemble.contracts.pictures.limits import Format, PictureLimits
 # Pillow's own limit only warns up to twice its value. Every picture here has been scanned.
 Image.MAX_IMAGE_PIXELS = None
 
+# A picture is decoded by the thread that asks, whose processor time is counted.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
 # Only the decoder of the format that was scanned may see the bytes.
 _OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": jpeg_factory,
@@ -36,12 +40,13 @@ _OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
     "TIFF": TiffImageFile,
+    "AVIF": AvifImageFile,
 }
 _NO_MEMORY = "out of memory error"  # Pillow's message where a decoder gets no memory
 _ROWS_PIXELS = STRIP_PIXELS // 4  # pixels in a strip of rows
 _EXIF_ORIENTATION = 0x0112
 _SAYS_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP"}
+_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "AVIF"}
 _WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

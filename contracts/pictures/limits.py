@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge
 
-Format = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]
+Format = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
 MAX_PIXELS = 40_000_000
 NS = 1e-9
 

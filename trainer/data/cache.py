@@ -31,6 +31,9 @@ from snapensemble.contracts import pixels
 from snapensemble.contracts.errors import InvalidData, InvalidManifest, WriteFailed
 from snapensemble.contracts.manifest import Record, read_manifest, write_manifest
 from snapensemble.contracts.pictures import (
+    av1,
+    avif,
+    boxes,
     cost,
     decode,
     directory,
@@ -47,7 +50,7 @@ from snapensemble.trainer.data.decoding import Unreadable, decode_files
 from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
 
 # The modules whose source decides what a pixel is, or whether there is one.
-_MADE_BY = (pixels, cost, decode, directory, fit, jpeg, limits, others, png, tiff)
+_MADE_BY = (pixels, av1, avif, boxes, cost, decode, directory, fit, jpeg, limits, others, png, tiff)
 
 
 class CacheIndex(Record):
@@ -124,7 +127,7 @@ def cache_key(pictures: Pictures) -> str:
     decoder = [
         *(hashlib.sha256(inspect.getsource(made_by).encode()).hexdigest() for made_by in _MADE_BY),
         PIL.__version__,
-        *(features.version(name) for name in ("libjpeg_turbo", "webp", "libtiff")),
+        *(features.version(name) for name in ("libjpeg_turbo", "webp", "libtiff", "avif")),
         pictures.max_image_cost,
         pictures.fit,
     ]
