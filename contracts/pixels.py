@@ -13,12 +13,13 @@ from pydantic import Field, model_validator
 from snapensemble.contracts.errors import TakesTime
 from snapensemble.contracts.manifest import Record
 from snapensemble.contracts.pictures.cost import picture_cost
-from snapensemble.contracts.pictures.decode import cover, load_picture
+from snapensemble.contracts.pictures.decode import in_frame, load_picture
+from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pictures.limits import PictureLimits
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
-    *(".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
 )
 SERVER_LIMITS = PictureLimits()
 MAX_PIXELS = SERVER_LIMITS.max_pixels
@@ -31,7 +32,8 @@ class ImageContract(Record):
     """What one image is: the shape of the graph's input and how bytes become it.
 
     `mean` and `std` are per channel, in units of full scale (pixel / 255); the normalisation
-    itself is inside the exported graph.
+    itself is inside the exported graph. `fit` says how a picture of another shape comes into the
+    frame, see `contracts.pictures.fit`.
     """
 
     channels: Literal[1, 3]
@@ -39,8 +41,7 @@ class ImageContract(Record):
     width: Annotated[int, Field(ge=1, le=MAX_SIDE)]
     mean: ChannelValues
     std: ChannelValues
-    # The picture covers the frame: scaled until both sides fit, the overhang cut off evenly.
-    fit: Literal["cover"] = "cover"
+    fit: Fit = "cover"
     interpolation: Literal["bilinear-antialias"] = "bilinear-antialias"
 
     @model_validator(mode="after")
@@ -65,6 +66,7 @@ class ImageContract(Record):
             channels=self.channels,
             height=self.height,
             width=self.width,
+            fit=self.fit,
             limits=limits,
             patience_s=patience_s,
             patience_bytes=patience_bytes,
@@ -82,6 +84,7 @@ def decode_image(
     channels: int,
     height: int,
     width: int,
+    fit: Fit = "cover",
     limits: PictureLimits = SERVER_LIMITS,
     patience_s: float = math.inf,
     patience_bytes: float = math.inf,
@@ -96,6 +99,7 @@ def decode_image(
         channels: 1 or 3.
         height: of the result, in pixels.
         width: of the result, in pixels.
+        fit: how a picture of another shape comes into it, see `contracts.pictures.fit`.
         limits: what decoding may cost.
         patience_s: processor time that the caller has, perhaps less than the limits allow.
         patience_bytes: memory that the caller has, perhaps less than the limits allow.
@@ -110,14 +114,12 @@ def decode_image(
         TakesTime: decoding takes more than the caller has, but no more than the limits allow.
         MemoryError: there is no memory now, which is not the picture's fault.
     """
-    cost = picture_cost(data, limits, width=width, height=height)
+    cost = picture_cost(data, limits, width=width, height=height, fit=fit)
     if cost.seconds > patience_s or cost.memory > patience_bytes:
         raise TakesTime(cost.seconds, cost.memory)
-    # JPEG can decode at 1/2, 1/4 or 1/8; twice the target keeps the quality.
-    side = 2 * max(width, height)
     mode = "L" if channels == 1 else "RGB"
-    picture = load_picture(data, cost, limits, side=side, patience_s=patience_s)
-    pixels = cover(picture, mode, height=height, width=width)
+    picture = load_picture(data, cost, limits, patience_s=patience_s)
+    pixels = in_frame(picture, mode, height=height, width=width, fit=fit)
     if pixels.ndim == 2:
         return np.array(pixels[None])
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

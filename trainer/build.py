@@ -66,6 +66,7 @@ def image_contract(
         width=width,
         mean=tuple(means),
         std=tuple(stds),
+        fit=dataset.fit,
     )
 
 

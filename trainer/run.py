@@ -166,6 +166,7 @@ def _train(
                 val_fraction=config.val_fraction,
                 split_seed=config.split_seed,
                 image_size=config.image_size,
+                fit=config.fit if origin is None else read_run(origin).image.fit,
                 large_size=large_size(config),
                 max_bad_images=config.max_bad_images,
                 max_image_cost=config.max_image_cost,

@@ -4,13 +4,15 @@ import struct
 from typing import NamedTuple
 
 from snapensemble.contracts.errors import ImageTooCostly, InvalidImage
+from snapensemble.contracts.pictures.avif import scan_avif
+from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pictures.jpeg import scan_jpeg
 from snapensemble.contracts.pictures.limits import NS, Format, PictureLimits, Scan
 from snapensemble.contracts.pictures.others import scan_bmp, scan_gif, scan_webp
 from snapensemble.contracts.pictures.png import SIGNATURE, scan_png
 from snapensemble.contracts.pictures.tiff import MAGIC, scan_tiff
 
-FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+FORMATS: tuple[Format, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 # A larger picture is made RGB or grey in strips: there is no second copy, and work is in pieces.
 STRIP_PIXELS = 1 << 20
 _RESIZE, _TURN = 4, 2  # nanoseconds a pixel
@@ -26,6 +28,7 @@ class PictureCost(NamedTuple):
         seconds: processor time, unless the compressed data is made to be slow.
         doubt_s: seconds more if it is; `load_picture` cuts them off.
         memory: bytes needed at once, beside the encoded picture.
+        reduction: the factor by which the decoder reduces the picture.
     """
 
     format: Format
@@ -34,10 +37,13 @@ class PictureCost(NamedTuple):
     seconds: float
     doubt_s: float
     memory: int
+    reduction: int = 1
 
 
-def picture_cost(data: bytes, limits: PictureLimits, *, width: int, height: int) -> PictureCost:
-    """Bound what it costs to decode a picture into width x height pixels.
+def picture_cost(
+    data: bytes, limits: PictureLimits, *, width: int, height: int, fit: Fit = "cover"
+) -> PictureCost:
+    """Bound what it costs to decode a picture into width x height pixels, fitted so.
 
     Raises:
         ImageTooLarge: the header claims more than `limits.max_pixels`.
@@ -47,7 +53,7 @@ def picture_cost(data: bytes, limits: PictureLimits, *, width: int, height: int)
     if not data:
         raise InvalidImage("the image is empty (0 bytes)")
     try:
-        scan = _scan(data, limits, (width, height))
+        scan = _scan(data, limits, (width, height), fit)
     except (struct.error, IndexError):
         raise InvalidImage("the image is cut off in its header") from None
     total_s = scan.seconds + scan.flatten_s + scan.decoded * (_RESIZE + _TURN) * NS
@@ -63,12 +69,13 @@ def picture_cost(data: bytes, limits: PictureLimits, *, width: int, height: int)
             f"decoding the image would take {memory / 2**20:.0f} MiB ({scan.format}, {scan.why}), "
             f"at most {limits.max_memory / 2**20:.0f} MiB are accepted; save it smaller"
         )
-    return PictureCost(scan.format, scan.width, scan.height, total_s, scan.doubt_s, memory)
+    size = scan.width, scan.height
+    return PictureCost(scan.format, *size, total_s, scan.doubt_s, memory, scan.reduction)
 
 
-def _scan(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Scan:
+def _scan(data: bytes, limits: PictureLimits, target: tuple[int, int], fit: Fit) -> Scan:
     if data.startswith(b"\xff\xd8\xff"):
-        return scan_jpeg(data, limits, target)
+        return scan_jpeg(data, limits, target, fit)
     if data.startswith(SIGNATURE):
         return scan_png(data, limits)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
@@ -79,6 +86,8 @@ def _scan(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Scan:
         return scan_gif(data, limits)
     if data.startswith(MAGIC):
         return scan_tiff(data, limits)
+    if data[4:8] == b"ftyp":
+        return scan_avif(data, limits)
     raise InvalidImage(f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}")
 
 

@@ -1,4 +1,4 @@
-"""Decode a picture into RGB or grey pixels that cover a frame.
+"""Decode a picture into the RGB or grey pixels of a frame.
 
 The picture is opened in the format that was scanned and decoded within its time. A large one is
 then taken in strips of upright rows, each made RGB or grey; their bands are gathered, a byte a
@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import AvifImagePlugin, Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import jpeg_factory
@@ -22,10 +23,14 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from snapensemble.contracts.errors import ImageTooCostly, InvalidImage, TakesTime
 from snapensemble.contracts.pictures.cost import STRIP_PIXELS, PictureCost
+from snapensemble.contracts.pictures.fit import Fit, fitted
 from snapensemble.contracts.pictures.limits import Format, PictureLimits
 
 # Pillow's own limit only warns up to twice its value. Every picture here has been scanned.
 Image.MAX_IMAGE_PIXELS = None
+
+# A picture is decoded by the thread that asks, whose processor time is counted.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 # Only the decoder of the format that was scanned may see the bytes.
 _OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
@@ -35,12 +40,13 @@ _OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
     "TIFF": TiffImageFile,
+    "AVIF": AvifImageFile,
 }
 _NO_MEMORY = "out of memory error"  # Pillow's message where a decoder gets no memory
 _ROWS_PIXELS = STRIP_PIXELS // 4  # pixels in a strip of rows
 _EXIF_ORIENTATION = 0x0112
 _SAYS_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP"}
+_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "AVIF"}
 _WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -83,7 +89,7 @@ class TimedBytes(io.BytesIO):
 
 
 def load_picture(
-    data: bytes, cost: PictureCost, limits: PictureLimits, *, side: int, patience_s: float
+    data: bytes, cost: PictureCost, limits: PictureLimits, *, patience_s: float
 ) -> Image.Image:
     """Open a picture and decode its pixels.
 
@@ -91,7 +97,6 @@ def load_picture(
         data: the encoded picture.
         cost: what the scan of it has found.
         limits: what decoding may cost.
-        side: pixels that both sides must have at least; a JPEG may be reduced to about that.
         patience_s: processor time that the caller has.
 
     Raises:
@@ -105,7 +110,7 @@ def load_picture(
     if cost.seconds + cost.doubt_s > within_s:
         file = TimedBytes(data, within_s, _too_late(cost, limits, patience_s))
     try:
-        return _loaded(file, cost, side)
+        return _loaded(file, cost)
     except (InvalidImage, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged files
@@ -116,8 +121,10 @@ def load_picture(
         raise InvalidImage(f"the image cannot be decoded: {error}") from error
 
 
-def cover(picture: Image.Image, mode: str, *, height: int, width: int) -> NDArray[np.uint8]:
-    """Scale a loaded picture to cover height x width, cutting the overhang off evenly.
+def in_frame(
+    picture: Image.Image, mode: str, *, height: int, width: int, fit: Fit
+) -> NDArray[np.uint8]:
+    """Scale a loaded picture into a frame of height x width.
 
     A picture that has the size already keeps its exact pixels.
 
@@ -126,6 +133,7 @@ def cover(picture: Image.Image, mode: str, *, height: int, width: int) -> NDArra
         mode: "RGB" or "L".
         height: of the result, in pixels.
         width: of the result, in pixels.
+        fit: how it comes into a frame of another shape, see `contracts.pictures.fit`.
 
     Returns:
         pixels_HWC for "RGB", pixels_HW for "L"; uint8.
@@ -133,22 +141,23 @@ def cover(picture: Image.Image, mode: str, *, height: int, width: int) -> NDArra
     Raises:
         InvalidImage: the pixels have no agreed range.
     """
+
+    def scaled(flat: Image.Image) -> NDArray[np.uint8]:
+        return np.asarray(fitted(flat, height=height, width=width, fit=fit), dtype=np.uint8)
+
     turn = _turn(picture)
     strips = picture.width * picture.height > STRIP_PIXELS and (
         turn is not None or picture.mode != mode or "transparency" in picture.info
     )
     if not strips:
         upright = picture if turn is None else picture.transpose(turn)
-        return np.asarray(_fitted(_to_mode(upright, mode), height, width), dtype=np.uint8)
+        return scaled(_to_mode(upright, mode))
     size = picture.size if turn not in _COLUMNS + _COLUMNS_FROM_RIGHT else picture.size[::-1]
-    bands = [
-        np.asarray(_fitted(band, height, width), dtype=np.uint8)
-        for band in _in_strips(picture, turn, mode, size)
-    ]
+    bands = [scaled(band) for band in _in_strips(picture, turn, mode, size)]
     return bands[0] if mode == "L" else np.stack(bands, axis=-1)
 
 
-def _loaded(file: io.BytesIO, cost: PictureCost, side: int) -> Image.Image:
+def _loaded(file: io.BytesIO, cost: PictureCost) -> Image.Image:
     """Call Pillow and nothing else: its errors count as the picture's fault."""
     picture = _OPENERS[cost.format](file)
     size = picture.size
@@ -157,7 +166,8 @@ def _loaded(file: io.BytesIO, cost: PictureCost, side: int) -> Image.Image:
         raise InvalidImage(
             f"the image has two sizes: {cost.width} x {cost.height} and {size[0]} x {size[1]}"
         )
-    picture.draft(None, (side, side))
+    if cost.reduction > 1:
+        picture.draft(None, (size[0] // cost.reduction, size[1] // cost.reduction))
     picture.load()
     return picture
 
@@ -169,17 +179,6 @@ def _too_late(cost: PictureCost, limits: PictureLimits, patience_s: float) -> Ex
         f"decoding the {cost.format} took more than {limits.max_seconds:.1f} s of processor time: "
         "its data is made to be slow; save it again"
     )
-
-
-def _fitted(flat: Image.Image, height: int, width: int) -> Image.Image:
-    if flat.size == (width, height):
-        return flat
-    scale = max(width / flat.width, height / flat.height)
-    span_x, span_y = width / scale, height / scale
-    left, top = max((flat.width - span_x) / 2, 0.0), max((flat.height - span_y) / 2, 0.0)
-    # Rounding must not carry the box over the edge.
-    box = (left, top, min(left + span_x, flat.width), min(top + span_y, flat.height))
-    return flat.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
 def _in_strips(

@@ -10,6 +10,7 @@ import struct
 
 from snapensemble.contracts.errors import ImageTooCostly, InvalidImage
 from snapensemble.contracts.pictures.directory import refuse_costly_exif
+from snapensemble.contracts.pictures.fit import Fit, reduction
 from snapensemble.contracts.pictures.limits import NS, PictureLimits, Scan
 
 SAVE_ANEW = "save it again without metadata"
@@ -30,13 +31,14 @@ _LOSSLESS_RATE = 1_000
 _PER_BLOCK, _PER_PIXEL = 90, 4
 
 
-def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Scan:
+def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int], fit: Fit) -> Scan:
     """Add up what libjpeg and Pillow would do.
 
     Args:
         data: begins as a JPEG does.
         limits: what is accepted.
         target: width and height that the pixels are reduced to; libjpeg does a part of it.
+        fit: how they come into it.
 
     Raises:
         InvalidImage: the segments are damaged.
@@ -54,7 +56,7 @@ def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Sc
     if head.frame in _LOSSLESS:
         rate = _LOSSLESS_RATE
     per_byte = _PER_PROGRESSIVE_BYTE if head.frame in _PROGRESSIVE else _PER_BYTE
-    reduced = _reduction(width, height, target)
+    reduced = reduction(width, height, target, fit)
     decoded = math.ceil(width / reduced) * math.ceil(height / reduced)
     out_s = (all_blocks * _PER_BLOCK / min(reduced, 4) + decoded * len(blocks) * _PER_PIXEL) * NS
     whole = head.frame in _PROGRESSIVE or len(scans) > 1
@@ -70,6 +72,7 @@ def scan_jpeg(data: bytes, limits: PictureLimits, target: tuple[int, int]) -> Sc
         memory=all_blocks * 128 if whole else width * 64 * len(blocks),
         planes=3 if len(blocks) == 4 else 1,
         flatten_s=decoded * 6 * NS if len(blocks) == 4 else 0.0,
+        reduction=reduced,
         why=f"{len(scans)} scans of {width * height / 1e6:.1f} megapixels",
     )
 
@@ -176,9 +179,3 @@ def _scans(data: bytes, first: int, limits: PictureLimits) -> list[bytes]:
             )
         at = data.find(b"\xff\xda", at + 2)
     return scans
-
-
-def _reduction(width: int, height: int, target: tuple[int, int]) -> int:
-    """The factor by which libjpeg reduces the picture, as `decode_image` tells it to."""
-    side = 2 * max(target)
-    return next((s for s in (8, 4, 2) if min(width // side, height // side) >= s), 1)

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge
 
-Format = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]
+Format = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
 MAX_PIXELS = 40_000_000
 NS = 1e-9
 
@@ -78,4 +78,5 @@ class Scan(NamedTuple):
     memory: int = 0  # bytes that the decoder needs beside the pixels
     planes: int = 1  # bytes a pixel for what RGB or grey is made in
     flatten_s: float = 0.0  # processor time to make RGB or grey of the pixels, at most
+    reduction: int = 1  # by which the decoder reduces the picture's sides
     why: str = ""  # where most of the time goes, in words

@@ -337,7 +337,7 @@ def test_no_memory_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_defect_of_ours_is_not_the_pictures_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("snapensemble.contracts.pixels.cover", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("snapensemble.contracts.pixels.in_frame", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         decode_image(HONEST["PNG"], channels=3, height=8, width=8)
 

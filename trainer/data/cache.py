@@ -31,22 +31,27 @@ from snapensemble.contracts import pixels
 from snapensemble.contracts.errors import InvalidData, InvalidManifest, WriteFailed
 from snapensemble.contracts.manifest import Record, read_manifest, write_manifest
 from snapensemble.contracts.pictures import (
+    av1,
+    avif,
+    boxes,
     cost,
     decode,
     directory,
+    fit,
     jpeg,
     limits,
     others,
     png,
     tiff,
 )
+from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.process import say_once
 from snapensemble.trainer.data.decoding import Unreadable, decode_pictures
 from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
 from snapensemble.trainer.data.sources.source import Source
 
 # The modules whose source decides what a pixel is, or whether there is one.
-_MADE_BY = (pixels, cost, decode, directory, jpeg, limits, others, png, tiff)
+_MADE_BY = (pixels, av1, avif, boxes, cost, decode, directory, fit, jpeg, limits, others, png, tiff)
 
 
 class CacheIndex(Record):
@@ -76,6 +81,7 @@ class Pictures:
     size: int  # height and width, pixels
     channels: int
     max_image_cost: float  # a multiple of what a server accepts
+    fit: Fit = "cover"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -93,6 +99,7 @@ class Pictures:
             self.source,
             size=self.size,
             channels=self.channels,
+            fit=self.fit,
             max_image_cost=self.max_image_cost,
             on_costly=costly.append,
         )
@@ -120,8 +127,9 @@ def cache_key(pictures: Pictures) -> str:
     decoder = [
         *(hashlib.sha256(inspect.getsource(made_by).encode()).hexdigest() for made_by in _MADE_BY),
         PIL.__version__,
-        *(features.version(name) for name in ("libjpeg_turbo", "webp", "libtiff")),
+        *(features.version(name) for name in ("libjpeg_turbo", "webp", "libtiff", "avif")),
         pictures.max_image_cost,
+        pictures.fit,
     ]
     digest = hashlib.sha256()
     for part in (decoder, pictures.shape):

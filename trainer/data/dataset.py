@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
+from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pixels import MAX_SIDE
 from snapensemble.trainer.data import cifar, idx, readers
+from snapensemble.trainer.data.aspects import FitChoice
 from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
 from snapensemble.trainer.data.pictures import read_pictures
 from snapensemble.trainer.data.readers import RawData, Split
@@ -56,6 +58,7 @@ class Dataset:
     mirror_keeps_class: bool
     brings_test: bool  # false: the test part was drawn from the rest
     bad_images: int = 0  # left out, because they cannot be read
+    fit: Fit = "cover"  # how a picture comes into the frame
 
     def part(self, name: str) -> Split:
         """The part of this name: train, val or test.
@@ -93,6 +96,7 @@ def load_dataset(
     val_fraction: float,
     split_seed: int,
     image_size: int | None = None,
+    fit: FitChoice = "cover",
     large_size: int | None = None,
     channels: int = 3,
     max_bad_images: int = 0,
@@ -108,6 +112,8 @@ def load_dataset(
         val_fraction: the share of each class that validates, where the data has no such part.
         split_seed: decides which images these are.
         image_size: height and width in pixels; of pictures, where 64 is the default.
+        fit: how a picture comes into the frame; `auto` looks at their shapes. Images of
+            other data have their shape already: it says what a server does, and `auto` is `cover`.
         large_size: the training images have a second version of this height and width, for random
             parts of them; of pictures only, as all that follows.
         channels: 1 or 3.
@@ -118,7 +124,7 @@ def load_dataset(
         InvalidConfig: the SPEC is not one, or `image_size` does not apply.
         InvalidData: the data is absent or damaged, or has too few images.
     """
-    raw = _read(spec, image_size, large_size, channels, max_bad_images, max_image_cost)
+    raw = _read(spec, image_size, fit, large_size, channels, max_bad_images, max_image_cost)
     _refuse_unusable(raw)
     brings_test = raw.train is not None
     if raw.train is None:
@@ -137,6 +143,7 @@ def load_dataset(
         mirror_keeps_class=raw.mirror_keeps_class,
         brings_test=brings_test,
         bad_images=raw.bad_images,
+        fit=raw.fit or ("cover" if fit == "auto" else fit),
     )
 
 
@@ -192,6 +199,7 @@ def _digest(image_CHW: NDArray[np.uint8]) -> bytes:
 def _read(
     spec: str,
     image_size: int | None,
+    fit: FitChoice,
     large_size: int | None,
     channels: int,
     max_bad_images: int,
@@ -212,6 +220,7 @@ def _read(
         _PICTURES.get(kind, find_folder)(path),
         size=size,
         channels=channels,
+        fit=fit,
         large_size=large_size,
         max_bad_images=max_bad_images,
         max_image_cost=max_image_cost,

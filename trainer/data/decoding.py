@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import InvalidImage
 from snapensemble.contracts.pictures.cost import picture_cost
+from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pixels import SERVER_LIMITS, decode_image
 from snapensemble.trainer.data.sources.source import Source
 
@@ -35,6 +36,7 @@ def decode_pictures(
     *,
     size: int,
     channels: int,
+    fit: Fit = "cover",
     max_image_cost: float = MAX_IMAGE_COST,
     on_costly: Callable[[int], None] = lambda _: None,
 ) -> Iterator[NDArray[np.uint8] | Unreadable]:
@@ -44,6 +46,7 @@ def decode_pictures(
         source: gives the encoded pictures.
         size: height and width of the images, pixels.
         channels: 1 or 3.
+        fit: how a picture comes into its square.
         max_image_cost: what a picture may cost, as a multiple of what a server accepts.
         on_costly: called, from several threads, with the index of each picture that a server would
             refuse.
@@ -63,12 +66,13 @@ def decode_pictures(
                 channels=channels,
                 height=size,
                 width=size,
+                fit=fit,
                 limits=limits,
             )
         except InvalidImage as error:
             return Unreadable(str(error), lasting=True)
         try:
-            picture_cost(data, SERVER_LIMITS, width=size, height=size)
+            picture_cost(data, SERVER_LIMITS, width=size, height=size, fit=fit)
         except InvalidImage:
             on_costly(index)
         return image_CHW

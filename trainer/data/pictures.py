@@ -8,6 +8,7 @@ import numpy as np
 
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.process import say
+from snapensemble.trainer.data.aspects import FitChoice, choose_fit
 from snapensemble.trainer.data.cache import Pictures, decoded
 from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
 from snapensemble.trainer.data.readers import RawData, Split
@@ -30,6 +31,7 @@ def read_pictures(
     *,
     size: int,
     channels: int,
+    fit: FitChoice = "cover",
     large_size: int | None = None,
     max_bad_images: int = 0,
     max_image_cost: float = MAX_IMAGE_COST,
@@ -40,6 +42,7 @@ def read_pictures(
         found: the pictures and their labels.
         size: height and width of the images, pixels.
         channels: 1 or 3.
+        fit: how a picture comes into its square; `auto` looks at the shapes of those that teach.
         large_size: height and width of a second version of what teaches, pixels; None: none.
         max_bad_images: so many pictures that cannot be read are named and left out.
         max_image_cost: what decoding one may cost, as a multiple of what a server accepts.
@@ -47,10 +50,14 @@ def read_pictures(
     Raises:
         InvalidData: more unreadable pictures than allowed, or a part of them only.
     """
+    if fit == "auto":
+        teaching = found.parts.get("train") or found.parts["everything"]
+        fit, why = choose_fit(teaching.source, max_image_cost)
+        say(why)
     parts = {
         name: _read_part(
             labelled,
-            partial(Pictures, channels=channels, max_image_cost=max_image_cost),
+            partial(Pictures, channels=channels, max_image_cost=max_image_cost, fit=fit),
             size,
             large_size if name in ("everything", "train") else None,
         )
@@ -69,6 +76,7 @@ def read_pictures(
         found.classes,
         mirror_keeps_class=True,
         bad_images=len(bad),
+        fit=fit,
         **{name: part.split for name, part in parts.items()},
     )
 

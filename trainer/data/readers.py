@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.trainer.data.memmap import take_rows
 
 # Deflate reaches a thousand on zeros; pictures and labels stay far below.
@@ -53,6 +54,7 @@ class RawData:
     test: Split | None = None
     test_fraction: float = 0.2  # of `everything`
     bad_images: int = 0  # left out, because they cannot be read
+    fit: Fit | None = None  # how pictures came into their frame; None: they had its shape
 
 
 def digits() -> RawData:

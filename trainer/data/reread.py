@@ -37,6 +37,7 @@ def reread(
             val_fraction=trained_on.val_fraction,
             split_seed=trained_on.split_seed,
             image_size=image.height if holds_pictures(spec) else None,
+            fit=image.fit,
             channels=image.channels,
             max_bad_images=trained_on.max_bad_images,
             max_image_cost=trained_on.max_image_cost,

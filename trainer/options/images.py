@@ -5,6 +5,7 @@ from pydantic import Field, model_validator
 from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.options import Options
 from snapensemble.contracts.pixels import MAX_SIDE
+from snapensemble.trainer.data.aspects import FitChoice
 from snapensemble.trainer.data.decoding import MAX_IMAGE_COST
 
 MAX_SEED = 2**32 - 1
@@ -18,6 +19,11 @@ class ImageOptions(Options):
         ge=1,
         le=MAX_SIDE,
         description="height and width in pixels; folders only (64; 160 with pretrained weights)",
+    )
+    fit: FitChoice = Field(
+        "auto",
+        description="how a picture comes into the frame: cover (cut off evenly), pad (with white), "
+        "stretch; auto: cover, but for folders of long pictures",
     )
     crop_padding: int | None = Field(
         None,

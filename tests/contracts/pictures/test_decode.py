@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import snapensemble.contracts.pictures.decode
-from snapensemble.contracts.pictures.decode import cover
+from snapensemble.contracts.pictures.decode import in_frame
 
 ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
@@ -80,7 +80,7 @@ def test_strips_give_the_pixels_of_one_piece(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapensemble.contracts.pictures.decode, "STRIP_PIXELS", 0)
         patch.setattr(snapensemble.contracts.pictures.decode, "_ROWS_PIXELS", strip)
-        found = cover(picture, to_mode, height=height, width=width)
+        found = in_frame(picture, to_mode, height=height, width=width, fit="cover")
     expected = in_one_piece(picture, to_mode, height=height, width=width)
     np.testing.assert_array_equal(found, expected)
 
@@ -89,4 +89,6 @@ def test_seeing_against_white_is_what_alpha_compositing_makes_of_every_value() -
     value, alpha = np.meshgrid(np.arange(256), np.arange(256))
     picture = Image.fromarray(np.stack([value, value, value, alpha], axis=-1).astype(np.uint8))
     expected = in_one_piece(picture, "RGB", height=256, width=256)
-    np.testing.assert_array_equal(cover(picture, "RGB", height=256, width=256), expected)
+    np.testing.assert_array_equal(
+        in_frame(picture, "RGB", height=256, width=256, fit="cover"), expected
+    )
