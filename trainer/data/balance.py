@@ -47,7 +47,7 @@ def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
     """
     classes = dataset.classes
     counts_K = class_counts(dataset.train.labels_N, len(classes))
-    ranked = sorted(zip(counts_K, classes, strict=True), key=lambda item: item[0])
+    ranked = sorted(zip(counts_K, classes, strict=True))
     (least, rare), (most, common) = ranked[0], ranked[-1]
     if len(classes) <= LISTED:
         each = ", ".join(f"{name} {count:,}" for name, count in zip(classes, counts_K, strict=True))
@@ -68,16 +68,14 @@ def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
             f"({_some(few)}); the network learns little of them, and their figures say little"
         )
     for part, split in (("validation", dataset.val), ("test", dataset.test)):
-        counts_K = [] if split is None else class_counts(split.labels_N, len(classes))
-        if absent := [n for n, c in zip(classes, counts_K, strict=bool(counts_K)) if c == 0]:
+        if split is None:
+            continue
+        counts_K = class_counts(split.labels_N, len(classes))
+        absent = [name for name, count in zip(classes, counts_K, strict=True) if not count]
+        if absent:  # only where the data brings the part: what is drawn holds each class
             yield (
                 f"warning: the {part} part has no image of {len(absent)} of {len(classes)} classes "
                 f"({_some(absent)}), and its figures say nothing of them; add some"
-                + (
-                    ", or leave the part out: it is drawn from each class then"
-                    if part == "validation"
-                    else ""
-                )
             )
 
 
