@@ -63,6 +63,7 @@ class DataRecord(Record):
     max_bad_images: Count = 0  # unreadable files of a folder that may be left out
     max_image_cost: Annotated[float, Field(ge=1)] = 6.25  # in times what a server accepts
     train_images: Positive
+    class_counts: tuple[Positive, ...] = ()  # of the training images; earlier: not kept
     val_images: Positive
     test_images: Count
 
@@ -156,7 +157,13 @@ class TrainingRecord(Record):
     flip: bool
     cutout: Count = 0  # pixels
     random_resized_crop: Fraction | None = None  # smallest share of the area
+    trivial_augment: bool = False
+    color_jitter: Fraction = 0.0  # to either side of 1
+    random_erasing: Fraction = 0.0  # share of the images
+    mixup: NonNegative = 0.0  # alpha
+    cutmix: NonNegative = 0.0  # alpha
     label_smoothing: Fraction = 0.0
+    class_balance: Literal["none", "sqrt", "inverse"] = "none"
     pretrained: bool = False
     frozen_statistics: bool = False  # of batch normalisation
     clip_norm: NonNegative | None = None  # of the gradient

@@ -7,12 +7,14 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.pixels import ImageContract
+from snapensemble.trainer.augmentation.batch import Augmentation, fill_colour
+from snapensemble.trainer.augmentation.mixing import Mixing
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.data.augment import Augmentation, fill_colour
+from snapensemble.trainer.data.balance import class_counts, class_weights
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.fine_tuning.defaults import BATCH
@@ -129,6 +131,9 @@ def augmented_images(
             cutout=config.cutout,
             min_area=config.random_resized_crop or 1.0,
             size=None if large_NCHW is None else (height, width),
+            trivial=config.trivial_augment,
+            jitter=config.color_jitter,
+            erasing=config.random_erasing,
         ),
         fill_C=fill_colour(image).to(device),
     )
@@ -154,6 +159,9 @@ def build_batches(
         batch_size=config.batch_size or default_batch_size(images, config.fine_tunes),
         seed=config.seed,
         world=world,
+        mixing=Mixing(mixup=config.mixup, cutmix=config.cutmix)
+        if config.mixup or config.cutmix
+        else None,
     )
     if batches.batch_size % world.size or batches.batch_size < 2 * world.size:
         raise InvalidConfig(
@@ -169,7 +177,11 @@ def build_batches(
 
 
 def build_objective(
-    config: TrainConfig, model: nn.Module, world: World, device: torch.device
+    config: TrainConfig,
+    model: nn.Module,
+    world: World,
+    device: torch.device,
+    class_weights_K: Tensor | None = None,
 ) -> Objective:
     """The loss of the model as it is trained.
 
@@ -186,7 +198,16 @@ def build_objective(
         label_smoothing=config.label_smoothing,
         autocast=config.precision == "bf16",
         longest_gradient=config.clip_norm,
+        class_weights_K=class_weights_K,
     )
+
+
+def balancing_weights(config: TrainConfig, dataset: Dataset, device: torch.device) -> Tensor | None:
+    """class_weights_K as `class_balance` says, float32; None where all images count the same."""
+    if config.class_balance == "none":
+        return None
+    counts_K = class_counts(dataset.train.labels_N, len(dataset.classes))
+    return torch.from_numpy(class_weights(counts_K, config.class_balance)).to(device)
 
 
 def compilers() -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from snapensemble.trainer.data.balance import Balance
 from snapensemble.trainer.options.images import MAX_SEED, ImageOptions
 from snapensemble.trainer.options.network import NetworkOptions
 from snapensemble.trainer.options.schedule import ScheduleOptions
@@ -39,6 +40,11 @@ class TrainConfig(ImageOptions, ScheduleOptions, NetworkOptions):
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of each label that is spread over all classes"
+    )
+    class_balance: Balance = Field(
+        "none",
+        description="how much an image of a rare class counts more: not at all, by the root of how "
+        "rare the class is, or so that all classes count the same",
     )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="weights, order and augmentation")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")

@@ -1,6 +1,6 @@
 """One epoch of optimizer steps.
 
-Shapes: N images, B batch, C channels, H height, W width, K classes.
+Shapes: N images, B batch, R rows of a batch, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,13 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 from snapensemble.contracts.errors import SnapensembleError
-from snapensemble.trainer.data.augment import Augmentation, Draws, augment, draw_augmentation
+from snapensemble.trainer.augmentation.batch import (
+    Augmentation,
+    Draws,
+    augment,
+    draw_augmentation,
+)
+from snapensemble.trainer.augmentation.mixing import Mixing, Pairs, draw_mixing, mixed, partners
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.recording.checkpoint import State
 from snapensemble.trainer.schedule import Cycle
@@ -40,8 +46,8 @@ class Source(Protocol):
     def draw(self, batch: int, numbers: torch.Generator) -> Any:
         """Draw all random numbers of a batch, before it is known whether it is trained on."""
 
-    def take(self, chosen_B: Tensor, draws: Any, mine: slice) -> Tensor:
-        """What the network gets of some images: those of the batch that are this process's."""
+    def take(self, chosen_R: Tensor, draws: Any, rows: slice | Tensor) -> Tensor:
+        """What the network gets of some images, which are these rows of the batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +62,9 @@ class Augmented:
         """The numbers of each image's augmentation."""
         return draw_augmentation(batch, self.augmentation, numbers)
 
-    def take(self, chosen_B: Tensor, draws: Draws, mine: slice) -> Tensor:
-        """images_BCHW, uint8."""
-        return augment(self.images_NCHW[chosen_B], draws.rows(mine.start, mine.stop), self.fill_C)
+    def take(self, chosen_R: Tensor, draws: Draws, rows: slice | Tensor) -> Tensor:
+        """images_RCHW, uint8."""
+        return augment(self.images_NCHW[chosen_R], draws.rows(rows), self.fill_C)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +78,9 @@ class Views:
         """view_B, which view of each image is shown."""
         return torch.randint(len(self.features_VN), (batch,), generator=numbers)
 
-    def take(self, chosen_B: Tensor, draws: Tensor, mine: slice) -> Tensor:
+    def take(self, chosen_R: Tensor, draws: Tensor, rows: slice | Tensor) -> Tensor:
         """features, float32, a row per image."""
-        features = self.features_VN[draws[mine], chosen_B.cpu()].to(chosen_B.device).float()
+        features = self.features_VN[draws[rows], chosen_R.cpu()].to(chosen_R.device).float()
         if features.ndim == 4:  # maps: convolutions are faster so
             features = features.contiguous(memory_format=torch.channels_last)
         return features
@@ -89,6 +95,7 @@ class Batches:
     batch_size: int  # over all processes
     seed: int
     world: World
+    mixing: Mixing | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -100,7 +107,7 @@ class Batches:
         count = step * self.world.size + self.world.rank
         return derived_seed(self.seed, Purpose.FORWARD, count)
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor | Pairs]]:
         """Yield augmented batches in an order that depends on the seed and the epoch's number only.
 
         Args:
@@ -115,10 +122,14 @@ class Batches:
         for index in range(self.steps_per_epoch):
             # Drawn for batches that are left out too: the generator moves on as it did then.
             draws = self.source.draw(self.batch_size, numbers)
+            mixing = self.mixing and draw_mixing(self.batch_size, self.mixing, numbers)
             if index < first:
                 continue
-            chosen_B = order_N[index * self.batch_size :][: self.batch_size][mine]
-            yield self.source.take(chosen_B, draws, mine), self.labels_N[chosen_B]
+            chosen_B = order_N[index * self.batch_size :][: self.batch_size]
+            rows = partners(mine, self.batch_size).to(chosen_B.device) if mixing else mine
+            inputs_R = self.source.take(chosen_B[rows], draws, rows)
+            labels_R = self.labels_N[chosen_B[rows]]
+            yield mixed(inputs_R, labels_R, mixing.rows(mine)) if mixing else (inputs_R, labels_R)
 
     def some(self, epoch: int) -> Iterator[Tensor]:
         """The images of an epoch's first batches, about 5,000 in all: enough for statistics."""
@@ -148,8 +159,9 @@ class Objective:
     label_smoothing: float
     autocast: bool  # bfloat16 where torch holds it safe
     longest_gradient: float | None = None  # norm; a longer one is scaled down
+    class_weights_K: Tensor | None = None  # with a mean of 1 over the training images
 
-    def __call__(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+    def __call__(self, images_BCHW: Tensor, labels: Tensor | Pairs) -> Tensor:
         """The mean loss of the batch."""
         context: AbstractContextManager[object] = (
             torch.autocast(images_BCHW.device.type, torch.bfloat16)
@@ -158,7 +170,28 @@ class Objective:
         )
         with context:
             logits_BK = self.network(images_BCHW)
-        return cross_entropy(logits_BK.float(), labels_B, label_smoothing=self.label_smoothing)
+        return self.loss(logits_BK.float(), labels)
+
+    def loss(self, logits_BK: Tensor, labels: Tensor | Pairs) -> Tensor:
+        """The mean over the batch; of a pair, each of the two counts by its share.
+
+        Weights are not divided by their sum in the batch: so the mean of equal parts, one of each
+        process, is the mean of the whole.
+        """
+        if isinstance(labels, Pairs):
+            share_B = labels.share_B
+            first_B = self._losses(logits_BK, labels.first_B)
+            return (
+                share_B * first_B + (1 - share_B) * self._losses(logits_BK, labels.second_B)
+            ).mean()
+        if self.class_weights_K is not None:
+            return self._losses(logits_BK, labels).mean()
+        return cross_entropy(logits_BK, labels, label_smoothing=self.label_smoothing)
+
+    def _losses(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
+        smoothing, weights_K = self.label_smoothing, self.class_weights_K
+        losses_B = cross_entropy(logits_BK, labels_B, label_smoothing=smoothing, reduction="none")
+        return losses_B if weights_K is None else losses_B * weights_K[labels_B]
 
 
 def train_epoch(
@@ -178,14 +211,14 @@ def train_epoch(
     """
     optimizer, epoch = state.optimizer, state.epoch
     first = state.step - epoch * batches.steps_per_epoch
-    for images_BCHW, labels_B in batches.epoch(epoch, first):
+    for images_BCHW, labels in batches.epoch(epoch, first):
         rate = schedule.rate(state.step, state.val_nlls)
         if rate is not None:
             # A warm restart raises the learning rate only; weights and momentum carry over.
             for group in optimizer.param_groups:
                 group["lr"] = rate * group.get("share", 1.0)
         torch.manual_seed(batches.forward_seed(state.step))
-        loss = objective(images_BCHW, labels_B)
+        loss = objective(images_BCHW, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types
         if objective.longest_gradient is not None:

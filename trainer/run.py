@@ -17,6 +17,7 @@ from snapensemble.trainer.averages import keep_statistics, soups
 from snapensemble.trainer.budget import Pace, divided, short_cycles
 from snapensemble.trainer.build import (
     augmented_images,
+    balancing_weights,
     build_batches,
     build_objective,
     choose_device,
@@ -25,6 +26,7 @@ from snapensemble.trainer.build import (
 )
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
+from snapensemble.trainer.data.balance import about_classes
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
 from snapensemble.trainer.distributed import joined, local_device, threads_here
 from snapensemble.trainer.fine_tuning.defaults import (
@@ -176,6 +178,8 @@ def _train(
                 f"warning: {repeated} of {len(dataset.val)} validation images are among the "
                 "training images too, pixel by pixel; validation figures look better than they are"
             )
+        for line in about_classes(dataset, config.class_balance) if world.leads else ():
+            say(line)
         if origin is None:
             image = image_contract(dataset, config.model, config.pretrained)
         else:
@@ -190,9 +194,9 @@ def _train(
         shown = augmented_images(config, dataset, image, device)
         with world.leader_first("features"):
             inputs = training_inputs(config, network, shown, dataset)
-        model = inputs.model
+        model, weights_K = inputs.model, balancing_weights(config, dataset, device)
         if config.fine_tunes and not kept:
-            fit_first_head(network, inputs, dataset)
+            fit_first_head(network, inputs, dataset, weights_K)
         if config.frozen_statistics:
             keep_statistics(model)
         batches = build_batches(config, inputs.source, dataset.train.labels_N, device, world)
@@ -214,7 +218,7 @@ def _train(
             first = read_run(origin).snapshots[0]
             model.load_state_dict(read_weights(origin, first))
         state = State(model, build_optimizer(model, config, plan.schedule, device))
-        objective = build_objective(config, model, world, device)
+        objective = build_objective(config, model, world, device, weights_K)
         description = RunDescription(
             image,
             data_record(config, dataset),

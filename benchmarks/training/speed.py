@@ -41,9 +41,9 @@ from benchmarks.training.reference_loops import (
 from benchmarks.training.snapshots import save_parts, test_probabilities
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.metrics import accuracy
+from snapensemble.trainer.augmentation.batch import Augmentation, fill_colour
 from snapensemble.trainer.build import image_contract
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.data.augment import Augmentation, fill_colour
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.distributed import World

@@ -26,6 +26,12 @@ def short(out: Path, **changes: Any) -> TrainConfig:
         "crop_padding": 1,
         "flip": True,
         "cutout": 2,
+        "trivial_augment": True,
+        "color_jitter": 0.4,
+        "random_erasing": 0.25,
+        "mixup": 0.4,
+        "cutmix": 1.0,
+        "class_balance": "sqrt",
         "threads": 1,
         "checkpoint_minutes": 0.0,  # after every step
         **changes,

@@ -21,7 +21,8 @@ from tests.trainer import torchrun_jobs as jobs
 JOBS = str(Path(__file__).with_name("torchrun_jobs.py"))
 FLAGS = (
     "--data digits --cycles 2 --cycle-epochs 2 --batch-size 64 --flip --crop-padding 1 "
-    "--threads 1 --checkpoint-minutes 0"
+    "--threads 1 --checkpoint-minutes 0 --trivial-augment --color-jitter 0.4 "
+    "--random-erasing 0.2 --mixup 0.4 --cutmix 1 --class-balance inverse"
 )
 
 
@@ -113,7 +114,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     runs = read_run(one), read_run(two)
     assert (runs[0].training.processes, runs[1].training.processes) == (1, 2)
     assert runs[1].training.batch_size == 64  # the global batch is what was asked for
-    # Rounding only: the same images in the same batches, shifted and mirrored alike.
+    # Rounding only: the same images in the same batches, augmented and mixed alike.
     np.testing.assert_allclose(losses(one), losses(two), rtol=1e-4)
     for cycle in range(2):
         alone, shared = weights(one, runs[0], cycle), weights(two, runs[1], cycle)

@@ -11,6 +11,7 @@ import torch
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
 from snapensemble.contracts.metrics import nll, softmax
 from snapensemble.contracts.run import read_run
+from snapensemble.trainer.augmentation.mixing import Pairs
 from snapensemble.trainer.build import choose_device, default_batch_size, default_padding
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
@@ -221,6 +222,8 @@ def test_validation_images_that_are_trained_on_are_warned_of(
         {"precision": "bf16"},
         {"label_smoothing": 0.1},
         {"random_resized_crop": 0.5},
+        {"trivial_augment": True, "class_balance": "inverse"},
+        {"mixup": 0.2, "cutmix": 1.0, "color_jitter": 0.4, "random_erasing": 0.25},
         {"model": "tiny+whiten"},
         {"momentum": 0.0, "schedule": "hypergradient"},
         {"t_mult": 2, "warmup_epochs": 0, "lr_max_decay": 0.5},
@@ -253,6 +256,33 @@ def test_fine_tuning_starts_from_a_lower_rate(tmp_path: Path) -> None:
     assert top_rate() == 0.1
     assert top_rate(pretrained="hub") == 0.01
     assert top_rate(pretrained="hub", lr_max=0.2) == 0.2
+
+
+def test_the_images_of_each_class_are_written_down(digits_run: Path) -> None:
+    run = read_run(digits_run)
+    assert len(run.data.class_counts) == 10 and sum(run.data.class_counts) == run.data.train_images
+
+
+def test_a_pair_counts_by_its_shares_and_each_of_it_by_its_class() -> None:
+    logits_BK = torch.tensor([[2.0, 0.0, -1.0], [0.5, 0.1, 0.2]])
+    weights_K = torch.tensor([0.5, 2.0, 3.0])
+    objective = Objective(
+        network=torch.nn.Identity(),
+        label_smoothing=0.3,
+        autocast=False,
+        class_weights_K=weights_K,
+    )
+    log_probs_BK = torch.log_softmax(logits_BK, dim=1)
+
+    def loss(row: int, label: int) -> float:
+        smoothed = 0.7 * log_probs_BK[row, label] + 0.3 * log_probs_BK[row].mean()
+        return -float(weights_K[label] * smoothed)
+
+    plain = objective(logits_BK, torch.tensor([0, 1]))
+    assert plain.item() == pytest.approx((loss(0, 0) + loss(1, 1)) / 2)
+    pairs = Pairs(torch.tensor([0, 1]), torch.tensor([1, 2]), torch.tensor([0.25, 1.0]))
+    expected = (0.25 * loss(0, 0) + 0.75 * loss(0, 1) + loss(1, 1)) / 2
+    assert objective(logits_BK, pairs).item() == pytest.approx(expected)
 
 
 def test_label_smoothing_spreads_a_share_of_the_label() -> None:

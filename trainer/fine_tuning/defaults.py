@@ -67,7 +67,8 @@ def with_defaults(config: TrainConfig) -> TrainConfig:
     """The settings with what fine-tuning does by default, but for what depends on the cycles.
 
     Raises:
-        InvalidConfig: only a part is to be trained of a network without pretrained weights.
+        InvalidConfig: only a part is to be trained of a network without pretrained weights, or
+            pictures are to be mixed where only features are at hand.
     """
     if not config.fine_tunes:
         if config.tune not in (None, ALL):
@@ -86,7 +87,14 @@ def with_defaults(config: TrainConfig) -> TrainConfig:
         defaults["image_size"] = SIZE
         if config.crop_padding is None:
             defaults["random_resized_crop"] = CROP
-    return _filled(config, defaults)
+    filled = _filled(config, defaults)
+    if filled.cutmix and filled.tune != ALL:
+        raise InvalidConfig(
+            f"--cutmix cuts pictures, and with --tune {filled.tune} only features of them are "
+            "trained on, each of which has seen more than its place; give --mixup, which may blend "
+            f"features, or --tune {ALL}"
+        )
+    return filled
 
 
 def with_rates(config: TrainConfig) -> TrainConfig:

@@ -14,7 +14,14 @@ STEPS = 200  # of L-BFGS at most
 L2 = 0.05
 
 
-def fit_head(head: nn.Linear, features_NC: Tensor, labels_N: Tensor, *, l2: float = L2) -> None:
+def fit_head(
+    head: nn.Linear,
+    features_NC: Tensor,
+    labels_N: Tensor,
+    class_weights_K: Tensor | None = None,
+    *,
+    l2: float = L2,
+) -> None:
     """Replace the layer's weights by those of a penalised multinomial regression.
 
     For the fit each feature has mean 0, and all together have deviation 1; the layer takes them as
@@ -24,6 +31,7 @@ def fit_head(head: nn.Linear, features_NC: Tensor, labels_N: Tensor, *, l2: floa
         head: C features to K logits.
         features_NC: float32.
         labels_N: their classes.
+        class_weights_K: how much an image of each class counts, with a mean of 1 over the images.
         l2: the penalty, per image, on half the squared weights of the scaled features.
     """
     mean_C = features_NC.mean(dim=0)
@@ -38,7 +46,9 @@ def fit_head(head: nn.Linear, features_NC: Tensor, labels_N: Tensor, *, l2: floa
     def loss() -> Tensor:
         optimizer.zero_grad()
         logits_NK = inputs_NC @ weight_KC.T + bias_K
-        value = cross_entropy(logits_NK, labels_N) + l2 / 2 * weight_KC.square().sum()
+        value = (
+            cross_entropy(logits_NK, labels_N, class_weights_K) + l2 / 2 * weight_KC.square().sum()
+        )
         value.backward()  # type: ignore[no-untyped-call]  # torch's own signature has no types
         return value
 

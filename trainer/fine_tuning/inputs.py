@@ -52,7 +52,9 @@ def training_inputs(
     return Inputs(member.train(), trunk, source, val)
 
 
-def fit_first_head(network: Classifier, inputs: Inputs, dataset: Dataset) -> None:
+def fit_first_head(
+    network: Classifier, inputs: Inputs, dataset: Dataset, class_weights_K: Tensor | None = None
+) -> None:
     """Begin with the best last layer for the features as they are, see `fit_head`.
 
     Where all of a network is trained that does not end with one linear layer, as some of timm do
@@ -62,6 +64,7 @@ def fit_first_head(network: Classifier, inputs: Inputs, dataset: Dataset) -> Non
         network: freshly made, with pretrained weights; its last layer changes.
         inputs: of the same network.
         dataset: the training split's images, where there are no views, and its labels.
+        class_weights_K: see `fit_head`.
     """
     device = next(network.parameters()).device
     labels_N = torch.from_numpy(dataset.train.labels_N).to(device)
@@ -76,7 +79,7 @@ def fit_first_head(network: Classifier, inputs: Inputs, dataset: Dataset) -> Non
             say("the last layers begin with random weights: there is no linear one to be fitted")
             return
         rows_NC = features(trunk, torch.from_numpy(dataset.train.images_NCHW).to(device))
-    fit_head(member.last, rows_NC, labels_N)
+    fit_head(member.last, rows_NC, labels_N, class_weights_K)
     network.train()
     if inputs.trunk is not None:
         inputs.trunk.eval()

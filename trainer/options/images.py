@@ -46,6 +46,36 @@ class ImageOptions(Options):
         description="show random parts of at least this share of the area, not shifts "
         "(0.35 of a folder's pictures with pretrained weights)",
     )
+    trivial_augment: bool = Field(
+        False,
+        description="change each image in one way, such as turned, shifted, darker or sharper, by "
+        "a random amount",
+    )
+    color_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="how far brightness, contrast and saturation may be from what they are: 0.4 is "
+        "from 0.6 to 1.4 times",
+    )
+    random_erasing: float = Field(
+        0.0, ge=0, le=1, description="share of the images that lose a rectangle of 2 to 33 %"
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="blend each image with another one, the shares by Beta(ALPHA, ALPHA)",
+        json_schema_extra={"metavar": "ALPHA"},
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="put a part of another image into each, of a size by Beta(ALPHA, ALPHA); with "
+        "--mixup, half of the images",
+        json_schema_extra={"metavar": "ALPHA"},
+    )
     max_bad_images: int = Field(
         0, ge=0, description="unreadable files of a folder that are left out; more end the run"
     )

@@ -8,6 +8,7 @@ from torch import nn
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import DataRecord, ScheduleRecord, TrainingRecord
 from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.data.balance import class_counts
 from snapensemble.trainer.data.dataset import Dataset, resolved
 from snapensemble.trainer.loop import Batches
 from snapensemble.trainer.models.tuning import ALL
@@ -37,6 +38,7 @@ def data_record(config: TrainConfig, dataset: Dataset) -> DataRecord:
         max_bad_images=config.max_bad_images,
         max_image_cost=config.max_image_cost,
         train_images=len(dataset.train),
+        class_counts=tuple(class_counts(dataset.train.labels_N, len(dataset.classes))),
         val_images=len(dataset.val),
         test_images=0 if dataset.test is None else len(dataset.test),
     )
@@ -89,7 +91,13 @@ def training_record(
         flip=batches.source.augmentation.flip,
         cutout=batches.source.augmentation.cutout,
         random_resized_crop=config.random_resized_crop,
+        trivial_augment=config.trivial_augment,
+        color_jitter=config.color_jitter,
+        random_erasing=config.random_erasing,
+        mixup=config.mixup,
+        cutmix=config.cutmix,
         label_smoothing=config.label_smoothing,
+        class_balance=config.class_balance,
         pretrained=config.fine_tunes,
         frozen_statistics=config.frozen_statistics or False,
         clip_norm=config.clip_norm,

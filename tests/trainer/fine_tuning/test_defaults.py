@@ -199,3 +199,11 @@ def test_pictures_that_are_not_cut_into_parts_are_kept_at_the_networks_size(
     settings: dict[str, Any],
 ) -> None:
     assert large_size(with_defaults(tuned(**settings))) is None
+
+
+@pytest.mark.parametrize("tune", ["stage7", "head", None])
+def test_features_of_pictures_are_not_cut(tune: str | None) -> None:
+    with pytest.raises(InvalidConfig, match="--cutmix cuts pictures.* give --mixup"):
+        with_defaults(tuned(cutmix=1.0, tune=tune))
+    assert with_defaults(tuned(cutmix=1.0, tune="all")).cutmix == 1.0
+    assert with_defaults(tuned(mixup=0.2, tune=tune)).mixup == 0.2

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.trainer.data.augment import Augmentation
+from snapensemble.trainer.augmentation.batch import Augmentation
 from snapensemble.trainer.fine_tuning import features as module
 from snapensemble.trainer.fine_tuning.features import features, folded, views
 from snapensemble.trainer.loop import Augmented

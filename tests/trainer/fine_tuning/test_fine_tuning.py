@@ -210,7 +210,9 @@ def test_fine_tuning_needs_no_more_than_two_classes_and_few_pictures(
 
 
 def test_branches_of_a_star_have_the_bits_of_the_run_itself(weights: Path, tmp_path: Path) -> None:
-    whole = train(tuned(weights, tmp_path / "whole"))
+    whole = train(
+        tuned(weights, tmp_path / "whole", class_balance="inverse", mixup=0.2, trivial_augment=True)
+    )
     expected = {snapshot.name: snapshot.sha256 for snapshot in read_run(whole).all_snapshots}
     for cycle in (1, 2):
         run = read_run(branch(whole, cycle, tmp_path / f"branch-{cycle}"))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from snapensemble.contracts.pixels import ImageContract
-from snapensemble.trainer.data.augment import Augmentation
+from snapensemble.trainer.augmentation.batch import Augmentation
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.fine_tuning.inputs import Inputs, fit_first_head
 from snapensemble.trainer.loop import Augmented

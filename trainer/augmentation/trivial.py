@@ -1,0 +1,151 @@
+"""TrivialAugment: one operation of random strength for each image, and nothing to tune.
+
+Mueller & Hutter 2021 (arXiv:2103.10158), the wide space of their table 4, as torchvision has it.
+
+Shapes: B images, R of them that get the same kind of operation, C channels, H height, W width.
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from math import cos, radians, sin
+
+import torch
+from torch import Tensor
+
+from snapensemble.trainer.augmentation.colour import (
+    Blend,
+    auto_contrasted,
+    blended,
+    equalised,
+    posterised,
+    sharpened,
+    solarised,
+)
+from snapensemble.trainer.augmentation.geometry import transformed
+
+BINS = 31  # strengths of an operation, the first of which changes nothing
+MAX_SHEAR = 0.99  # pixels per pixel
+MAX_SHIFT = 32  # pixels; the width or height of smaller images
+MAX_TURN = 135.0  # degrees
+MAX_BLEND = 0.99  # to either side of 1
+MIN_BITS = 2  # of 8
+
+
+class Operation(IntEnum):
+    """What may happen to an image, each as probable as the others."""
+
+    IDENTITY = 0
+    SHEAR_X = 1
+    SHEAR_Y = 2
+    TRANSLATE_X = 3
+    TRANSLATE_Y = 4
+    ROTATE = 5
+    BRIGHTNESS = 6
+    CONTRAST = 7
+    COLOUR = 8
+    SHARPNESS = 9
+    POSTERISE = 10
+    SOLARISE = 11
+    AUTO_CONTRAST = 12
+    EQUALISE = 13
+
+
+def draw_trivial(batch: int, numbers: torch.Generator) -> Tensor:
+    """draws_3B: for each image its operation, the strength's number, and the sign, -1 or 1."""
+    operation_B = torch.randint(len(Operation), (batch,), generator=numbers)
+    bin_B = torch.randint(BINS, (batch,), generator=numbers)
+    sign_B = 2 * torch.randint(2, (batch,), generator=numbers) - 1
+    return torch.stack([operation_B, bin_B, sign_B])
+
+
+def trivially_augmented(images_BCHW: Tensor, draws_3B: Tensor) -> Tensor:
+    """The images after their operations.
+
+    Args:
+        images_BCHW: uint8, on any device.
+        draws_3B: on the CPU, so that nothing waits for the device to find the rows of a kind.
+    """
+    found_BCHW = images_BCHW.clone()
+    for operations, change in KINDS:
+        rows_R = torch.isin(draws_3B[0], torch.tensor(operations)).nonzero().squeeze(1)
+        if len(rows_R):
+            mine_R = rows_R.to(images_BCHW.device)
+            found_BCHW[mine_R] = change(images_BCHW[mine_R], draws_3B[:, rows_R])
+    return found_BCHW
+
+
+def matrices(draws_3R: Tensor, height: int, width: int) -> Tensor:
+    """matrix_6R for `transformed`, from a table: no last bit depends on the batch.
+
+    Shears leave the top left corner where it is, rotations the middle of the image.
+    """
+    table = torch.zeros(len(Operation), 2, BINS, 6, dtype=torch.float64)
+    for step in range(BINS):
+        for side, sign in enumerate((-1, 1)):
+            part = sign * step / (BINS - 1)
+            shear = MAX_SHEAR * part
+            across, down = (int(min(MAX_SHIFT, side) * part) for side in (width, height))
+            turn, x, y = radians(MAX_TURN * part), width / 2, height / 2
+            c, s = cos(turn), sin(turn)
+            for operation, row in {
+                Operation.SHEAR_X: (1, shear, 0, 0, 1, 0),
+                Operation.SHEAR_Y: (1, 0, 0, shear, 1, 0),
+                Operation.TRANSLATE_X: (1, 0, -across, 0, 1, 0),
+                Operation.TRANSLATE_Y: (1, 0, 0, 0, 1, -down),
+                Operation.ROTATE: (c, -s, x - c * x + s * y, s, c, y - s * x - c * y),
+            }.items():
+                table[operation, side, step] = torch.tensor(row, dtype=torch.float64)
+    operation_R, bin_R, sign_R = draws_3R
+    return table[operation_R, (sign_R + 1) // 2, bin_R].T.float()
+
+
+def factors(draws_3R: Tensor) -> Tensor:
+    """factor_R for `blended` and `sharpened`, from 0.01 to 1.99."""
+    _, bin_R, sign_R = draws_3R
+    return 1 + sign_R * bin_R * (MAX_BLEND / (BINS - 1))
+
+
+def bits(draws_3R: Tensor) -> Tensor:
+    """bits_R for `posterised`, from 8 to 2."""
+    return 8 - (draws_3R[1] / ((BINS - 1) / (8 - MIN_BITS))).round().long()
+
+
+def thresholds(draws_3R: Tensor) -> Tensor:
+    """threshold_R for `solarised`, from 255 to 0."""
+    return 255 * (BINS - 1 - draws_3R[1]) / (BINS - 1)
+
+
+def _moved(images_RCHW: Tensor, draws_3R: Tensor) -> Tensor:
+    matrix_6R = matrices(draws_3R, *images_RCHW.shape[2:])
+    return transformed(images_RCHW, matrix_6R.to(images_RCHW.device))
+
+
+def _blended(images_RCHW: Tensor, draws_3R: Tensor) -> Tensor:
+    blend_R = torch.tensor([BLENDS.get(Operation(o), 0) for o in range(len(Operation))])[
+        draws_3R[0]
+    ]
+    device = images_RCHW.device
+    return blended(images_RCHW, blend_R.to(device), factors(draws_3R).to(device))
+
+
+BLENDS = {
+    Operation.BRIGHTNESS: Blend.BRIGHTNESS,
+    Operation.CONTRAST: Blend.CONTRAST,
+    Operation.COLOUR: Blend.SATURATION,
+}
+MOVES = (
+    Operation.SHEAR_X,
+    Operation.SHEAR_Y,
+    Operation.TRANSLATE_X,
+    Operation.TRANSLATE_Y,
+    Operation.ROTATE,
+)
+KINDS: tuple[tuple[tuple[Operation, ...], Callable[[Tensor, Tensor], Tensor]], ...] = (
+    (MOVES, _moved),
+    (tuple(BLENDS), _blended),
+    ((Operation.SHARPNESS,), lambda x, draws: sharpened(x, factors(draws).to(x.device))),
+    ((Operation.POSTERISE,), lambda x, draws: posterised(x, bits(draws).to(x.device))),
+    ((Operation.SOLARISE,), lambda x, draws: solarised(x, thresholds(draws).to(x.device))),
+    ((Operation.AUTO_CONTRAST,), lambda x, _: auto_contrasted(x)),
+    ((Operation.EQUALISE,), lambda x, _: equalised(x)),
+)
