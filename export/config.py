@@ -51,7 +51,11 @@ class ExportConfig(Options):
         description="what the rules other than auto choose from: each cycle's last weights, their "
         "moving average, the average over its tail, or soups of several cycles (last)",
     )
-    metric: Metric = Field("nll", description="validation figure to choose by")
+    metric: Metric = Field(
+        "nll",
+        description="validation figure to choose by; macro: accuracy with every class counting "
+        "the same, for classes of unequal size",
+    )
     quantize: Literal["none", "int8"] = Field(
         "none", description="int8: smaller and faster members, if validation agrees"
     )
@@ -106,6 +110,11 @@ class ExportConfig(Options):
     )
     report: bool = Field(
         True, description="measure on the test split and write the bundle's report"
+    )
+    thumbnails: bool = Field(
+        True,
+        description="the report shows the pictures of the worst mistakes and the least sure "
+        "right answers",
     )
     name: str | None = Field(
         None, description="the model's name for clients (the directory's name)"
