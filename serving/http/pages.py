@@ -87,7 +87,7 @@ DOCS_HEADERS = page_headers(DOCS, files="'self' ", images="data:")
 
 @first_page_router.api_route("/", methods=READ, response_class=HTMLResponse)
 async def page() -> HTMLResponse:
-    """A page for people: choose pictures, see their classes. It needs no token, and asks for one."""
+    """A page for people: choose pictures, see their classes. It asks for a token by itself."""
     return HTMLResponse(PAGE, headers=PAGE_HEADERS)
 
 

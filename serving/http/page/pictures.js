@@ -55,7 +55,8 @@ function seen(picture, frame) {
 const FOR = [255, 90, 0], AGAINST = [40, 90, 255];
 
 // A canvas to lie over the one of the picture. `map` has a grey PNG in base64, black for `low` and white for
-// `high`. What spoke for the class is warm, what spoke against it blue, what the network did not see dark.
+// `high`, in logits. What spoke for the class is warm, what spoke against it blue, what the network did not see
+// dark. Where all of it spoke for the class, or all against it, the least of it is as if it were nothing.
 async function overlay(map, frame, canvas) {
   const bytes = Uint8Array.from(atob(map.png), letter => letter.charCodeAt(0));
   const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
@@ -65,9 +66,10 @@ async function overlay(map, frame, canvas) {
   heatPen.drawImage(bitmap, 0, 0);
   bitmap.close();
   const pixels = heatPen.getImageData(0, 0, heat.width, heat.height);
-  const most = Math.max(Math.abs(map.low), Math.abs(map.high)) || 1;
+  const nothing = Math.min(Math.max(0, map.low), map.high);
+  const most = Math.max(map.high - nothing, nothing - map.low) || 1;
   for (let at = 0; at < pixels.data.length; at += 4) {
-    const value = (map.low + (map.high - map.low) * pixels.data[at] / 255) / most;
+    const value = (map.low + (map.high - map.low) * pixels.data[at] / 255 - nothing) / most;
     pixels.data.set([...(value < 0 ? AGAINST : FOR), 255 * Math.abs(value)], at);
   }
   heatPen.putImageData(pixels, 0, 0);
