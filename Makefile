@@ -20,7 +20,7 @@ BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
 	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
-	test-container test-gpu kubernetes audit
+	test-container test-browser screenshots test-gpu kubernetes audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -80,6 +80,16 @@ test-container: .venv/installed ## build the images, run them hardened and load 
 	@$(ENGINE) version >/dev/null 2>&1 || { echo "make test-container: no container engine answers" \
 	  "to '$(ENGINE) version'; start one, or name another: make test-container ENGINE=podman" >&2; exit 1; }
 	ENGINE=$(ENGINE) BUILD_NETWORK=$(BUILD_NETWORK) $(BIN)/pytest tests/container -p no:cacheprovider --timeout 900 $(ARGS)
+
+test-browser: .venv/browser ## look at the page in Chromium, which must be on this machine
+	$(BIN)/pytest tests/browser $(ARGS)
+
+screenshots: .venv/browser ## renew the pictures of page and report (writes docs/images/)
+	$(BIN)/python -m tests.browser.screenshots $(ARGS)
+
+.venv/browser: .venv/installed
+	$(BIN)/$(INSTALL) --editable '.[browser]'
+	@touch $@
 
 kubernetes: .venv-kubernetes/installed ## check the resources for Kubernetes against their schemas
 	.venv-kubernetes/bin/python docker/kubernetes/check.py

@@ -28,10 +28,13 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # As where a shell starts a program: under `nohup` a hangup would be ignored, here and in children.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Tests of containers need an engine and minutes: `make test-container` names them.
-collect_ignore = (
-    [] if any("tests/container" in argument for argument in sys.argv[1:]) else ["container"]
-)
+# Tests of containers need an engine and minutes, those of the page a browser: `make test-container`
+# and `make test-browser` name them.
+collect_ignore = [
+    folder
+    for folder in ("container", "browser")
+    if not any(f"tests/{folder}" in argument for argument in sys.argv[1:])
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

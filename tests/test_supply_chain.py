@@ -118,7 +118,10 @@ def needed(name: str, extras: frozenset[str], seen: set[tuple[str, str]]) -> Ite
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_all_that_is_installed_is_pinned_and_fits_together(extra: str) -> None:
     """Also what nobody here has named: a package that another one brings."""
-    found = list(needed("snapensemble", frozenset({extra}) - {""}, set()))
+    try:
+        found = list(needed("snapensemble", frozenset({extra}) - {""}, set()))
+    except importlib.metadata.PackageNotFoundError as error:
+        pytest.skip(f"the extra {extra} is not installed here: {error.name}")
     assert found
     for requirement in found:
         name = canonicalize_name(requirement.name)

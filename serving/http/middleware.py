@@ -10,7 +10,9 @@ from snapensemble.serving.errors import Unauthorized
 from snapensemble.serving.http.auth import Tokens
 from snapensemble.serving.http.problems import serving_error
 
-PROBES = ("/health/live", "/health/ready")  # an orchestrator has no token
+# An orchestrator has no token, nor has a browser until the page has asked for one. The page is the
+# same for every bundle and says nothing of this one.
+OPEN = ("/health/live", "/health/ready", "/")
 # Headers that pages of other origins may send, and headers of answers that they may read.
 REQUEST_HEADERS = ("Authorization", "Content-Type", "X-Request-ID")
 RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")
@@ -32,7 +34,7 @@ class Auth:
         await serving_error(Request(scope), error)(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:
-        return scope["path"] in PROBES or self._tokens.accept(scope["headers"])
+        return scope["path"] in OPEN or self._tokens.accept(scope["headers"])
 
 
 class Cors(CORSMiddleware):

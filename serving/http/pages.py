@@ -13,8 +13,22 @@ from starlette.staticfiles import StaticFiles
 
 from snapensemble.serving.http.openapi import READ, problem_responses
 
+SCRIPTS = ("server.js", "pictures.js", "csv.js", "row.js", "page.js")  # in the order they run
 ASSETS = "docs/assets"  # relative to /docs, so it is right behind a proxy with a prefix, too
+first_page_router = APIRouter(tags=["pages"], responses=problem_responses())
 pages_router = APIRouter(tags=["pages"], responses=problem_responses())
+
+
+def first_page() -> str:
+    """The page for people, with its style and its scripts in it: one answer is all of it."""
+    folder = resources.files(__package__) / "page"
+    style, *scripts = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.css", *SCRIPTS)
+    )
+    markup = (folder / "page.html").read_text(encoding="utf-8")
+    return markup.replace("<style>", f"<style>\n{style}").replace(
+        "<script>", "<script>\n" + "\n".join(scripts)
+    )
 
 
 def docs_assets() -> StaticFiles:
@@ -65,15 +79,15 @@ def _hash_of(tag: str, page: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-PAGE = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
-PAGE_HEADERS = page_headers(PAGE, images="blob:")
+PAGE = first_page()
+PAGE_HEADERS = page_headers(PAGE, images="data:")
 DOCS = docs_page()
 DOCS_HEADERS = page_headers(DOCS, files="'self' ", images="data:")
 
 
-@pages_router.api_route("/", methods=READ, response_class=HTMLResponse)
+@first_page_router.api_route("/", methods=READ, response_class=HTMLResponse)
 async def page() -> HTMLResponse:
-    """A page for people: choose a picture, see its classes."""
+    """A page for people: choose pictures, see their classes. It asks for a token by itself."""
     return HTMLResponse(PAGE, headers=PAGE_HEADERS)
 
 

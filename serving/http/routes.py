@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
 from snapensemble.serving import errors
 from snapensemble.serving.http.openapi import READ, problem_responses
-from snapensemble.serving.http.pages import pages_router
+from snapensemble.serving.http.pages import first_page_router, pages_router
 from snapensemble.serving.http.schemas import (
     EXAMPLE,
     Live,
@@ -65,6 +65,7 @@ def router_of(settings: Settings, *, guarded: bool) -> APIRouter:
     router.include_router(probes_router)
     if settings.metrics_port is None:
         router.include_router(metrics_router, **needs)
+    router.include_router(first_page_router)
     router.include_router(pages_router, **needs)
     return router
 

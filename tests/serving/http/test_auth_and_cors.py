@@ -13,6 +13,7 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.predict import predict_with_url
 from snapensemble.server_process import server_process
 from snapensemble.serving.http.app import create_app
+from snapensemble.serving.http.pages import PAGE
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
 from tests.factories import encoded, make_bundle, picture
@@ -40,7 +41,6 @@ async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 PATHS = [
-    "/",
     "/model",
     "/metrics",
     "/openapi.json",
@@ -72,6 +72,15 @@ async def test_probes_need_no_token(http: httpx.AsyncClient) -> None:
     for path in ("/health/live", "/health/ready"):
         assert (await http.get(path)).status_code == 200
         assert (await http.head(path)).status_code == 200
+
+
+async def test_the_page_needs_no_token_and_says_nothing_of_the_bundle(
+    http: httpx.AsyncClient, app: FastAPI
+) -> None:
+    reply = await http.get("/")
+    assert reply.status_code == 200 and reply.text == PAGE
+    assert "insects" not in PAGE and "0badcafe" not in PAGE
+    assert "security" not in app.state.document["paths"]["/"]["get"]
 
 
 async def test_a_body_without_a_token_is_not_read(app: FastAPI) -> None:

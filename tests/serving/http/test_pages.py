@@ -3,7 +3,7 @@ import re
 import httpx
 import pytest
 
-from snapensemble.serving.http.pages import ASSETS, DOCS, page_headers
+from snapensemble.serving.http.pages import ASSETS, DOCS, PAGE, page_headers
 
 
 async def test_pages_are_served_under_policies_of_their_own(http: httpx.AsyncClient) -> None:
@@ -50,5 +50,9 @@ async def test_nothing_else_of_the_package_is_served(http: httpx.AsyncClient, na
     assert (await http.get(f"/{ASSETS}/{name}")).status_code == 404
 
 
-async def test_the_first_page_leads_to_it(http: httpx.AsyncClient) -> None:
-    assert 'href="/docs"' in (await http.get("/")).text
+async def test_the_first_page_leads_to_it_by_a_relative_address(http: httpx.AsyncClient) -> None:
+    assert 'href="docs"' in (await http.get("/")).text
+
+
+def test_the_first_page_is_small() -> None:
+    assert len(PAGE.encode()) < 40_000
