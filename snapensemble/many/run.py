@@ -1,0 +1,405 @@
+"""predict_many(): folders of pictures -> rows, through the lanes of the engine that serves.
+
+The lanes read, decode and ask; this thread finds the pictures and writes the rows. What is in
+memory does not grow with the number of pictures.
+"""
+
+import os
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator, model_validator
+
+from snapensemble.contracts.bundle import BUNDLE_FILE, BundleManifest, read_bundle
+from snapensemble.contracts.errors import (
+    ImageTooCostly,
+    InvalidConfig,
+    InvalidData,
+    InvalidImage,
+    Misfit,
+    SnapensembleError,
+)
+from snapensemble.contracts.files import explaining_failures, read_regular, sha256_of
+from snapensemble.contracts.manifest import MAX_MANIFEST_BYTES
+from snapensemble.contracts.options import Options
+from snapensemble.contracts.pixels import SERVER_LIMITS, ImageContract
+from snapensemble.contracts.process import printable, say, signals_deferred
+from snapensemble.many.files import Pictures, divided
+from snapensemble.many.output import Output, progress_file
+from snapensemble.many.parquet import refuse_without_pyarrow, write_parquet
+from snapensemble.many.places import Places
+from snapensemble.many.progress import Progress
+from snapensemble.many.rows import answered, columns, csv_line, csv_text, json_line, unreadable
+from snapensemble.serving.http.responses import prediction
+from snapensemble.serving.http.schemas import PredictOptions
+from snapensemble.serving.inference.engine import Engine, load_engine
+from snapensemble.serving.inference.request import Answer, MemberOutputs
+
+MAX_PICTURE_BYTES = 1 << 30
+PER_LANE, AT_LEAST = 64, 256  # pictures that are under way
+MOST_NAMED = 5  # unreadable pictures, at the end
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+ROWS = ".rows"  # the rows of a Parquet file until it is whole
+
+Describe = Callable[[str, dict[str, Any]], str]
+
+
+class ManyOptions(Options):
+    """The options of `snapensemble predict` for many pictures."""
+
+    out: Path | None = Field(
+        None,
+        description="write a row per picture into FILE.csv, .jsonl or .parquet; the same command "
+        "goes on where it was stopped",
+        json_schema_extra={"metavar": "FILE"},
+    )
+    probabilities: bool = Field(
+        False, description="with --out: add a column with the probabilities of all classes"
+    )
+    move_to: Path | None = Field(
+        None,
+        description="with --out: move each picture into DIR/CLASS/, and write over nothing",
+        json_schema_extra={"metavar": "DIR"},
+    )
+    link_to: Path | None = Field(
+        None,
+        description="with --out: make a symbolic link to each picture in DIR/CLASS/",
+        json_schema_extra={"metavar": "DIR"},
+    )
+
+    @field_validator("out")
+    @classmethod
+    def _out_has_a_known_format(cls, out: Path | None) -> Path | None:
+        if out is not None and out.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"expected a file that ends with one of {', '.join(SUFFIXES)}")
+        return out
+
+    @model_validator(mode="after")
+    def _rows_come_first(self) -> "ManyOptions":
+        if self.move_to is not None and self.link_to is not None:
+            raise Misfit("give either {move_to} or {link_to}, not both")
+        if self.out is None:
+            for name in ("probabilities", "move_to", "link_to"):
+                if getattr(self, name):
+                    raise Misfit(f"{{{name}}} needs {{out}}, the file of rows")
+        return self
+
+    @property
+    def places(self) -> Places | None:
+        """Where pictures are put, if anywhere."""
+        ways: list[tuple[Literal["move", "link"], Path | None]] = [
+            ("move", self.move_to),
+            ("link", self.link_to),
+        ]
+        found = [Places(way, directory) for way, directory in ways if directory is not None]
+        return found[0] if found else None
+
+
+class Sink(Protocol):
+    """What becomes of the answers."""
+
+    def has(self, picture: str) -> bool:
+        """Whether a picture was answered before."""
+
+    def answer(self, picture: str, prediction: dict[str, Any]) -> None:
+        """Take the answer for a picture."""
+
+    def failure(self, picture: str, error: Exception) -> None:
+        """Take the reason why a picture has none."""
+
+
+@dataclass
+class Printed:
+    """Answers as lines for people, on standard output."""
+
+    describe: Describe
+
+    def has(self, picture: str) -> bool:
+        """Return False: nothing is kept."""
+        return False
+
+    def answer(self, picture: str, prediction: dict[str, Any]) -> None:
+        """Print a line."""
+        print(printable(self.describe(picture, prediction)), flush=True)
+
+    def failure(self, picture: str, error: Exception) -> None:
+        """Say it on standard error."""
+        say(printable(f"{picture}: {error}"))
+
+
+@dataclass
+class Written:
+    """Answers as rows of a file, and the pictures by class in their places."""
+
+    output: Output
+    line: Callable[[dict[str, Any]], bytes]
+    places: Places | None
+
+    def has(self, picture: str) -> bool:
+        """Whether the file has a row of the picture."""
+        return self.output.has(picture)
+
+    def answer(self, picture: str, prediction: dict[str, Any]) -> None:
+        """Write a row, and decide where its picture is to go."""
+        placement, place = None, {}
+        if self.places is not None:
+            placement = self.places.decide(os.path.abspath(picture), prediction["class"])
+            place = {self.places.column: placement.target}
+        self.output.add(picture, self.line(answered(picture, prediction, place)), placement)
+
+    def failure(self, picture: str, error: Exception) -> None:
+        """Write a row with the error; the picture stays where it is."""
+        self.output.add(picture, self.line(unreadable(picture, error)))
+
+
+@dataclass
+class Counts:
+    """What became of the pictures of one start."""
+
+    answered: int = 0
+    before: int = 0  # had a row already
+    bad: list[str] = field(default_factory=list)  # the first of them, named
+    errors: Counter[str] = field(default_factory=Counter)  # by kind
+
+    @property
+    def failed(self) -> int:
+        """How many have no answer."""
+        return self.errors.total()
+
+    @property
+    def done(self) -> int:
+        """How many have a row now and had none before."""
+        return self.answered + self.failed
+
+
+def predict_many(
+    sources: Sequence[str],
+    bundle_dir: Path,
+    many: ManyOptions,
+    options: PredictOptions,
+    *,
+    max_image_cost: float,
+    restart: bool,
+    describe: Describe,
+) -> Counts:
+    """Answer all pictures that sources name; rows go into a file, or lines to standard output.
+
+    A picture that cannot be read has a row that says why, and the others go on.
+
+    Args:
+        sources: files, folders and patterns.
+        bundle_dir: made by `snapensemble export`.
+        many: where the answers go.
+        options: what an answer has.
+        max_image_cost: what decoding a picture may cost, in times what a server accepts.
+        restart: whether to forget the rows that are there.
+        describe: makes a line for people.
+
+    Raises:
+        InvalidConfig: the file is of other options, or somebody else's.
+        InvalidData: a source is not there, or none of them holds a picture.
+        InvalidManifest: the bundle is damaged.
+        InvalidParameter: the bundle cannot grant an option.
+        WriteFailed: the disk is full; the same command goes on.
+    """
+    for source in sources:
+        divided(source)
+    bundle = read_bundle(bundle_dir)
+    places = many.places
+    left_out = [] if places is None else [places.prepared()]
+    out = many.out
+    if out is not None and out.suffix.lower() == ".parquet":
+        refuse_without_pyarrow()
+    pictures = Pictures(sources, left_out, _own_names(out))
+    names = columns(
+        top=options.top > 0,
+        probabilities=many.probabilities,
+        prediction_set=options.coverage is not None,
+        place=None if places is None else places.way,
+    )
+    shown = options.model_copy(update={"probabilities": many.probabilities})
+    decode = file_decoder(bundle.image, max_image_cost)
+    with ExitStack() as stack:
+        engine = stack.enter_context(load_engine(bundle_dir, decode=decode))
+        engine.check_mode(options.mode or "full")
+        engine.quantile(options.mode or "full", options.coverage)
+        sink: Sink = Printed(describe)
+        output = None
+        if out is not None:
+            if restart:
+                forget(out)
+            dependencies = depends_on(bundle_dir, many, options, max_image_cost)
+            output = stack.enter_context(opened(out, names, dependencies, places))
+            is_csv = output.file == out and out.suffix.lower() == ".csv"
+            sink = Written(output, (csv_line if is_csv else json_line)(names), places)
+            if output.rows or output.torn:
+                say(_going_on(output))
+            output.place()
+        with warnings.catch_warnings():
+            # Pillow warns of odd metadata (EXIF, TIFF tags) in files whose pixels are fine.
+            warnings.filterwarnings("ignore", module="PIL")
+            counts = classify(pictures, engine, shown, sink, output)
+        if not counts.done and not counts.before:
+            raise InvalidData(
+                f"no pictures in {', '.join(sources[:3])}"
+                + (f"; {pictures.describe()}" if pictures.passed_over else "")
+            )
+        if output is not None and out is not None and output.file != out:
+            write_parquet(output.file, out, names, output.rows)
+            output.clear()
+    if passed_over := pictures.describe():
+        say(passed_over)
+    return counts
+
+
+def classify(
+    pictures: Pictures,
+    engine: Engine,
+    options: PredictOptions,
+    sink: Sink,
+    output: Output | None,
+) -> Counts:
+    """Have the engine answer all pictures that the sink has no answer of.
+
+    A signal ends it between two answers, when the rows so far are safe.
+    """
+    counts, mode = Counts(), options.mode or "full"
+    quantile = engine.quantile(mode, options.coverage)
+    under_way: deque[tuple[str, Answer]] = deque()
+    most = max(AT_LEAST, PER_LANE * engine.scheduler.threads)
+    again = Pictures(pictures.sources, pictures.left_out, pictures.own)
+
+    def settle() -> None:
+        picture, answer = under_way.popleft()
+        try:
+            outputs = MemberOutputs(answer.result(), summary=answer.summary)
+        except SnapensembleError as error:
+            counts.errors[type(error).__name__] += 1
+            if len(counts.bad) < MOST_NAMED:
+                counts.bad.append(f"{picture}: {error}")
+            sink.failure(picture, error)
+        else:
+            counts.answered += 1
+            sink.answer(picture, prediction(outputs, engine.bundle, options, quantile))
+        progress.show(counts.done, counts.before, counts.failed)
+
+    with signals_deferred() as deferred, Progress(again) as progress:
+        started = time.monotonic()
+        for picture in pictures:
+            if deferred.signum:
+                break
+            if sink.has(picture):
+                counts.before += 1
+                continue
+            under_way.append((picture, engine.submit([os.fsencode(picture)], mode)[0]))
+            if len(under_way) >= most:
+                settle()
+        while under_way and not deferred.signum:
+            settle()
+        for _, answer in under_way:
+            answer.cancel()
+        if output is not None:
+            output.commit()
+            if deferred.signum:
+                say(f"{output.rows:,} rows are in {output.file}; the same command goes on")
+        say(_summary(counts, time.monotonic() - started))
+    return counts
+
+
+def file_decoder(
+    image: ImageContract, max_image_cost: float
+) -> Callable[[bytes], NDArray[np.uint8]]:
+    """What reads and decodes the picture of a path, which comes as bytes."""
+    limits = SERVER_LIMITS.times(max_image_cost)
+
+    def decode(path: bytes) -> NDArray[np.uint8]:
+        try:
+            data = read_regular(Path(os.fsdecode(path)), MAX_PICTURE_BYTES)
+            return image.decode(data, limits=limits)
+        except OSError as error:
+            raise InvalidData(error.strerror or str(error)) from None
+        except MemoryError:
+            raise InvalidData("there was no memory to decode it") from None
+        except ImageTooCostly as error:
+            raise InvalidImage(f"{error}; or give --max-image-cost") from None
+
+    return decode
+
+
+def opened(
+    out: Path, names: Sequence[str], options: dict[str, str], places: Places | None
+) -> Output:
+    """The file of rows: the one that was asked for, or what a Parquet file is made of.
+
+    Raises:
+        InvalidConfig: a Parquet file is there that cannot be gone on with.
+    """
+    if out.suffix.lower() != ".parquet":
+        head = csv_text(names) if out.suffix.lower() == ".csv" else b""
+        return Output(out, options, head, places)
+    rows = out.with_name(out.name + ROWS)
+    if out.exists() and not progress_file(rows).exists():
+        raise InvalidConfig(
+            f"{out} is there already, without {progress_file(rows).name} beside it to go on with; "
+            "choose another --out, or give --restart to write it anew"
+        )
+    return Output(rows, options, b"", places)
+
+
+def forget(out: Path) -> None:
+    """Remove the rows that are there, and what says how far they are."""
+    rows = out.with_name(out.name + ROWS)
+    with explaining_failures(out):
+        for file in (progress_file(out), progress_file(rows), rows, out):
+            file.unlink(missing_ok=True)
+
+
+def depends_on(
+    bundle_dir: Path, many: ManyOptions, options: PredictOptions, max_image_cost: float
+) -> dict[str, str]:
+    """What rows depend on, by the names that a person knows."""
+    return {
+        "the bundle": sha256_of(read_regular(bundle_dir / BUNDLE_FILE, MAX_MANIFEST_BYTES))[:12],
+        "--top": str(options.top),
+        "--mode": options.mode or "full",
+        "--coverage": str(options.coverage),
+        "--probabilities": str(many.probabilities).lower(),
+        "--max-image-cost": f"{max_image_cost:g}",
+        "--move-to": str(many.move_to and many.move_to.absolute()),
+        "--link-to": str(many.link_to and many.link_to.absolute()),
+    }
+
+
+def _own_names(out: Path | None) -> list[str]:
+    if out is None:
+        return []
+    rows = out.with_name(out.name + ROWS)
+    return [each.name for each in (out, rows, progress_file(out), progress_file(rows))]
+
+
+def _going_on(output: Output) -> str:
+    text = f"going on after {output.rows:,} rows"
+    if output.torn:
+        text += f"; {output.torn:,} bytes after them were not whole, and are written again"
+    return text
+
+
+def _summary(counts: Counts, seconds: float) -> str:
+    text = f"{counts.answered:,} pictures answered"
+    if seconds and counts.done:
+        text += f", {counts.done / seconds:,.0f} a second"
+    if counts.before:
+        text += f"; {counts.before:,} had a row already"
+    if counts.failed:
+        more = counts.failed - len(counts.bad)
+        lines = [*counts.bad, *([f"and {more:,} more"] if more else [])]
+        text += f"; {counts.failed:,} cannot be read:\n" + "\n".join(map(printable, lines))
+    return text
