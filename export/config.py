@@ -107,6 +107,10 @@ class ExportConfig(Options):
     report: bool = Field(
         True, description="measure on the test split and write the bundle's report"
     )
+    track: bool = Field(
+        False,
+        description="add the bundle to the tracked run of the first RUN_DIR, see train --track",
+    )
     name: str | None = Field(
         None, description="the model's name for clients (the directory's name)"
     )

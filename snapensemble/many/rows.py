@@ -5,9 +5,9 @@ The columns are the same in all formats. A CSV file has lists as JSON in a cell.
 
 import codecs
 import csv
+import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +16,7 @@ Row = dict[str, Any]
 Format = Callable[[Row], bytes]
 PLACES = {"move": "moved_to", "link": "linked_to"}
 FIGURES = ("class", "index", "probability")
+MAX_NAME_BYTES = 200  # of a folder for a class
 REST = ("entropy_nats", "disagreement_nats", "members_used")
 _ESCAPE = re.compile(r"\\(?:\\|[nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})")
 _BEGINS_A_FORMULA = ("=", "+", "-", "@")
@@ -110,10 +111,12 @@ def folder_of(name: str) -> str:
 
     Two classes never have the same folder.
     """
-    folder = re.sub(r"[%/\\\x00-\x1f]|^\.", lambda found: f"%{ord(found[0]):02X}", name)
-    while len(os.fsencode(folder)) > 200:
-        folder = folder[:-1]
-    return folder
+    folder = re.sub(r"[%~/\\\x00-\x1f]|^\.", lambda found: f"%{ord(found[0]):02X}", name)
+    encoded = folder.encode(errors="backslashreplace")
+    if folder and len(encoded) <= MAX_NAME_BYTES:
+        return encoded.decode()
+    key = hashlib.sha256(encoded).hexdigest()[:16]
+    return f"{encoded[:MAX_NAME_BYTES].decode(errors='ignore')}~{key}"
 
 
 def _cell(value: object) -> object:

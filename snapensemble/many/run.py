@@ -12,32 +12,27 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
 
-from snapensemble.contracts.bundle import BUNDLE_FILE, BundleManifest, read_bundle
+from snapensemble.contracts.bundle import read_bundle
 from snapensemble.contracts.errors import (
     ImageTooCostly,
-    InvalidConfig,
     InvalidData,
     InvalidImage,
-    Misfit,
     SnapensembleError,
 )
-from snapensemble.contracts.files import explaining_failures, read_regular, sha256_of
-from snapensemble.contracts.manifest import MAX_MANIFEST_BYTES
-from snapensemble.contracts.options import Options
+from snapensemble.contracts.files import read_regular
 from snapensemble.contracts.pixels import SERVER_LIMITS, ImageContract
 from snapensemble.contracts.process import printable, say, signals_deferred
 from snapensemble.many.files import Pictures, divided
-from snapensemble.many.output import Output, progress_file
+from snapensemble.many.options import ManyOptions, depends_on
+from snapensemble.many.output import Output
 from snapensemble.many.parquet import refuse_without_pyarrow, write_parquet
-from snapensemble.many.places import Places
 from snapensemble.many.progress import Progress
-from snapensemble.many.rows import answered, columns, csv_line, csv_text, json_line, unreadable
+from snapensemble.many.rows import columns, csv_line, json_line
+from snapensemble.many.sinks import Describe, Printed, Sink, Written, forget, opened, own_names
 from snapensemble.serving.http.responses import prediction
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import Engine, load_engine
@@ -46,118 +41,6 @@ from snapensemble.serving.inference.request import Answer, MemberOutputs
 MAX_PICTURE_BYTES = 1 << 30
 PER_LANE, AT_LEAST = 64, 256  # pictures that are under way
 MOST_NAMED = 5  # unreadable pictures, at the end
-SUFFIXES = (".csv", ".jsonl", ".parquet")
-ROWS = ".rows"  # the rows of a Parquet file until it is whole
-
-Describe = Callable[[str, dict[str, Any]], str]
-
-
-class ManyOptions(Options):
-    """The options of `snapensemble predict` for many pictures."""
-
-    out: Path | None = Field(
-        None,
-        description="write a row per picture into FILE.csv, .jsonl or .parquet; the same command "
-        "goes on where it was stopped",
-        json_schema_extra={"metavar": "FILE"},
-    )
-    probabilities: bool = Field(
-        False, description="with --out: add a column with the probabilities of all classes"
-    )
-    move_to: Path | None = Field(
-        None,
-        description="with --out: move each picture into DIR/CLASS/, and write over nothing",
-        json_schema_extra={"metavar": "DIR"},
-    )
-    link_to: Path | None = Field(
-        None,
-        description="with --out: make a symbolic link to each picture in DIR/CLASS/",
-        json_schema_extra={"metavar": "DIR"},
-    )
-
-    @field_validator("out")
-    @classmethod
-    def _out_has_a_known_format(cls, out: Path | None) -> Path | None:
-        if out is not None and out.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"expected a file that ends with one of {', '.join(SUFFIXES)}")
-        return out
-
-    @model_validator(mode="after")
-    def _rows_come_first(self) -> "ManyOptions":
-        if self.move_to is not None and self.link_to is not None:
-            raise Misfit("give either {move_to} or {link_to}, not both")
-        if self.out is None:
-            for name in ("probabilities", "move_to", "link_to"):
-                if getattr(self, name):
-                    raise Misfit(f"{{{name}}} needs {{out}}, the file of rows")
-        return self
-
-    @property
-    def places(self) -> Places | None:
-        """Where pictures are put, if anywhere."""
-        ways: list[tuple[Literal["move", "link"], Path | None]] = [
-            ("move", self.move_to),
-            ("link", self.link_to),
-        ]
-        found = [Places(way, directory) for way, directory in ways if directory is not None]
-        return found[0] if found else None
-
-
-class Sink(Protocol):
-    """What becomes of the answers."""
-
-    def has(self, picture: str) -> bool:
-        """Whether a picture was answered before."""
-
-    def answer(self, picture: str, prediction: dict[str, Any]) -> None:
-        """Take the answer for a picture."""
-
-    def failure(self, picture: str, error: Exception) -> None:
-        """Take the reason why a picture has none."""
-
-
-@dataclass
-class Printed:
-    """Answers as lines for people, on standard output."""
-
-    describe: Describe
-
-    def has(self, picture: str) -> bool:
-        """Return False: nothing is kept."""
-        return False
-
-    def answer(self, picture: str, prediction: dict[str, Any]) -> None:
-        """Print a line."""
-        print(printable(self.describe(picture, prediction)), flush=True)
-
-    def failure(self, picture: str, error: Exception) -> None:
-        """Say it on standard error."""
-        say(printable(f"{picture}: {error}"))
-
-
-@dataclass
-class Written:
-    """Answers as rows of a file, and the pictures by class in their places."""
-
-    output: Output
-    line: Callable[[dict[str, Any]], bytes]
-    places: Places | None
-
-    def has(self, picture: str) -> bool:
-        """Whether the file has a row of the picture."""
-        return self.output.has(picture)
-
-    def answer(self, picture: str, prediction: dict[str, Any]) -> None:
-        """Write a row, and decide where its picture is to go."""
-        placement, place = None, {}
-        if self.places is not None:
-            placement = self.places.decide(os.path.abspath(picture), prediction["class"])
-            place = {self.places.column: placement.target}
-        self.output.add(picture, self.line(answered(picture, prediction, place)), placement)
-
-    def failure(self, picture: str, error: Exception) -> None:
-        """Write a row with the error; the picture stays where it is."""
-        self.output.add(picture, self.line(unreadable(picture, error)))
 
 
 @dataclass
@@ -218,7 +101,7 @@ def predict_many(
     out = many.out
     if out is not None and out.suffix.lower() == ".parquet":
         refuse_without_pyarrow()
-    pictures = Pictures(sources, left_out, _own_names(out))
+    pictures = Pictures(sources, left_out, own_names(out))
     names = columns(
         top=options.top > 0,
         probabilities=many.probabilities,
@@ -332,57 +215,6 @@ def file_decoder(
             raise InvalidImage(f"{error}; or give --max-image-cost") from None
 
     return decode
-
-
-def opened(
-    out: Path, names: Sequence[str], options: dict[str, str], places: Places | None
-) -> Output:
-    """The file of rows: the one that was asked for, or what a Parquet file is made of.
-
-    Raises:
-        InvalidConfig: a Parquet file is there that cannot be gone on with.
-    """
-    if out.suffix.lower() != ".parquet":
-        head = csv_text(names) if out.suffix.lower() == ".csv" else b""
-        return Output(out, options, head, places)
-    rows = out.with_name(out.name + ROWS)
-    if out.exists() and not progress_file(rows).exists():
-        raise InvalidConfig(
-            f"{out} is there already, without {progress_file(rows).name} beside it to go on with; "
-            "choose another --out, or give --restart to write it anew"
-        )
-    return Output(rows, options, b"", places)
-
-
-def forget(out: Path) -> None:
-    """Remove the rows that are there, and what says how far they are."""
-    rows = out.with_name(out.name + ROWS)
-    with explaining_failures(out):
-        for file in (progress_file(out), progress_file(rows), rows, out):
-            file.unlink(missing_ok=True)
-
-
-def depends_on(
-    bundle_dir: Path, many: ManyOptions, options: PredictOptions, max_image_cost: float
-) -> dict[str, str]:
-    """What rows depend on, by the names that a person knows."""
-    return {
-        "the bundle": sha256_of(read_regular(bundle_dir / BUNDLE_FILE, MAX_MANIFEST_BYTES))[:12],
-        "--top": str(options.top),
-        "--mode": options.mode or "full",
-        "--coverage": str(options.coverage),
-        "--probabilities": str(many.probabilities).lower(),
-        "--max-image-cost": f"{max_image_cost:g}",
-        "--move-to": str(many.move_to and many.move_to.absolute()),
-        "--link-to": str(many.link_to and many.link_to.absolute()),
-    }
-
-
-def _own_names(out: Path | None) -> list[str]:
-    if out is None:
-        return []
-    rows = out.with_name(out.name + ROWS)
-    return [each.name for each in (out, rows, progress_file(out), progress_file(rows))]
 
 
 def _going_on(output: Output) -> str:
