@@ -50,8 +50,6 @@ def write_parquet(lines: Path, out: Path, names: Sequence[str], total: int) -> N
     with explaining_failures(out):
         earlier = parquet.ParquetFile(out) if out.exists() else None
         found = 0 if earlier is None else earlier.metadata.num_rows
-        if found == total and total:  # killed just after it took its name
-            return
         with lines.open("rb") as file:
             new = sum(1 for _ in file)
         if found + new != total:
@@ -59,6 +57,8 @@ def write_parquet(lines: Path, out: Path, names: Sequence[str], total: int) -> N
                 f"{out} has {found:,} rows, expected {total - new:,}: it was changed since it was "
                 "written; put it back, choose another --out, or give --restart to write it anew"
             )
+        if earlier is not None and not new:
+            return
         temporary = out.with_name(f".{out.name}{TEMPORARY}")
         with parquet.ParquetWriter(temporary, schema) as writer, lines.open("rb") as file:
             if earlier is not None:
@@ -70,6 +70,16 @@ def write_parquet(lines: Path, out: Path, names: Sequence[str], total: int) -> N
             os.fsync(file.fileno())
         temporary.replace(out)
         sync_directory(out.absolute().parent)
+
+
+def is_whole(out: Path, total: int) -> bool:
+    """Whether a Parquet file is there and has so many rows."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return bool(parquet.read_metadata(out).num_rows == total)
+    except (OSError, ArrowException):
+        return False
 
 
 def schema_of(names: Sequence[str]) -> "pyarrow.Schema":

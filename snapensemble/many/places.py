@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,9 +121,8 @@ def _candidates(folder: str | Path, source: str) -> Iterator[str]:
     yield os.path.join(folder, stem + suffix)
     for number in range(2, NUMBERED):
         yield os.path.join(folder, f"{stem}-{number}{suffix}")
-    key = hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
     for number in itertools.count(1):
-        yield os.path.join(folder, f"{stem}-{key}-{number}{suffix}")
+        yield os.path.join(folder, f"{stem}-{_key(source)}-{number}{suffix}")
 
 
 def _link(source: str, target: str) -> None:
@@ -147,9 +145,12 @@ def _move(source: str, target: str) -> None:
 def _copy(source: str, target: str) -> None:
     """Copy a file whole: it takes its name when all of it has reached the disk."""
     folder, name = os.path.split(target)
-    descriptor, temporary = tempfile.mkstemp(TEMPORARY, f".{name[:60]}.", folder)
+    # The same name at the next try, so that nothing is left of one that was killed.
+    temporary = os.path.join(folder, f".{name[:60]}.{_key(source)}{TEMPORARY}")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
     try:
-        with os.fdopen(descriptor, "wb") as copied, open(source, "rb") as original:
+        with open(source, "rb") as original, open(temporary, "xb") as copied:
             shutil.copyfileobj(original, copied)
             copied.flush()
             os.fsync(copied.fileno())
@@ -158,9 +159,14 @@ def _copy(source: str, target: str) -> None:
             with contextlib.suppress(FileExistsError):  # empty: claimed before we were killed
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL))
             os.replace(temporary, target)
+        sync_directory(Path(folder))  # before the picture goes from where it was
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _key(source: str) -> str:
+    return hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
 
 
 def _named(file: str, target: str, source: str) -> bool:

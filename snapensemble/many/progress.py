@@ -1,11 +1,13 @@
 """How far it is: a bar on a terminal, else a line every few seconds; both on standard error."""
 
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
+from snapensemble.contracts.errors import SnapensembleError
 from snapensemble.contracts.process import PATIENCE_S, say
 
 BAR_S, BAR_WIDTH = 0.2, 30
@@ -83,8 +85,9 @@ class Progress:
 
     def _count(self, counted: Iterable[object]) -> None:
         number = 0
-        for _ in counted:
-            if self._is_over:
-                return
-            number += 1
-        self._total = number
+        with contextlib.suppress(SnapensembleError):  # who classifies them will say it
+            for _ in counted:
+                if self._is_over:
+                    return
+                number += 1
+            self._total = number

@@ -7,7 +7,6 @@ memory does not grow with the number of pictures.
 import os
 import time
 import warnings
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from snapensemble.contracts.process import printable, say, signals_deferred
 from snapensemble.many.files import Pictures, divided
 from snapensemble.many.options import ManyOptions, depends_on
 from snapensemble.many.output import Output
-from snapensemble.many.parquet import refuse_without_pyarrow, write_parquet
+from snapensemble.many.parquet import is_whole, refuse_without_pyarrow, write_parquet
 from snapensemble.many.progress import Progress
 from snapensemble.many.rows import columns, csv_line, json_line
 from snapensemble.many.sinks import Describe, Printed, Sink, Written, forget, opened, own_names
@@ -49,13 +48,8 @@ class Counts:
 
     answered: int = 0
     before: int = 0  # had a row already
-    bad: list[str] = field(default_factory=list)  # the first of them, named
-    errors: Counter[str] = field(default_factory=Counter)  # by kind
-
-    @property
-    def failed(self) -> int:
-        """How many have no answer."""
-        return self.errors.total()
+    failed: int = 0  # cannot be read
+    bad: list[str] = field(default_factory=list)  # the first of those, named
 
     @property
     def done(self) -> int:
@@ -123,6 +117,8 @@ def predict_many(
             output = stack.enter_context(opened(out, names, dependencies, places))
             is_csv = output.file == out and out.suffix.lower() == ".csv"
             sink = Written(output, (csv_line if is_csv else json_line)(names), places)
+            if output.file != out and is_whole(out, output.rows):
+                output.clear()  # killed when the Parquet file had just taken its name
             if output.rows or output.torn:
                 say(_going_on(output))
             output.place()
@@ -156,16 +152,16 @@ def classify(
     """
     counts, mode = Counts(), options.mode or "full"
     quantile = engine.quantile(mode, options.coverage)
-    under_way: deque[tuple[str, Answer]] = deque()
+    under_way: dict[str, tuple[str, Answer]] = {}  # by absolute path, in their order
     most = max(AT_LEAST, PER_LANE * engine.scheduler.threads)
     again = Pictures(pictures.sources, pictures.left_out, pictures.own)
 
     def settle() -> None:
-        picture, answer = under_way.popleft()
+        picture, answer = under_way.pop(next(iter(under_way)))
         try:
             outputs = MemberOutputs(answer.result(), summary=answer.summary)
         except SnapensembleError as error:
-            counts.errors[type(error).__name__] += 1
+            counts.failed += 1
             if len(counts.bad) < MOST_NAMED:
                 counts.bad.append(f"{picture}: {error}")
             sink.failure(picture, error)
@@ -176,19 +172,23 @@ def classify(
 
     with signals_deferred() as deferred, Progress(again) as progress:
         started = time.monotonic()
-        for picture in pictures:
-            if deferred.signum:
-                break
-            if sink.has(picture):
-                counts.before += 1
-                continue
-            under_way.append((picture, engine.submit([os.fsencode(picture)], mode)[0]))
-            if len(under_way) >= most:
+        try:
+            for picture in pictures:
+                if deferred.signum:
+                    break
+                key = os.path.abspath(picture)
+                if key in under_way or sink.has(key):
+                    counts.before += key not in under_way
+                    continue
+                (answer,) = engine.submit([os.fsencode(picture)], mode)
+                under_way[key] = (picture, answer)
+                if len(under_way) >= most:
+                    settle()
+            while under_way and not deferred.signum:
                 settle()
-        while under_way and not deferred.signum:
-            settle()
-        for _, answer in under_way:
-            answer.cancel()
+        finally:
+            for _, answer in under_way.values():
+                answer.cancel()
         if output is not None:
             output.commit()
             if deferred.signum:

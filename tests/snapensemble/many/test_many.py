@@ -4,7 +4,9 @@ import csv
 import errno
 import json
 import os
+import re
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -135,8 +137,6 @@ def test_what_cannot_work_is_said(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import re
-
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "a.txt").touch()
@@ -161,7 +161,7 @@ def test_the_same_command_again_adds_what_is_new(
         assert predict(photos, "--bundle", bundle_dir, "--out", out) == 0
         rows = rows_of(out)
         assert rows[:-1] == before and rows[-1]["path"] == str(photos / "a" / "new.png")
-        assert f"1 pictures answered" in (said := capsys.readouterr().err)
+        assert "1 pictures answered" in (said := capsys.readouterr().err)
         assert f"{COUNT + 1} had a row already" in said
 
 
@@ -220,14 +220,10 @@ def test_two_at_once_do_not_write_one_file(
     out = tmp_path / "rows.csv"
     assert predict(photos, "--bundle", bundle_dir, "--out", out) == 0
     arguments = ("predict", photos, "--bundle", bundle_dir, "--out", out)
-    with mock.patch.object(Output, "place", lambda self: None):
-        progress = progress_file(out)
-        import sqlite3
-
-        other = sqlite3.connect(progress, isolation_level=None)
-        other.execute("begin exclusive")
-        assert main([str(each) for each in arguments]) == 2
-        other.close()
+    other = sqlite3.connect(progress_file(out), isolation_level=None)
+    other.execute("begin exclusive")
+    assert main([str(each) for each in arguments]) == 2
+    other.close()
     assert "another process is writing" in capsys.readouterr().err
 
 
@@ -242,13 +238,16 @@ def killing(event: int, work: Callable[[], int]) -> int:
     def counted(owner: Any, name: str) -> None:
         real = getattr(owner, name)
 
-        def around(*args: Any, **kwargs: Any) -> Any:
+        def tick() -> None:
             nonlocal seen
-            for step in ("before", "after"):
-                seen += 1
-                if seen == event:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                result = real(*args, **kwargs) if step == "before" else result  # noqa: F821
+            seen += 1
+            if seen == event:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def around(*args: Any, **kwargs: Any) -> Any:
+            tick()
+            result = real(*args, **kwargs)
+            tick()
             return result
 
         mock.patch.object(owner, name, around).start()
@@ -287,40 +286,51 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_is_there_twice(
         assert rows_of(out) == rows_of(whole)
 
 
-@pytest.mark.parametrize("across", [False, True])
+def only_within_a_folder(source: str, target: str, real: Callable[..., None] = os.link) -> None:
+    """`os.link` where every folder is a file system of its own."""
+    if os.path.dirname(source) != os.path.dirname(target):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+    real(source, target)
+
+
+def never(source: str, target: str) -> None:
+    """`os.link` of a file system without links."""
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("link", [os.link, only_within_a_folder, never])
 def test_killed_at_any_moment_every_picture_is_in_one_place(
-    across: bool, photos: Path, bundle_dir: Path, tmp_path: Path
+    link: Callable[[str, str], None],
+    photos: Path,
+    bundle_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(os, "link", link)
     kept = {file: file.read_bytes() for file in photos.rglob("*.png")}
-    event, events = 1, 2
-    if across:
-        mock.patch.object(os, "link", side_effect=OSError(errno.EXDEV, "other")).start()
-    try:
-        while event <= events:
-            for file, data in kept.items():
-                file.write_bytes(data)
-            out, by_class = tmp_path / f"{event}.csv", tmp_path / f"sorted-{event}"
+    events = 0
+    for event in (0, *range(1, 200, 9)):
+        if event > events > 0:
+            break
+        for file, data in kept.items():
+            file.write_bytes(data)
+        out, by_class = tmp_path / f"{event}.csv", tmp_path / f"sorted-{event}"
 
-            def work(out: Path = out, by_class: Path = by_class) -> int:
-                flags = ("--move-to", by_class)
-                return predict(photos, "--bundle", bundle_dir, "--out", out, *flags)
+        def work(out: Path = out, by_class: Path = by_class) -> int:
+            return predict(photos, "--bundle", bundle_dir, "--out", out, "--move-to", by_class)
 
-            events = max(events, killing(event, work))
-            if events == event and event < 3:
-                events += 60
-            assert work() == 0
-            rows = [row for row in rows_of(out) if row["error"] is None]
-            assert sorted(row["path"] for row in rows) == sorted(map(str, kept))
-            for row in rows:
-                moved, source = Path(row["moved_to"]), Path(row["path"])
-                assert moved.read_bytes() == kept[source] and not source.exists()
-                assert moved.parent == by_class / row["class"]
-            assert len({row["moved_to"] for row in rows}) == COUNT
-            assert len([f for f in by_class.rglob("*") if f.is_file()]) == COUNT
-            assert (photos / "broken.jpg").exists()
-            event += 7
-    finally:
-        mock.patch.stopall()
+        events = max(events, killing(event, work))
+        assert work() == 0
+        rows = [row for row in rows_of(out) if row["error"] is None]
+        assert sorted(row["path"] for row in rows) == sorted(map(str, kept))
+        for row in rows:
+            moved, source = Path(row["moved_to"]), Path(row["path"])
+            assert moved.read_bytes() == kept[source] and not source.exists()
+            assert moved.parent == by_class / row["class"]
+        assert len({row["moved_to"] for row in rows}) == COUNT
+        assert len([f for f in by_class.rglob("*") if f.is_file()]) == COUNT
+        assert (photos / "broken.jpg").exists()
+    assert events > 60
 
 
 def test_an_interrupt_ends_between_two_answers(
