@@ -116,6 +116,10 @@ class ExportConfig(Options):
         description="the report shows the pictures of the worst mistakes and the least sure "
         "right answers",
     )
+    track: bool = Field(
+        False,
+        description="add the bundle to the tracked run of the first RUN_DIR, see train --track",
+    )
     name: str | None = Field(
         None, description="the model's name for clients (the directory's name)"
     )

@@ -1,5 +1,7 @@
 """`snapensemble predict`: image files -> an answer, the same from a bundle and from a server.
 
+Folders, patterns and a file of rows are the business of `snapensemble.many`.
+
 A server that wants a token gets the one in SNAPENSEMBLE_TOKEN.
 """
 
@@ -9,6 +11,7 @@ import json
 import os
 import urllib.parse
 from collections.abc import Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +22,7 @@ from snapensemble.contracts.errors import ImageTooCostly, InvalidConfig, Invalid
 from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.pixels import SERVER_LIMITS
 from snapensemble.contracts.process import printable, printable_json
+from snapensemble.many.run import ManyOptions, predict_many
 from snapensemble.serving.http.schemas import PredictOptions
 
 
@@ -45,7 +49,13 @@ class PredictConfig(PredictOptions):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `snapensemble predict`."""
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="picture, folder, or pattern in quotes",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", type=Path, metavar="DIR", help="answer here, without a server")
     source.add_argument(
@@ -55,13 +65,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, PredictConfig, without=("members", "probabilities", "deadline_ms"))
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+    add_options(parser, ManyOptions)
+    parser.add_argument(
+        "--restart", action="store_true", help="with --out: forget the rows that are there"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a line per image, or the whole answer as JSON."""
+    """Print a line per image, or the whole answer as JSON; or write rows, and print their file.
+
+    Pictures that cannot be read are an error if they are named, and a row if they are found.
+    """
     options = vars(args)
-    files, bundle_dir, url, as_json = map(options.pop, ("images", "bundle", "url", "json"))
+    files, bundle_dir, url, as_json, restart = map(
+        options.pop, ("images", "bundle", "url", "json", "restart")
+    )
+    many = build(
+        ManyOptions, {name: options.pop(name) for name in ManyOptions.model_fields & options.keys()}
+    )
     config = build(PredictConfig, options)
+    if many.out is not None or any(map(is_many, files)):
+        if bundle_dir is None:
+            raise InvalidConfig("folders, patterns and --out are answered here: give --bundle")
+        if as_json:
+            raise InvalidConfig("--json is for single pictures: give --out FILE.jsonl")
+        query = PredictOptions.model_validate(config.model_dump(exclude={"max_image_cost"}))
+        predict_many(
+            list(map(str, files)),
+            bundle_dir,
+            many,
+            query,
+            max_image_cost=config.max_image_cost,
+            restart=restart,
+            describe=describe,
+        )
+        if many.out is not None:
+            print(printable(str(many.out)))
+        return 0
+    if restart:
+        raise InvalidConfig("--restart needs --out, the file of rows")
     pictures = [_read(file) for file in files]
     if bundle_dir is not None:
         answer = predict_with_bundle(bundle_dir, files, pictures, **options)
@@ -178,7 +220,12 @@ def server_url(url: str, schemes: Sequence[str] = ("http", "https")) -> ServerUr
     return ServerUrl(parts.scheme, host, port, parts.path.rstrip("/"))
 
 
-def describe(file: Path, prediction: dict[str, Any]) -> str:
+def is_many(file: Path) -> bool:
+    """Whether an argument is a folder or a pattern, and no single picture."""
+    return file.is_dir() or (has_magic(str(file)) and not os.path.lexists(file))
+
+
+def describe(file: Path | str, prediction: dict[str, Any]) -> str:
     """One line for people: the likeliest classes, and how far the members disagree."""
     named = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in prediction["top"][:3])
     used = prediction["members_used"]

@@ -23,7 +23,7 @@ FLAGS = {
         "--class-balance", "--max-bad-images",
         "--max-image-cost", "--val-fraction", "--split-seed", "--seed", "--device", "--threads",
         "--precision", "--compile", "--no-compile", "--checkpoint-minutes", "--tensorboard",
-        "--no-tensorboard",
+        "--no-tensorboard", "--track",
     },
     "export": {
         "--out", "--members", "--select", "--weights", "--metric", "--quantize", "--cascade",
@@ -31,7 +31,7 @@ FLAGS = {
         "--int8-gate", "--sets", "--max-accuracy-drop", "--max-nll-rise",
         "--max-int8-accuracy-drop",
         "--max-int8-nll-rise", "--min-int8-agreement", "--data", "--report", "--no-report",
-        "--name", "--force",
+        "--name", "--force", "--track", "--no-track",
     },
     "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
     "report": {"--out", "--json"},
@@ -49,6 +49,7 @@ FLAGS = {
     },
     "predict": {
         "--bundle", "--url", "--top", "--mode", "--coverage", "--max-image-cost", "--json",
+        "--out", "--probabilities", "--no-probabilities", "--move-to", "--link-to", "--restart",
     },
     "bench": {
         "--concurrency", "--rate", "--mode", "--seconds", "--images", "--images-per-request",

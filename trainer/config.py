@@ -57,6 +57,11 @@ class TrainConfig(ImageOptions, ScheduleOptions, NetworkOptions):
         2.0, ge=0, description="minutes between checkpoints, which --resume goes on from"
     )
     tensorboard: bool = Field(False, description="TensorBoard event files in RUN_DIR/tensorboard")
+    track: Literal["mlflow", "wandb"] | None = Field(
+        None,
+        description="tell MLflow or Weights & Biases of settings, curves and snapshots; their own "
+        "variables say where and with which key",
+    )
 
     @property
     def l2_penalty(self) -> float:

@@ -50,6 +50,7 @@ from snapensemble.trainer.recording.manifest import (
 from snapensemble.trainer.recording.recorder import Recorder, recording
 from snapensemble.trainer.recording.run_directory import refuse_taken
 from snapensemble.trainer.recording.snapshots import Kept, load_trunk, read_weights
+from snapensemble.trainer.recording.tracking import refuse_absent_tool
 from snapensemble.trainer.schedules import Plan
 from snapensemble.trainer.validation import Labelled, Validation
 
@@ -154,6 +155,7 @@ def _train(
     branched: int | None = None,
 ) -> Path:
     started = time.monotonic()
+    refuse_absent_tool(config.track)
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
     with joined(device) as world:

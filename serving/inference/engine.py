@@ -32,7 +32,7 @@ from snapensemble.serving.inference.costly import (
     LANE_PATIENCE_S,
     MEMORY_PATIENCE_S,
 )
-from snapensemble.serving.inference.request import Answer, PendingImage, Picture
+from snapensemble.serving.inference.request import Answer, Image, PendingImage, Picture
 from snapensemble.serving.inference.scheduler import Scheduler
 from snapensemble.serving.inference.session import MemberHealth, PartSession, load_part
 
@@ -182,6 +182,7 @@ def load_engine(
     on_decode: Callable[[float], None] = lambda _: None,
     max_accuracy_drop: float | None = None,
     expected_sha256: str | None = None,
+    decode: Callable[[bytes], Image] | None = None,
 ) -> Engine:
     """Make an engine of a bundle: verify it, load its members and their trunk, and warm them up.
 
@@ -192,6 +193,8 @@ def load_engine(
         on_decode: called on a lane after each picture, with seconds; must be quick, too.
         max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
         expected_sha256: the SHA-256 of the bundle's manifest, if only one is right.
+        decode: makes an image, on a lane and however long it takes, of what is submitted as bytes;
+            if not given, they are a picture that comes from a stranger and may not take long.
 
     Raises:
         InvalidConfig: a provider cannot be used here.
@@ -210,7 +213,7 @@ def load_engine(
     health = MemberHealth(names_by_place(bundle))
 
     memory, forecast = MemoryBudget(limits.max_held_bytes), Forecast(limits.max_wait_s)
-    decode = partial(
+    decode_costly = partial(
         bundle.image.decode,
         limits=SERVER_LIMITS.with_pixels(limits.max_image_pixels).within_memory(
             limits.max_picture_bytes
@@ -222,8 +225,9 @@ def load_engine(
         trunk=trunk,
         threads=limits.threads or cpu_budget(),
         max_batch_size=limits.max_batch_size,
-        decode=partial(decode, patience_s=LANE_PATIENCE_S, patience_bytes=LANE_PATIENCE_BYTES),
-        decode_costly=decode,
+        decode=decode
+        or partial(decode_costly, patience_s=LANE_PATIENCE_S, patience_bytes=LANE_PATIENCE_BYTES),
+        decode_costly=decode_costly,
         hold_memory=partial(memory.held_when_free, within_s=MEMORY_PATIENCE_S),
         count_bytes=memory.count,
         leaves=None if cascade is None else cascade.leaves,

@@ -92,6 +92,7 @@ SMALLEST: dict[str, tuple[str, ...]] = {
     "leaving_clients": ("BUNDLE", "--clients", "20", "--seconds", "0.1"),
     "odd_images": ("BUNDLE", "--files", "PICTURES"),
     "overload": ("BUNDLE", "--seconds", "0.2"),
+    "predict_many": ("BUNDLE", "--count", "40", "--rounds", "1", "--connections", "4"),
     "promises": ("RUN", "--splits", "2", "--sizes", "100"),
     "request_cost": ("BUNDLE", "--repetitions", "1", "--requests", "32"),
     "selection": ("RUN",),

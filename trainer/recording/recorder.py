@@ -24,6 +24,7 @@ from snapensemble.trainer.recording.observers import MetricsFile, Observer, Prog
 from snapensemble.trainer.recording.run_directory import RunWriter
 from snapensemble.trainer.recording.snapshots import Kept, read_weights
 from snapensemble.trainer.recording.tensorboard import DIRECTORY, TensorBoard
+from snapensemble.trainer.recording.tracking import Tracking
 from snapensemble.trainer.schedule import Cycle
 
 
@@ -135,6 +136,14 @@ def recording(
                 purge_step=state.step if resumed else None,
             )
             observers.append(stack.enter_context(board))
+        if config.track is not None:
+            tracking = Tracking(
+                config.track,
+                run.directory,
+                settings={name: value for name, value in config if value is not None},
+                batch_size=description.training.batch_size,
+            )
+            observers.append(stack.enter_context(tracking))
         checkpoints = Checkpoints(run.directory, config.checkpoint_minutes)
         recorder = LeadersRecorder(run, state, checkpoints, observers)
         try:

@@ -1,0 +1,83 @@
+"""ManyOptions: where the answers for many pictures go, and what rows depend on."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.errors import Misfit
+from snapensemble.contracts.files import read_regular, sha256_of
+from snapensemble.contracts.manifest import MAX_MANIFEST_BYTES
+from snapensemble.contracts.options import Options
+from snapensemble.many.places import Places
+from snapensemble.serving.http.schemas import PredictOptions
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+class ManyOptions(Options):
+    """The options of `snapensemble predict` for many pictures."""
+
+    out: Path | None = Field(
+        None,
+        description="write a row per picture into FILE.csv, .jsonl or .parquet; the same command "
+        "goes on where it was stopped",
+        json_schema_extra={"metavar": "FILE"},
+    )
+    probabilities: bool = Field(
+        False, description="with --out: add a column with the probabilities of all classes"
+    )
+    move_to: Path | None = Field(
+        None,
+        description="with --out: move each picture into DIR/CLASS/, and write over nothing",
+        json_schema_extra={"metavar": "DIR"},
+    )
+    link_to: Path | None = Field(
+        None,
+        description="with --out: make a symbolic link to each picture in DIR/CLASS/",
+        json_schema_extra={"metavar": "DIR"},
+    )
+
+    @field_validator("out")
+    @classmethod
+    def _out_has_a_known_format(cls, out: Path | None) -> Path | None:
+        if out is not None and out.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"expected a file that ends with one of {', '.join(SUFFIXES)}")
+        return out
+
+    @model_validator(mode="after")
+    def _rows_come_first(self) -> "ManyOptions":
+        if self.move_to is not None and self.link_to is not None:
+            raise Misfit("give either {move_to} or {link_to}, not both")
+        if self.out is None:
+            for name in ("probabilities", "move_to", "link_to"):
+                if getattr(self, name):
+                    raise Misfit(f"{{{name}}} needs {{out}}, the file of rows")
+        return self
+
+    @property
+    def places(self) -> Places | None:
+        """Where pictures are put, if anywhere."""
+        ways: list[tuple[Literal["move", "link"], Path | None]] = [
+            ("move", self.move_to),
+            ("link", self.link_to),
+        ]
+        found = [Places(way, directory) for way, directory in ways if directory is not None]
+        return found[0] if found else None
+
+
+def depends_on(
+    bundle_dir: Path, many: ManyOptions, options: PredictOptions, max_image_cost: float
+) -> dict[str, str]:
+    """What rows depend on, by the names that a person knows."""
+    return {
+        "the bundle": sha256_of(read_regular(bundle_dir / BUNDLE_FILE, MAX_MANIFEST_BYTES))[:12],
+        "--top": str(options.top),
+        "--mode": options.mode or "full",
+        "--coverage": str(options.coverage),
+        "--probabilities": str(many.probabilities).lower(),
+        "--max-image-cost": f"{max_image_cost:g}",
+        "--move-to": str(many.move_to and many.move_to.absolute()),
+        "--link-to": str(many.link_to and many.link_to.absolute()),
+    }
