@@ -65,6 +65,7 @@ def image_folder(
         roots = {name: directory / name for name in names if (directory / name).is_dir()}
     parts = {
         name: _read_part(
+            directory,
             root,
             classes,
             partial(Pictures, channels=channels, max_image_cost=max_image_cost),
@@ -94,6 +95,7 @@ def image_folder(
 
 
 def _read_part(
+    folder: Path,
     root: Path,
     classes: tuple[str, ...],
     pictures: Callable[[Path, Sequence[Path], int], Pictures],
@@ -123,8 +125,9 @@ def _read_part(
             index, reason = next(iter(large.bad.items()))
             raise InvalidData(f"{paths[good[index]]}: at {large_size} pixels a side: {reason}")
         large_NCHW = large.images_NCHW
+    names = tuple(paths[index].relative_to(folder).as_posix() for index in good)
     return _Part(
-        Split(images.images_NCHW, np.array(labels, dtype=np.int64)[good], large_NCHW),
+        Split(images.images_NCHW, np.array(labels, dtype=np.int64)[good], large_NCHW, names),
         [f"{paths[index]}: {reason}" for index, reason in images.bad.items()],
         images.costly,
     )
