@@ -52,13 +52,18 @@ class Dataset:
         Raises:
             InvalidData: this data set has no test part.
         """
-        part = {"train": self.train, "val": self.val, "test": self.test}[name]
-        if part is None:
+        if (part := self.parts.get(name)) is None:
             raise InvalidData(
                 f"this data set has no {name} part (an image folder has one in test/CLASS/*); "
                 "ask for --split val, or give --data with one"
             )
         return part
+
+    @property
+    def parts(self) -> dict[str, Split]:
+        """The parts that there are, by name."""
+        test = {} if self.test is None else {"test": self.test}
+        return {"train": self.train, "val": self.val, **test}
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -15,11 +15,12 @@ from scipy.sparse.csgraph import minimum_spanning_tree
 from snapensemble.trainer.data.dataset import digest
 
 SIDE, FREQUENCIES = 32, 8  # pixels that are transformed; what is kept of each axis
-MAX_DISTANCE = 6  # of 64 bits, in which two hashes may differ: docs/decisions/0046
+HASH_BITS = FREQUENCIES**2
+MAX_DISTANCE = 6  # bits in which two hashes may differ: docs/decisions/0046
 MIN_SIDE = 32  # pixels; smaller images are too alike for a hash
 MIN_DEVIATION = 4.0  # grey values; a picture of nearly one colour has no hash of its own
 EXACT = -1  # the distance of images that have the same pixels
-_BLOCK = 64 // (MAX_DISTANCE + 1)  # bits; of 7 blocks one is equal where 6 bits differ
+_BLOCK = HASH_BITS // (MAX_DISTANCE + 1)  # bits; of 7 blocks one is equal where 6 bits differ
 _TOGETHER = 4_096  # images transformed at a time
 
 Images = NDArray[np.uint8]
@@ -50,8 +51,10 @@ def duplicates(*parts_NCHW: Images) -> Pairs:
         # Of images with the same pixels one is compared.
         shown_N[found[0].second_P] = False
         places = np.flatnonzero(shown_N)
-        for pairs in (equal(hashes_N[places], 0), near(hashes_N[places])):
-            found.append(Pairs(places[pairs.first_P], places[pairs.second_P], pairs.distance_P))
+        found += [
+            Pairs(places[pairs.first_P], places[pairs.second_P], pairs.distance_P)
+            for pairs in (equal(hashes_N[places], 0), near(hashes_N[places]))
+        ]
     return _spanning(Pairs(*map(np.concatenate, zip(*found, strict=True))), len(images))
 
 
@@ -89,7 +92,7 @@ def near(hashes_N: Hashes) -> Pairs:
     """
     hashes_U, first_U = np.unique(hashes_N, return_index=True)
     found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
-    for shift in range(0, 64 - _BLOCK + 1, _BLOCK):
+    for shift in range(0, HASH_BITS - _BLOCK + 1, _BLOCK):
         blocks_U = (hashes_U >> np.uint64(shift)) & np.uint64(2**_BLOCK - 1)
         order_U = np.argsort(blocks_U, kind="stable")
         sorted_U, blocks_U = hashes_U[order_U], blocks_U[order_U]
