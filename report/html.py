@@ -35,14 +35,14 @@ def number(value: float, spec: str = ",") -> str:
     return format(value, spec)
 
 
-def claim_directory(directory: Path) -> None:
-    """Make a directory for a report, unless it holds a page of another kind.
+def claim_directory(directory: Path, page: str = PAGE_FILE) -> None:
+    """Make a directory for a report, unless it holds another page under this name.
 
     Raises:
         InvalidConfig: the directory holds such a page.
         WriteFailed: the directory cannot be made or read.
     """
-    _refuse_other_pages(directory / PAGE_FILE)
+    _refuse_other_pages(directory / page)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -16,6 +16,7 @@ COMMANDS = {
     "export": ("snapensemble.export.cli", "turn the best snapshots into a bundle of ONNX members"),
     "evaluate": ("snapensemble.evaluate", "measure a bundle on a data set, as it is served"),
     "report": ("snapensemble.report.cli", "draw a run or a bundle on one page"),
+    "suspects": ("snapensemble.suspects", "list labels that may be wrong, and pictures kept twice"),
     "bom": ("snapensemble.bom", "list what is in a bundle, as a CycloneDX ML-BOM"),
     "sign": ("snapensemble.sign", "sign a bundle, so that a server serves yours and no other"),
     "serve": ("snapensemble.serving.cli", "answer images over HTTP"),

@@ -114,7 +114,7 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     if not pattern:
         return True
     if pattern[0] == "**":
-        return matches(parts, pattern[1:]) or bool(parts) and matches(parts[1:], pattern)
+        return matches(parts, pattern[1:]) or (bool(parts) and matches(parts[1:], pattern))
     return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
 
 

@@ -66,13 +66,18 @@ class Dataset:
         Raises:
             InvalidData: this data set has no test part.
         """
-        part = {"train": self.train, "val": self.val, "test": self.test}[name]
-        if part is None:
+        if (part := self.parts.get(name)) is None:
             raise InvalidData(
                 f"this data set has no {name} part (an image folder has one in test/CLASS/*); "
                 "ask for --split val, or give --data with one"
             )
         return part
+
+    @property
+    def parts(self) -> dict[str, Split]:
+        """The parts that there are, by name."""
+        test = {} if self.test is None else {"test": self.test}
+        return {"train": self.train, "val": self.val, **test}
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -124,7 +129,7 @@ def load_dataset(
         InvalidConfig: the SPEC is not one, or `image_size` does not apply.
         InvalidData: the data is absent or damaged, or has too few images.
     """
-    raw = _read(spec, image_size, fit, large_size, channels, max_bad_images, max_image_cost)
+    raw = _named(_read(spec, image_size, fit, large_size, channels, max_bad_images, max_image_cost))
     _refuse_unusable(raw)
     brings_test = raw.train is not None
     if raw.train is None:
@@ -152,8 +157,8 @@ def repeated_images(train: Split, val: Split) -> int:
 
     Such an image is remembered, not recognised, and makes the validation figures look better.
     """
-    known = collections.Counter(map(_digest, val.images_NCHW))
-    found = known.keys() & set(filter(known.__contains__, map(_digest, train.images_NCHW)))
+    known = collections.Counter(map(digest, val.images_NCHW))
+    found = known.keys() & set(filter(known.__contains__, map(digest, train.images_NCHW)))
     return sum(known[digest] for digest in found)
 
 
@@ -192,7 +197,8 @@ def _divided(spec: str) -> tuple[str, Path]:
     return (kind, Path(rest).expanduser()) if is_kind else ("", Path(spec).expanduser())
 
 
-def _digest(image_CHW: NDArray[np.uint8]) -> bytes:
+def digest(image_CHW: NDArray[np.uint8]) -> bytes:
+    """What images with the same pixels have in common: 16 bytes."""
     return hashlib.blake2b(np.ascontiguousarray(image_CHW).data, digest_size=16).digest()
 
 
@@ -225,6 +231,16 @@ def _read(
         max_bad_images=max_bad_images,
         max_image_cost=max_image_cost,
     )
+
+
+def _named(raw: RawData) -> RawData:
+    """The same data; images without a name of their own are called after their place."""
+    parts = {
+        name: replace(part, names=tuple(f"{name}[{index}]" for index in range(len(part))))
+        for name in ("everything", "train", "val", "test")
+        if (part := getattr(raw, name)) is not None and part.names is None
+    }
+    return replace(raw, **parts)
 
 
 def _refuse_unusable(raw: RawData) -> None:

@@ -56,6 +56,7 @@ def read_pictures(
         say(why)
     parts = {
         name: _read_part(
+            found.place,
             labelled,
             partial(Pictures, channels=channels, max_image_cost=max_image_cost, fit=fit),
             size,
@@ -82,6 +83,7 @@ def read_pictures(
 
 
 def _read_part(
+    place: str,
     labelled: Labelled,
     pictures: Callable[[Source, int], Pictures],
     size: int,
@@ -99,8 +101,9 @@ def _read_part(
                 f"{source.name(good[index])}: at {large_size} pixels a side: {reason}"
             )
         large_NCHW = large.images_NCHW
+    names = tuple(source.name(index).removeprefix(f"{place}/") for index in good)
     return _Read(
-        Split(images.images_NCHW, np.array(labelled.labels, dtype=np.int64)[good], large_NCHW),
+        Split(images.images_NCHW, np.array(labelled.labels, np.int64)[good], large_NCHW, names),
         [f"{source.name(index)}: {reason}" for index, reason in images.bad.items()],
         images.costly,
     )

@@ -3,6 +3,7 @@
 import math
 import zipfile
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,21 @@ NPZ_NAMES = {f"{axis}_{part}" for axis in "xy" for part in ("train", "val", "tes
 class Split:
     """Images and their labels, in the same order.
 
-    `large_NCHW` has the same pictures at the size that random parts of them are cut from.
+    `large_NCHW` has the same pictures at the size that random parts of them are cut from, and
+    `names` says where each is: the path in a folder, or its place in an array.
     """
 
     images_NCHW: NDArray[np.uint8]
     labels_N: NDArray[np.int64]
     large_NCHW: NDArray[np.uint8] | None = None
+    names: tuple[str, ...] | None = None
 
     def only(self, chosen_N: NDArray[np.bool_]) -> "Split":
         """The images where the mask is true."""
         large_NCHW = None if self.large_NCHW is None else take_rows(self.large_NCHW, chosen_N)
-        return Split(take_rows(self.images_NCHW, chosen_N), self.labels_N[chosen_N], large_NCHW)
+        names = None if self.names is None else tuple(compress(self.names, chosen_N))
+        images_NCHW = take_rows(self.images_NCHW, chosen_N)
+        return Split(images_NCHW, self.labels_N[chosen_N], large_NCHW, names)
 
     def __len__(self) -> int:
         return len(self.labels_N)

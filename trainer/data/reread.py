@@ -3,7 +3,7 @@
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import DataRecord
-from snapensemble.trainer.data.dataset import holds_pictures, load_dataset
+from snapensemble.trainer.data.dataset import Dataset, holds_pictures, load_dataset
 from snapensemble.trainer.data.readers import Split
 
 
@@ -29,6 +29,35 @@ def reread(
     Raises:
         InvalidData: there is no such split, classes or shapes differ, or the data set has changed
             since, so that nobody knows any more which of its images taught.
+    """
+    dataset = reread_dataset(trained_on, classes, image, spec=spec)
+    its_own_test = split == "test" and dataset.brings_test
+    if not its_own_test and dataset.fingerprint() != trained_on.fingerprint:
+        raise InvalidData(
+            f"{spec or trained_on.spec} is not, or no longer, what the snapshots were trained on, "
+            f"so its {split} part would hold images that taught; put the images to measure into "
+            "test/CLASS/* of a folder with train/CLASS/*"
+        )
+    return dataset.part(split)
+
+
+def reread_dataset(
+    trained_on: DataRecord,
+    classes: tuple[str, ...],
+    image: ImageContract,
+    *,
+    spec: str | None = None,
+) -> Dataset:
+    """All parts of the data set, or of another one of the same classes and shape.
+
+    Args:
+        trained_on: see `reread`.
+        classes: see `reread`.
+        image: see `reread`.
+        spec: see `reread`.
+
+    Raises:
+        InvalidData: it cannot be read, or classes or shapes differ.
     """
     spec = spec or trained_on.spec
     try:
@@ -56,11 +85,4 @@ def reread(
             f"the data's images are {dataset.shape} (channels, height, width), "
             f"the snapshots take {image.shape}"
         )
-    its_own_test = split == "test" and dataset.brings_test
-    if not its_own_test and dataset.fingerprint() != trained_on.fingerprint:
-        raise InvalidData(
-            f"{spec} is not, or no longer, what the snapshots were trained on, so its {split} part "
-            "would hold images that taught; put the images to measure into test/CLASS/* of a "
-            "folder with train/CLASS/*"
-        )
-    return dataset.part(split)
+    return dataset

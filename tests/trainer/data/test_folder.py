@@ -233,3 +233,15 @@ def test_pictures_that_a_server_would_refuse_are_counted_in_one_line(
     )
     with pytest.raises(InvalidData, match="megapixels"):
         read_pictures(find_folder(tmp_path), size=8, channels=1, max_image_cost=1)
+
+
+def test_every_picture_keeps_its_path_in_the_folder(tmp_path: Path) -> None:
+    make_folder(tmp_path / "train", {"a": 8, "b": 8})
+    (tmp_path / "train" / "a" / "3.png").write_text("no picture")
+    make_folder(tmp_path / "test", {"b": 3})
+    data = load(tmp_path, image_size=8, max_bad_images=1)
+    for part in data.parts.values():
+        assert part.names is not None and len(part.names) == len(part)
+        for name, label, image_CHW in zip(part.names, part.labels_N, part.images_NCHW, strict=True):
+            served = decode_image((tmp_path / name).read_bytes(), channels=3, height=8, width=8)
+            assert (served == image_CHW).all() and name.split("/")[1] == data.classes[label]

@@ -23,7 +23,7 @@ from tests.forks import finished
 from tests.trainer.interruptions import short
 
 VAL = ValFigures(nll=0.5, accuracy=0.75)
-SECRET = "a-very-secret-token"  # noqa: S105
+SECRET = "a-very-secret-token"
 
 
 class Told:
