@@ -50,6 +50,17 @@ def prediction(
             "coverage": quantile.coverage,
             "classes": [bundle.classes[k] for k in order_K if in_set_K[k]],
         }
+    if outputs.explanation:
+        answer["explanation"] = [
+            {
+                "class": bundle.classes[each.index],
+                "index": each.index,
+                "png": each.png,
+                "low": each.low,
+                "high": each.high,
+            }
+            for each in outputs.explanation
+        ]
     answer["members_used"] = len(outputs.probs_dK)
     if outputs.partial_of is not None:
         answer["partial"] = True
