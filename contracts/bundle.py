@@ -30,6 +30,8 @@ from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.contracts.run import DataRecord, Weights
 
 BUNDLE_FILE = "ensemble.json"
+# Outputs that a part may have after its first one, for class activation maps.
+MAPS, CLASS_WEIGHTS, CLASS_BIAS = "maps", "class_weights", "class_bias"
 Rule = Literal["auto", "best", "last", "all", "greedy", "exhaustive", "soup"]
 Precision = Literal["fp32", "int8"]
 

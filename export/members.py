@@ -11,7 +11,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from snapensemble.contracts.bundle import Member, ParityRecord, Precision, Price, Trunk
+from snapensemble.contracts.bundle import (
+    CLASS_WEIGHTS,
+    MAPS,
+    Member,
+    ParityRecord,
+    Precision,
+    Price,
+    Trunk,
+)
 from snapensemble.contracts.files import write_atomically
 from snapensemble.contracts.metrics import Floats, softmax
 from snapensemble.contracts.process import noting_progress
@@ -73,6 +81,16 @@ class Ensemble:
         return "int8" if "int8" in precisions else "fp32"
 
     @property
+    def unexplained(self) -> list[str]:
+        """The members whose answers no class activation map can explain, by name."""
+        shared = set() if self.trunk is None else _outputs(self.trunk.onnx_file)
+        return [
+            member.candidate.name
+            for member in self.members
+            if not {MAPS, CLASS_WEIGHTS} <= shared | _outputs(member.onnx_file)
+        ]
+
+    @property
     def first_chain(self) -> tuple[bytes, ...]:
         """The files that one answer of the first member takes."""
         member = self.members[0].onnx_file
@@ -89,6 +107,10 @@ class Ensemble:
             trunk=0 if self.trunk is None else operations(self.trunk.onnx_file),
             members=tuple(operations(member.onnx_file) for member in self.members),
         )
+
+
+def _outputs(onnx_file: bytes) -> set[str]:
+    return {value.name for value in onnx.load_from_string(onnx_file).graph.output}
 
 
 def shared_tune(candidates: Sequence[Candidate]) -> str | None:
@@ -145,7 +167,14 @@ def convert(
         # The run has kept torch's answers; ONNX Runtime has just been found to give the same.
         probs_NK = pool.probs_SNK[chosen.indices[place]]
         exported.append(Exported(candidate, weight, "fp32", onnx_file, probs_NK))
-    return Ensemble(tuple(exported), trunk), ensemble_parity(compared, chosen.weights)
+    fp32 = Ensemble(tuple(exported), trunk)
+    if unexplained := fp32.unexplained:
+        say(
+            f"no class activation maps, so ?explain will be refused: {', '.join(unexplained)} of "
+            f"{' and '.join(sorted(architectures))}, which does not end in a mean over height and "
+            "width and one linear layer"
+        )
+    return fp32, ensemble_parity(compared, chosen.weights)
 
 
 def in_int8(

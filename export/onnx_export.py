@@ -15,9 +15,10 @@ import torch
 from onnx import helper, numpy_helper, shape_inference
 from torch import Tensor, nn
 
-from snapensemble.contracts.bundle import Precision
+from snapensemble.contracts.bundle import MAPS, Precision
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import RunManifest, ScheduleRecord, Snapshot
+from snapensemble.export.class_maps import expose_maps
 from snapensemble.export.onnx_graph import (
     ConversionFailed,
     constants,
@@ -78,7 +79,8 @@ class Converter:
 
         Returns:
             A whole ONNX file: `images` uint8 [batch, C, H, W] or `features` float32 -> `logits` or
-            `features` float32. The same network and metadata give the same bytes.
+            `features` float32, and what `expose_maps` adds to them. The same network and metadata
+            give the same bytes.
 
         Raises:
             ConversionFailed: the batch dimension was fixed, or a batch normalisation would still
@@ -167,7 +169,9 @@ def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto:
         proto = _without_traces(optimizer.optimize(proto))
     fold_batch_norms(proto.graph)
     pool_globally(proto.graph)
-    return shape_inference.infer_shapes(proto)
+    proto = shape_inference.infer_shapes(proto)
+    expose_maps(proto)
+    return proto
 
 
 def member_metadata(
@@ -203,17 +207,18 @@ def trunk_metadata(run: RunManifest) -> dict[str, str]:
     }
 
 
-def graph_sentence(image: ImageContract, takes: Value, gives: Value) -> str:
-    """The graph's input and output, for its `doc_string`."""
+def graph_sentence(image: ImageContract, *values: Value) -> str:
+    """The graph's input and outputs, for its `doc_string`."""
     colours = "RGB" if image.channels == 3 else "grey"
     notes = {
         "images": f", {colours}, 0 to 255, as decoded: the normalisation is inside",
         "features": ", of the bundle's trunk",
         "logits": ", a softmax makes them probabilities",
+        MAPS: ", whose means the last layer reads",
     }
     return "; ".join(
         f"{name}: {kind} [batch, {', '.join(map(str, shape))}]{notes[name]}"
-        for name, kind, shape in (takes, gives)
+        for name, kind, shape in values
     )
 
 
@@ -247,7 +252,7 @@ def _without_traces(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _check(proto: onnx.ModelProto) -> None:
     onnx.checker.check_model(proto, full_check=True)
-    for value in (*proto.graph.input, *proto.graph.output):
+    for value in (proto.graph.input[0], proto.graph.output[0]):
         batch = value.type.tensor_type.shape.dim[0]
         # The exporter replaces a dimension that the model fixes by a constant, without an error.
         if not batch.dim_param:
@@ -259,8 +264,8 @@ def _check(proto: onnx.ModelProto) -> None:
 
 def _explain(proto: onnx.ModelProto, image: ImageContract, metadata: Mapping[str, str]) -> None:
     proto.producer_name, proto.producer_version = "snapensemble", version("snapensemble")
-    takes, gives = map(value_of, (proto.graph.input[0], proto.graph.output[0]))
-    proto.graph.doc_string = graph_sentence(image, takes, gives)
+    shown = [value for value in proto.graph.output if not value.name.startswith("class_")]
+    proto.graph.doc_string = graph_sentence(image, *map(value_of, (proto.graph.input[0], *shown)))
     helper.set_model_props(proto, dict(sorted(metadata.items())))
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from snapensemble.contracts.bundle import ParityRecord
+from snapensemble.contracts.bundle import CLASS_BIAS, CLASS_WEIGHTS, MAPS, ParityRecord
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import SnapensembleError
 from snapensemble.contracts.metrics import Floats, mean_probabilities, softmax
@@ -40,8 +40,25 @@ class Chain:
         """What the last file gives for the first one's input; several threads may call it."""
         outputs: NDArray[Any] = inputs
         for session in self._sessions:
-            (outputs,) = session.run(None, {session.get_inputs()[0].name: outputs})
+            first = session.get_outputs()[0].name
+            (outputs,) = session.run([first], {session.get_inputs()[0].name: outputs})
         return outputs
+
+    def explained(self, inputs: NDArray[np.generic]) -> tuple[Floats, Floats | None]:
+        """logits_BK, and the means over positions of all class activation maps, if there are any.
+
+        A map is the last layer's answer for each position, so the mean is that for the mean.
+        """
+        found: dict[str, NDArray[Any]] = {}
+        outputs: NDArray[Any] = inputs
+        for session in self._sessions:
+            names = [value.name for value in session.get_outputs()]
+            outputs, *more = session.run(names, {session.get_inputs()[0].name: outputs})
+            found |= dict(zip(names[1:], more, strict=True))
+        if not {MAPS, CLASS_WEIGHTS} <= found.keys():
+            return outputs, None
+        means_BC = found[MAPS].mean(axis=(2, 3))
+        return outputs, means_BC @ found[CLASS_WEIGHTS].T + found[CLASS_BIAS]
 
 
 class Compared(NamedTuple):
@@ -55,7 +72,7 @@ class Compared(NamedTuple):
 def parity(
     model: nn.Module, onnx_files: Sequence[bytes], images_NCHW: NDArray[np.uint8], *, what: str
 ) -> Compared:
-    """Compare a member's answers at batch sizes 1, 2, 7 and 32.
+    """Compare a member's answers, and the means of its maps, at batch sizes 1, 2, 7 and 32.
 
     Args:
         model: the snapshot, a whole network in evaluation mode.
@@ -73,14 +90,15 @@ def parity(
         images_BCHW = parity_images(images_NCHW, size)
         with torch.inference_mode():
             expected_BK = model(torch.from_numpy(images_BCHW)).numpy()
-        found_BK = chain(images_BCHW)
+        found_BK, map_means_BK = chain.explained(images_BCHW)
         if found_BK.shape != expected_BK.shape:
             raise ParityFailed(
                 f"{what}: ONNX Runtime gives shape {found_BK.shape} for a batch of {size}, "
                 f"torch gives {expected_BK.shape}"
             )
-        gaps_BK = np.abs(found_BK - expected_BK) / np.maximum(1, np.abs(expected_BK))
-        logit_gap = _larger(logit_gap, gaps_BK)
+        for logits_BK in (found_BK, found_BK if map_means_BK is None else map_means_BK):
+            gaps_BK = np.abs(logits_BK - expected_BK) / np.maximum(1, np.abs(expected_BK))
+            logit_gap = _larger(logit_gap, gaps_BK)
         torch_probs.append(softmax(expected_BK))
         onnx_probs.append(softmax(found_BK))
         probability_gap = _larger(probability_gap, np.abs(onnx_probs[-1] - torch_probs[-1]))

@@ -39,6 +39,10 @@ class InvalidParameter(ServingError):
     """A query parameter cannot be granted."""
 
 
+class NotExplainable(ServingError):
+    """The bundle cannot say where in an image the evidence for a class is."""
+
+
 class Overloaded(ServingError):
     """The answer would come too late, so the request was not accepted."""
 

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, shape_inference
 
 from snapensemble.contracts.sessions import open_session
 from snapensemble.export.acceptance import QuantizationRefused
+from snapensemble.export.class_maps import expose_maps, hide_maps
 from snapensemble.export.int8.rounding import round_weights
 from snapensemble.export.onnx_graph import PIXELS, constants, convolve_pixels, replace_nodes
 
@@ -64,6 +65,7 @@ def to_int8(
     """
     given = onnx.load_from_string(onnx_file)
     model = onnx.load_from_string(onnx_file)
+    hide_maps(model)
     on_pixels = convolve_pixels(model.graph)
     model = shape_inference.infer_shapes(model)
     ranges = activation_ranges(model, images)
@@ -201,6 +203,9 @@ def _finished(quantised: onnx.ModelProto, given: onnx.ModelProto) -> bytes:
     quantised.producer_name = given.producer_name
     quantised.producer_version = given.producer_version
     quantised.graph.doc_string = given.graph.doc_string
+    if len(given.graph.output) > 1:
+        quantised = shape_inference.infer_shapes(quantised)
+        expose_maps(quantised)
     for found, expected in (
         (quantised.graph.input, given.graph.input),
         (quantised.graph.output, given.graph.output),

@@ -24,12 +24,14 @@ from snapensemble.serving.http.routes import PREDICT
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.admission import PendingRequest
+from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.inference.explain import Asked
 from snapensemble.serving.inference.request import Answer, MemberOutputs, PendingImage
 
 # Most answers are there before a client could have left; to listen for that costs more than a
 # small ensemble.
 LISTEN_AFTER_S = 0.05
-MAX_QUERY_BYTES = 1024
+MAX_QUERY_BYTES = 4096
 MAX_PROBLEMS = 3  # that a message names; each costs more to word than to find
 
 
@@ -84,12 +86,15 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
         if options.coverage is not None:
             quantile = service.engine.quantile(mode, options.coverage)
         answered = service.engine.abstention(mode, options.abstain)
+        asked = service.engine.asked(options.explain) if options.explain else None
         deadline = within_s  # by the event loop's clock
         if deadline < math.inf:
             deadline += asyncio.get_running_loop().time()
         pictures = await _received(service, scope, receive, request, deadline)
         state.notes["images"] = len(pictures)
         images = request.accept(pictures)
+        if asked is not None:
+            hold_maps(service.engine, request, images, asked)
         state.times = [image.times for image in images]
         outputs_N = await _classified(service, request, images, mode, receive, deadline)
         state.notes["members_used"] = sum([len(each.probs_dK) for each in outputs_N])
@@ -97,6 +102,26 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
         predictions = [prediction(each, bundle, options, quantile, answered) for each in outputs_N]
         _count(service, mode, predictions)
         return to_json(response(predictions, bundle, service.name), inf_nan_mode="null")
+
+
+def hold_maps(
+    engine: Engine, request: PendingRequest, images: Sequence[PendingImage], asked: Asked
+) -> None:
+    """Have the answers to images explained, and hold the bytes that it takes.
+
+    Raises:
+        InvalidParameter: it would take more than all requests together may hold.
+        Overloaded: it would take more than is free.
+    """
+    size, limit = len(images) * engine.bytes_of_maps(asked), engine.admission.memory.limit
+    if size > limit:
+        raise InvalidParameter(
+            f"explain: the maps of {len(images)} images take up to {size:,} bytes, all requests "
+            f"together may hold {limit:,}; ask about fewer images or classes at a time"
+        )
+    request.hold(size)
+    for image in images:
+        image.asked = asked
 
 
 async def _received(
@@ -223,7 +248,7 @@ def _count(service: Service, mode: Mode, predictions: Sequence[dict[str, Any]]) 
 
 
 def options_of(query: bytes) -> PredictOptions:
-    """The parameters of a query; of one that is repeated the last counts.
+    """The parameters of a query; of one that is repeated, except `explain`, the last counts.
 
     Raises:
         InvalidParameter: one is unknown or out of bounds, and the message names it; or the query
@@ -239,7 +264,9 @@ def options_of(query: bytes) -> PredictOptions:
 @lru_cache(maxsize=256)
 def _options_of(query: bytes) -> PredictOptions:
     try:
-        return PredictOptions.model_validate(dict(QueryParams(query)))
+        params = QueryParams(query)
+        repeated = {"explain": params.getlist("explain")} if "explain" in params else {}
+        return PredictOptions.model_validate({**params, **repeated})
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         more = len(problems) - MAX_PROBLEMS

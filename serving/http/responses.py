@@ -55,6 +55,17 @@ def prediction(
         }
     if answered is not None:
         answer["abstain"] = outputs.partial_of is not None or not answers(answered, probs_K)
+    if outputs.explanation:
+        answer["explanation"] = [
+            {
+                "class": bundle.classes[each.index],
+                "index": each.index,
+                "png": each.png,
+                "low": each.low,
+                "high": each.high,
+            }
+            for each in outputs.explanation
+        ]
     answer["members_used"] = len(outputs.probs_dK)
     if outputs.partial_of is not None:
         answer["partial"] = True

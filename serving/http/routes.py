@@ -35,6 +35,7 @@ PREDICT_ERRORS = (
     ImageTooCostly,
     InvalidImage,
     errors.InvalidParameter,
+    errors.NotExplainable,
     errors.InferenceFailed,
     errors.Overloaded,
     errors.Stopping,
@@ -115,6 +116,7 @@ async def model(request: Request) -> JSONResponse:
     content["providers"] = service.engine.providers
     content["workers"] = service.settings.workers
     content["mode"] = service.settings.mode
+    content["explain"] = service.engine.maps is not None
     point = service.engine.point
     content["cascade_point"] = None if point is None else point.model_dump(mode="json")
     return JSONResponse(content)

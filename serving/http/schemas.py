@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.cascade import CascadePoint, Mode
+from snapensemble.serving.inference.explain import MAX_CLASSES
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 EXAMPLE = {
@@ -52,6 +53,14 @@ class PredictOptions(BaseModel):
             "wrong ones among those given, fraction",
         ),
     ] = None
+    explain: Annotated[
+        tuple[str, ...],
+        Field(
+            max_length=MAX_CLASSES,
+            description="add a map of where the evidence for a class is: true for the predicted "
+            "class, or a class's name; may be repeated",
+        ),
+    ] = ()
     deadline_ms: Annotated[
         int | None,
         Field(
@@ -96,6 +105,21 @@ class PredictionSet(BaseModel):
     classes: Annotated[list[str], Field(min_length=1)]
 
 
+class Explanation(BaseModel):
+    """Where in the image the members find what speaks for a class: a class activation map."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_: Annotated[str, Field(alias="class")]
+    index: int
+    png: Annotated[
+        str,
+        Field(description="grey picture, 8 bits, of the frame that the members saw; in base64"),
+    ]
+    low: Annotated[float, Field(description="evidence that 0 stands for, in logits")]
+    high: Annotated[float, Field(description="evidence that 255 stands for, in logits")]
+
+
 class Prediction(ClassProbability):
     """One image's answer; the class fields are those of the likeliest class."""
 
@@ -108,6 +132,7 @@ class Prediction(ClassProbability):
         bool | None,
         Field(description="only where it was asked: whether this answer should not be used"),
     ] = None
+    explanation: list[Explanation] | None = None
     members_used: int
     partial: Annotated[
         Literal[True] | None, Field(description="only where the deadline cut members off")
@@ -139,6 +164,7 @@ class ModelResponse(BundleManifest):
         dict[str, list[str]], Field(description="of ONNX Runtime, by member, as really used")
     ]
     mode: Annotated[Mode, Field(description="where a request has none")]
+    explain: Annotated[bool, Field(description="whether answers can be explained by maps")]
     cascade_point: Annotated[
         CascadePoint | None, Field(description="the one that is active; null without a cascade")
     ]

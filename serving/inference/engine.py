@@ -4,6 +4,7 @@ Shapes: M members, d members asked, N images, C channels, H height, W width, K c
 """
 
 import contextlib
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from snapensemble.contracts.metrics import Floats
 from snapensemble.contracts.pixels import MAX_PIXELS, SERVER_LIMITS
 from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.contracts.sessions import Provider, check_providers
-from snapensemble.serving.errors import InvalidParameter, Stopping
+from snapensemble.serving.errors import InvalidParameter, NotExplainable, Stopping
 from snapensemble.serving.inference.admission import Admission, Forecast, MemoryBudget
 from snapensemble.serving.inference.aggregate import summaries
 from snapensemble.serving.inference.batch import BatchReport, Inputs, names_by_place
@@ -31,6 +32,14 @@ from snapensemble.serving.inference.costly import (
     LANE_PATIENCE_BYTES,
     LANE_PATIENCE_S,
     MEMORY_PATIENCE_S,
+)
+from snapensemble.serving.inference.explain import (
+    NOTHING,
+    PREDICTED,
+    Asked,
+    Explanation,
+    explanations,
+    png_bytes,
 )
 from snapensemble.serving.inference.request import Answer, Image, PendingImage, Picture
 from snapensemble.serving.inference.scheduler import Scheduler
@@ -61,6 +70,8 @@ class Engine:
         health: knows which members fail.
         point: the active point of the cascade; None if the bundle carries no cascade.
         providers: by member, and for the trunk, what runs it, as ONNX Runtime names it.
+        maps: for each member the shape (C, h, w) of the feature maps that explain its answers; None
+            if those of one member cannot be explained.
     """
 
     def __init__(
@@ -71,6 +82,7 @@ class Engine:
         health: MemberHealth,
         point: CascadePoint | None = None,
         providers: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        maps: Sequence[tuple[int, ...]] | None = None,
     ) -> None:
         self.bundle = bundle
         self.scheduler = scheduler
@@ -78,6 +90,7 @@ class Engine:
         self.health = health
         self.point = point
         self.providers = providers
+        self.maps = maps
         self._trial: Answer | None = None
 
     def __enter__(self) -> "Engine":
@@ -87,13 +100,15 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.scheduler.__exit__(*error)
 
-    def submit(self, pictures: Sequence[Picture], mode: Mode = "full") -> list[Answer]:
+    def submit(
+        self, pictures: Sequence[Picture], mode: Mode = "full", asked: Asked | None = None
+    ) -> list[Answer]:
         """Submit pictures in process; one future each, of the distributions of the members asked.
 
         Nothing is refused for overload; see `Scheduler.submit`.
         """
         self.check_mode(mode)
-        images = [PendingImage(picture) for picture in pictures]
+        images = [PendingImage(picture, asked=asked) for picture in pictures]
         self.scheduler.submit(images, mode)
         return [image.answer for image in images]
 
@@ -174,6 +189,47 @@ class Engine:
             )
         return point
 
+    def asked(self, explain: Sequence[str]) -> Asked | None:
+        """The classes to explain, by the words of a request; None if it asks for no map.
+
+        Args:
+            explain: names of classes, `true` for the predicted one, `false` for none.
+
+        Raises:
+            InvalidParameter: there is no such class.
+            NotExplainable: the bundle gives no maps.
+        """
+        names = [name for name in explain if name not in (PREDICTED, NOTHING)]
+        if not names and PREDICTED not in explain:
+            return None
+        if self.maps is None:
+            raise NotExplainable(
+                "explain: a member of this bundle gives no feature maps; only networks that end in "
+                "a mean over height and width and one linear layer do, in bundles of this version: "
+                "ask without explain, or export such a network again"
+            )
+        places = {name: place for place, name in enumerate(self.bundle.classes)}
+        for name in names:
+            if name not in places:
+                close = difflib.get_close_matches(name, places, n=3) or self.bundle.classes[:3]
+                raise InvalidParameter(
+                    f"explain: there is no class {name!r}; expected {PREDICTED} for the predicted "
+                    f"class, or a class such as {', '.join(map(repr, close))}"
+                )
+        return Asked(tuple(places[name] for name in dict.fromkeys(names)), PREDICTED in explain)
+
+    def bytes_of_maps(self, asked: Asked) -> int:
+        """The most bytes that explaining one image takes, until its answer is sent.
+
+        The members' evidence, a trunk's maps, and each map as a picture, in base64 and in the
+        answer's body.
+        """
+        assert self.maps is not None
+        classes = len(self.bundle.classes)
+        evidence = sum(asked.evidence_bytes(classes, h * w) for _, h, w in self.maps)
+        shared = 4 * math.prod(self.maps[0]) if self.bundle.trunk is not None else 0
+        return evidence + shared + 4 * asked.most * png_bytes(self.bundle)
+
 
 def load_engine(
     bundle_dir: Path,
@@ -232,6 +288,7 @@ def load_engine(
         count_bytes=memory.count,
         leaves=None if cascade is None else cascade.leaves,
         summarize=partial(summaries, bundle=bundle),
+        explain=partial(explanation, bundle=bundle),
         on_decode=on_decode,
         on_batch=(health.batch, on_batch),
         on_wait=forecast.came_out,
@@ -246,7 +303,26 @@ def load_engine(
     point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
     parts = members if trunk is None else [trunk, *members]
     providers = {part.name: part.providers for part in parts}
-    return Engine(bundle, scheduler, admission, health, point, providers)
+    return Engine(
+        bundle, scheduler, admission, health, point, providers, maps_shapes(trunk, members)
+    )
+
+
+def maps_shapes(
+    trunk: PartSession | None, members: Sequence[PartSession]
+) -> list[tuple[int, ...]] | None:
+    """For each member the shape of its feature maps, or the trunk's; None if one has none."""
+    shared = None if trunk is None else trunk.maps_shape
+    shapes = [member.maps_shape or shared for member in members if member.has_class_weights]
+    known = [shape for shape in shapes if shape is not None]
+    return known if len(known) == len(members) else None
+
+
+def explanation(image: PendingImage, bundle: BundleManifest) -> tuple[Explanation, ...]:
+    """The maps of an image whose answer is known."""
+    asked, summary = image.asked, image.answer.summary
+    assert asked is not None and summary is not None
+    return explanations(image.evidence_d, asked, summary, bundle)
 
 
 def warm_up(

@@ -15,6 +15,7 @@ from snapensemble.contracts.errors import TakesTime
 from snapensemble.contracts.metrics import Floats
 from snapensemble.serving.errors import DeadlineExceeded
 from snapensemble.serving.inference.aggregate import Summary
+from snapensemble.serving.inference.explain import Asked, Explanation, Maps
 
 Image = NDArray[np.uint8]  # image_CHW
 Features = NDArray[np.float32]  # what the trunk gives for an image
@@ -28,6 +29,7 @@ class MemberOutputs:
     probs_dK: Floats
     partial_of: tuple[int, ...] | None = None  # places of the members, where not all answered
     summary: Summary | None = None
+    explanation: tuple[Explanation, ...] = ()
 
 
 def nothing_yet() -> MemberOutputs | None:
@@ -61,7 +63,13 @@ class Answer(Future[Floats]):
         super().__init__()
         self.so_far: Callable[[], MemberOutputs | None] = nothing_yet  # set by the micro-batch
         self.summary: Summary | None = None  # set before the result
+        self.explanation: tuple[Explanation, ...] = ()  # set before the result
         self.times = Times()
+
+    def whole(self) -> MemberOutputs:
+        """Wait for the whole answer; raises what the future raises."""
+        probs_dK = self.result()
+        return MemberOutputs(probs_dK, summary=self.summary, explanation=self.explanation)
 
     def cut_short(self) -> MemberOutputs:
         """Give the whole answer if it is there, else the outputs so far, and cancel the rest.
@@ -71,7 +79,7 @@ class Answer(Future[Floats]):
         """
         outputs = self.so_far()  # before the rest is cancelled: afterwards it may be forgotten
         if not self.cancel():
-            return MemberOutputs(self.result(), summary=self.summary)
+            return self.whole()
         if outputs is None:
             raise DeadlineExceeded("no member had answered when the deadline passed")
         return outputs
@@ -126,12 +134,16 @@ class PendingImage:
     Args:
         picture: encoded, or an array of the shape that the members take.
         answer: the future that its caller holds.
+        asked: the classes to explain, of a bundle whose answers can be.
     """
 
     picture: Picture
     answer: Answer = field(default_factory=Answer)
+    asked: Asked | None = None  # which classes to explain
     features: Features | None = None
+    maps: Maps | None = None  # the trunk's, for those who ask
     probs_dK: Floats | None = None
+    evidence_d: list[Maps] = field(default_factory=list)  # of the members, for those who ask
     is_queued: bool = False  # the scheduler has it and owes it an answer
     is_claimed: bool = False  # a request counts it, and the scheduler learns when it stops
 
@@ -158,6 +170,7 @@ class PendingImage:
 
     def drop_features(self) -> int:
         """Free the features, which nobody will be asked about; returns how many bytes they had."""
+        self.maps = None
         if self.features is None:
             return 0
         size, self.features = self.features.nbytes, None

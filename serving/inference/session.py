@@ -5,17 +5,26 @@ A part is an ONNX file of a bundle: the trunk that the members share, or a membe
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snapensemble.contracts.bundle import BundleManifest, Member, Trunk
+from snapensemble.contracts.bundle import (
+    CLASS_BIAS,
+    CLASS_WEIGHTS,
+    MAPS,
+    BundleManifest,
+    Member,
+    Trunk,
+)
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import read_verified
 from snapensemble.contracts.sessions import PROVIDERS, Provider, open_session
 from snapensemble.serving.inference.batch import BatchReport, Inputs
+from snapensemble.serving.inference.explain import Maps
 
 Value = tuple[str, str, tuple[int, ...]]  # name, type and shape of an image's part
 TOO_MANY = 3  # micro-batches in a row; one alone may be bad luck
@@ -28,15 +37,39 @@ class PartSession:
         self.name = part.name
         self.providers: list[str] = session.get_providers()  # those that it really uses
         self._session = session
-        (self._input,) = (value.name for value in session.get_inputs())
-        self._outputs = [value.name for value in session.get_outputs()]
+        ((self._input, _, self._takes),) = map(_signature, session.get_inputs())
+        self._output, *more = (value.name for value in session.get_outputs())
+        shapes = {value.name: tuple(value.shape) for value in session.get_outputs()}
+        self.maps_shape: tuple[int, ...] | None = shapes[MAPS][1:] if MAPS in more else None
+        self.has_class_weights = CLASS_WEIGHTS in more
 
     def __call__(self, inputs_B: Inputs) -> NDArray[np.float32]:
         """What the part gives for uint8 images, or for the trunk's features."""
-        outputs_B: NDArray[np.float32] = self._session.run(self._outputs, {self._input: inputs_B})[
-            0
-        ]
+        outputs_B: NDArray[np.float32]
+        (outputs_B,) = self._session.run([self._output], {self._input: inputs_B})
         return outputs_B
+
+    def with_maps(self, inputs_B: Inputs) -> tuple[NDArray[np.float32], Maps | None]:
+        """What the part gives, and its own last feature maps_BChw if it has any."""
+        if self.maps_shape is None:
+            return self(inputs_B), None
+        outputs_B, maps_BChw = self._session.run([self._output, MAPS], {self._input: inputs_B})
+        return outputs_B, maps_BChw
+
+    def evidence(self, maps_Chw: Maps, rows: slice | list[int]) -> Maps:
+        """evidence_nhw of a member for some classes: its last layer's answer for each position."""
+        weights_KC, bias_K = self._last_layer
+        evidence_nhw = np.tensordot(weights_KC[rows], maps_Chw, axes=1)
+        evidence_nhw += bias_K[rows][:, None, None]
+        return evidence_nhw
+
+    @cached_property
+    def _last_layer(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """class_weights_KC and class_bias_K, which only those need who ask for maps."""
+        kind = np.uint8 if self._input == "images" else np.float32
+        nothing = np.zeros((1, *self._takes), kind)
+        weights_KC, bias_K = self._session.run([CLASS_WEIGHTS, CLASS_BIAS], {self._input: nothing})
+        return weights_KC, bias_K
 
 
 def load_part(
@@ -85,13 +118,45 @@ def expected_values(bundle: BundleManifest, part: Trunk | Member) -> list[Value]
 
 
 def _check_contract(file: Path, session: Any, expected: list[Value]) -> None:
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    found = [_signature(value) for value in (*inputs, *outputs)]
-    if found != expected or any(isinstance(v.shape[0], int) for v in (*inputs, *outputs)):
+    inputs, (first, *more) = session.get_inputs(), session.get_outputs()
+    found = [_signature(value) for value in (*inputs, first)]
+    if found != expected or any(isinstance(v.shape[0], int) for v in (*inputs, first)):
         raise InvalidManifest(
             f"{file}: the graph has {found}, the bundle says {expected}, each with a batch "
             "dimension of any size in front"
         )
+    _check_maps(file, more, expected)
+
+
+def _check_maps(file: Path, outputs: Sequence[Any], expected: list[Value]) -> None:
+    """Check what explains a part's answers, if anything does: its outputs after the first one.
+
+    A trunk has maps whose means are its features. A member has the weights and the bias of its last
+    layer, for maps of its own or for those of the trunk.
+    """
+    (_, _, takes), (kind, _, gives) = expected
+    found = {v.name: tuple(v.shape) for v in outputs if v.type == "tensor(float)"}
+    maps = found.get(MAPS)
+    channels = takes if maps is None else maps[1:2]
+    wanted = {} if maps is None else {MAPS: maps}
+    if kind == "logits" and outputs:
+        wanted |= {CLASS_WEIGHTS: (*gives, *channels), CLASS_BIAS: gives}
+    batch_and_sizes = [str, int, int, int]
+    if (
+        found != wanted
+        or len(found) != len(outputs)
+        or (maps is not None and [type(size) for size in maps] != batch_and_sizes)
+        or (kind == "features" and outputs and channels != gives)
+    ):
+        raise InvalidManifest(
+            f"{file}: after its first output the graph gives {[_whole(v) for v in outputs]}; "
+            f"expected nothing, or of {MAPS} [batch, channels, height, width], {CLASS_WEIGHTS} "
+            f"[classes, channels] and {CLASS_BIAS} [classes] those that the part has, all float"
+        )
+
+
+def _whole(value: Any) -> Value:
+    return value.name, value.type, tuple(value.shape)
 
 
 def _signature(value: Any) -> Value:
