@@ -27,7 +27,7 @@ from snapensemble.trainer.data.sources.source import (
     Source,
     times,
 )
-from snapensemble.trainer.data.sources.splits import EXPECTED, composed, part_in
+from snapensemble.trainer.data.sources.splits import EXPECTED, composed, part_called, part_in
 
 LABEL_KEYS = ("label", "cls", "class", "class_name", "category", "target")
 _LABEL_SUFFIXES = (".cls", ".json")
@@ -164,7 +164,7 @@ def _shards(pattern: Path) -> list[Path]:
 
 def _parts(pattern: Path, shards: list[Path]) -> list[PartOrAll]:
     """The part of each shard, by its name or that of its directory."""
-    told = [part_in(shard.stem) or part_in(shard.parent.name) for shard in shards]
+    told = [part_in(shard.stem) or part_called(shard.parent.name) for shard in shards]
     if None in told and any(told):
         silent = shards[told.index(None)]
         raise InvalidData(

@@ -190,7 +190,7 @@ def test_a_folder_that_is_linked_into_two_classes_or_parts_is_refused(
     tmp_path: Path, link: str, target: str
 ) -> None:
     put(tmp_path / "train", TWO)
-    (tmp_path / "val").mkdir()
+    (tmp_path / link).parent.mkdir(exist_ok=True)
     (tmp_path / link).symlink_to(tmp_path / target)
     with pytest.raises(InvalidData, match=r"are one folder, by a link; .* remove one"):
         find_folder(tmp_path)
