@@ -34,6 +34,7 @@ MENDED = {
     "onnx": ("1.21.0", "CVE-2026-27489"),
     "pillow": ("12.3.0", "PYSEC-2026-2257"),
     "protobuf": ("6.33.5", "CVE-2026-0994"),
+    "pyarrow": ("23.0.1", "CVE-2026-25087"),
     "pydantic-settings": ("2.14.2", "GHSA-4xgf-cpjx-pc3j"),
     "pygments": ("2.20.0", "GHSA-5239-wwwm-4pmq"),
     "pyjwt": ("2.13.0", "PYSEC-2026-179"),

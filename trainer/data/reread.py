@@ -1,10 +1,13 @@
 """Read the images of a run or a bundle again, split as they were for its training."""
 
+from dataclasses import replace
+
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import DataRecord
 from snapensemble.trainer.data.dataset import Dataset, holds_pictures, load_dataset
 from snapensemble.trainer.data.readers import Split
+from snapensemble.trainer.data.sources.splits import composed
 
 
 def reread(
@@ -75,6 +78,8 @@ def reread_dataset(
         if spec == trained_on.spec:
             error.add_note("the snapshots were trained on it; if it has moved, give --data")
         raise
+    if tuple(map(composed, classes)) == dataset.classes:
+        dataset = replace(dataset, classes=classes)  # as an earlier version read a Mac's names
     if dataset.classes != classes:
         raise InvalidData(
             f"the data has the classes {list(dataset.classes)}, "

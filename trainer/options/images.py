@@ -18,7 +18,7 @@ class ImageOptions(Options):
         None,
         ge=1,
         le=MAX_SIDE,
-        description="height and width in pixels; folders only (64; 160 with pretrained weights)",
+        description="height and width in pixels; pictures only (64; 160 with pretrained weights)",
     )
     fit: FitChoice = Field(
         "auto",
@@ -44,7 +44,7 @@ class ImageOptions(Options):
         gt=0,
         le=1,
         description="show random parts of at least this share of the area, not shifts "
-        "(0.35 of a folder's pictures with pretrained weights)",
+        "(0.35 of pictures with pretrained weights)",
     )
     trivial_augment: bool = Field(
         False,
@@ -77,7 +77,7 @@ class ImageOptions(Options):
         json_schema_extra={"metavar": "ALPHA"},
     )
     max_bad_images: int = Field(
-        0, ge=0, description="unreadable files of a folder that are left out; more end the run"
+        0, ge=0, description="unreadable pictures that are left out; more end the run"
     )
     max_image_cost: float = Field(
         MAX_IMAGE_COST,

@@ -57,6 +57,7 @@ def test_a_size_that_no_graph_takes_is_refused_before_reading(tmp_path: Path, si
         "/no/such/place",
         *(f"{kind}:/no/such/place" for kind in ("cifar10", "cifar100", "mnist", "fashion-mnist")),
         "npz:/no/such.npz",
+        *(f"{kind}:/no/such/place" for kind in ("csv", "hf", "parquet", "wds")),
     ],
 )
 def test_data_that_is_not_there_is_said_so(spec: str) -> None:
@@ -95,30 +96,23 @@ def test_every_class_is_on_both_sides_in_about_its_share(
 
 
 @pytest.mark.parametrize(
-    ("spec", "folder"),
+    ("spec", "place", "pictures"),
     [
-        ("digits", False),
-        ("cifar10:x", False),
-        ("cifar100:x", False),
-        ("mnist:x", False),
-        ("fashion-mnist:x", False),
-        ("npz:x", False),
-        ("x", True),
-        ("mnist", True),
-        ("mnist:", True),
-        ("digits:x", True),
+        ("digits", "digits", False),
+        *((f"{kind}:x", f"{kind}:HERE/x", False) for kind in ("cifar10", "cifar100", "npz")),
+        *((f"{kind}:x", f"{kind}:HERE/x", False) for kind in ("mnist", "fashion-mnist")),
+        *((f"{kind}:x", f"{kind}:HERE/x", True) for kind in ("csv", "parquet", "hf", "wds")),
+        *((folder, f"HERE/{folder}", True) for folder in ("x", "mnist", "mnist:", "digits:x")),
     ],
 )
 def test_what_a_spec_means_does_not_depend_on_what_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, folder: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, place: str, pictures: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("digits", "mnist", "mnist:x"):
+    for name in ("digits", "mnist", "mnist:x", "csv:x"):
         (tmp_path / name).mkdir()
-    assert holds_pictures(spec) == folder
-    kind, _, rest = spec.partition(":")
-    place = str(tmp_path / spec) if folder else f"{kind}:{tmp_path / rest}"
-    assert resolved(spec) == ("digits" if spec == "digits" else place)
+    assert holds_pictures(spec) == pictures
+    assert resolved(spec) == place.replace("HERE", str(tmp_path))
 
 
 def split_of(*values: int) -> Split:

@@ -12,7 +12,7 @@ from typing import Any
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.process import say
 from snapensemble.trainer.data.sources.cells import Cells, Cellwise, ParquetFile, StreamFile
-from snapensemble.trainer.data.sources.source import Chosen, Found, Labelled, PartOrAll
+from snapensemble.trainer.data.sources.source import Found, Labelled, PartOrAll
 from snapensemble.trainer.data.sources.splits import EXPECTED, composed, part_called, part_in
 from snapensemble.trainer.data.sources.table import (
     LABEL_NAMES,
@@ -113,28 +113,20 @@ def _found_in_cells(place: str, files: dict[PartOrAll, list[Cells]]) -> Found:
     say(f"{place}: pictures from column {images[0]!r}, labels from column {labels[0]!r}")
     values = [cells.column(name) for (_, cells), name in zip(flat, labels, strict=True)]
     classes, index_of = _classes(place, flat[0][1], labels[0], values)
-    parts: dict[PartOrAll, Labelled] = {}
-    everywhere = Cellwise(
-        [cells for _, cells in flat],
-        images,
-        [(file, row) for file, column in enumerate(values) for row in range(len(column))],
-    )
-    start = 0
-    rows: dict[PartOrAll, list[tuple[int, int]]] = {}
-    for (part, cells), column in zip(flat, values, strict=True):
+    taken: dict[PartOrAll, tuple[list[tuple[int, int]], list[int]]] = {}
+    for number, ((part, cells), column) in enumerate(zip(flat, values, strict=True)):
         if part == "test" and set(column) == {_UNLABELLED}:
             say(f"{cells.file} has no labels; it is left out")
-        else:
-            found = rows.setdefault(part, [])
-            found += [
-                (start + row, index_of(value, f"{cells.file} row {row}"))
-                for row, value in enumerate(column)
-            ]
-        start += len(column)
-    for part, chosen in rows.items():
-        if chosen:
-            source = Chosen(everywhere, [row for row, _ in chosen])
-            parts[part] = Labelled(source, [label for _, label in chosen])
+            continue
+        rows, indices = taken.setdefault(part, ([], []))
+        rows += [(number, row) for row in range(len(column))]
+        indices += [index_of(value, f"{cells.file} row {row}") for row, value in enumerate(column)]
+    files_of_all = [cells for _, cells in flat]
+    parts = {
+        part: Labelled(Cellwise(files_of_all, images, rows), indices)
+        for part, (rows, indices) in taken.items()
+        if rows
+    }
     if not {"train", "everything"} & parts.keys():
         raise InvalidData(f"{place} has no rows to train on; expected a part train, or no parts")
     return Found(place, classes, parts)

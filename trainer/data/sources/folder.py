@@ -158,7 +158,7 @@ def _refuse_unclear(top: Path, folders: list[Path]) -> None:
     if any(inner[folder] for folder in alike):
         raise InvalidData(
             f"{top}: {names} look like parts of a data set by their names, and hold folders; "
-            f"give them the names of parts, {EXPECTED}; or put all folders into train/ if they "
+            f"give them the names of parts ({EXPECTED}), or put all folders into train/ if they "
             "are classes"
         )
     if len(set(alike.values())) > 1:
@@ -174,7 +174,7 @@ def _refuse_unclear(top: Path, folders: list[Path]) -> None:
             f"{top}: each of {outer}{', ...' if len(folders) > 3 else ''} holds the folders "
             f"{', '.join(sorted(common)[:3])}, so the classes may be the outer folders or the "
             "inner ones; put the outer ones into train/ if they are the classes, else merge them "
-            f"or give them the names of parts: {EXPECTED}"
+            f"or give them the names of parts ({EXPECTED})"
         )
 
 
@@ -185,9 +185,9 @@ def _refuse_siblings(top: Path, roots: Iterable[Path], walk: Walk) -> None:
     for folder in _folders(top):
         if folder not in used and (pictures := walk.pictures(folder)):
             raise InvalidData(
-                f"{folder} holds {len(pictures):,} pictures, but is no part of the data beside "
-                f"{' and '.join(sorted(f'{each.name}/' for each in used))}; give it the name of "
-                f"one, {EXPECTED}, or move it elsewhere"
+                f"{folder} holds {len(pictures):,} pictures, but is no part of the data as "
+                f"{' and '.join(sorted(f'{each.name}/' for each in used))} beside it; give it the "
+                f"name of one ({EXPECTED}), or move it elsewhere"
             )
 
 

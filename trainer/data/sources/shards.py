@@ -21,14 +21,13 @@ from snapensemble.contracts.pictures.walk import is_shown
 from snapensemble.contracts.pixels import SUFFIXES
 from snapensemble.contracts.process import say
 from snapensemble.trainer.data.sources.source import (
-    Chosen,
     Found,
     Labelled,
     PartOrAll,
     Source,
     times,
 )
-from snapensemble.trainer.data.sources.splits import EXPECTED, composed, part_in
+from snapensemble.trainer.data.sources.splits import EXPECTED, composed, part_called, part_in
 
 LABEL_KEYS = ("label", "cls", "class", "class_name", "category", "target")
 _LABEL_SUFFIXES = (".cls", ".json")
@@ -107,19 +106,21 @@ def find_shards(pattern: Path) -> Found:
             f"{pattern}: no sample has a picture; expected KEY.jpg (or {', '.join(SUFFIXES[1:4])}, "
             "...) and KEY.cls or KEY.json with its label"
         )
-    source = Members(shards, [member for member, _ in found])
     classes = tuple(sorted({label for _, label in found}, key=_numbers_first))
     index_of = {name: index for index, name in enumerate(classes)}
-    rows: dict[PartOrAll, list[int]] = {}
-    for row, part in enumerate(_parts(pattern, shards)[member.shard] for member, _ in found):
-        rows.setdefault(part, []).append(row)
-    if not {"train", "everything"} & rows.keys():
+    part_of = _parts(pattern, shards)
+    taken: dict[PartOrAll, tuple[list[Member], list[int]]] = {}
+    for member, label in found:
+        members, labels = taken.setdefault(part_of[member.shard], ([], []))
+        members.append(member)
+        labels.append(index_of[label])
+    if not {"train", "everything"} & taken.keys():
         raise InvalidData(
-            f"{pattern}: the names of all shards tell of {', '.join(rows)}, none of train"
+            f"{pattern}: the names of all shards tell of {', '.join(taken)}, none of train"
         )
     parts = {
-        part: Labelled(Chosen(source, chosen), [index_of[found[row][1]] for row in chosen])
-        for part, chosen in rows.items()
+        part: Labelled(Members(shards, members), labels)
+        for part, (members, labels) in taken.items()
     }
     return Found(str(pattern), classes, parts)
 
@@ -163,7 +164,7 @@ def _shards(pattern: Path) -> list[Path]:
 
 def _parts(pattern: Path, shards: list[Path]) -> list[PartOrAll]:
     """The part of each shard, by its name or that of its directory."""
-    told = [part_in(shard.stem) or part_in(shard.parent.name) for shard in shards]
+    told = [part_in(shard.stem) or part_called(shard.parent.name) for shard in shards]
     if None in told and any(told):
         silent = shards[told.index(None)]
         raise InvalidData(

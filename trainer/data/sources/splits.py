@@ -15,7 +15,7 @@ _INSIDE = re.compile(
     rf"(?:^|[\W\d_])({'|'.join(_PART_OF)})(?:[\W_]?(?:set|data|split|images?|imgs?|pictures))?(?:$|[\W\d_])"
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-EXPECTED = "; ".join(f"{words[0]} ({', '.join(words[1:])})" for words in WORDS.values())
+EXPECTED = " or ".join("|".join(words) for words in WORDS.values())
 
 
 def composed(name: str) -> str:

@@ -1,6 +1,7 @@
 """Tables of pictures: a row has the path of a picture, its label and, if it likes, its part."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -143,7 +144,7 @@ def without_columns(file: Path, names: Sequence[str]) -> InvalidData:
 
 
 def _csv_rows(file: Path, text: str) -> Iterator[Row]:
-    lines = text.splitlines(keepends=True)
+    lines = list(io.StringIO(text, newline=""))
     first = next((number for number, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise InvalidData(f"{file} is empty; expected a line that names columns, path and label")

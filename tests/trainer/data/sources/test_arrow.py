@@ -1,0 +1,245 @@
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snapensemble.contracts.errors import InvalidData, InvalidImage
+from snapensemble.trainer.data.sources.arrow import find_hugging_face, find_parquet
+from snapensemble.trainer.data.sources.cells import ParquetFile
+from tests.factories import encoded, picture
+from tests.trainer.folders import load, make_folder
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+NAMES = ["a", "b"]
+
+
+def folder(root: Path, parts: Sequence[str] = ("train", "val", "test")) -> Path:
+    for part in parts:
+        make_folder(root / part, {"a": 4, "b": 3})
+    return root
+
+
+def rows(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The pictures of CLASS/* and the names of their classes, in the order of a folder."""
+    paths = sorted(root.rglob("*.png"))
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    return images, [path.parent.name for path in paths]
+
+
+def declared(root: Path) -> Any:
+    """A table as Hugging Face's `datasets` keeps it, with numbers for labels."""
+    images, labels = rows(root)
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"names": NAMES, "_type": "ClassLabel"},
+    }
+    schema = pa.schema(
+        [("image", IMAGE), ("label", pa.int64())],
+        metadata={b"huggingface": json.dumps({"info": {"features": features}}).encode()},
+    )
+    numbers = [NAMES.index(label) for label in labels]
+    return pa.table({"image": images, "label": numbers}, schema=schema)
+
+
+def save(table: Any, directory: Path, files: int = 2) -> None:
+    """As `Dataset.save_to_disk` does."""
+    directory.mkdir(parents=True)
+    step = -(-len(table) // files)
+    names = [f"data-{i:05d}-of-{files:05d}.arrow" for i in range(files)]
+    for i, name in enumerate(names):
+        with (
+            pa.OSFile(str(directory / name), "wb") as opened,
+            pa.ipc.new_stream(opened, table.schema) as stream,
+        ):
+            stream.write_table(table.slice(i * step, step))
+    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
+    (directory / "state.json").write_text(json.dumps(state))
+
+
+def test_a_saved_data_set_with_parts_is_that_of_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, saved = folder(tmp_path / "folder"), tmp_path / "saved"
+    for part, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+        save(declared(root / part), saved / name)
+    (saved / "dataset_dict.json").write_text('{"splits": ["train", "validation", "test"]}')
+    data = load(f"hf:{saved}")
+    assert data.classes == ("a", "b") and len(data.part("test")) == 7
+    assert data.fingerprint() == load(root).fingerprint()
+    said = capsys.readouterr().err
+    assert f"{saved}: pictures from column 'image', labels from column 'label'\n" in said
+
+
+def test_a_saved_data_set_in_one_piece_is_divided_as_a_folder_is(tmp_path: Path) -> None:
+    make_folder(tmp_path / "folder", {"a": 9, "b": 8})
+    save(declared(tmp_path / "folder"), tmp_path / "saved")
+    data = load(f"hf:{tmp_path / 'saved'}")
+    assert data.fingerprint() == load(tmp_path / "folder").fingerprint()
+    assert data.test is not None
+
+
+@pytest.mark.parametrize(
+    "form", ["data/{}-00000-of-00001.parquet", "{}/0000.parquet", "{}.parquet"]
+)
+def test_parquet_files_are_parts_by_their_names(tmp_path: Path, form: str) -> None:
+    root, copy = folder(tmp_path / "folder"), tmp_path / "copy"
+    for part, name in (("train", "train"), ("val", "validation"), ("test", "test")):
+        file = copy / form.format(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(declared(root / part), file)
+    assert load(f"hf:{copy}").fingerprint() == load(root).fingerprint()
+
+
+def test_parquet_files_of_which_one_tells_no_part_are_refused(tmp_path: Path) -> None:
+    root = folder(tmp_path / "folder", ["train"])
+    for name in ("train", "more"):
+        pq.write_table(declared(root / "train"), tmp_path / f"{name}.parquet")
+    with pytest.raises(InvalidData, match=r"more.parquet tells no part, those of others do"):
+        find_hugging_face(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["string", "int32", "dictionary"])
+def test_columns_without_declared_types_are_guessed(tmp_path: Path, kind: str) -> None:
+    images, labels = rows(make_folder(tmp_path / "folder", {"a": 4, "b": 3}))
+    values = {
+        "string": pa.array(labels),
+        "int32": pa.array([3 if label == "a" else 12 for label in labels], pa.int32()),
+        "dictionary": pa.array(labels).dictionary_encode(),
+    }[kind]
+    plain = [each["bytes"] for each in images]
+    pq.write_table(
+        pa.table({"id": range(7), "jpg": plain, "Class": values}), tmp_path / "x.parquet"
+    )
+    data = load(f"parquet:{tmp_path / 'x.parquet'}")
+    assert data.classes == (("3", "12") if kind == "int32" else ("a", "b"))
+    images_NCHW = load(tmp_path / "folder").train.images_NCHW
+    assert (data.train.images_NCHW == images_NCHW).all()
+
+
+def test_a_parquet_file_of_paths_is_as_a_csv_file(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    paths = [path.relative_to(root) for path in sorted(root.rglob("*.png"), reverse=True)]
+    columns = {
+        "path": [str(path) for path in paths],
+        "label": pa.array([path.parts[1] for path in paths]).dictionary_encode(),
+        "split": [path.parts[0] for path in paths],
+    }
+    pq.write_table(pa.table(columns), root / "labels.parquet")
+    data = load(f"parquet:{root / 'labels.parquet'}")
+    (root / "labels.parquet").unlink()
+    assert data.fingerprint() == load(root).fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"file": ["a"], "kind": ["x"]}, "the columns 'file', 'kind'; expected path and label"),
+        ({"path": ["a", "b"], "label": ["x", None]}, "row 2: the label is empty"),
+        ({"path": ["a"], "label": ["x"], "split": [None]}, "row 1: the split is empty"),
+        ({"image": [b"x"], "n": [1]}, "which one has the labels\\? call it label"),
+        ({"one": [b"x"], "two": [b"x"], "label": [1]}, "'one', 'two' hold pictures; call the one"),
+        ({"image": [b"x"], "label": [[1]]}, "'label' is list.*expected one text or whole number"),
+        ({"image": [b"x"], "label": [0.5]}, "'label' is double"),
+        ({"image": [b"x", b"y"], "label": [1, None]}, "row 1: the label is empty; expected one of"),
+    ],
+)
+def test_a_table_that_cannot_be_used_says_why(
+    tmp_path: Path, columns: dict[str, list[Any]], message: str
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(InvalidData, match=message):
+        find_parquet(tmp_path / "x.parquet")
+
+
+def test_a_label_without_a_name_is_refused_and_a_test_part_without_labels_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = declared(make_folder(tmp_path / "folder", {"a": 4, "b": 3}))
+    without = table.set_column(1, table.schema.field("label"), pa.array([-1] * 7))
+    pq.write_table(table, tmp_path / "train.parquet")
+    pq.write_table(without, tmp_path / "test.parquet")
+    assert list(find_hugging_face(tmp_path).parts) == ["train"]
+    assert "test.parquet has no labels; it is left out" in capsys.readouterr().err
+    pq.write_table(without, tmp_path / "train.parquet")
+    with pytest.raises(InvalidData, match=r"train.parquet row 0: the label is empty; .* 2 classes"):
+        find_hugging_face(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "saved/data-00000-of-00001.arrow"])
+def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text(
+        '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}'
+    )
+    (tmp_path / name).write_bytes(b"no table at all")
+    spec = f"hf:{tmp_path / 'saved'}" if name.startswith("saved") else f"parquet:{tmp_path / name}"
+    with pytest.raises(InvalidData, match=f"{name}: cannot be read"):
+        load(spec)
+
+
+def test_a_directory_without_a_data_set_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match=r"neither dataset_dict.json nor state.json"):
+        find_hugging_face(tmp_path)
+
+
+def test_bad_rows_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = rows(make_folder(tmp_path / "folder", {"a": 5, "b": 5}))
+    images[3], images[7] = {"bytes": b"no picture", "path": "x"}, {"bytes": None, "path": None}
+    images[8] = {"bytes": None, "path": "folder/b/3.png"}
+    table = pa.table({"image": pa.array(images, IMAGE), "label": labels})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InvalidData, match="2 images cannot be read"):
+        load(f"parquet:{tmp_path / 'x.parquet'}")
+    data = load(f"parquet:{tmp_path / 'x.parquet'}", max_bad_images=2)
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/x.parquet row 3: not an image" in said
+    assert f"{tmp_path}/x.parquet row 7: the cell is empty" in said
+    for name in ("a/3", "b/2"):
+        (tmp_path / "folder" / f"{name}.png").unlink()
+    assert data.fingerprint() == load(tmp_path / "folder").fingerprint()
+
+
+def test_a_changed_file_is_decoded_anew_and_new_labels_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SNAPENSEMBLE_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "x.parquet"
+    fingerprints = set()
+    for seed in (0, 50):
+        images = [encoded(picture(seed + i)) for i in range(12)]
+        pq.write_table(pa.table({"image": images, "label": ["a", "b"] * 6}), file)
+        fingerprints.add(load(f"parquet:{file}").fingerprint())
+        fingerprints.add(load(f"parquet:{file}").fingerprint())
+    assert len(fingerprints) == 2 and len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("group", [7, 100, 1000])
+def test_rows_are_found_in_any_order_by_any_thread_with_few_in_memory(
+    tmp_path: Path, group: int
+) -> None:
+    cells = [f"{i}".encode() for i in range(500)]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "x.parquet", row_group_size=group)
+    file = ParquetFile(tmp_path / "x.parquet")
+    order = [*range(500), *range(499, 0, -50), 3, 499, 0]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda row: file.cell("image", row), order))
+    assert found == [cells[row] for row in order]
+    assert sum(map(len, file._batches.values())) < 200
+
+
+def test_a_row_that_is_cut_off_is_a_bad_picture(tmp_path: Path) -> None:
+    file = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"image": [bytes(1000)] * 50}), file, compression="gzip")
+    data = bytearray(file.read_bytes())
+    data[4:100] = bytes(96)
+    file.write_bytes(data)
+    with pytest.raises(InvalidImage, match="the row cannot be read"):
+        ParquetFile(file).cell("image", 0)
