@@ -89,4 +89,6 @@ def test_seeing_against_white_is_what_alpha_compositing_makes_of_every_value() -
     value, alpha = np.meshgrid(np.arange(256), np.arange(256))
     picture = Image.fromarray(np.stack([value, value, value, alpha], axis=-1).astype(np.uint8))
     expected = in_one_piece(picture, "RGB", height=256, width=256)
-    np.testing.assert_array_equal(in_frame(picture, "RGB", height=256, width=256, fit="cover"), expected)
+    np.testing.assert_array_equal(
+        in_frame(picture, "RGB", height=256, width=256, fit="cover"), expected
+    )
