@@ -3,6 +3,8 @@
 import struct
 from collections.abc import Callable, Sequence
 
+from snapensemble.contracts.pictures.boxes import BoxFile
+from snapensemble.contracts.pictures.limits import PictureLimits
 from tests.attacks.pictures import exif_of, saved
 
 P = 6_324  # P x P are just 40 megapixels
@@ -178,7 +180,8 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     ),
     "avif one colour 10": lambda: saved("AVIF", mode="RGB", size=(3_200, 3_200), speed=10),
     "avif animation of 2400": lambda: animation(2_400),
-    "avif scaled up": lambda: avif([(b"av01", saved("AVIF", mode="RGB"))], size=(P, P)),
+    "avif scaled up 40": lambda: scaled(P, P),
+    "avif scaled up 10": lambda: scaled(3_200, 3_200),
     **{f"avif {name}": build for name, (_, build) in (REFUSED | DAMAGED).items()},
 }
 
@@ -189,3 +192,14 @@ def nested(depth: int) -> bytes:
     for _ in range(depth):
         inner = box(b"moov", inner)
     return box(b"ftyp", b"avif", bytes(4), b"avif") + inner
+
+
+def scaled(width: int, height: int) -> bytes:
+    """A real picture of 16 x 16 pixels, whose boxes ask for any size."""
+    data = saved("AVIF", mode="RGB")
+    at = data.index(b"av1C") - 4
+    properties = data[at : at + int.from_bytes(data[at : at + 4], "big")]
+    (item,) = BoxFile(data, PictureLimits()).items
+    return avif(
+        [(b"av01", item.data)], size=(width, height), properties=properties, associations=[1, 2]
+    )

@@ -14,7 +14,7 @@ from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, Invalid
 from snapensemble.contracts.pictures.cost import picture_cost
 from snapensemble.contracts.pictures.limits import PictureLimits
 from snapensemble.contracts.pixels import SERVER_LIMITS, decode_image
-from tests.attacks.avif import DAMAGED, REFUSED, animation, av1, avif, box, grid
+from tests.attacks.avif import DAMAGED, REFUSED, animation, av1, avif, box, grid, scaled
 from tests.attacks.pictures import saved
 from tests.factories import encoded, picture
 
@@ -74,6 +74,10 @@ def test_headers_say_what_pillow_writes(mode: str, size: tuple[int, int]) -> Non
     found = decode_image(data, channels=3, height=size[1], width=size[0])
     expected = decode_image(encoded(image), channels=3, height=size[1], width=size[0])
     assert np.abs(found.astype(int) - expected).mean() < 4
+
+
+def test_data_that_is_smaller_than_its_boxes_say_is_scaled_up() -> None:
+    assert decode_image(scaled(300, 200), channels=3, height=8, width=8).shape == (3, 8, 8)
 
 
 def test_the_first_picture_of_an_animation_counts() -> None:
