@@ -16,6 +16,8 @@ MAX_MANIFEST_BRACKETS = 100_000
 MAX_CLASSES = 100_000
 MAX_CLASS_NAME = 1_000  # characters
 
+_NAMES = ("extra_forbidden", "literal_error")  # errors about a name that this version has not
+
 
 def _inside(file: str) -> str:
     """Refuse a name that could lead out of the manifest's directory."""
@@ -134,9 +136,12 @@ def read_manifest(
         # As JSON, so that tuples may come as arrays and nothing else is converted.
         return kind.model_validate_json(text, strict=True)
     except ValidationError as error:
+        errors = error.errors()
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors()[:5]
+            f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in errors[:5]
         )
+        if any(e["type"] in _NAMES for e in errors):
+            problems += "; if a later snapensemble has written it, install a newer one"
         raise InvalidManifest(f"{path}: {problems}") from error
 
 

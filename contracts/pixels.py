@@ -15,11 +15,13 @@ from snapensemble.contracts.manifest import Record
 from snapensemble.contracts.pictures.cost import picture_cost
 from snapensemble.contracts.pictures.decode import in_frame, load_picture
 from snapensemble.contracts.pictures.fit import Fit
+from snapensemble.contracts.pictures.heif import READS_HEIC
 from snapensemble.contracts.pictures.limits import PictureLimits
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo"),
     *(".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff"),
+    *((".heic", ".heif") if READS_HEIC else ()),
 )
 SERVER_LIMITS = PictureLimits()
 MAX_PIXELS = SERVER_LIMITS.max_pixels

@@ -6,7 +6,8 @@ No box says it: a decoder follows the sizes in the data, and decodes as many fra
 from typing import NamedTuple
 
 from snapensemble.contracts.errors import InvalidImage
-from snapensemble.contracts.pictures.limits import PictureLimits
+from snapensemble.contracts.pictures.bits import Bits
+from snapensemble.contracts.pictures.limits import Coded, PictureLimits
 
 _SEQUENCE_HEADER, _FRAME_HEADER, _FRAME = 1, 3, 6  # types of open bitstream units
 _KEY_FRAME, _SWITCH_FRAME = 0, 3
@@ -14,34 +15,6 @@ _SELECT = 2  # every frame says it
 _MOST_HELD = 9  # frames: eight that later ones may look at, and the one that is decoded
 _FRAME_BYTES = 2  # a pixel, for what a decoder notes of its blocks
 _HEADER_BYTES = 256  # more than the fields that are read here take
-
-
-class Coded(NamedTuple):
-    """What decoding some coded data makes."""
-
-    pixels: int  # of all frames together
-    held: float  # bytes of the frames that are there at once
-    units: int  # headers and frames in the data
-
-
-class Bits:
-    """Reads numbers from the bits of a header; beyond its end are zeros, as in dav1d."""
-
-    def __init__(self, data: bytes) -> None:
-        self._number, self._left = int.from_bytes(data, "big"), 8 * len(data)
-
-    def read(self, count: int) -> int:
-        """The next `count` bits, the highest first."""
-        self._left -= count
-        shifted = self._number >> self._left if self._left >= 0 else self._number << -self._left
-        return shifted & ((1 << count) - 1)
-
-    def golomb(self) -> int:
-        """A number with as many leading zeros as it has bits behind its first one."""
-        zeros = 0
-        while zeros < 32 and not self.read(1):
-            zeros += 1
-        return (1 << zeros) - 1 + self.read(zeros)
 
 
 class _Sequence(NamedTuple):
@@ -57,7 +30,7 @@ class _Sequence(NamedTuple):
     sample_bytes: float
 
 
-def scan_av1(data: bytes, limits: PictureLimits) -> Coded:
+def scan_av1(data: bytes, limits: PictureLimits, _: tuple[bytes, ...] = ()) -> Coded:
     """Add up the frames of an item of a picture, or of a sample of a track.
 
     Raises:

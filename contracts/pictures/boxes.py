@@ -52,6 +52,7 @@ class BoxFile:
         self.brands = self._brands()
         self.items: list[Item] = []
         self.sizes: list[tuple[int, int]] = []  # of every item, and of every track
+        self.configurations: tuple[bytes, ...] = ()  # of decoders of HEVC
         self.size: tuple[int, int] | None = None  # of the picture, if an item is it
         self.track_size: tuple[int, int] | None = None  # of the first track that has one
         self._uses: Counter[int] = Counter()
@@ -60,6 +61,11 @@ class BoxFile:
                 self._read_meta(box, is_main=True)
             elif box.kind == b"moov":
                 self._read_movie(box)
+
+    @property
+    def entries(self) -> int:
+        """Boxes, and entries in them, that a reader goes through."""
+        return self._boxes + self._entries
 
     def _brands(self) -> tuple[bytes, ...]:
         length = max(16, min(int.from_bytes(self._data[:4], "big"), 1024))
@@ -193,6 +199,8 @@ class BoxFile:
         for box in properties:
             if box.kind == b"ispe":
                 self.sizes.append(self._extent(box))
+            elif box.kind == b"hvcC":
+                self.configurations += (self._data[box.start : box.end],)
         sizes: dict[int, tuple[int, int]] = {}
         for box in boxes:
             if box.kind != b"ipma":

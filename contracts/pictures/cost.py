@@ -4,8 +4,8 @@ import struct
 from typing import NamedTuple
 
 from snapensemble.contracts.errors import ImageTooCostly, InvalidImage
-from snapensemble.contracts.pictures.avif import scan_avif
 from snapensemble.contracts.pictures.fit import Fit
+from snapensemble.contracts.pictures.heif import scan_heif
 from snapensemble.contracts.pictures.jpeg import scan_jpeg
 from snapensemble.contracts.pictures.limits import NS, Format, PictureLimits, Scan
 from snapensemble.contracts.pictures.others import scan_bmp, scan_gif, scan_webp
@@ -87,7 +87,7 @@ def _scan(data: bytes, limits: PictureLimits, target: tuple[int, int], fit: Fit)
     if data.startswith(MAGIC):
         return scan_tiff(data, limits)
     if data[4:8] == b"ftyp":
-        return scan_avif(data, limits)
+        return scan_heif(data, limits)
     raise InvalidImage(f"not an image: {len(data)} bytes that are none of {', '.join(FORMATS)}")
 
 

@@ -32,6 +32,15 @@ Image.MAX_IMAGE_PIXELS = None
 # A picture is decoded by the thread that asks, whose processor time is counted.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
+
+def _heif_opener(file: io.BytesIO) -> Image.Image:
+    """Open a HEIC picture. Its library is an extra, and large: it is loaded when it is needed."""
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1
+    return pillow_heif.HeifImageFile(file)
+
+
 # Only the decoder of the format that was scanned may see the bytes.
 _OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": jpeg_factory,
@@ -41,12 +50,13 @@ _OPENERS: dict[Format, Callable[[io.BytesIO], Image.Image]] = {
     "GIF": GifImageFile,
     "TIFF": TiffImageFile,
     "AVIF": AvifImageFile,
+    "HEIF": _heif_opener,
 }
 _NO_MEMORY = "out of memory error"  # Pillow's message where a decoder gets no memory
 _ROWS_PIXELS = STRIP_PIXELS // 4  # pixels in a strip of rows
 _EXIF_ORIENTATION = 0x0112
 _SAYS_ORIENTATION = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
-_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "AVIF"}
+_ONLY_IN_INFO = {"JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF"}
 _WITH_ALPHA = ("LA", "PA", "RGBA", "RGBa")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -161,8 +171,9 @@ def _loaded(file: io.BytesIO, cost: PictureCost) -> Image.Image:
     """Call Pillow and nothing else: its errors count as the picture's fault."""
     picture = _OPENERS[cost.format](file)
     size = picture.size
-    # An Exif orientation of a TIFF swaps what Pillow says, not what it decodes.
-    if size != (cost.width, cost.height) and size != (cost.height, cost.width):
+    # An Exif orientation of a TIFF swaps what Pillow says, not what it decodes; a HEIC may be cut.
+    is_cut = cost.format == "HEIF" and size[0] * size[1] <= cost.width * cost.height
+    if size != (cost.width, cost.height) and size != (cost.height, cost.width) and not is_cut:
         raise InvalidImage(
             f"the image has two sizes: {cost.width} x {cost.height} and {size[0]} x {size[1]}"
         )

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge
 
-Format = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"]
+Format = Literal["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "HEIF"]
 MAX_PIXELS = 40_000_000
 NS = 1e-9
 
@@ -63,6 +63,14 @@ class PictureLimits:
 
     def _items(self) -> list[tuple[str, float]]:
         return [(name, getattr(self, name)) for name in self.__slots__]
+
+
+class Coded(NamedTuple):
+    """What decoding a part of a picture makes, where a picture has parts."""
+
+    pixels: int  # of all frames together
+    held: float  # bytes of the frames that are there at once
+    units: int  # headers and frames in the data
 
 
 class Scan(NamedTuple):

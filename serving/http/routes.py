@@ -78,7 +78,7 @@ def _predict_router(settings: Settings) -> APIRouter:
     body = {
         "required": True,
         "description": (
-            "One encoded picture (JPEG, PNG, WebP, BMP, GIF or TIFF) as the body, or up to "
+            "One encoded picture (JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF) as the body, or up to "
             f"{most} as files of a form, under any names, or as base64 in JSON; "
             f"{settings.max_body_bytes:,} bytes at most."
         ),

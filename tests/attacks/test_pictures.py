@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
 from snapensemble.contracts.pictures.cost import picture_cost
 from snapensemble.contracts.pixels import SERVER_LIMITS, decode_image
+from tests.attacks import avif
 from tests.attacks.pictures import (
     PIXELS as P,
 )
@@ -181,6 +182,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     ),
     "webp chunks": lambda: webp_chunks((16, 16), saved("WEBP")[12:] + b"abcd\0\0\0\0" * 1_900_000),
     "webp lossless 12": lambda: saved("WEBP", mode="RGBA", size=(3500, 3500), lossless=True),
+    **avif.ATTACKS,
 }
 
 
@@ -230,6 +232,8 @@ HONEST = {
     "WEBP": saved("WEBP", mode="RGB"),
     "lossless WEBP": saved("WEBP", mode="RGBA", lossless=True),
     "animated WEBP": webp_chunks((16, 16), b"ANIM\6\0\0\0" + bytes(6) + webp_frame(saved("WEBP"))),
+    "AVIF": saved("AVIF", mode="RGB"),
+    "AVIF with transparency": saved("AVIF", mode="RGBA"),
     "GIF": saved("GIF"),
     "BMP": saved("BMP", mode="RGB"),
     "run-length BMP": bmp(16, 16, 1, 8, b"\x10\x01\0\0" * 16 + b"\0\1"),
@@ -301,6 +305,8 @@ print(json.dumps([cost.memory, (after - before) * 1024]))
         ("rotated PNG", lambda: png(4_400, 4_400, colour=2, before=chunk(
             b"eXIf", b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"))),
         ("WebP", lambda: saved("WEBP", mode="RGB", size=(3_400, 3_400))),
+        ("AVIF", lambda: saved("AVIF", mode="RGB", size=(3_600, 3_600), speed=10)),
+        ("transparent AVIF", lambda: saved("AVIF", mode="RGBA", size=(2_600, 2_600), speed=10)),
     ],
 )  # fmt: skip
 def test_decoding_takes_no_more_memory_than_the_scan_said(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from snapensemble.contracts.errors import ImageTooLarge, InvalidImage
+from snapensemble.contracts.pictures.cost import FORMATS
 from snapensemble.contracts.pixels import decode_image
 from tests.factories import encoded, picture
 
@@ -210,7 +211,7 @@ def test_float_pixels_are_refused_with_the_reason() -> None:
         decode(data)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_a_truncated_picture_is_refused_or_decoded_but_never_anything_else(kind: str) -> None:
     data = encoded(picture(width=40, height=40), kind)
     for length in range(0, len(data), 7):
@@ -220,7 +221,7 @@ def test_a_truncated_picture_is_refused_or_decoded_but_never_anything_else(kind:
             pass
 
 
-@given(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"]), st.randoms())
+@given(st.sampled_from(FORMATS), st.randoms())
 @settings(max_examples=150)
 def test_damaged_bytes_are_refused_or_decoded_but_never_anything_else(
     kind: str,

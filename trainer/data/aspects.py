@@ -46,14 +46,14 @@ def choose_fit(source: Source, max_image_cost: float) -> ChosenFit:
     middle = median(ratios)
     alike = sum(1 / ALIKE <= ratio / middle <= ALIKE for ratio in ratios) / len(ratios)
     shapes = (
-        f"{long:.0%} of {len(ratios):,} pictures are more than {LONG:.0f} times as long as high, "
-        f"or as high as long; the middle one is {_as_words(middle)}"
+        f"{long:.0%} of {len(ratios):,} pictures have a side more than {LONG:.0f} times the other; "
+        f"the middle one is {_as_words(middle)}"
     )
     if long < SHARE_LONG:
-        return ChosenFit("cover", f"fit: cover, which cuts off what is beyond a square: {shapes}")
+        return ChosenFit("cover", f"fit: cover, which cuts their ends off: {shapes}")
     if alike >= SHARE_ALIKE:
         return ChosenFit(
-            "stretch", f"fit: stretch, which keeps their ends: {shapes}, as nearly all"
+            "stretch", f"fit: stretch, which keeps their ends: {shapes}, as are nearly all"
         )
     return ChosenFit("pad", f"fit: pad, which keeps their ends: {shapes}")
 

@@ -32,12 +32,14 @@ from snapensemble.contracts.errors import InvalidData, InvalidManifest, WriteFai
 from snapensemble.contracts.manifest import Record, read_manifest, write_manifest
 from snapensemble.contracts.pictures import (
     av1,
-    avif,
+    bits,
     boxes,
     cost,
     decode,
     directory,
     fit,
+    heif,
+    hevc,
     jpeg,
     limits,
     others,
@@ -51,7 +53,10 @@ from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, op
 from snapensemble.trainer.data.sources.source import Source
 
 # The modules whose source decides what a pixel is, or whether there is one.
-_MADE_BY = (pixels, av1, avif, boxes, cost, decode, directory, fit, jpeg, limits, others, png, tiff)
+_MADE_BY = (
+    pixels, av1, bits, boxes, cost, decode, directory, fit, heif, hevc, jpeg, limits, others, png,
+    tiff,
+)  # fmt: skip
 
 
 class CacheIndex(Record):

@@ -23,7 +23,7 @@ class ImageOptions(Options):
     fit: FitChoice = Field(
         "auto",
         description="how a picture comes into the frame: cover (cut off evenly), pad (with white), "
-        "stretch; auto: cover, but for folders of long pictures",
+        "or stretch; auto looks at the shapes of a folder's pictures, and covers photographs",
     )
     crop_padding: int | None = Field(
         None,
