@@ -59,7 +59,7 @@ def main() -> None:
 def one_run(args: argparse.Namespace, balance: str, seed: int) -> None:
     """Train with one balance and one seed, and write what it gives."""
     config = TrainConfig(
-        data=str(thinned(args.work / f"data-{seed}", args.folder, seed)),
+        data=str(thinned(args.work / f"data-{seed}", args.folder, seed, tested=args.tested)),
         out=args.work / f"{balance}-{seed}",
         model=MODEL,
         val_fraction=VAL_FRACTION,
@@ -171,6 +171,7 @@ def _arguments() -> argparse.Namespace:
         "--folder", type=Path, required=True, metavar="DIR", help="train/CLASS/* and val/CLASS/*"
     )
     parser.add_argument("--epochs", type=int, help="of each run; train's default if not given")
+    parser.add_argument("--tested", type=int, help="test pictures of each class; all if not given")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, required=True, help="keeps the runs and the rows")

@@ -83,6 +83,7 @@ def test_what_benchmarks_share_can_be_imported(name: str) -> None:
 
 # The smallest settings of what is quick, and needs neither wrk nor a container engine.
 SMALLEST: dict[str, tuple[str, ...]] = {
+    "augmentation_sheet": ("--folder", "PICTURES", "--out", "SHEET"),
     "cascade_stages": (
         "--rounds", "1", "--seconds", "0.02", "--members", "2", "--images", "50",
     ),
@@ -109,6 +110,7 @@ FIXTURES = {
     "SHARED": "trunk_dir",
     "PICTURES": "pictures",
     "PICTURE": "picture_file",
+    "SHEET": "sheet",
     "DATA": "data",
 }
 
@@ -125,6 +127,11 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def picture_file(pictures: Path) -> Path:
     return pictures / "noise.png"
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> Path:
+    return tmp_path / "sheet.png"
 
 
 @pytest.fixture
