@@ -135,5 +135,5 @@ def summary(suspects: Sequence[Suspect], judged: int) -> list[str]:
         "first.",
         f"{pairs:,} pictures are there twice, or nearly so: {kinds.count('two labels'):,} under "
         f"another label, {kinds.count('two parts'):,} in another part of the data set, and "
-        f"{kinds.count('twice'):,} beside each other.",
+        f"{kinds.count('twice'):,} in the same class and part.",
     ]

@@ -24,7 +24,6 @@ from snapensemble.report.suspects import (
 from snapensemble.trainer.data.dataset import SPECS, Dataset
 from snapensemble.trainer.data.reread import reread_dataset
 from snapensemble.trainer.suspects.duplicates import EXACT, HASH_BITS, duplicates
-from snapensemble.trainer.suspects.evidence import probabilities
 from snapensemble.trainer.suspects.labels import suspect_labels
 
 SHARE, MOST = 0.05, 1_000  # of the labels that are listed by default: a share, and a number
@@ -85,6 +84,9 @@ def suspects(run_dir: Path, **options: Any) -> tuple[list[str], Path]:
         InvalidManifest: the run is damaged.
         WriteFailed: the directory cannot be written.
     """
+    # torch takes seconds to import; `--help` does not need it.
+    from snapensemble.trainer.suspects.evidence import probabilities
+
     config = build(SuspectsConfig, options)
     run = read_run(run_dir)
     dataset = reread_dataset(run.data, run.classes, run.image, spec=config.data)

@@ -35,6 +35,7 @@ FLAGS = {
     },
     "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
     "report": {"--out", "--json"},
+    "suspects": {"--out", "--data", "--top", "--thumbnails", "--no-thumbnails"},
     "bom": {"--out"},
     "sign": {"--key"},
     "serve": {

@@ -2,11 +2,11 @@
 
     python -m benchmarks.training.suspects --flowers DIR --cifar10 DIR --work DIR --cleanlab PYTHON
 
-A twentieth of the labels of training and validation are replaced by another class, drawn by seed.
-Runs are trained on these labels: EfficientNet-Lite0 with its ImageNet weights on the flowers,
-ResNet-20 with random ones on images of CIFAR-10. Then each way puts the labels into an order, and
-of its first twentieth counts how many had been replaced. Labels that were wrong before count as
-false alarms. cleanlab gets the probabilities that we rank by.
+A twentieth of the labels are replaced by another class, drawn by seed. Runs are trained on these
+labels: EfficientNet-Lite0 with its ImageNet weights on the flowers at 64 pixels, ResNet-20 with
+random ones on images of CIFAR-10. Then each way puts the labels of training and validation into an
+order, and of its first twentieth is counted how many had been replaced. Labels that were wrong
+before count as false alarms. cleanlab gets the probabilities that we rank by.
 
 A row is written as soon as it is known, and rows that are there are not computed again.
 
@@ -14,6 +14,7 @@ Shapes: N images, K classes.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -29,7 +30,8 @@ from benchmarks.training.snapshots import save_parts
 from snapensemble.contracts.metrics import softmax
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.data.dataset import Dataset, load_dataset
+from snapensemble.trainer.data.cifar import cifar10
+from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.reread import reread_dataset
 from snapensemble.trainer.recording.snapshots import load_model
@@ -42,7 +44,13 @@ SHARE = 0.05  # of the labels are made wrong, and as many are looked at
 OURS = "out of fold (suspects)"
 LAST, MEAN = "last snapshot's own", "mean of the snapshots' own"
 SETTINGS: dict[str, dict[str, Any]] = {
-    "flowers": {"model": "efficientnet-lite0", "cycles": 3, "cycle_epochs": 4, "views": 2},
+    "flowers": {
+        "model": "efficientnet-lite0",
+        "image_size": 64,
+        "views": 2,
+        "cycles": 3,
+        "cycle_epochs": 4,
+    },
     "cifar10": {"model": "resnet20", "cycles": 3, "cycle_epochs": 8},
 }
 
@@ -54,7 +62,7 @@ def main() -> None:
     begin(args.work, RESULTS / f"{args.name}.json")
     for data in SETTINGS:
         if getattr(args, data) is not None:
-            for seed in range(args.seeds):
+            for seed in args.seeds:
                 known = {(row["data"], row["seed"]) for row in rows_of(args.work)}
                 if (data, seed) not in known:
                     with (args.work / ROWS).open("a") as file:
@@ -67,7 +75,7 @@ def main() -> None:
 def measured(args: argparse.Namespace, data: str, seed: int) -> list[dict[str, Any]]:
     """A row for each way to order the labels of one data set with one seed."""
     torch.set_num_threads(args.threads)
-    spec, truth = with_wrong_labels(args, data, seed)
+    spec, truth = (flowers if data == "flowers" else cifar)(args, seed)
     run_dir = args.work / f"run-{data}-{seed}"
     if not (run_dir / "run.json").exists() or not read_run(run_dir).complete:
         settings = {**SETTINGS[data], "threads": args.threads, "seed": seed}
@@ -94,28 +102,50 @@ def measured(args: argparse.Namespace, data: str, seed: int) -> list[dict[str, A
     return [{"way": way, **figures(order, wrong_N)} for way, order in orders.items()]
 
 
-def with_wrong_labels(args: argparse.Namespace, data: str, seed: int) -> tuple[str, dict[str, int]]:
-    """The SPEC of a copy with wrong labels, and the true class by the name of each image."""
-    file = args.work / f"{data}-{seed}.npz"
-    size = args.size if data == "flowers" else None
-    spec = str(args.flowers) if data == "flowers" else f"cifar10:{args.cifar10}"
-    original = load_dataset(spec, val_fraction=0.2, split_seed=0, image_size=size)
-    rng = np.random.default_rng([seed, len(data)])
-    parts, truth = {}, {}
-    for name, part in (("train", original.train), ("val", original.val)):
-        count = (
-            len(part) if args.images is None else round(args.images * len(part) / _all(original))
-        )
-        chosen = np.sort(rng.permutation(len(part))[:count])
-        images_NCHW, true_N = part.images_NCHW[chosen], part.labels_N[chosen]
-        given_N = true_N.copy()
-        wrong = rng.permutation(len(true_N))[: round(SHARE * len(true_N))]
-        classes = len(original.classes)
-        given_N[wrong] = (true_N[wrong] + rng.integers(1, classes, len(wrong))) % classes
-        parts[name] = Split(images_NCHW, given_N)
-        truth |= {f"{name}[{place}]": int(label) for place, label in enumerate(true_N)}
-    save_parts(file, original.classes, **parts)
-    return f"npz:{file}", truth
+def flowers(args: argparse.Namespace, seed: int) -> tuple[str, dict[str, int]]:
+    """A folder of links to the pictures, some in another class; the true class by their path."""
+    folder = args.work / f"flowers-{seed}"
+    classes = sorted(directory.name for directory in (args.flowers / "train").iterdir())
+    files = [
+        (file, label)
+        for part in ("train", "val")
+        for label, name in enumerate(classes)
+        for file in sorted((args.flowers / part / name).iterdir())
+    ]
+    true_N = np.array([label for _, label in files])
+    given_N = made_wrong(true_N, len(classes), np.random.default_rng([seed, 5]))
+    truth = {}
+    for (file, label), given in zip(files, given_N.tolist(), strict=True):
+        path = f"{classes[given]}/{classes[label]}-{file.name}"
+        truth[path] = label
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            (folder / path).symlink_to(file.resolve())
+    return str(folder), truth
+
+
+def cifar(args: argparse.Namespace, seed: int) -> tuple[str, dict[str, int]]:
+    """Some images of CIFAR-10 as an .npz file; the true class by their name."""
+    everything = cifar10(args.cifar10)
+    assert everything.train is not None
+    rng = np.random.default_rng([seed, args.images])
+    chosen = rng.permutation(len(everything.train))[: args.images]
+    true_N = everything.train.labels_N[chosen]
+    given_N = made_wrong(true_N, len(everything.classes), rng)
+    file = args.work / f"cifar10-{seed}.npz"
+    train_part = Split(everything.train.images_NCHW[chosen], given_N)
+    save_parts(file, everything.classes, train=train_part)
+    return f"npz:{file}", {f"train[{place}]": label for place, label in enumerate(true_N.tolist())}
+
+
+def made_wrong(
+    true_N: NDArray[np.int64], classes: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """The labels, a twentieth of them replaced by any other class."""
+    wrong = rng.choice(len(true_N), round(SHARE * len(true_N)), replace=False)
+    given_N = true_N.copy()
+    given_N[wrong] = (true_N[wrong] + rng.integers(1, classes, len(wrong))) % classes
+    return given_N
 
 
 def own_probabilities(run_dir: Path, dataset: Dataset) -> NDArray[np.float64]:
@@ -176,19 +206,16 @@ def _mean(rows: list[dict[str, Any]], figure: str) -> str:
     return f"{np.mean(values):.1%} ({min(values):.1%} to {max(values):.1%})"
 
 
-def _all(dataset: Dataset) -> int:
-    return len(dataset.train) + len(dataset.val)
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--flowers", type=Path, metavar="DIR", help="an image folder")
+    parser.add_argument("--flowers", type=Path, metavar="DIR", help="with train/ and val/")
     parser.add_argument("--cifar10", type=Path, metavar="DIR")
-    parser.add_argument("--images", type=int, metavar="N", help="of each data set (all)")
-    parser.add_argument("--size", type=int, default=64, help="of the flowers, pixels a side")
+    parser.add_argument("--images", type=int, default=4_000, metavar="N", help="of CIFAR-10")
     parser.add_argument("--cleanlab", metavar="PYTHON", help="an interpreter that has cleanlab")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[1, 2, 3], help="0 was for choosing"
+    )
     parser.add_argument("--work", type=Path, required=True, help="keeps the runs and the rows")
     parser.add_argument("--name", default="suspects", help="of the result files")
     return parser.parse_args()
