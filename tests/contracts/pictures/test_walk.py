@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.pictures import walk as walk_module
 from snapensemble.contracts.pictures.walk import Walk, kind_of
 from snapensemble.contracts.pixels import SUFFIXES
 
@@ -50,6 +51,14 @@ def test_what_is_hidden_or_a_systems_own_is_ignored(tmp_path: Path, name: str) -
     assert walk.summary() == ""
 
 
+@pytest.fixture
+def without_heic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the package that reads HEIC were not installed."""
+    others = tuple(each for each in SUFFIXES if each not in (".heic", ".heif"))
+    monkeypatch.setattr(walk_module, "SUFFIXES", others)
+
+
+@pytest.mark.usefixtures("without_heic")
 def test_what_is_passed_over_is_counted_by_kind_with_what_to_do(tmp_path: Path) -> None:
     make(
         tmp_path, "a.png", "b/notes.txt", "b/c/more.TXT", "b/photos.zip", "README", "1.2", "x.heif"
@@ -77,6 +86,7 @@ def test_a_picture_without_a_suffix_is_known_by_its_first_bytes(
     assert found(tmp_path) == [name]
 
 
+@pytest.mark.usefixtures("without_heic")
 def test_other_bytes_without_a_suffix_are_no_picture(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("BMW, Audi and others")
     (tmp_path / "film").write_bytes(b"\0\0\0\x20ftypisom\0\0\0\0")
