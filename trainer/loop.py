@@ -126,7 +126,7 @@ class Batches:
             if index < first:
                 continue
             chosen_B = order_N[index * self.batch_size :][: self.batch_size]
-            rows = partners(mine, self.batch_size).to(chosen_B.device) if mixing else mine
+            rows = partners(mine, self.batch_size) if mixing else mine
             inputs_R = self.source.take(chosen_B[rows], draws, rows)
             labels_R = self.labels_N[chosen_B[rows]]
             yield mixed(inputs_R, labels_R, mixing.rows(mine)) if mixing else (inputs_R, labels_R)

@@ -7,13 +7,13 @@ Shapes: B images, R of them that get the same kind of operation, C channels, H h
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import cache
 from math import cos, radians, sin
 
 import torch
 from torch import Tensor
 
 from snapensemble.trainer.augmentation.colour import (
-    Blend,
     auto_contrasted,
     blended,
     equalised,
@@ -50,6 +50,10 @@ class Operation(IntEnum):
     EQUALISE = 13
 
 
+MOVES = tuple(Operation)[Operation.SHEAR_X : Operation.BRIGHTNESS]
+BLENDS = tuple(Operation)[Operation.BRIGHTNESS : Operation.SHARPNESS]
+
+
 def draw_trivial(batch: int, numbers: torch.Generator) -> Tensor:
     """draws_3B: for each image its operation, the strength's number, and the sign, -1 or 1."""
     operation_B = torch.randint(len(Operation), (batch,), generator=numbers)
@@ -74,29 +78,31 @@ def trivially_augmented(images_BCHW: Tensor, draws_3B: Tensor) -> Tensor:
     return found_BCHW
 
 
-def matrices(draws_3R: Tensor, height: int, width: int) -> Tensor:
-    """matrix_6R for `transformed`, from a table: no last bit depends on the batch.
+@cache
+def matrices(height: int, width: int) -> Tensor:
+    """A table of matrices for `transformed`: [move, sign, strength, 6], float32.
 
-    Shears leave the top left corner where it is, rotations the middle of the image.
+    So no last bit of them depends on a batch. Shears leave the top left corner where it is,
+    rotations the middle of the image.
     """
-    table = torch.zeros(len(Operation), 2, BINS, 6, dtype=torch.float64)
-    for step in range(BINS):
-        for side, sign in enumerate((-1, 1)):
-            part = sign * step / (BINS - 1)
+    x, y = width / 2, height / 2
+    table: list[list[list[tuple[float, ...]]]] = [[[], []] for _ in MOVES]
+    for side, sign in enumerate((-1, 1)):
+        for strength in range(BINS):
+            part = sign * strength / (BINS - 1)
             shear = MAX_SHEAR * part
-            across, down = (int(min(MAX_SHIFT, side) * part) for side in (width, height))
-            turn, x, y = radians(MAX_TURN * part), width / 2, height / 2
-            c, s = cos(turn), sin(turn)
-            for operation, row in {
-                Operation.SHEAR_X: (1, shear, 0, 0, 1, 0),
-                Operation.SHEAR_Y: (1, 0, 0, shear, 1, 0),
-                Operation.TRANSLATE_X: (1, 0, -across, 0, 1, 0),
-                Operation.TRANSLATE_Y: (1, 0, 0, 0, 1, -down),
+            across, down = (int(min(MAX_SHIFT, size) * part) for size in (width, height))
+            c, s = cos(radians(MAX_TURN * part)), sin(radians(MAX_TURN * part))
+            rows = {
+                Operation.SHEAR_X: (1.0, shear, 0.0, 0.0, 1.0, 0.0),
+                Operation.SHEAR_Y: (1.0, 0.0, 0.0, shear, 1.0, 0.0),
+                Operation.TRANSLATE_X: (1.0, 0.0, -across, 0.0, 1.0, 0.0),
+                Operation.TRANSLATE_Y: (1.0, 0.0, 0.0, 0.0, 1.0, -down),
                 Operation.ROTATE: (c, -s, x - c * x + s * y, s, c, y - s * x - c * y),
-            }.items():
-                table[operation, side, step] = torch.tensor(row, dtype=torch.float64)
-    operation_R, bin_R, sign_R = draws_3R
-    return table[operation_R, (sign_R + 1) // 2, bin_R].T.float()
+            }
+            for index, move in enumerate(MOVES):
+                table[index][side].append(rows[move])
+    return torch.tensor(table)
 
 
 def factors(draws_3R: Tensor) -> Tensor:
@@ -116,33 +122,20 @@ def thresholds(draws_3R: Tensor) -> Tensor:
 
 
 def _moved(images_RCHW: Tensor, draws_3R: Tensor) -> Tensor:
-    matrix_6R = matrices(draws_3R, *images_RCHW.shape[2:])
-    return transformed(images_RCHW, matrix_6R.to(images_RCHW.device))
+    operation_R, bin_R, sign_R = draws_3R
+    table = matrices(*images_RCHW.shape[2:])
+    matrix_R6 = table[operation_R - MOVES[0], (sign_R + 1) // 2, bin_R]
+    return transformed(images_RCHW, matrix_R6.T.to(images_RCHW.device))
 
 
 def _blended(images_RCHW: Tensor, draws_3R: Tensor) -> Tensor:
-    blend_R = torch.tensor([BLENDS.get(Operation(o), 0) for o in range(len(Operation))])[
-        draws_3R[0]
-    ]
-    device = images_RCHW.device
+    blend_R, device = draws_3R[0] - BLENDS[0], images_RCHW.device  # in the order of `Blend`
     return blended(images_RCHW, blend_R.to(device), factors(draws_3R).to(device))
 
 
-BLENDS = {
-    Operation.BRIGHTNESS: Blend.BRIGHTNESS,
-    Operation.CONTRAST: Blend.CONTRAST,
-    Operation.COLOUR: Blend.SATURATION,
-}
-MOVES = (
-    Operation.SHEAR_X,
-    Operation.SHEAR_Y,
-    Operation.TRANSLATE_X,
-    Operation.TRANSLATE_Y,
-    Operation.ROTATE,
-)
 KINDS: tuple[tuple[tuple[Operation, ...], Callable[[Tensor, Tensor], Tensor]], ...] = (
     (MOVES, _moved),
-    (tuple(BLENDS), _blended),
+    (BLENDS, _blended),
     ((Operation.SHARPNESS,), lambda x, draws: sharpened(x, factors(draws).to(x.device))),
     ((Operation.POSTERISE,), lambda x, draws: posterised(x, bits(draws).to(x.device))),
     ((Operation.SOLARISE,), lambda x, draws: solarised(x, thresholds(draws).to(x.device))),

@@ -234,7 +234,7 @@ def test_boxes_have_the_areas_and_aspects_of_the_paper() -> None:
 def test_where_no_try_fits_the_largest_box_in_the_middle_is_taken() -> None:
     # Nearly all of an image that is ten times as wide as high fits with no aspect.
     tries, place = torch.full((2, 1, TRIES), 0.5), torch.zeros(2, 1)
-    box_4B = crop_boxes(areas_and_aspects(tries, 0.99), place, height=30, width=300)
+    box_4B = crop_boxes(areas_and_aspects(tries, (0.99, 1.0)), place, height=30, width=300)
     assert box_4B.flatten().tolist() == [0, 130, 30, 40]
 
 

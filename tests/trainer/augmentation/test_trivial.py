@@ -31,8 +31,9 @@ def sheared(image: Tensor, x: float, y: float) -> Tensor:
 
 
 def shifted(image: Tensor, x: float, y: float) -> Tensor:
+    whole = [int(round(pixels, 3)) for pixels in (x, y)]  # 15.999999 is 16 that was rounded
     moved: Tensor = functional.affine(
-        image, angle=0.0, translate=[int(x), int(y)], scale=1.0, shear=[0.0, 0.0], fill=BLACK
+        image, angle=0.0, translate=whole, scale=1.0, shear=[0.0, 0.0], fill=BLACK
     )
     return moved
 
