@@ -3,7 +3,7 @@
     python -m benchmarks.serving.maps BUNDLE_DIR
 
 The first member is run as it is and without the outputs more, in turns, on one thread: the logits
-of both, and the logits with maps. Ratios are those of one turn, of processor time, to the member
+of both, and the logits with maps. Ratios are medians over turns, of processor time, to the member
 without; a second run of that one shows the noise.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.machine import save, spread
+from benchmarks.machine import save
 from snapensemble.contracts.bundle import MAPS, read_bundle
 from snapensemble.contracts.files import read_verified
 from snapensemble.contracts.sessions import open_session
@@ -35,20 +35,23 @@ def main() -> None:
     data = read_verified(args.bundle_dir, member.file, member.sha256, member.size)
     rng = np.random.default_rng(0)
     shape = bundle.image.shape if bundle.trunk is None else bundle.trunk.features
+    rows = [("batch", "ms", AGAIN, LOGITS, WITH_MAPS)]
     figures = {}
     for size in BATCHES:
         noise_B = rng.integers(0, 256, (size, *shape), dtype=np.uint8)
         inputs_B = noise_B if bundle.trunk is None else noise_B.astype(np.float32) / 255
-        turns = in_turns(ways(data, inputs_B), args.seconds)
-        base = np.array(turns[WITHOUT])
-        figures[str(size)] = {
-            "ms": spread([1000 * second for second in turns[WITHOUT]]),
-            **{way: spread((np.array(turns[way]) / base).tolist()) for way in turns},
+        turns = {
+            way: np.array(each)
+            for way, each in in_turns(ways(data, inputs_B), args.seconds).items()
         }
-        for way, seconds in turns.items():
-            ratio = float(np.median(np.array(seconds) / base))
-            print(f"batch {size:2}  {way:16} {ratio:.4f} of {1000 * np.median(base):.3f} ms")
-    save("maps", {"model": bundle.model, "precision": member.precision, "batches": figures})
+        base = turns.pop(WITHOUT)
+        ratios = {way: float(np.median(each / base)) for way, each in turns.items()}
+        figures[str(size)] = {"ms": 1000 * float(np.median(base)), "turns": len(base), **ratios}
+        rows.append(
+            (str(size), f"{1000 * np.median(base):.3f}", *(f"{ratios[way]:.4f}" for way in turns))
+        )
+    model = {"model": bundle.model, "precision": member.precision}
+    save(f"maps-{member.precision}", {**model, "batches": figures}, rows)
 
 
 def ways(data: bytes, inputs_B: np.ndarray) -> dict[str, Callable[[], object]]:

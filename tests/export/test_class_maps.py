@@ -4,6 +4,7 @@ Shapes: B images, C channels, K classes.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,18 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+import snapensemble.export.onnx_export
 from snapensemble.contracts.bundle import CLASS_BIAS, CLASS_WEIGHTS, MAPS
 from snapensemble.contracts.sessions import open_session
+from snapensemble.export.bundle import build_bundle
 from snapensemble.export.class_maps import hide_maps
+from snapensemble.export.config import ExportConfig
 from snapensemble.export.int8.quantize import to_int8
 from snapensemble.export.onnx_export import Converter, to_onnx
 from snapensemble.export.onnx_graph import constants
 from snapensemble.export.parity import ParityFailed, parity
+from snapensemble.serving.inference.engine import load_engine
+from snapensemble.serving.inference.session import load_part
 from snapensemble.trainer.models.registry import TakesImages, WrappedClassifier
 from snapensemble.trainer.models.tuning import divided
 from tests.networks import exported, image_of, noise_NCHW, trained
@@ -198,3 +204,35 @@ def test_maps_that_do_not_add_up_to_what_torch_answers_are_not_published() -> No
     gemm.input[1] = "right"  # so that the logits are right, and only the maps are not
     with pytest.raises(ParityFailed, match="cycle-00"):
         check([model.SerializeToString()])
+
+
+def test_the_export_says_in_one_line_that_answers_cannot_be_explained(
+    digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: dict[str, list[str]] = {"with": [], "without": []}
+    config = ExportConfig(select="best", members=2, report=False)
+    for case, notes in said.items():
+        if case == "without":
+            monkeypatch.setattr(snapensemble.export.onnx_export, "expose_maps", lambda _: None)
+        build_bundle(digits_run, tmp_path / case, config, say=notes.append)
+        with load_engine(tmp_path / case) as engine:
+            assert (engine.maps is None) == (case == "without")
+    (line,) = [note for note in said["without"] if "class activation maps" in note]
+    assert "cycle-" in line and "small" in line and "\n" not in line
+    assert not any("class activation maps" in note for note in said["with"])
+
+
+def test_the_map_of_a_trained_network_adds_up_to_its_mean_logit(digits_bundle: Path) -> None:
+    with load_engine(digits_bundle) as engine:
+        bundle = engine.bundle
+        parts = [load_part(digits_bundle, bundle, member) for member in bundle.members]
+        images = np.random.default_rng(0).integers(0, 256, (3, *bundle.image.shape), dtype=np.uint8)
+        asked = engine.asked(["true"])
+        for image_CHW, answer in zip(images, engine.submit(list(images), asked=asked), strict=True):
+            outputs = answer.whole()
+            assert outputs.summary is not None
+            (explanation,) = outputs.explanation
+            assert explanation.index == outputs.summary.order_K[0]
+            logits_MK = np.stack([part(image_CHW[None])[0] for part in parts])
+            mean = float(np.dot(bundle.weights_M, logits_MK[:, explanation.index]))
+            assert explanation.low <= mean <= explanation.high

@@ -4,6 +4,7 @@ Shapes: d members asked, H W height and width of images.
 """
 
 import asyncio
+import base64
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from snapensemble.cli import main
 from snapensemble.contracts.pixels import decode_image
+from snapensemble.predict import predict_with_bundle
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.schemas import PredictResponse
 from snapensemble.serving.inference.engine import load_engine
@@ -288,3 +291,17 @@ async def test_maps_are_made_on_a_lane_and_one_that_fails_hurts_no_other_image(
     is_problem(first, 500, "inference_failed")
     assert [reply.status_code for reply in others] == [200, 200]
     assert len(threads) == 3 and all(name.startswith("lane-") for name in threads)
+
+
+def test_predict_writes_the_map_of_each_picture(tmp_path: Path) -> None:
+    directory, files = whole(tmp_path / "bundle"), [tmp_path / "a.jpg", tmp_path / "b.png"]
+    for file, data in zip(files, PICTURES, strict=False):
+        file.write_bytes(data)
+    maps_dir = tmp_path / "new" / "maps"
+    paths = map(str, files)
+    assert main(["predict", *paths, "--bundle", str(directory), "--explain", str(maps_dir)]) == 0
+    assert sorted(file.name for file in maps_dir.iterdir()) == ["000-a.png", "001-b.png"]
+    answer = predict_with_bundle(directory, files[:1], PICTURES[:1], explain=("true",))
+    (explanation,) = answer["predictions"][0]["explanation"]
+    check(explanation, PICTURES[0])
+    assert (maps_dir / "000-a.png").read_bytes() == base64.b64decode(explanation["png"])
