@@ -6,6 +6,7 @@ A server that wants a token gets the one in SNAPENSEMBLE_TOKEN.
 """
 
 import argparse
+import base64
 import http.client
 import json
 import os
@@ -15,15 +16,16 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from pydantic import Field
 
 from snapensemble.contracts.errors import ImageTooCostly, InvalidConfig, InvalidData, InvalidImage
+from snapensemble.contracts.files import explaining_failures, write_atomically
 from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.pixels import SERVER_LIMITS
 from snapensemble.contracts.process import printable, printable_json
 from snapensemble.many.run import ManyOptions, predict_many
 from snapensemble.serving.http.schemas import PredictOptions
+from snapensemble.serving.inference.explain import PREDICTED
 
 
 class ServerUrl(NamedTuple):
@@ -63,7 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask a server, for example http://127.0.0.1:8000; if it wants a token, set "
         "SNAPENSEMBLE_TOKEN",
     )
-    add_options(parser, PredictConfig, without=("members", "probabilities", "deadline_ms"))
+    add_options(
+        parser, PredictConfig, without=("members", "probabilities", "deadline_ms", "explain")
+    )
+    parser.add_argument(
+        "--explain",
+        type=Path,
+        metavar="DIR",
+        help="write to DIR where in each image the evidence for its predicted class is, as a grey "
+        "picture",
+    )
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
     add_options(parser, ManyOptions)
     parser.add_argument(
@@ -83,12 +94,16 @@ def run(args: argparse.Namespace) -> int:
     many = build(
         ManyOptions, {name: options.pop(name) for name in ManyOptions.model_fields & options.keys()}
     )
+    maps_dir: Path | None = options.pop("explain")
+    options["explain"] = () if maps_dir is None else (PREDICTED,)
     config = build(PredictConfig, options)
     if many.out is not None or any(map(is_many, files)):
         if bundle_dir is None:
             raise InvalidConfig("folders, patterns and --out are answered here: give --bundle")
         if as_json:
             raise InvalidConfig("--json is for single pictures: give --out FILE.jsonl")
+        if maps_dir is not None:
+            raise InvalidConfig("--explain is for single pictures: name those to explain")
         query = PredictOptions.model_validate(config.model_dump(exclude={"max_image_cost"}))
         predict_many(
             list(map(str, files)),
@@ -109,8 +124,12 @@ def run(args: argparse.Namespace) -> int:
         answer = predict_with_bundle(bundle_dir, files, pictures, **options)
     else:
         token = os.environ.get("SNAPENSEMBLE_TOKEN")
-        query = config.model_dump(include={"top", "mode", "coverage", "abstain"}, exclude_none=True)
+        query = config.model_dump(
+            include={"top", "mode", "coverage", "abstain", "explain"}, exclude_none=True
+        )
         answer = predict_with_url(url, files, pictures, token=token, **query)
+    if maps_dir is not None:
+        save_maps(maps_dir, files, answer["predictions"])
     if as_json:
         print(printable_json(json.dumps(answer, indent=2, ensure_ascii=False)))
     else:
@@ -138,7 +157,6 @@ def predict_with_bundle(
     """
     from snapensemble.serving.http.responses import prediction, response
     from snapensemble.serving.inference.engine import load_engine
-    from snapensemble.serving.inference.request import MemberOutputs
 
     config = build(PredictConfig, options)
     limits = SERVER_LIMITS.times(config.max_image_cost)
@@ -156,8 +174,8 @@ def predict_with_bundle(
             except InvalidImage as error:
                 raise InvalidData(f"{file}: {error}") from error
         predictions = [
-            prediction(MemberOutputs(probs_dK), engine.bundle, config, quantile, answered)
-            for probs_dK in engine.ask(np.stack(images), mode)
+            prediction(answer.whole(), engine.bundle, config, quantile, answered)
+            for answer in engine.submit(images, mode, engine.asked(config.explain))
         ]
         return response(predictions, engine.bundle, engine.bundle.name)
 
@@ -181,7 +199,7 @@ def predict_with_url(
     server = server_url(url)
     kind = http.client.HTTPSConnection if server.scheme == "https" else http.client.HTTPConnection
     connection = kind(server.host, server.port, timeout=60)
-    path = f"{server.prefix}/predict?{urllib.parse.urlencode(query)}"
+    path = f"{server.prefix}/predict?{urllib.parse.urlencode(query, doseq=True)}"
     headers = {"content-type": "application/octet-stream"}
     if token is not None:
         headers["authorization"] = f"Bearer {token}"
@@ -202,6 +220,20 @@ def predict_with_url(
     finally:
         connection.close()
     return {"predictions": predictions, "model": model}
+
+
+def save_maps(directory: Path, files: Sequence[Path], predictions: list[dict[str, Any]]) -> None:
+    """Write the map of each image's predicted class, with the image's number before its name.
+
+    Raises:
+        WriteFailed: the directory cannot be made or written to.
+    """
+    with explaining_failures(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    for number, (file, one) in enumerate(zip(files, predictions, strict=True)):
+        (explanation,) = one["explanation"]
+        png = base64.b64decode(explanation["png"])
+        write_atomically(directory / f"{number:03d}-{file.stem}.png", png)
 
 
 def server_url(url: str, schemes: Sequence[str] = ("http", "https")) -> ServerUrl:

@@ -31,7 +31,7 @@ from snapensemble.serving.inference.request import Answer, MemberOutputs, Pendin
 # Most answers are there before a client could have left; to listen for that costs more than a
 # small ensemble.
 LISTEN_AFTER_S = 0.05
-MAX_QUERY_BYTES = 4096
+MAX_QUERY_BYTES = 2048
 MAX_PROBLEMS = 3  # that a message names; each costs more to word than to find
 
 
@@ -113,7 +113,8 @@ def hold_maps(
         InvalidParameter: it would take more than all requests together may hold.
         Overloaded: it would take more than is free.
     """
-    size, limit = len(images) * engine.bytes_of_maps(asked), engine.admission.memory.limit
+    assert engine.maps is not None
+    size, limit = len(images) * asked.max_bytes(engine.maps), engine.admission.memory.limit
     if size > limit:
         raise InvalidParameter(
             f"explain: the maps of {len(images)} images take up to {size:,} bytes, all requests "

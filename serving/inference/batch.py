@@ -26,7 +26,7 @@ from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.metrics import Floats, softmax
 from snapensemble.serving.errors import InferenceFailed
 from snapensemble.serving.inference.aggregate import Summary
-from snapensemble.serving.inference.explain import GivesMaps, Maps
+from snapensemble.serving.inference.explain import GivesMaps
 from snapensemble.serving.inference.request import MemberOutputs, PendingImage
 
 Inputs = NDArray[Any]  # images_BCHW, uint8, or what the trunk gives for them, float32
@@ -213,7 +213,7 @@ class MicroBatch(ABC):
         started = time.monotonic()
         try:
             if self._error is None:
-                outputs_B = self._asked(place, member)
+                outputs_B = self._ask(index, member)
                 if not self._fits(outputs_B):
                     raise ValueError(
                         f"{self.gives} of shape {outputs_B.shape} for {len(self._images)} images"
@@ -228,21 +228,15 @@ class MicroBatch(ABC):
             self._left -= 1
             return self._left == 0
 
-    def _asked(self, place: int, member: MemberCall) -> NDArray[np.float32]:
-        """What a member answers; if any image of the batch is to be explained, with maps of all.
-
-        Maps cost less than a second micro-batch would (docs/decisions/0043).
-        """
+    def _ask(self, index: int, member: MemberCall) -> NDArray[np.float32]:
+        """Ask a member; if any image is to be explained, for the feature maps of all, too."""
         if all(image.asked is None for image in self._images):
             return member(self._stacked())
         assert isinstance(member, GivesMaps)
         outputs_B, maps_BChw = member.with_maps(self._stacked())
-        self._keep_maps(place, member, maps_BChw)
+        for row, image in enumerate(self._images):
+            image.keep_maps(index, member, None if maps_BChw is None else maps_BChw[row])
         return outputs_B
-
-    @abstractmethod
-    def _keep_maps(self, place: int, member: GivesMaps, maps_BChw: Maps | None) -> None:
-        """Keep what explanations need of a part's feature maps."""
 
     @abstractmethod
     def outcome(self) -> Outcome:
@@ -301,11 +295,6 @@ class TrunkBatch(MicroBatch):
             image.give_features(features)
         return Outcome([], list(self._images), features_bytes=features_B.nbytes)
 
-    def _keep_maps(self, _place: int, _member: GivesMaps, maps_BChw: Maps | None) -> None:
-        for row, image in enumerate(self._images):
-            if image.asked is not None and maps_BChw is not None:
-                image.maps = maps_BChw[row].copy()
-
 
 class MemberBatch(MicroBatch):
     """Asks members, and answers the images that need no more of them.
@@ -334,7 +323,6 @@ class MemberBatch(MicroBatch):
         self._summarize = summarize
         self._is_last = is_last
         self._earlier = [image.probs_dK for image in images]
-        self._evidence: list[dict[int, Maps]] = [{} for _ in members]  # by place, then row
         for row, image in enumerate(images):
             image.answer.so_far = partial(self.so_far, row)
 
@@ -373,7 +361,6 @@ class MemberBatch(MicroBatch):
             return self._failed_by(error, "a member")
         outcome = Outcome([], [])
         for row, image in enumerate(self._images):
-            image.evidence_d += [each[row] for each in self._evidence if row in each]
             if not finite_B[row]:
                 failure = InferenceFailed("a member gave no number for this image")
                 outcome.answers.append((image, failure))
@@ -384,13 +371,6 @@ class MemberBatch(MicroBatch):
                 image.probs_dK = probs_dBK[:, row]
                 outcome.going_on.append(image)
         return outcome
-
-    def _keep_maps(self, place: int, member: GivesMaps, maps_BChw: Maps | None) -> None:
-        for row, image in enumerate(self._images):
-            if image.asked is not None:
-                maps_Chw = image.maps if maps_BChw is None else maps_BChw[row]
-                assert maps_Chw is not None
-                self._evidence[place][row] = member.evidence(maps_Chw, image.asked.rows)
 
     def _probabilities(self) -> Floats:
         """probs_dBK of all members asked so far, in this batch and before."""

@@ -37,9 +37,6 @@ from snapensemble.serving.inference.explain import (
     NOTHING,
     PREDICTED,
     Asked,
-    Explanation,
-    explanations,
-    png_bytes,
 )
 from snapensemble.serving.inference.request import Answer, Image, PendingImage, Picture
 from snapensemble.serving.inference.scheduler import Scheduler
@@ -216,19 +213,8 @@ class Engine:
                     f"explain: there is no class {name!r}; expected {PREDICTED} for the predicted "
                     f"class, or a class such as {', '.join(map(repr, close))}"
                 )
-        return Asked(tuple(places[name] for name in dict.fromkeys(names)), PREDICTED in explain)
-
-    def bytes_of_maps(self, asked: Asked) -> int:
-        """The most bytes that explaining one image takes, until its answer is sent.
-
-        The members' evidence, a trunk's maps, and each map as a picture, in base64 and in the
-        answer's body.
-        """
-        assert self.maps is not None
-        classes = len(self.bundle.classes)
-        evidence = sum(asked.evidence_bytes(classes, h * w) for _, h, w in self.maps)
-        shared = 4 * math.prod(self.maps[0]) if self.bundle.trunk is not None else 0
-        return evidence + shared + 4 * asked.most * png_bytes(self.bundle)
+        classes = tuple(places[name] for name in dict.fromkeys(names))
+        return Asked(self.bundle, classes, PREDICTED in explain)
 
 
 def load_engine(
@@ -288,7 +274,6 @@ def load_engine(
         count_bytes=memory.count,
         leaves=None if cascade is None else cascade.leaves,
         summarize=partial(summaries, bundle=bundle),
-        explain=partial(explanation, bundle=bundle),
         on_decode=on_decode,
         on_batch=(health.batch, on_batch),
         on_wait=forecast.came_out,
@@ -316,13 +301,6 @@ def maps_shapes(
     shapes = [member.maps_shape or shared for member in members if member.has_class_weights]
     known = [shape for shape in shapes if shape is not None]
     return known if len(known) == len(members) else None
-
-
-def explanation(image: PendingImage, bundle: BundleManifest) -> tuple[Explanation, ...]:
-    """The maps of an image whose answer is known."""
-    asked, summary = image.asked, image.answer.summary
-    assert asked is not None and summary is not None
-    return explanations(image.evidence_d, asked, summary, bundle)
 
 
 def warm_up(

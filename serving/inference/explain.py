@@ -10,6 +10,7 @@ Shapes: d members asked, n classes, C channels, h w height and width of feature 
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -28,28 +29,6 @@ Maps = NDArray[np.float32]  # evidence_nhw, or a part's feature maps_Chw
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The classes that a request asks about."""
-
-    classes: tuple[int, ...]  # by their index, in the order of the answer
-    predicted: bool = False  # whether the class that the answer names comes before them
-
-    @property
-    def rows(self) -> slice | list[int]:
-        """The classes whose evidence is needed; nobody knows yet which class will be named."""
-        return slice(None) if self.predicted else list(self.classes)
-
-    @property
-    def most(self) -> int:
-        """How many maps there are at most."""
-        return len(self.classes) + self.predicted
-
-    def evidence_bytes(self, classes: int, positions: int) -> int:
-        """The bytes of one member's evidence, of so many classes and positions."""
-        return 4 * positions * (classes if self.predicted else len(self.classes))
-
-
-@dataclass(frozen=True, slots=True)
 class Explanation:
     """The map of one class, as a grey picture of the frame that the members saw."""
 
@@ -59,9 +38,65 @@ class Explanation:
     high: float
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The classes that a request asks about."""
+
+    bundle: BundleManifest
+    classes: tuple[int, ...]  # by their index, in the order of the answer
+    predicted: bool = False  # whether the class that the answer names comes before them
+
+    @property
+    def rows(self) -> slice | list[int]:
+        """The classes whose evidence is needed; nobody knows yet which class will be named."""
+        return slice(None) if self.predicted else list(self.classes)
+
+    def explanations(self, evidence_d: Sequence[Maps], summary: Summary) -> tuple[Explanation, ...]:
+        """The maps of an image, one for each class.
+
+        Args:
+            evidence_d: evidence_nhw of each member asked, which are the first ones, for `rows`.
+            summary: the answer for the image.
+        """
+        places = dict(zip(self.classes, range(len(self.classes)), strict=True))
+        if self.predicted:
+            named = dict.fromkeys([summary.order_K[0], *self.classes])
+            places = {index: index for index in named}
+        weights_d = self.bundle.weights_of_first(len(evidence_d))
+        size = self.bundle.image.width, self.bundle.image.height
+        found = []
+        for index, place in places.items():
+            evidence_HW = sum(
+                weight * _enlarged(evidence_nhw[place], size)
+                for weight, evidence_nhw in zip(weights_d, evidence_d, strict=True)
+            )
+            assert not isinstance(evidence_HW, int)
+            found.append(_explanation(index, evidence_HW))
+        return tuple(found)
+
+    def max_bytes(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        """The most bytes that explaining one image takes, until its answer is sent.
+
+        They are those of the members' evidence, of a trunk's maps, and of each map as a picture:
+        its bytes, in base64, and in the answer's body.
+
+        Args:
+            shapes: (C, h, w) of the feature maps that explain each member.
+        """
+        classes = len(self.bundle.classes) if self.predicted else len(self.classes)
+        evidence = sum(classes * h * w for _, h, w in shapes)
+        shared = 0 if self.bundle.trunk is None else math.prod(shapes[0])
+        raw = self.bundle.image.height * (self.bundle.image.width + 1)
+        # What does not get smaller is stored in blocks of 16 kB and more, with 5 bytes for each.
+        png = raw + raw // 1000 + 1000
+        return 4 * (evidence + shared) + 4 * (len(self.classes) + self.predicted) * png
+
+
 @runtime_checkable
 class GivesMaps(Protocol):
     """What a micro-batch knows of a part whose answers can be explained."""
+
+    has_class_weights: bool  # whether it is a member, which has a last layer
 
     def with_maps(self, inputs_B: NDArray[np.generic]) -> tuple[NDArray[np.float32], Maps | None]:
         """What the part gives, and its own feature maps_BChw if it has any."""
@@ -70,49 +105,10 @@ class GivesMaps(Protocol):
         """evidence_nhw of a member, for feature maps of its own or of the trunk before it."""
 
 
-def explanations(
-    evidence_d: Sequence[Maps], asked: Asked, summary: Summary, bundle: BundleManifest
-) -> tuple[Explanation, ...]:
-    """The maps of an image, one for each class asked.
-
-    Args:
-        evidence_d: of the members asked, which are the first ones; see `Asked.rows`.
-        asked: about which classes.
-        summary: the answer for the image.
-        bundle: what is served.
-    """
-    indices = list(dict.fromkeys([*summary.order_K[:1], *asked.classes]))
-    if not asked.predicted:
-        indices = list(asked.classes)
-    weights_d = bundle.weights_of_first(len(evidence_d))
-    return tuple(
-        _explanation(
-            index,
-            sum(
-                weight * _enlarged(evidence_nhw[index if asked.predicted else place], bundle)
-                for weight, evidence_nhw in zip(weights_d, evidence_d, strict=True)
-            ),
-        )
-        for place, index in enumerate(indices)
-    )
-
-
-def png_bytes(bundle: BundleManifest) -> int:
-    """The most bytes that a map's picture can have: no row is longer than its pixels and a byte.
-
-    What does not get smaller is stored in blocks of 16 kB and more, with 5 bytes for each.
-    """
-    raw = bundle.image.height * (bundle.image.width + 1)
-    return raw + raw // 1000 + 1000
-
-
-def _enlarged(evidence_hw: Maps, bundle: BundleManifest) -> Maps:
-    """evidence_HW, in between by bilinear interpolation."""
-    size = bundle.image.width, bundle.image.height
-    picture = Image.fromarray(np.ascontiguousarray(evidence_hw)).resize(
-        size, Image.Resampling.BILINEAR
-    )
-    return np.asarray(picture)
+def _enlarged(evidence_hw: Maps, size: tuple[int, int]) -> Maps:
+    """evidence_HW of a width and a height, by bilinear interpolation."""
+    picture = Image.fromarray(np.ascontiguousarray(evidence_hw))
+    return np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
 
 
 def _explanation(index: int, evidence_HW: NDArray[np.floating]) -> Explanation:

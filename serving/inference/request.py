@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from snapensemble.contracts.errors import TakesTime
 from snapensemble.contracts.metrics import Floats
-from snapensemble.serving.errors import DeadlineExceeded
+from snapensemble.serving.errors import DeadlineExceeded, InferenceFailed
 from snapensemble.serving.inference.aggregate import Summary
-from snapensemble.serving.inference.explain import Asked, Explanation, Maps
+from snapensemble.serving.inference.explain import Asked, Explanation, GivesMaps, Maps
 
 Image = NDArray[np.uint8]  # image_CHW
 Features = NDArray[np.float32]  # what the trunk gives for an image
@@ -143,7 +143,7 @@ class PendingImage:
     features: Features | None = None
     maps: Maps | None = None  # the trunk's, for those who ask
     probs_dK: Floats | None = None
-    evidence_d: list[Maps] = field(default_factory=list)  # of the members, for those who ask
+    evidence: dict[int, Maps] = field(default_factory=dict)  # by member, for those who ask
     is_queued: bool = False  # the scheduler has it and owes it an answer
     is_claimed: bool = False  # a request counts it, and the scheduler learns when it stops
 
@@ -167,6 +167,23 @@ class PendingImage:
     def give_features(self, features: Features) -> None:
         """Have the trunk's features in place of the pixels, which are not needed any more."""
         self.features, self.picture = features, NO_PIXELS
+
+    def keep_maps(self, place: int, part: GivesMaps, maps_Chw: Maps | None) -> None:
+        """Keep what an explanation needs of a part's feature maps; nothing if there will be none.
+
+        Args:
+            place: of the member, or `TRUNK`.
+            part: the member or the trunk.
+            maps_Chw: its own for this image, if it has any.
+        """
+        if self.asked is None:
+            return
+        if part.has_class_weights:
+            maps_Chw = self.maps if maps_Chw is None else maps_Chw
+            assert maps_Chw is not None
+            self.evidence[place] = part.evidence(maps_Chw, self.asked.rows)
+        elif maps_Chw is not None:
+            self.maps = maps_Chw.copy()
 
     def drop_features(self) -> int:
         """Free the features, which nobody will be asked about; returns how many bytes they had."""
@@ -225,6 +242,8 @@ class PendingImage:
     def resolve(self, outcome: Floats | Exception) -> None:
         """Give the future its result or its error, unless the caller has left."""
         self.drop()  # a picture that is not decoded yet will not be
+        if self.asked is not None and not isinstance(outcome, Exception):
+            outcome = self._explained(outcome, self.asked)
         self.times.ended = time.monotonic()
         if self.answer.set_running_or_notify_cancel():
             if isinstance(outcome, Exception):
@@ -232,3 +251,16 @@ class PendingImage:
             else:
                 self.answer.set_result(outcome)
         self.answer.so_far = nothing_yet  # the former one holds the whole micro-batch
+
+    def _explained(self, outcome: Floats, asked: Asked) -> Floats | InferenceFailed:
+        """Set the explanation of the answer, and return the answer; or why there is none."""
+        answer, evidence = self.answer, self.evidence
+        self.evidence = {}
+        if answer.cancelled() or answer.summary is None:
+            return outcome
+        try:
+            evidence_d = [evidence[place] for place in sorted(evidence)]
+            answer.explanation = asked.explanations(evidence_d, answer.summary)
+        except Exception as error:  # there is no memory, or evidence is no number
+            return InferenceFailed.caused_by(error, "the answer could not be explained")
+        return outcome

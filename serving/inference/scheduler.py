@@ -24,8 +24,7 @@ from typing import Any
 from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.cpu import stand_back
 from snapensemble.contracts.errors import ImageTooCostly, TakesTime
-from snapensemble.contracts.metrics import Floats
-from snapensemble.serving.errors import InferenceFailed, Stopping
+from snapensemble.serving.errors import Stopping
 from snapensemble.serving.inference.aggregate import no_summaries
 from snapensemble.serving.inference.batch import (
     TRUNK,
@@ -40,14 +39,12 @@ from snapensemble.serving.inference.batch import (
     stages_of,
 )
 from snapensemble.serving.inference.costly import CostlyPictures, HoldMemory, failure_of
-from snapensemble.serving.inference.explain import Explanation
 from snapensemble.serving.inference.request import Image, PendingImage
 
 PATIENCE = 4.0  # how many times its lane time a request counts as having come later
 MOST_DECODING_S = 1.0  # processor time to decode the pictures of one request
 log = logging.getLogger("snapensemble")
 Task = Callable[[Clock], None]
-ExplainCall = Callable[[PendingImage], tuple[Explanation, ...]]
 
 
 def no_decoder(_: bytes) -> Image:
@@ -147,7 +144,6 @@ class Scheduler:
         count_bytes: called with the bytes of features that have come; below 0 when they are free.
         leaves: the rule of the cascade; without it there is full mode only.
         summarize: makes the `summary` of each `Answer` from the members' distributions.
-        explain: makes the `explanation` of an answer that is to have one.
         on_decode: called on a lane after each picture, with seconds; must be quick.
         on_batch: callbacks, each called on a lane after each micro-batch; must be quick, too.
         on_wait: called under the lock for one image of each answered micro-batch, with the wait
@@ -168,7 +164,6 @@ class Scheduler:
         count_bytes: Callable[[int], None] = lambda _: None,
         leaves: LeaveCall | None = None,
         summarize: SummarizeCall = no_summaries,
-        explain: ExplainCall = lambda _: (),
         on_decode: Callable[[float], None] = lambda _: None,
         on_batch: Sequence[Callable[[BatchReport], None]] = (),
         on_wait: Callable[[float, float], None] = lambda *_: None,
@@ -181,7 +176,6 @@ class Scheduler:
         self._split_above_s = split_above_s
         self._decode = decode
         self._summarize = summarize
-        self._explain = explain
         self._on_decode = on_decode
         self._on_batch = on_batch
         self._on_wait = on_wait
@@ -390,26 +384,11 @@ class Scheduler:
             if stage.following is not None:
                 # No lane is woken for them: this one is free as soon as it has answered the others.
                 stage.following.waiting.extend(outcome.going_on)
-        for image, answer in outcome.answers:
-            if image.asked is None:
-                image.resolve(answer)
-        for image, answer in outcome.answers:  # those that take longer come after the others
-            if image.asked is not None:
-                image.resolve(self._explained(image, answer))
+        # To explain an answer takes some milliseconds, which the others need not wait for.
+        for image, answer in sorted(outcome.answers, key=lambda each: each[0].asked is not None):
+            image.resolve(answer)
         for callback in self._on_batch:
             self._notify(callback, report)
-
-    def _explained(
-        self, image: PendingImage, answer: Floats | InferenceFailed
-    ) -> Floats | InferenceFailed:
-        """Make the maps of an answer that is to have some, unless its caller has left."""
-        try:
-            if not isinstance(answer, InferenceFailed) and not image.answer.cancelled():
-                image.answer.explanation = self._explain(image)
-        except Exception as error:  # there is no memory, or evidence is no number
-            answer = InferenceFailed.caused_by(error, "the answer could not be explained")
-        image.evidence_d = []
-        return answer
 
     def _notify(self, callback: Callable[[Any], None], argument: object) -> None:
         try:

@@ -20,7 +20,7 @@ def test_a_few_problems_are_told_and_the_others_counted() -> None:
 
 
 def test_a_query_longer_than_any_that_makes_sense_is_refused_by_its_length() -> None:
-    with pytest.raises(InvalidParameter, match="has 1,025 bytes, at most 1,024"):
+    with pytest.raises(InvalidParameter, match="has 2,049 bytes, at most 2,048"):
         options_of(b"x" * (MAX_QUERY_BYTES + 1))
 
 
