@@ -40,6 +40,9 @@ def server(bundle: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator["Browser"]:
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=PATIENCE_MS)
     with launched() as browser:
         yield browser
 

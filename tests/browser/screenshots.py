@@ -64,7 +64,7 @@ def demo_bundle(directory: Path) -> tuple[Path, list[Path]]:
     files, _ = write_images(bundle, directory / "images")
     broken = directory / "images" / "letter.png"
     broken.write_bytes(b"no picture")
-    return bundle, [*files[2:6], broken]
+    return bundle, [files[5], *files[2:4], broken]
 
 
 def take_page(

@@ -11,7 +11,7 @@ from tests.factories import CLASSES, encoded, picture
 
 PREDICT = "**/predict?*"
 FIRST, OTHER = "0badcafe", "feedbeef"  # versions of a bundle
-MODEL = {
+MODEL: dict[str, Any] = {
     "name": "insects",
     "version": FIRST,
     "classes": CLASSES,
@@ -67,7 +67,7 @@ def answer(
     ]
     members = [
         {"name": member["name"], "weight": 0.5, "probabilities": probabilities}
-        for member in MODEL["members"]  # type: ignore[union-attr]
+        for member in MODEL["members"]
     ]
     uncertainty = {"entropy_nats": 0.5, "disagreement_nats": 0.0}
     prediction = {**top[0], "top": top, "members": members, "uncertainty": uncertainty}

@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -24,7 +25,7 @@ from tests.browser.tab import (
 
 NAMES = ("one.png", "two.png", "three.png")
 PICTURES = dict.fromkeys(NAMES, png())
-HTML = {"content_type": "text/html", "body": "<html>Please log in</html>"}
+HTML: dict[str, Any] = {"content_type": "text/html", "body": "<html>Please log in</html>"}
 BUSY = problem("overloaded", "The server has more work than it can do in time", "come back")
 
 
@@ -93,11 +94,17 @@ def test_an_older_answer_that_waits_to_hear_of_its_model_changes_nothing(
     expect(best(page, "one.png")).to_have_text("bee")
 
 
+def stop_clock(page: Page, server: str) -> None:
+    """Open the page where no time passes by itself."""
+    page.clock.install(time=0)
+    page.goto(server)
+    page.clock.pause_at(3_600)
+
+
 def test_all_pictures_wait_as_long_as_a_busy_server_asks(page: Page, server: str) -> None:
     play(page)
-    page.clock.install()
     held = Held(page, PREDICT)
-    page.goto(server)
+    stop_clock(page, server)
     drop(page, {f"{k}.png": png() for k in range(6)})
     busy, *others = (held.next() for _ in range(4))
     busy.fulfill(status=503, headers={"Retry-After": "7"}, body=BUSY)
@@ -115,9 +122,8 @@ def test_all_pictures_wait_as_long_as_a_busy_server_asks(page: Page, server: str
 
 def test_a_server_that_stays_busy_is_asked_six_times(page: Page, server: str) -> None:
     play(page)
-    page.clock.install()
     held = Held(page, PREDICT)
-    page.goto(server)
+    stop_clock(page, server)
     drop(page, {"one.png": png()})
     for tries in range(1, 7):
         held.next().fulfill(status=503, headers={"Retry-After": "1"}, body=BUSY)
@@ -141,7 +147,7 @@ def test_a_server_that_stays_busy_is_asked_six_times(page: Page, server: str) ->
     ],
 )
 def test_an_answer_that_is_not_the_servers_is_called_so(
-    page: Page, server: str, reply: dict[str, object], message: str
+    page: Page, server: str, reply: dict[str, Any], message: str
 ) -> None:
     play(page)
     page.route(PREDICT, lambda route: route.fulfill(**reply))

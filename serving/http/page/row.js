@@ -1,5 +1,6 @@
 // One picture of the list: what is asked about it, and what came back.
 const TOP = 5;  // classes
+const LEAST = 0.005;  // probability of a class that is shown behind the likeliest
 const NAMED = 12;  // classes of a prediction set; the others are counted
 const THUMBNAIL = 96, STAGE = 320;  // CSS pixels
 
@@ -79,9 +80,10 @@ class Row {
     this.find(".problem p").textContent = problem?.message ?? "";
     this.find(".answer").hidden = !answer;
     if (!answer) return;
-    const set = answer.set?.classes ?? [answer.class];
+    const set = answer.set?.classes ?? (answer.abstain ? [] : [answer.class]);
     this.find(".unsure").hidden = !answer.abstain;
-    this.find(".top").replaceChildren(...answer.top.map(each => bar(each, set.includes(each.class))));
+    const top = answer.top.filter((each, k) => !k || each.probability >= LEAST || set.includes(each.class));
+    this.find(".top").replaceChildren(...top.map(each => bar(each, set.includes(each.class))));
     this.find(".set").hidden = !answer.set;
     if (answer.set) this.find(".set").textContent = setSentence(answer.set);
     this.find(".why").hidden = !model?.explain;
