@@ -22,7 +22,8 @@ from snapensemble.contracts.errors import ImageTooCostly, InvalidConfig, Invalid
 from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.pixels import SERVER_LIMITS
 from snapensemble.contracts.process import printable, printable_json
-from snapensemble.many.run import ManyOptions, predict_many
+from snapensemble.many.options import ManyOptions
+from snapensemble.many.run import predict_many
 from snapensemble.serving.http.schemas import PredictOptions
 
 
@@ -50,7 +51,11 @@ class PredictConfig(PredictOptions):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `snapensemble predict`."""
     parser.add_argument(
-        "images", nargs="+", type=Path, metavar="IMAGE", help="picture, folder, or pattern in quotes"
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="picture, folder, or pattern in quotes",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", type=Path, metavar="DIR", help="answer here, without a server")
@@ -85,12 +90,12 @@ def run(args: argparse.Namespace) -> int:
             raise InvalidConfig("folders, patterns and --out are answered here: give --bundle")
         if as_json:
             raise InvalidConfig("--json is for single pictures: give --out FILE.jsonl")
-        query = PredictOptions.model_validate(config.model_dump(exclude={"max_image_cost"}))
+        asked = PredictOptions.model_validate(config.model_dump(exclude={"max_image_cost"}))
         predict_many(
             list(map(str, files)),
             bundle_dir,
             many,
-            query,
+            asked,
             max_image_cost=config.max_image_cost,
             restart=restart,
             describe=describe,

@@ -66,7 +66,7 @@ def main() -> None:
         way: [mine / other for mine, other in zip(rates["predict"], rates[way], strict=True)]
         for way in rates
     }
-    table = [("way", "images/s", "predict is so many times as fast")]
+    table: list[tuple[str, ...]] = [("way", "images/s", "predict is so many times as fast")]
     table += [(way, spread(rates[way], ",.0f"), spread(ratios[way], ".2f")) for way in rates]
     save(
         args.name,
@@ -153,14 +153,14 @@ def by_loop(bundle_dir: Path, bundle: BundleManifest, files: Sequence[str], out:
     """Decode a batch, run one member after the other, average, write; then the next batch."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cpu_budget()  # its own default are the machine's
-    parts = [
-        onnxruntime.InferenceSession(bundle_dir / part.file, options) for part in bundle.parts
-    ]
+    parts = [onnxruntime.InferenceSession(bundle_dir / part.file, options) for part in bundle.parts]
     trunk = None if bundle.trunk is None else parts.pop(0)
     weights = np.array([member.weight for member in bundle.members])
     with out.open("w") as lines:
         for batch in _batches(files):
-            inputs_B: NDArray[Any] = np.stack([bundle.image.decode(Path(file).read_bytes()) for file in batch])
+            inputs_B: NDArray[Any] = np.stack(
+                [bundle.image.decode(Path(file).read_bytes()) for file in batch]
+            )
             if trunk is not None:
                 inputs_B = _run(trunk, inputs_B)
             logits_MBK = np.stack([_run(member, inputs_B) for member in parts])

@@ -197,9 +197,7 @@ def load_engine(
         threads=limits.threads or cpu_budget(),
         max_batch_size=limits.max_batch_size,
         decode=decode
-        or partial(
-            decode_costly, patience_s=LANE_PATIENCE_S, patience_bytes=LANE_PATIENCE_BYTES
-        ),
+        or partial(decode_costly, patience_s=LANE_PATIENCE_S, patience_bytes=LANE_PATIENCE_BYTES),
         decode_costly=decode_costly,
         hold_memory=partial(memory.held_when_free, within_s=MEMORY_PATIENCE_S),
         count_bytes=memory.count,

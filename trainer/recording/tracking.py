@@ -106,9 +106,7 @@ class Tracking:
 
     def step(self, step: Step, epoch: int, cycle: int) -> None:
         """Tell loss and learning rate of an optimizer update."""
-        self._add(
-            step.step, {"train/loss": step.loss, "train/learning_rate": step.learning_rate}
-        )
+        self._add(step.step, {"train/loss": step.loss, "train/learning_rate": step.learning_rate})
         self._steps += 1
         if len(self._points) >= PORTION:
             self.flush()
@@ -169,7 +167,9 @@ class Tracking:
     def _opened(self) -> Tracked:
         found = tracked_run(self._run_dir)
         is_same = found is not None and found["tool"] == self._tool
-        tracked = self._connect(self._tool, self._run_dir, found["id"] if found and is_same else None)
+        tracked = self._connect(
+            self._tool, self._run_dir, found["id"] if found and is_same else None
+        )
         if not is_same:
             content = json.dumps({"tool": self._tool, "id": tracked.id}) + "\n"
             write_atomically(self._run_dir / TRACKING_FILE, content.encode())
@@ -229,7 +229,7 @@ def tool_of(run_dir: Path) -> Tool:
 
 def connected(tool: Tool, run_dir: Path, known: str | None) -> Tracked:
     """Open a tracked run, new or known by its id."""
-    return {"mlflow": MlflowRun, "wandb": WandbRun}[tool](run_dir, known)
+    return MlflowRun(run_dir, known) if tool == "mlflow" else WandbRun(run_dir, known)
 
 
 class MlflowRun:
@@ -249,7 +249,9 @@ class MlflowRun:
         if known is None:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             experiment = self._client.get_experiment_by_name(name)
-            number = experiment.experiment_id if experiment else self._client.create_experiment(name)
+            number = (
+                experiment.experiment_id if experiment else self._client.create_experiment(name)
+            )
             self.id = str(self._client.create_run(number, run_name=run_dir.name).info.run_id)
         else:
             self.id = known
