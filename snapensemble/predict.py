@@ -23,7 +23,8 @@ from snapensemble.contracts.files import explaining_failures, write_atomically
 from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.pixels import SERVER_LIMITS
 from snapensemble.contracts.process import printable, printable_json
-from snapensemble.many.run import ManyOptions, predict_many
+from snapensemble.many.options import ManyOptions
+from snapensemble.many.run import predict_many
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.explain import PREDICTED
 
@@ -104,12 +105,12 @@ def run(args: argparse.Namespace) -> int:
             raise InvalidConfig("--json is for single pictures: give --out FILE.jsonl")
         if maps_dir is not None:
             raise InvalidConfig("--explain is for single pictures: name those to explain")
-        query = PredictOptions.model_validate(config.model_dump(exclude={"max_image_cost"}))
+        asked = PredictOptions.model_validate(config.model_dump(exclude={"max_image_cost"}))
         predict_many(
             list(map(str, files)),
             bundle_dir,
             many,
-            query,
+            asked,
             max_image_cost=config.max_image_cost,
             restart=restart,
             describe=describe,

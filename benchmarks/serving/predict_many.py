@@ -66,7 +66,7 @@ def main() -> None:
         way: [mine / other for mine, other in zip(rates["predict"], rates[way], strict=True)]
         for way in rates
     }
-    table = [("way", "images/s", "predict is so many times as fast")]
+    table: list[tuple[str, ...]] = [("way", "images/s", "predict is so many times as fast")]
     table += [(way, spread(rates[way], ",.0f"), spread(ratios[way], ".2f")) for way in rates]
     save(
         args.name,

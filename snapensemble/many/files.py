@@ -113,9 +113,11 @@ def matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether a pattern matches a path, or a folder that the path is in."""
     if not pattern:
         return True
+    if not parts:
+        return False
     if pattern[0] == "**":
-        return matches(parts, pattern[1:]) or (bool(parts) and matches(parts[1:], pattern))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
+        return matches(parts, pattern[1:]) or matches(parts[1:], pattern)
+    return fnmatchcase(parts[0], pattern[0]) and matches(parts[1:], pattern[1:])
 
 
 def may_hold(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ between the two, what is behind the noted length is cut off, and its pictures ar
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import sqlite3
@@ -37,6 +38,7 @@ class Output:
         options: by name, what the rows depend on; another start has to have the same.
         head: what the file begins with.
         places: where pictures are put once their rows are safe; None: they stay.
+        out: the file that was asked for, for messages; the file of rows, if not given.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Output:
         options: Mapping[str, str],
         head: bytes = b"",
         places: Places | None = None,
+        out: Path | None = None,
     ) -> None:
         self.file = file
+        self._out = out or file
         self.rows = 0  # that are safe, of this start and those before
         self.torn = 0  # bytes that had to be cut off
         self._progress = progress_file(file)
@@ -57,7 +61,7 @@ class Output:
         self._waiting: dict[bytes, None] = {}  # pictures of rows that are not safe yet
         self._placements: list[Placement] = []
         self._since = time.monotonic()
-        self._bytes: BinaryIO
+        self._bytes: BinaryIO = io.BytesIO()  # until it is open
         self._db: sqlite3.Connection
 
     def __enter__(self) -> "Output":
@@ -72,7 +76,7 @@ class Output:
             try:
                 self._open(is_new)
             except BaseException:
-                self._db.close()
+                self.__exit__()
                 raise
         return self
 
@@ -182,7 +186,7 @@ class Output:
         ]
         if others:
             raise InvalidConfig(
-                f"{self.file} was begun in another way: {'; '.join(others)}; give the same again, "
+                f"{self._out} was begun in another way: {'; '.join(others)}; give the same again, "
                 "choose another --out, or give --restart to write it anew"
             )
 
@@ -226,11 +230,11 @@ class Output:
                 yield
         except sqlite3.DatabaseError as error:
             if "locked" in str(error):
-                raise InvalidConfig(f"another process is writing {self.file}") from error
+                raise InvalidConfig(f"another process is writing {self._out}") from error
             if isinstance(error, sqlite3.OperationalError):
                 raise WriteFailed(f"{self._progress}: cannot write: {error}") from error
             raise InvalidConfig(
-                f"{self._progress} is damaged ({error}); give --restart to write {self.file} anew"
+                f"{self._progress} is damaged ({error}); give --restart to write {self._out} anew"
             ) from error
 
 

@@ -92,7 +92,7 @@ def opened(
             f"{out} is there already, without {progress_file(rows).name} beside it to go on with; "
             "choose another --out, or give --restart to write it anew"
         )
-    return Output(rows, options, b"", places)
+    return Output(rows, options, b"", places, out)
 
 
 def forget(out: Path) -> None:

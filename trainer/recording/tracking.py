@@ -229,7 +229,7 @@ def tool_of(run_dir: Path) -> Tool:
 
 def connected(tool: Tool, run_dir: Path, known: str | None) -> Tracked:
     """Open a tracked run, new or known by its id."""
-    return {"mlflow": MlflowRun, "wandb": WandbRun}[tool](run_dir, known)
+    return MlflowRun(run_dir, known) if tool == "mlflow" else WandbRun(run_dir, known)
 
 
 class MlflowRun:

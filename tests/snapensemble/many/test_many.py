@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 from pyarrow import parquet
 
 from snapensemble.cli import main
-from snapensemble.many import output, places
+from snapensemble.many import output, places, run
+from snapensemble.many.files import Pictures
 from snapensemble.many.output import Output, progress_file
 from snapensemble.predict import predict_with_bundle
 from tests.factories import encoded, make_bundle, make_cascade_bundle, picture
@@ -89,7 +91,7 @@ def test_every_picture_has_the_answer_that_it_has_alone(
         )
         assert row["members_used"] == 3 and row["error"] is None
     assert rows[-1]["path"] == str(photos / "broken.jpg") and rows[-1]["class"] is None
-    assert "image" in rows[-1]["error"]
+    assert "the JPEG is cut off" in rows[-1]["error"]
     assert f"{COUNT} pictures answered" in captured.err
     assert "1 cannot be read:\n" in captured.err and "broken.jpg: " in captured.err
 
@@ -404,7 +406,7 @@ def test_pictures_are_moved_after_their_rows_are_safe(
     photos: Path, bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "rows.jsonl"
-    seen = []
+    seen: list[bool] = []
     real = places.Places.put
 
     def put(self: places.Places, placements: list[places.Placement]) -> None:
@@ -423,14 +425,12 @@ def test_pictures_are_moved_after_their_rows_are_safe(
 def test_no_more_pictures_are_under_way_than_the_lanes_need(
     photos: Path, bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from snapensemble.many import run
-
     monkeypatch.setattr(run, "PER_LANE", 1)
     monkeypatch.setattr(run, "AT_LEAST", 3)
     found, written, most = 0, 0, 0
-    real_iter, real_add = run.Pictures.__iter__, Output.add
+    real_iter, real_add = Pictures.__iter__, Output.add
 
-    def pictures(self: run.Pictures) -> Any:
+    def pictures(self: Pictures) -> Any:
         nonlocal found
         for each in real_iter(self):
             found += 1
@@ -442,8 +442,25 @@ def test_no_more_pictures_are_under_way_than_the_lanes_need(
         written += 1
         real_add(self, *args)
 
-    monkeypatch.setattr(run.Pictures, "__iter__", pictures)
+    monkeypatch.setattr(Pictures, "__iter__", pictures)
     monkeypatch.setattr(Output, "add", add)
     monkeypatch.setattr("snapensemble.serving.inference.engine.cpu_budget", lambda: 2)
     assert predict(photos, "--bundle", bundle_dir, "--out", tmp_path / "rows.csv") == 0
     assert written == COUNT + 1 and most == 3
+
+
+def test_nothing_of_training_and_no_reader_of_parquet_is_imported() -> None:
+    heavy = ("torch", "pyarrow", "sklearn", "tqdm", "snapensemble.trainer")
+    script = f"import sys, snapensemble.predict\nprint(set({heavy}) & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout.strip() == "set()", found.stderr
+
+
+def test_without_pyarrow_a_parquet_file_is_refused_before_anything_is_read(
+    photos: Path, bundle_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.parquet"
+    with mock.patch.dict(sys.modules, {"pyarrow": None, "pyarrow.parquet": None}):
+        assert predict(photos, "--bundle", bundle_dir, "--out", out) == 2
+    assert "install snapensemble[data], or choose --out FILE.csv" in capsys.readouterr().err
+    assert not out.exists()

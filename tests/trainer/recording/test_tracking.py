@@ -4,7 +4,9 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,9 @@ def test_a_run_tells_its_settings_curves_and_snapshots(
     losses = {step: values["train/loss"] for step, values in told.points if "train/loss" in values}
     assert losses == {line["step"]: line["loss"] for line in lines if "loss" in line}
     validations = [values for _, values in told.points if "val/nll" in values]
-    assert [v["val/nll"] for v in validations] == [l["val_nll"] for l in lines if "val_nll" in l]
+    assert [v["val/nll"] for v in validations] == [
+        each["val_nll"] for each in lines if "val_nll" in each
+    ]
     assert all(values["images_per_second"] > 0 for values in validations)
     names = [(Path(each.file).name, "snapshots") for each in read_run(run_dir).snapshots]
     assert told.files == names and len(names) == 2
@@ -121,7 +125,7 @@ def test_whatever_a_tool_raises_is_said_once_and_training_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> Any:
         raise ConnectionError("no server at all\nand much more")
 
     class Failing(Told):
@@ -131,7 +135,7 @@ def test_whatever_a_tool_raises_is_said_once_and_training_goes_on(
         setattr(Failing, where, fail)
 
     def connect(tool: Tool, run_dir: Path, known: str | None) -> Tracked:
-        return fail() if where == "connect" else Failing(known)  # type: ignore[return-value]
+        return fail() if where == "connect" else Failing(known)
 
     monkeypatch.setattr(tracking, "connected", connect)
     run_dir = train(short(tmp_path / "run", track="wandb"))
@@ -229,8 +233,6 @@ def trained(out: Path, tool: str, end: Callable[[], None] = lambda: None) -> int
     """Train in a process of its own, which the tools keep their threads and hooks in."""
 
     def work() -> int:
-        import warnings
-
         warnings.simplefilter("ignore")  # of the tools' own code
         if (out / "run.json").exists():
             resume(out)
@@ -256,7 +258,7 @@ def test_mlflow_keeps_it_in_files_that_its_client_reads_back(tmp_path: Path) -> 
     trained(run_dir, "mlflow")
     found = tracked_run(run_dir)
     assert found is not None and found["tool"] == "mlflow"
-    read = finished(lambda: print(json.dumps(mlflow_run(tmp_path, found["id"]))) or 0)
+    read = finished(lambda: mlflow_run(tmp_path, found["id"]))
     assert read.returncode == 0, read.stderr
     kept = json.loads(read.stdout.splitlines()[-1])
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -266,22 +268,22 @@ def test_mlflow_keeps_it_in_files_that_its_client_reads_back(tmp_path: Path) -> 
     assert files_that_hold(tmp_path, SECRET) == []
 
 
-def mlflow_run(root: Path, run_id: str) -> dict[str, Any]:
-    """What MLflow's client says of a run."""
-    import warnings
-
+def mlflow_run(root: Path, run_id: str) -> int:
+    """Write what MLflow's client says of a run."""
     warnings.simplefilter("ignore")
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
     import mlflow
 
     client = mlflow.MlflowClient(str(root / "mlruns"))
     run = client.get_run(run_id)
-    return {
+    found = {
         "status": run.info.status,
         "params": run.data.params,
         "losses": [[m.step, m.value] for m in client.get_metric_history(run_id, "train/loss")],
         "files": [each.path for each in client.list_artifacts(run_id, "snapshots")],
     }
+    sys.stdout.write(f"{json.dumps(found)}\n")
+    return 0
 
 
 @pytest.mark.usefixtures("_offline")
