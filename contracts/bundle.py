@@ -25,6 +25,7 @@ from snapensemble.contracts.manifest import (
     write_manifest,
 )
 from snapensemble.contracts.metrics import Metric
+from snapensemble.contracts.novelty import NoveltyRecord
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.contracts.run import DataRecord, Weights
@@ -32,6 +33,7 @@ from snapensemble.contracts.run import DataRecord, Weights
 BUNDLE_FILE = "ensemble.json"
 # Outputs that a part may have after its first one, for class activation maps.
 MAPS, CLASS_WEIGHTS, CLASS_BIAS = "maps", "class_weights", "class_bias"
+CLASS_DIRECTIONS = "class_directions"  # of the first member, where it knows what is novel
 Rule = Literal["auto", "best", "last", "all", "greedy", "exhaustive", "soup"]
 Precision = Literal["fp32", "int8"]
 
@@ -177,6 +179,7 @@ class BundleManifest(Record):
     calibration: CalibrationRecord | None = None
     cascade: CascadeRecord | None = None
     reference: ReferenceRecord | None = None  # what drift is measured against
+    novelty: NoveltyRecord | None = None  # None: nobody looked
     quantization: QuantizationRecord | None = None
     opset: Annotated[int, Field(ge=1)]
     parity: ParityRecord

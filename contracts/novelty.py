@@ -13,12 +13,14 @@ import math
 from typing import Annotated
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from snapensemble.contracts.manifest import Record
 from snapensemble.contracts.metrics import Floats, Labels
 
 FALSE_ALARMS = (0.01, 0.02, 0.05, 0.1)
+Vectors = NDArray[np.floating]
 Distance = Annotated[float, Field(ge=0, le=2)]
 
 
@@ -42,7 +44,7 @@ class NoveltyRecord(Record):
         return within[-1] if within else None
 
 
-def directions(features_NC: Floats, labels_N: Labels, classes: int) -> Floats:
+def directions(features_NC: Vectors, labels_N: Labels, classes: int) -> Floats:
     """directions_KC, of length 1: the mean direction of each class's features.
 
     A class without images has the zero vector, from which everything is at distance 1.
@@ -53,10 +55,11 @@ def directions(features_NC: Floats, labels_N: Labels, classes: int) -> Floats:
     return _unit(sums_KC)
 
 
-def distances(features_NC: Floats, directions_KC: Floats) -> Floats:
+def distances(features_NC: Vectors, directions_KC: Vectors) -> Floats:
     """distances_N from the nearest class, in 0 to 2."""
     cosines_NK = _unit(features_NC) @ np.asarray(directions_KC, dtype=np.float64).T
-    return np.clip(1 - cosines_NK.max(axis=1), 0, 2)
+    distances_N: Floats = np.clip(1 - cosines_NK.max(axis=1), 0, 2)
+    return distances_N
 
 
 def fit_thresholds(distances_N: Floats) -> NoveltyRecord:
@@ -75,7 +78,8 @@ def fit_thresholds(distances_N: Floats) -> NoveltyRecord:
     return NoveltyRecord(images=N, thresholds=tuple(thresholds))
 
 
-def _unit(vectors_NC: Floats) -> Floats:
-    vectors_NC = np.asarray(vectors_NC, dtype=np.float64)
-    lengths_N = np.linalg.norm(vectors_NC, axis=1, keepdims=True)
-    return vectors_NC / np.where(lengths_N > 0, lengths_N, 1)
+def _unit(vectors_NC: Vectors) -> Floats:
+    exact_NC = np.asarray(vectors_NC, dtype=np.float64)
+    lengths_N = np.linalg.norm(exact_NC, axis=1, keepdims=True)
+    unit_NC: Floats = exact_NC / np.where(lengths_N > 0, lengths_N, 1)
+    return unit_NC

@@ -40,6 +40,7 @@ from snapensemble.export.members import (
     write_members,
     write_trunk,
 )
+from snapensemble.export.novelty import with_novelty
 from snapensemble.export.onnx_export import OPSET
 from snapensemble.export.report_inputs import gather_report_inputs
 from snapensemble.export.selection import select
@@ -68,7 +69,8 @@ def build_bundle(
     Raises:
         InvalidManifest: a run directory is damaged.
         InvalidConfig: a setting does not fit, `bundle_dir` is taken, or the runs differ.
-        InvalidData: int8 or a soup needs the run's images, and they are not where they were.
+        InvalidData: int8, a soup or `novelty` needs the run's images, and they are not where
+            they were.
         ParityFailed: a member answers differently in ONNX Runtime.
         QuantizationRefused: int8 changes the answers more than the limits allow.
         WriteFailed: the disk is full.
@@ -92,6 +94,7 @@ def build_bundle(
         images_NCHW = pool.calibration_images()
         fp32, parity = convert(pool, chosen, images_NCHW, say)
         served, quantization = _as_served(fp32, pool, images_NCHW, config, say)
+        served, novelty = with_novelty(served, pool, split.calibration_N, config, say)
         answers = Answers(served.probs_MNK, pool.labels_N)
         fitted = fit_on_validation(answers, split, chosen.weights, config)
         if fitted.cascade is None and len(served.members) > 1 and config.cascade is not False:
@@ -129,6 +132,7 @@ def build_bundle(
             calibration=fitted.calibration,
             cascade=fitted.cascade,
             reference=fitted.reference,
+            novelty=novelty,
             quantization=quantization,
             opset=OPSET,
             parity=parity,

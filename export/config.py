@@ -108,6 +108,11 @@ class ExportConfig(Options):
         description="where the data set is now (where the run found it)",
         json_schema_extra={"metavar": "SPEC"},
     )
+    novelty: bool = Field(
+        False,
+        description="let clients ask which pictures are unlike those that taught; reads the data "
+        "again",
+    )
     report: bool = Field(
         True, description="measure on the test split and write the bundle's report"
     )

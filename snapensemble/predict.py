@@ -126,7 +126,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         token = os.environ.get("SNAPENSEMBLE_TOKEN")
         query = config.model_dump(
-            include={"top", "mode", "coverage", "abstain", "explain"}, exclude_none=True
+            include={"top", "mode", "coverage", "abstain", "novelty", "explain"},
+            exclude_none=True,
         )
         answer = predict_with_url(url, files, pictures, token=token, **query)
     if maps_dir is not None:
@@ -156,7 +157,7 @@ def predict_with_bundle(
         InvalidData: a file is not a picture; the message names it.
         InvalidManifest: the bundle is damaged.
     """
-    from snapensemble.serving.http.responses import prediction, response
+    from snapensemble.serving.http.responses import prediction, promised, response
     from snapensemble.serving.inference.engine import load_engine
 
     config = build(PredictConfig, options)
@@ -164,8 +165,7 @@ def predict_with_bundle(
     mode = config.mode or "full"
     with load_engine(bundle_dir) as engine:
         engine.check_mode(mode)
-        quantile = engine.quantile(mode, config.coverage)
-        answered = engine.abstention(mode, config.abstain)
+        promises = promised(engine, mode, config)
         images = []
         for file, picture in zip(files, pictures, strict=True):
             try:
@@ -175,8 +175,8 @@ def predict_with_bundle(
             except InvalidImage as error:
                 raise InvalidData(f"{file}: {error}") from error
         predictions = [
-            prediction(answer.whole(), engine.bundle, config, quantile, answered)
-            for answer in engine.submit(images, mode, engine.asked(config.explain))
+            prediction(answer.whole(), engine.bundle, config, promises)
+            for answer in engine.submit(images, mode, engine.asked(config.explain, config.novelty))
         ]
         return response(predictions, engine.bundle, engine.bundle.name)
 
@@ -270,6 +270,8 @@ def describe(file: Path | str, prediction: dict[str, Any]) -> str:
         text += f"  {promised['coverage']:.0%}: {', '.join(promised['classes'])}"
     if prediction.get("abstain"):
         text += "  not sure enough to answer"
+    if (found := prediction.get("novelty")) is not None and found["novel"]:
+        text += "  unlike the pictures that taught"
     return text
 
 

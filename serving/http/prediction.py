@@ -19,7 +19,7 @@ from snapensemble.serving.errors import BadImageInRequest, InvalidParameter, Ser
 from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.exchange import STATE, RequestState
 from snapensemble.serving.http.problems import serving_problem
-from snapensemble.serving.http.responses import prediction, response
+from snapensemble.serving.http.responses import prediction, promised, response
 from snapensemble.serving.http.routes import PREDICT
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.http.service import Service
@@ -82,11 +82,8 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
     with service.admission.request(within_s, is_crowded=state.is_crowded) as request:
         if options.mode is not None:  # the server's own mode was checked at its start
             service.engine.check_mode(mode)
-        quantile = None
-        if options.coverage is not None:
-            quantile = service.engine.quantile(mode, options.coverage)
-        answered = service.engine.abstention(mode, options.abstain)
-        asked = service.engine.asked(options.explain) if options.explain else None
+        promises = promised(service.engine, mode, options)
+        asked = service.engine.asked(options.explain, options.novelty)
         deadline = within_s  # by the event loop's clock
         if deadline < math.inf:
             deadline += asyncio.get_running_loop().time()
@@ -99,7 +96,7 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
         outputs_N = await _classified(service, request, images, mode, receive, deadline)
         state.notes["members_used"] = sum([len(each.probs_dK) for each in outputs_N])
         bundle = service.engine.bundle
-        predictions = [prediction(each, bundle, options, quantile, answered) for each in outputs_N]
+        predictions = [prediction(each, bundle, options, promises) for each in outputs_N]
         _count(service, mode, predictions)
         return to_json(response(predictions, bundle, service.name), inf_nan_mode="null")
 

@@ -3,24 +3,49 @@
 Shapes: d members asked, K classes.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from snapensemble.contracts.abstention import AbstentionPoint, answers
 from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.cascade import Mode
+from snapensemble.contracts.novelty import NoveltyThreshold
 from snapensemble.contracts.prediction_sets import SetQuantile, prediction_sets
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.aggregate import summaries, weights
+from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.request import MemberOutputs
+
+
+@dataclass(frozen=True, slots=True)
+class Promised:
+    """What a bundle promises of an answer, as far as a request wants to know."""
+
+    quantile: SetQuantile | None = None  # makes the prediction set
+    answered: AbstentionPoint | None = None  # says which images are answered
+    novelty: NoveltyThreshold | None = None  # says which pictures are unlike those that taught
+
+
+def promised(engine: Engine, mode: Mode, options: PredictOptions) -> Promised:
+    """What the engine's bundle promises of answers in a mode.
+
+    Raises:
+        InvalidParameter: the bundle does not promise what the options ask for.
+    """
+    return Promised(
+        engine.quantile(mode, options.coverage),
+        engine.abstention(mode, options.abstain),
+        engine.novelty(options.novelty),
+    )
 
 
 def prediction(
     outputs: MemberOutputs,
     bundle: BundleManifest,
     options: PredictOptions,
-    quantile: SetQuantile | None = None,
-    answered: AbstentionPoint | None = None,
+    promised: Promised = Promised(),  # frozen
 ) -> dict[str, Any]:
     """One image's answer; `serving.http.schemas.Prediction` describes it.
 
@@ -29,8 +54,7 @@ def prediction(
             prediction set, and is never sure enough: what is promised is so of whole answers.
         bundle: the manifest of what is served.
         options: what the client wants to see.
-        quantile: makes the prediction set; without it there is none.
-        answered: says which images are answered; without it that is not said.
+        promised: what is said of the answer beside it.
     """
     summary = outputs.summary or summaries(outputs.probs_dK[:, None], bundle, outputs.partial_of)[0]
     probs_K, order_K = summary.probs_K, summary.order_K
@@ -47,14 +71,21 @@ def prediction(
         "entropy_nats": summary.entropy_nats,
         "disagreement_nats": summary.disagreement_nats,
     }
-    if quantile is not None and outputs.partial_of is None:
+    if (quantile := promised.quantile) is not None and outputs.partial_of is None:
         in_set_K = prediction_sets(np.array([probs_K]), quantile)[0]
         answer["prediction_set"] = {
             "coverage": quantile.coverage,
             "classes": [bundle.classes[k] for k in order_K if in_set_K[k]],
         }
-    if answered is not None:
-        answer["abstain"] = outputs.partial_of is not None or not answers(answered, probs_K)
+    if promised.answered is not None:
+        is_sure = outputs.partial_of is None and answers(promised.answered, probs_K)
+        answer["abstain"] = not is_sure
+    if promised.novelty is not None and outputs.distance is not None:
+        answer["novelty"] = {
+            "novel": outputs.distance > promised.novelty.distance,
+            "distance": outputs.distance,
+            "false_alarms": promised.novelty.false_alarms,
+        }
     if outputs.explanation:
         answer["explanation"] = [
             {

@@ -61,6 +61,15 @@ class PredictOptions(BaseModel):
             "class, or a class's name; may be repeated",
         ),
     ] = ()
+    novelty: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="say whether the picture is unlike those that taught, so that at most this "
+            "share of pictures like them is called so, fraction",
+        ),
+    ] = None
     deadline_ms: Annotated[
         int | None,
         Field(
@@ -120,6 +129,18 @@ class Explanation(BaseModel):
     high: Annotated[float, Field(description="evidence that 255 stands for, in logits")]
 
 
+class Novelty(BaseModel):
+    """Whether a picture is unlike those that taught."""
+
+    novel: Annotated[bool, Field(description="whether the distance is beyond the threshold")]
+    distance: Annotated[
+        float, Field(ge=0, le=2, description="from the nearest class: 1 less the cosine")
+    ]
+    false_alarms: Annotated[
+        Probability, Field(description="the most pictures like the known ones that are called so")
+    ]
+
+
 class Prediction(ClassProbability):
     """One image's answer; the class fields are those of the likeliest class."""
 
@@ -132,6 +153,7 @@ class Prediction(ClassProbability):
         bool | None,
         Field(description="only where it was asked: whether this answer should not be used"),
     ] = None
+    novelty: Novelty | None = None
     explanation: list[Explanation] | None = None
     members_used: int
     partial: Annotated[

@@ -229,8 +229,8 @@ class MicroBatch(ABC):
             return self._left == 0
 
     def _ask(self, index: int, member: MemberCall) -> NDArray[np.float32]:
-        """Ask a member; if any image is to be explained, for the feature maps of all, too."""
-        if all(image.asked is None for image in self._images):
+        """Ask a member; if any image needs its feature maps, for those of all, too."""
+        if not any(image.asked and image.asked.needs_maps_of(index) for image in self._images):
             return member(self._stacked())
         assert isinstance(member, GivesMaps)
         outputs_B, maps_BChw = member.with_maps(self._stacked())

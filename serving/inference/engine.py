@@ -21,6 +21,7 @@ from snapensemble.contracts.cascade import CascadePoint, Mode
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.metrics import Floats
+from snapensemble.contracts.novelty import NoveltyThreshold
 from snapensemble.contracts.pixels import MAX_PIXELS, SERVER_LIMITS
 from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.contracts.sessions import Provider, check_providers
@@ -186,19 +187,44 @@ class Engine:
             )
         return point
 
-    def asked(self, explain: Sequence[str]) -> Asked | None:
-        """The classes to explain, by the words of a request; None if it asks for no map.
+    def novelty(self, false_alarms: float | None) -> NoveltyThreshold | None:
+        """Beyond which distance a picture is called novel; None where nobody asks.
+
+        Raises:
+            InvalidParameter: the bundle promises no such share of false alarms.
+        """
+        if false_alarms is None:
+            return None
+        record = self.bundle.novelty
+        if record is None:
+            raise InvalidParameter(
+                "novelty: the bundle does not know the pictures that taught; make one that does: "
+                "`snapensemble export RUN_DIR --out BUNDLE_DIR --novelty`"
+            )
+        threshold = record.at(false_alarms)
+        if threshold is None:
+            known = " and ".join(f"{each.false_alarms:g}" for each in record.thresholds) or "none"
+            raise InvalidParameter(
+                f"novelty: got {false_alarms:g}; the shares of false alarms that the bundle "
+                f"promises, from {record.images:,} images: {known}"
+            )
+        return threshold
+
+    def asked(self, explain: Sequence[str], novelty: float | None = None) -> Asked | None:
+        """What feature maps have to say, by the words of a request; None if that is nothing.
 
         Args:
             explain: names of classes, `true` for the predicted one, `false` for none.
+            novelty: the share of false alarms at which a picture is called novel.
 
         Raises:
-            InvalidParameter: there is no such class.
+            InvalidParameter: there is no such class, or no such promise.
             NotExplainable: the bundle gives no maps.
         """
+        threshold = self.novelty(novelty)
         names = [name for name in explain if name not in (PREDICTED, NOTHING)]
         if not names and PREDICTED not in explain:
-            return None
+            return None if threshold is None else Asked(self.bundle, (), novelty=threshold)
         if self.maps is None:
             raise NotExplainable(
                 "explain: a member of this bundle gives no feature maps; only networks that end in "
@@ -214,7 +240,7 @@ class Engine:
                     f"class, or a class such as {', '.join(map(repr, close))}"
                 )
         classes = tuple(places[name] for name in dict.fromkeys(names))
-        return Asked(self.bundle, classes, PREDICTED in explain)
+        return Asked(self.bundle, classes, PREDICTED in explain, threshold)
 
 
 def load_engine(
@@ -251,6 +277,12 @@ def load_engine(
     load = partial(load_part, bundle_dir, bundle, providers=limits.providers)
     trunk = None if bundle.trunk is None else load(bundle.trunk)
     members = [load(member) for member in bundle.members]
+    shapes = maps_shapes(trunk, members)
+    if bundle.novelty is not None and not (shapes and members[0].has_directions):
+        raise InvalidManifest(
+            f"{bundle_dir}: the manifest promises to find what is novel, but the first member has "
+            "no class_directions, or a member no maps; export the run again"
+        )
     warm_up(trunk, members, bundle, limits.max_batch_size)
     health = MemberHealth(names_by_place(bundle))
 
@@ -288,9 +320,7 @@ def load_engine(
     point = None if bundle.cascade is None else bundle.cascade.point(max_accuracy_drop)
     parts = members if trunk is None else [trunk, *members]
     providers = {part.name: part.providers for part in parts}
-    return Engine(
-        bundle, scheduler, admission, health, point, providers, maps_shapes(trunk, members)
-    )
+    return Engine(bundle, scheduler, admission, health, point, providers, shapes)
 
 
 def maps_shapes(

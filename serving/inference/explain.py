@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from snapensemble.contracts.bundle import BundleManifest
+from snapensemble.contracts.novelty import NoveltyThreshold
 from snapensemble.serving.inference.aggregate import Summary
 
 MAX_CLASSES = 5  # of one request
@@ -40,11 +41,21 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The classes that a request asks about."""
+    """The classes that a request asks about, and whether its pictures are novel."""
 
     bundle: BundleManifest
     classes: tuple[int, ...]  # by their index, in the order of the answer
     predicted: bool = False  # whether the class that the answer names comes before them
+    novelty: NoveltyThreshold | None = None  # beyond which distance a picture is
+
+    @property
+    def explains(self) -> bool:
+        """Whether there will be maps in the answer."""
+        return self.predicted or bool(self.classes)
+
+    def needs_maps_of(self, place: int) -> bool:
+        """Whether the feature maps of a member, or of the trunk before place 0, are needed."""
+        return self.explains or place <= 0
 
     @property
     def rows(self) -> slice | list[int]:
@@ -103,6 +114,9 @@ class GivesMaps(Protocol):
 
     def evidence(self, maps_Chw: Maps, rows: slice | list[int]) -> Maps:
         """evidence_nhw of a member, for feature maps of its own or of the trunk before it."""
+
+    def distance(self, maps_Chw: Maps) -> float:
+        """How far an image with these feature maps is from what taught, see contracts.novelty."""
 
 
 def _enlarged(evidence_hw: Maps, size: tuple[int, int]) -> Maps:

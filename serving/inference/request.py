@@ -30,6 +30,7 @@ class MemberOutputs:
     partial_of: tuple[int, ...] | None = None  # places of the members, where not all answered
     summary: Summary | None = None
     explanation: tuple[Explanation, ...] = ()
+    distance: float | None = None  # from what taught, where it was asked for
 
 
 def nothing_yet() -> MemberOutputs | None:
@@ -64,12 +65,18 @@ class Answer(Future[Floats]):
         self.so_far: Callable[[], MemberOutputs | None] = nothing_yet  # set by the micro-batch
         self.summary: Summary | None = None  # set before the result
         self.explanation: tuple[Explanation, ...] = ()  # set before the result
+        self.distance: float | None = None  # set before the result
         self.times = Times()
 
     def whole(self) -> MemberOutputs:
         """Wait for the whole answer; raises what the future raises."""
         probs_dK = self.result()
-        return MemberOutputs(probs_dK, summary=self.summary, explanation=self.explanation)
+        return MemberOutputs(
+            probs_dK,
+            summary=self.summary,
+            explanation=self.explanation,
+            distance=self.distance,
+        )
 
     def cut_short(self) -> MemberOutputs:
         """Give the whole answer if it is there, else the outputs so far, and cancel the rest.
@@ -176,12 +183,16 @@ class PendingImage:
             part: the member or the trunk.
             maps_Chw: its own for this image, if it has any.
         """
-        if self.asked is None:
+        asked = self.asked
+        if asked is None or not asked.needs_maps_of(place):
             return
         if part.has_class_weights:
             maps_Chw = self.maps if maps_Chw is None else maps_Chw
             assert maps_Chw is not None
-            self.evidence[place] = part.evidence(maps_Chw, self.asked.rows)
+            if asked.explains:
+                self.evidence[place] = part.evidence(maps_Chw, asked.rows)
+            if asked.novelty is not None and place == 0:
+                self.answer.distance = part.distance(maps_Chw)
         elif maps_Chw is not None:
             self.maps = maps_Chw.copy()
 
@@ -256,7 +267,7 @@ class PendingImage:
         """Set the explanation of the answer, and return the answer; or why there is none."""
         answer, evidence = self.answer, self.evidence
         self.evidence = {}
-        if answer.cancelled() or answer.summary is None:
+        if answer.cancelled() or answer.summary is None or not asked.explains:
             return outcome
         try:
             evidence_d = [evidence[place] for place in sorted(evidence)]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from snapensemble.contracts.bundle import (
     CLASS_BIAS,
+    CLASS_DIRECTIONS,
     CLASS_WEIGHTS,
     MAPS,
     BundleManifest,
@@ -22,6 +23,7 @@ from snapensemble.contracts.bundle import (
 )
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import read_verified
+from snapensemble.contracts.novelty import distances
 from snapensemble.contracts.sessions import PROVIDERS, Provider, open_session
 from snapensemble.serving.inference.batch import BatchReport, Inputs
 from snapensemble.serving.inference.explain import Maps
@@ -42,6 +44,7 @@ class PartSession:
         shapes = {value.name: tuple(value.shape) for value in session.get_outputs()}
         self.maps_shape: tuple[int, ...] | None = shapes[MAPS][1:] if MAPS in more else None
         self.has_class_weights = CLASS_WEIGHTS in more
+        self.has_directions = CLASS_DIRECTIONS in more
 
     def __call__(self, inputs_B: Inputs) -> NDArray[np.float32]:
         """What the part gives for uint8 images, or for the trunk's features."""
@@ -63,13 +66,29 @@ class PartSession:
         evidence_nhw += bias_K[rows][:, None, None]
         return evidence_nhw
 
+    def distance(self, maps_Chw: Maps) -> float:
+        """How far an image is from what taught, by its feature maps or those of its trunk."""
+        means_1C = maps_Chw.mean(axis=(1, 2))[None]
+        return float(distances(means_1C, self._directions_KC)[0])
+
     @cached_property
     def _last_layer(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """class_weights_KC and class_bias_K, which only those need who ask for maps."""
+        weights_KC, bias_K = self._constants(CLASS_WEIGHTS, CLASS_BIAS)
+        return weights_KC, bias_K
+
+    @cached_property
+    def _directions_KC(self) -> NDArray[np.float32]:  # noqa: N802 # a shape suffix
+        """The directions of the classes' features, which only those need who ask for novelty."""
+        (directions_KC,) = self._constants(CLASS_DIRECTIONS)
+        return directions_KC
+
+    def _constants(self, *names: str) -> list[NDArray[np.float32]]:
+        """Outputs that depend on no input."""
         kind = np.uint8 if self._input == "images" else np.float32
         nothing = np.zeros((1, *self._takes), kind)
-        weights_KC, bias_K = self._session.run([CLASS_WEIGHTS, CLASS_BIAS], {self._input: nothing})
-        return weights_KC, bias_K
+        found: list[NDArray[np.float32]] = self._session.run(list(names), {self._input: nothing})
+        return found
 
 
 def load_part(
@@ -141,6 +160,8 @@ def _check_maps(file: Path, outputs: Sequence[Any], expected: list[Value]) -> No
     wanted = {} if maps is None else {MAPS: maps}
     if kind == "logits" and outputs:
         wanted |= {CLASS_WEIGHTS: (*gives, *channels), CLASS_BIAS: gives}
+        if CLASS_DIRECTIONS in found:
+            wanted[CLASS_DIRECTIONS] = (*gives, *channels)
     batch_and_sizes = [str, int, int, int]
     if (
         found != wanted
@@ -151,7 +172,8 @@ def _check_maps(file: Path, outputs: Sequence[Any], expected: list[Value]) -> No
         raise InvalidManifest(
             f"{file}: after its first output the graph gives {[_whole(v) for v in outputs]}; "
             f"expected nothing, or of {MAPS} [batch, channels, height, width], {CLASS_WEIGHTS} "
-            f"[classes, channels] and {CLASS_BIAS} [classes] those that the part has, all float"
+            f"[classes, channels], {CLASS_BIAS} [classes] and {CLASS_DIRECTIONS} [classes, "
+            "channels] those that the part has, all float"
         )
 
 

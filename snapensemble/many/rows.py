@@ -23,7 +23,7 @@ _BEGINS_A_FORMULA = ("=", "+", "-", "@")
 
 
 def columns(
-    *, top: bool, probabilities: bool, prediction_set: bool, place: str | None
+    *, top: bool, probabilities: bool, promises: Sequence[str], place: str | None
 ) -> tuple[str, ...]:
     """The names of the columns, in their order."""
     return (
@@ -32,7 +32,7 @@ def columns(
         *(["top"] if top else []),
         *(["probabilities"] if probabilities else []),
         *REST,
-        *(["prediction_set"] if prediction_set else []),
+        *promises,
         *([PLACES[place]] if place else []),
         "error",
     )
@@ -47,6 +47,7 @@ def answered(path: str, prediction: Mapping[str, Any], place: Mapping[str, str])
         place: the column and the value that say where it was moved or linked to, if it was.
     """
     row = {"path": path_text(path), **prediction, **prediction["uncertainty"]}
+    row |= prediction.get("novelty", {})
     if (promised := prediction.get("prediction_set")) is not None:
         row["prediction_set"] = promised["classes"]
     return row | {column: path_text(target) for column, target in place.items()}

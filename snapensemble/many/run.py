@@ -32,10 +32,10 @@ from snapensemble.many.parquet import is_whole, refuse_without_pyarrow, write_pa
 from snapensemble.many.progress import Progress
 from snapensemble.many.rows import columns, csv_line, json_line
 from snapensemble.many.sinks import Describe, Printed, Sink, Written, forget, opened, own_names
-from snapensemble.serving.http.responses import prediction
+from snapensemble.serving.http.responses import prediction, promised
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import Engine, load_engine
-from snapensemble.serving.inference.request import Answer, MemberOutputs
+from snapensemble.serving.inference.request import Answer
 
 MAX_PICTURE_BYTES = 1 << 30
 PER_LANE, AT_LEAST = 64, 256  # pictures that are under way
@@ -99,7 +99,16 @@ def predict_many(
     names = columns(
         top=options.top > 0,
         probabilities=many.probabilities,
-        prediction_set=options.coverage is not None,
+        promises=[
+            name
+            for name, asked in (
+                ("prediction_set", options.coverage),
+                ("abstain", options.abstain),
+                ("novel", options.novelty),
+                ("distance", options.novelty),
+            )
+            if asked is not None
+        ],
         place=None if places is None else places.way,
     )
     shown = options.model_copy(update={"probabilities": many.probabilities})
@@ -107,7 +116,7 @@ def predict_many(
     with ExitStack() as stack:
         engine = stack.enter_context(load_engine(bundle_dir, decode=decode))
         engine.check_mode(options.mode or "full")
-        engine.quantile(options.mode or "full", options.coverage)
+        promised(engine, options.mode or "full", options)
         sink: Sink = Printed(describe)
         output = None
         if out is not None:
@@ -151,7 +160,7 @@ def classify(
     A signal ends it between two answers, when the rows so far are safe.
     """
     counts, mode = Counts(), options.mode or "full"
-    quantile = engine.quantile(mode, options.coverage)
+    promises, asked = promised(engine, mode, options), engine.asked((), options.novelty)
     under_way: dict[str, tuple[str, Answer]] = {}  # by absolute path, in their order
     most = max(AT_LEAST, PER_LANE * engine.scheduler.threads)
     again = Pictures(pictures.sources, pictures.left_out, pictures.own)
@@ -159,7 +168,7 @@ def classify(
     def settle() -> None:
         picture, answer = under_way.pop(next(iter(under_way)))
         try:
-            outputs = MemberOutputs(answer.result(), summary=answer.summary)
+            outputs = answer.whole()
         except SnapensembleError as error:
             counts.failed += 1
             if len(counts.bad) < MOST_NAMED:
@@ -167,7 +176,7 @@ def classify(
             sink.failure(picture, error)
         else:
             counts.answered += 1
-            sink.answer(picture, prediction(outputs, engine.bundle, options, quantile))
+            sink.answer(picture, prediction(outputs, engine.bundle, options, promises))
         progress.show(counts.done, counts.before, counts.failed)
 
     with signals_deferred() as deferred, Progress(again) as progress:
@@ -180,7 +189,7 @@ def classify(
                 if key in under_way or sink.has(key):
                     counts.before += key not in under_way
                     continue
-                (answer,) = engine.submit([os.fsencode(picture)], mode)
+                (answer,) = engine.submit([os.fsencode(picture)], mode, asked)
                 under_way[key] = (picture, answer)
                 if len(under_way) >= most:
                     settle()

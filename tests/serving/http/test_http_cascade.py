@@ -20,7 +20,7 @@ from snapensemble.contracts.metrics import disagreement, entropy, mean_probabili
 from snapensemble.contracts.prediction_sets import SetQuantile, prediction_sets
 from snapensemble.serving.errors import InvalidParameter
 from snapensemble.serving.http.app import create_app
-from snapensemble.serving.http.responses import prediction
+from snapensemble.serving.http.responses import Promised, prediction
 from snapensemble.serving.http.schemas import PredictOptions, PredictResponse
 from snapensemble.serving.inference.engine import Engine, load_engine
 from snapensemble.serving.inference.request import MemberOutputs
@@ -193,12 +193,12 @@ def test_a_class_conditional_set_has_a_limit_of_its_own_for_each_class(cascade_d
         method="least_ambiguous", coverage=0.9, quantile=None, per_class=(0.1, None, 0.7)
     )
     probs_dK = np.array([[0.6, 0.05, 0.35]] * len(bundle.members))
-    answer = prediction(MemberOutputs(probs_dK), bundle, PredictOptions(), per_class)
+    answer = prediction(MemberOutputs(probs_dK), bundle, PredictOptions(), Promised(per_class))
     named = answer["prediction_set"]["classes"]
     # The first is the likeliest, the second in every set, the third just within 1 - 0.7.
     assert named == [CLASSES[0], CLASSES[2], CLASSES[1]]
     likelier = per_class.model_copy(update={"per_class": (0.1, 0.1, 0.1)})
-    answer = prediction(MemberOutputs(probs_dK), bundle, PredictOptions(), likelier)
+    answer = prediction(MemberOutputs(probs_dK), bundle, PredictOptions(), Promised(likelier))
     assert answer["prediction_set"]["classes"] == [CLASSES[0]]
 
 

@@ -18,7 +18,8 @@ from snapensemble.many.rows import (
     unreadable,
 )
 
-NAMES = columns(top=True, probabilities=True, prediction_set=True, place="move")
+PROMISES = ["prediction_set", "abstain", "novel", "distance"]
+NAMES = columns(top=True, probabilities=True, promises=PROMISES, place="move")
 PREDICTION = {
     "class": 'say "cat", or;\nso',
     "index": 1,
@@ -27,6 +28,8 @@ PREDICTION = {
     "probabilities": [0.25, 0.75],
     "uncertainty": {"entropy_nats": 0.5, "disagreement_nats": 0.125},
     "prediction_set": {"coverage": 0.9, "classes": ["cat", "dög"]},
+    "abstain": False,
+    "novelty": {"novel": True, "distance": 0.25, "false_alarms": 0.01},
     "members_used": 3,
 }
 PATHS = st.binary(min_size=1).filter(lambda data: b"\0" not in data).map(os.fsdecode)
@@ -40,9 +43,10 @@ def cells(data: bytes) -> list[str]:
 def test_the_columns() -> None:
     assert NAMES == (
         "path", "class", "index", "probability", "top", "probabilities", "entropy_nats",
-        "disagreement_nats", "members_used", "prediction_set", "moved_to", "error",
+        "disagreement_nats", "members_used", "prediction_set", "abstain", "novel", "distance",
+        "moved_to", "error",
     )  # fmt: skip
-    few = columns(top=False, probabilities=False, prediction_set=False, place=None)
+    few = columns(top=False, probabilities=False, promises=[], place=None)
     assert few == (
         "path", "class", "index", "probability", "entropy_nats", "disagreement_nats",
         "members_used", "error",
