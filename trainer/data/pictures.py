@@ -73,12 +73,16 @@ def read_pictures(
         if not len(part.split):
             what = found.place if name == "everything" else f"the {name} part of {found.place}"
             raise InvalidData(f"{what}: none of its {len(part.bad)} images can be read")
+    splits = {name: part.split for name, part in parts.items()}
     return RawData(
         found.classes,
         mirror_keeps_class=True,
+        everything=splits.get("everything"),
+        train=splits.get("train"),
+        val=splits.get("val"),
+        test=splits.get("test"),
         bad_images=len(bad),
         fit=fit,
-        **{name: part.split for name, part in parts.items()},
     )
 
 

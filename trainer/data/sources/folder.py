@@ -33,7 +33,7 @@ def find_folder(directory: Path) -> Found:
     top = _inside(directory)
     if top != directory:
         say(f"{directory} holds one folder only; {top} is read")
-    roots: dict[PartOrAll, Path] = {**_parts(top)} or {"everything": top}
+    roots = _parts(top) or {"everything": top}
     train = roots.get("train", top)
     classes = _class_folders(train)
     _refuse_few(train, list(classes))
