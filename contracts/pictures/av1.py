@@ -3,6 +3,7 @@
 No box says it: a decoder follows the sizes in the data, and decodes as many frames as there are.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from snapensemble.contracts.errors import InvalidImage
@@ -30,7 +31,7 @@ class _Sequence(NamedTuple):
     sample_bytes: float
 
 
-def scan_av1(data: bytes, limits: PictureLimits, _: tuple[bytes, ...] = ()) -> Coded:
+def scan_av1(data: bytes, limits: PictureLimits, _: Sequence[bytes] = ()) -> Coded:
     """Add up the frames of an item of a picture, or of a sample of a track.
 
     Raises:

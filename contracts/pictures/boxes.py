@@ -52,7 +52,7 @@ class BoxFile:
         self.brands = self._brands()
         self.items: list[Item] = []
         self.sizes: list[tuple[int, int]] = []  # of every item, and of every track
-        self.configurations: tuple[bytes, ...] = ()  # of decoders of HEVC
+        self.configurations: list[bytes] = []  # of decoders of HEVC
         self.size: tuple[int, int] | None = None  # of the picture, if an item is it
         self.track_size: tuple[int, int] | None = None  # of the first track that has one
         self._uses: Counter[int] = Counter()
@@ -200,7 +200,7 @@ class BoxFile:
             if box.kind == b"ispe":
                 self.sizes.append(self._extent(box))
             elif box.kind == b"hvcC":
-                self.configurations += (self._data[box.start : box.end],)
+                self.configurations.append(self._data[box.start : box.end])
         sizes: dict[int, tuple[int, int]] = {}
         for box in boxes:
             if box.kind != b"ipma":

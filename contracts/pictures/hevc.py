@@ -1,7 +1,7 @@
 """What HEVC data decodes to, from its parameter sets (ITU-T H.265, section 7.3)."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from snapensemble.contracts.errors import InvalidImage
 from snapensemble.contracts.pictures.bits import Bits
@@ -13,7 +13,7 @@ _SET_BYTES = 512  # more than the fields that are read here take
 _ARRAYS_AT = 22  # in a configuration, behind profile and level
 
 
-def scan_hevc(data: bytes, limits: PictureLimits, configurations: tuple[bytes, ...]) -> Coded:
+def scan_hevc(data: bytes, limits: PictureLimits, configurations: Sequence[bytes]) -> Coded:
     """Add up the slices of an item of a picture, each as if it were a frame of its own.
 
     Args:
@@ -29,7 +29,7 @@ def scan_hevc(data: bytes, limits: PictureLimits, configurations: tuple[bytes, .
     units = [*_units(data)]
     sets = [*(unit for each in configurations for unit in _configured(each)), *units]
     limits.refuse_more(len(sets), limits.max_segments, "{} HEVC units", "save one frame")
-    slices = largest = 0
+    largest = 0
     sample_bytes = 0.0
     for unit in sets:
         if unit[0] >> 1 & 63 == _SEQUENCE:
@@ -39,7 +39,7 @@ def scan_hevc(data: bytes, limits: PictureLimits, configurations: tuple[bytes, .
     slices = sum(unit[0] >> 1 & 63 in _PICTURES for unit in units)
     if not largest or not slices:
         raise InvalidImage("the HEVC data has no parameter set, or no picture")
-    return Coded(slices * largest, largest * (sample_bytes + _FRAME_BYTES), len(units))
+    return Coded(slices * largest, largest * (sample_bytes + _FRAME_BYTES), len(sets))
 
 
 def _units(data: bytes) -> Iterator[bytes]:
@@ -63,7 +63,7 @@ def _configured(data: bytes) -> Iterator[bytes]:
             (length,) = struct.unpack_from(">H", data, at)
             if length < 2 or at + 2 + length > len(data):
                 raise InvalidImage("the HEVC configuration is cut off")
-            yield data[at + 2 : at + 2 + length]
+            yield data[at + 2 : at + 2 + min(length, _SET_BYTES)]
             at += 2 + length
 
 

@@ -66,7 +66,7 @@ def test_the_line_says_what_was_seen(tmp_path: Path) -> None:
     assert "67% of 24 pictures" in why and "the middle one is 3:1" in why
 
 
-def test_of_a_picture_no_more_is_read_than_its_head(
+def test_the_head_of_a_picture_says_its_shape(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("snapensemble.trainer.data.aspects._HEAD", 700)
