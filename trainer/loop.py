@@ -122,11 +122,13 @@ class Batches:
         for index in range(self.steps_per_epoch):
             # Drawn for batches that are left out too: the generator moves on as it did then.
             draws = self.source.draw(self.batch_size, numbers)
-            mixing = self.mixing and draw_mixing(self.batch_size, self.mixing, numbers)
+            mixing = (
+                None if self.mixing is None else draw_mixing(self.batch_size, self.mixing, numbers)
+            )
             if index < first:
                 continue
             chosen_B = order_N[index * self.batch_size :][: self.batch_size]
-            rows = partners(mine, self.batch_size) if mixing else mine
+            rows: slice | Tensor = partners(mine, self.batch_size) if mixing else mine
             inputs_R = self.source.take(chosen_B[rows], draws, rows)
             labels_R = self.labels_N[chosen_B[rows]]
             yield mixed(inputs_R, labels_R, mixing.rows(mine)) if mixing else (inputs_R, labels_R)

@@ -22,7 +22,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -72,7 +72,7 @@ class Work:
     name: str
     settings: dict[str, Any]
     cell: Cell | None = None  # None: flowers, which stay a folder
-    without: tuple[str, ...] = field(default=())  # ways that it cannot go
+    without: tuple[str, ...] = ()  # ways that it cannot go
 
 
 WORKS = (
@@ -112,10 +112,10 @@ def main() -> None:
 def source_of(args: argparse.Namespace, work: Work) -> str | None:
     """The SPEC of a work's images; None if they were not given."""
     if work.cell is None:
-        return args.flowers and str(args.flowers)
+        return None if args.flowers is None else str(args.flowers)
     if work.cell.data == "digits":
         return "digits" if args.digits else None
-    return args.cifar10 and f"cifar10:{args.cifar10}"
+    return None if args.cifar10 is None else f"cifar10:{args.cifar10}"
 
 
 def one_run(args: argparse.Namespace, work: Work, way: str, seed: int) -> None:
@@ -123,7 +123,7 @@ def one_run(args: argparse.Namespace, work: Work, way: str, seed: int) -> None:
     spec = source_of(args, work)
     assert spec is not None
     place = args.work / f"{work.name.partition(',')[0]}-{seed}"
-    flip = {}
+    flip: dict[str, Any] = {}
     if work.cell is None:
         data = str(thinned(place, Path(spec), seed, (PICTURES, PICTURES), TESTED))
     else:

@@ -31,13 +31,14 @@ from snapensemble.contracts.metrics import Floats, nll, softmax, tempered
 from snapensemble.contracts.run import RUN_FILE, RunManifest, read_run, read_validation
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.data.balance import Balance
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.run import resume, train
 
 MODEL = "efficientnet-lite0"
 COMMON, RARE = 80, 4  # pictures, before a quarter of them validates
 VAL_FRACTION = 0.25
-BALANCES = ("none", "sqrt", "inverse")
+BALANCES: tuple[Balance, ...] = ("none", "sqrt", "inverse")
 DIVIDED = "none, divided by the prior"
 FIGURES = ("macro accuracy", "accuracy of common classes", "of rare ones", "macro NLL")
 
@@ -56,7 +57,7 @@ def main() -> None:
     save(args.name, {"rows": rows}, table(rows))
 
 
-def one_run(args: argparse.Namespace, balance: str, seed: int) -> None:
+def one_run(args: argparse.Namespace, balance: Balance, seed: int) -> None:
     """Train with one balance and one seed, and write what it gives."""
     config = TrainConfig(
         data=str(thinned(args.work / f"data-{seed}", args.folder, seed, tested=args.tested)),

@@ -7,6 +7,7 @@ Shapes: B images, C channels, H height, W width, T tries.
 """
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ class Draws:
 
     def rows(self, part: slice | Tensor) -> "Draws":
         """What `augment` needs for some images of the batch."""
-        parts = {
+        parts: dict[str, Any] = {
             field.name: numbers[part] if numbers.ndim == 1 else numbers[:, part]
             for field in fields(self)
             if isinstance(numbers := getattr(self, field.name), Tensor)
@@ -147,9 +148,10 @@ def augment(images_BCHW: Tensor, draws: Draws, fill_C: Tensor) -> Tensor:
         images_BCHW = cut_out(
             images_BCHW, draws.hole_2B.to(device), side=settings.cutout, fill_C=fill_C
         )
-    if draws.hole_tries_2BT is not None:
-        numbers = (draws.hole_tries_2BT, draws.hole_place_2B, draws.erased_B)
-        images_BCHW = erased(images_BCHW, *(each.to(device) for each in numbers), fill_C=fill_C)
+    tries_2BT, place_2B, chosen_B = draws.hole_tries_2BT, draws.hole_place_2B, draws.erased_B
+    if tries_2BT is not None and place_2B is not None and chosen_B is not None:
+        numbers = tries_2BT.to(device), place_2B.to(device), chosen_B.to(device)
+        images_BCHW = erased(images_BCHW, *numbers, fill_C=fill_C)
     return images_BCHW
 
 

@@ -35,7 +35,8 @@ def class_weights(counts_K: Sequence[int], balance: Balance) -> NDArray[np.float
     """
     counts = np.array(counts_K, dtype=np.float64)
     weights_K = counts ** -POWERS[balance]
-    return (weights_K * (counts.sum() / (weights_K @ counts))).astype(np.float32)
+    scaled_K: NDArray[np.float32] = (weights_K * (counts.sum() / (weights_K @ counts))).astype("f4")
+    return scaled_K
 
 
 def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
