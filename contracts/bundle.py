@@ -23,6 +23,7 @@ from snapensemble.contracts.manifest import (
     read_manifest,
     write_manifest,
 )
+from snapensemble.contracts.metrics import Metric
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.contracts.run import DataRecord, Weights
@@ -97,13 +98,15 @@ class Gain(Record):
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     nll: tuple[float, float, float]  # how much lower, nats: estimate, low end, high end
     accuracy: tuple[float, float, float]  # how much higher, fraction: the same
+    # Likewise; None: too few images of some class, or an earlier version.
+    macro_accuracy: tuple[float, float, float] | None = None
 
 
 class SelectionRecord(Record):
     """How the members were chosen on the selection split, one half of the validation split."""
 
     rule: Rule
-    metric: Literal["nll", "accuracy"]
+    metric: Metric
     candidates: Annotated[int, Field(ge=1)]
     images: Annotated[int, Field(ge=1)] | None = None  # None: the whole split
     reason: str | None = None  # a sentence

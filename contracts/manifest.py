@@ -67,6 +67,18 @@ class ValFigures(Record):
 
     nll: NonNegative  # mean negative log-likelihood, nats
     accuracy: Fraction
+    macro_accuracy: Fraction | None = None  # None: not said, as in manifests of earlier versions
+
+    @property
+    def said(self) -> dict[str, float]:
+        """The figures by name, without what is not said."""
+        return self.model_dump(exclude_none=True)
+
+    @property
+    def in_words(self) -> str:
+        """NLL, accuracy and macro accuracy, for a line of figures."""
+        macro = "" if self.macro_accuracy is None else f"  macro accuracy {self.macro_accuracy:.2%}"
+        return f"nll {self.nll:.4f}  accuracy {self.accuracy:.2%}{macro}"
 
 
 class Figures(ValFigures):

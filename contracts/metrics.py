@@ -14,7 +14,7 @@ from snapensemble.contracts.manifest import Figures, ValFigures
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.integer]
-Metric = Literal["nll", "accuracy"]
+Metric = Literal["nll", "accuracy", "macro"]
 
 # A probability below this counts as this much in a logarithm: a float32 softmax can round to 0.
 SMALLEST = 1e-12
@@ -101,6 +101,35 @@ def accuracy(probs_BK: Floats, labels_B: Labels) -> float:
     return float((probs_BK.argmax(axis=1) == labels_B).mean())
 
 
+def macro_accuracy(probs_BK: Floats, labels_B: Labels) -> float:
+    """The mean over classes of the fraction of their images that are answered right.
+
+    Every class counts the same, however many images it has; those without an image are left out.
+    """
+    right_B = probs_BK.argmax(axis=1) == labels_B
+    images_K, right_K = np.bincount(labels_B), np.bincount(labels_B, weights=right_B)
+    return float((right_K[images_K > 0] / images_K[images_K > 0]).mean())
+
+
+def class_weights(labels_B: Labels) -> Floats:
+    """weight_B, 1 on average, under which the images of every class weigh the same together."""
+    images_K = np.bincount(labels_B)
+    return np.asarray(len(labels_B) / np.count_nonzero(images_K) / images_K[labels_B])
+
+
+def errors(probs_BK: Floats, labels_B: Labels, *, macro: bool = False) -> Floats:
+    """error_B: 1 for a wrong answer, 0 for a right one.
+
+    Args:
+        probs_BK: the answers.
+        labels_B: the right classes.
+        macro: a wrong answer counts as 1 / (classes x images of its class) of all images instead,
+            so that the mean is 1 less the macro accuracy, and not less the accuracy.
+    """
+    wrong_B = (probs_BK.argmax(axis=1) != labels_B).astype(np.float64)
+    return wrong_B * class_weights(labels_B) if macro else wrong_B
+
+
 def nll(probs_BK: Floats, labels_B: Labels) -> float:
     """Mean negative log-likelihood of the right class, in nats."""
     return float(nlls(probs_BK, labels_B).mean())
@@ -158,8 +187,12 @@ def confidence_bins(confidence_B: Floats, bins: int) -> NDArray[np.int64]:
 
 
 def val_figures(probs_BK: Floats, labels_B: Labels) -> ValFigures:
-    """The two figures that manifests keep of the validation split."""
-    return ValFigures(nll=nll(probs_BK, labels_B), accuracy=accuracy(probs_BK, labels_B))
+    """The figures that manifests keep of the validation split."""
+    return ValFigures(
+        nll=nll(probs_BK, labels_B),
+        accuracy=accuracy(probs_BK, labels_B),
+        macro_accuracy=macro_accuracy(probs_BK, labels_B),
+    )
 
 
 def all_figures(probs_BK: Floats, labels_B: Labels) -> Figures:
@@ -171,6 +204,7 @@ def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
     """All figures by name."""
     figures = {
         "accuracy": accuracy,
+        "macro_accuracy": macro_accuracy,
         "nll": nll,
         "ece": ece,
         "adaptive_ece": adaptive_ece,
@@ -179,14 +213,9 @@ def summary(probs_BK: Floats, labels_B: Labels) -> dict[str, float]:
     return {name: figure(probs_BK, labels_B) for name, figure in figures.items()}
 
 
-def rank(val_S: Sequence[ValFigures], metric: Metric) -> list[int]:
-    """Indices of the snapshots, best first; of equal ones the later, which trained longer."""
-
-    def badness(index: int) -> tuple[float, int]:
-        figures = val_S[index]
-        return figures.nll if metric == "nll" else -figures.accuracy, -index
-
-    return sorted(range(len(val_S)), key=badness)
+def rank(nll_S: Sequence[float]) -> list[int]:
+    """Indices of the snapshots, lowest NLL first; of equals the later, which trained longer."""
+    return sorted(range(len(nll_S)), key=lambda index: (nll_S[index], -index))
 
 
 def _mean_over_members(values: Floats, weights_M: Sequence[float] | None) -> Floats:

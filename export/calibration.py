@@ -23,7 +23,9 @@ from snapensemble.contracts.metrics import (
     Floats,
     Labels,
     all_figures,
+    class_weights,
     disagreement,
+    errors,
     mean_probabilities,
     nll,
     nlls,
@@ -32,7 +34,7 @@ from snapensemble.contracts.metrics import (
 from snapensemble.contracts.prediction_sets import fit_quantiles
 from snapensemble.export.cascade import fit_cascade
 from snapensemble.export.config import ExportConfig
-from snapensemble.export.selection import Chosen
+from snapensemble.export.selection import FEW, Chosen, comparable
 from snapensemble.export.temperature import fit_temperature
 
 MAX_SET_CLASSES = 1_000  # with four quantiles each for every point of a cascade
@@ -181,8 +183,7 @@ def gains_over_singles(
         if chosen.indices == (single,) or len(labels_N) < 2:
             continue
         single_NK = tempered(held_out.probs_MNK[single], temperatures_S[single])
-        right_N = (served_NK.argmax(axis=1) == labels_N).astype(np.float64)
-        single_right_N = single_NK.argmax(axis=1) == labels_N
+        gained_N = errors(single_NK, labels_N) - errors(served_NK, labels_N)
         gains.append(
             Gain(
                 over=over,
@@ -190,7 +191,10 @@ def gains_over_singles(
                 images=len(labels_N),
                 confidence=CONFIDENCE,
                 nll=paired_interval(nlls(single_NK, labels_N) - nlls(served_NK, labels_N)),
-                accuracy=paired_interval(right_N - single_right_N),
+                accuracy=paired_interval(gained_N),
+                macro_accuracy=paired_interval(gained_N * class_weights(labels_N))
+                if comparable(labels_N, "macro") >= FEW
+                else None,
             )
         )
     return tuple(gains)

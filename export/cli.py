@@ -52,10 +52,7 @@ def describe(manifest: BundleManifest) -> str:
     rows.append(("ensemble", manifest.val, ""))
     wide = max(len(name) for name, *_ in rows)
     lines = [f"{manifest.name} {manifest.version}: validation of each member and of their average"]
-    lines += [
-        f"  {name:<{wide}} nll {val.nll:.4f}  accuracy {val.accuracy:.2%}{weight}"
-        for name, val, weight in rows
-    ]
+    lines += [f"  {name:<{wide}} {val.in_words}{weight}" for name, val, weight in rows]
     if manifest.price is not None:
         lines.append(f"  {describe_price(manifest.price)}")
     if manifest.selection.reason is not None:
@@ -99,18 +96,26 @@ def describe_gains(gains: Sequence[Gain]) -> list[str]:
 
 def _described(gain: Gain) -> str:
     name = {"last": "the last snapshot", "best_single": "the best single network"}[gain.over]
-    (nll, low, high), (right, right_low, right_high) = gain.nll, gain.accuracy
+    (nll, low, high), (_, right_low, right_high) = gain.nll, gain.accuracy
     if low > 0 or right_low > 0:
         verdict = "gained over"
     elif high < 0 or right_high < 0:
         verdict = "lost against"
     else:
         verdict = "nothing that chance could not give is gained over"
+    macro = (
+        "" if gain.macro_accuracy is None else f"macro accuracy {_points(gain.macro_accuracy)}, "
+    )
     return (
         f"{verdict} {name} ({gain.member}): NLL {-nll:+.4f} ({-high:+.4f} to {-low:+.4f}), "
-        f"accuracy {100 * right:+.2f} points ({100 * right_low:+.2f} to {100 * right_high:+.2f}), "
+        f"accuracy {_points(gain.accuracy)}, {macro}"
         f"{gain.confidence:.0%} intervals on the {gain.images:,} images that chose nothing"
     )
+
+
+def _points(interval: tuple[float, float, float]) -> str:
+    mean, low, high = (f"{100 * end:+.2f}" for end in interval)
+    return f"{mean} points ({low} to {high})"
 
 
 def frontier(cascade: CascadeRecord, members: int, full: ValFigures) -> list[str]:

@@ -51,7 +51,11 @@ class ExportConfig(Options):
         description="what the rules other than auto choose from: each cycle's last weights, their "
         "moving average, the average over its tail, or soups of several cycles (last)",
     )
-    metric: Metric = Field("nll", description="validation figure to choose by")
+    metric: Metric = Field(
+        "nll",
+        description="validation figure to choose by; macro: accuracy with every class counting "
+        "the same, for classes of unequal size",
+    )
     quantize: Literal["none", "int8"] = Field(
         "none", description="int8: smaller and faster members, if validation agrees"
     )

@@ -24,7 +24,16 @@ from scipy.stats import t as student
 
 from snapensemble.contracts.bundle import Rule
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.metrics import SMALLEST, Floats, Labels, Metric, nlls, tempered
+from snapensemble.contracts.metrics import (
+    SMALLEST,
+    Floats,
+    Labels,
+    Metric,
+    class_weights,
+    errors,
+    nlls,
+    tempered,
+)
 from snapensemble.contracts.run import Weights
 from snapensemble.export.config import DEFAULT_MEMBERS
 from snapensemble.export.temperature import fit_temperature
@@ -84,11 +93,11 @@ class Judge:
         return (nll,) if self._metric == "nll" else (float(self.losses_N(bag).mean()), nll)
 
     def losses_N(self, bag: Sequence[int]) -> Floats:  # noqa: N802 # a shape suffix
-        """The loss of each image: nats, or 1 for a wrong answer."""
+        """The loss of each image: nats, or what a wrong answer counts."""
         if self._metric == "nll":
             return self._nlls_N(bag)
-        wrong_N = self._probs_SNK[list(bag)].mean(axis=0).argmax(axis=1) != self.labels_N
-        return np.asarray(wrong_N, dtype=np.float64)
+        mean_NK = self._probs_SNK[list(bag)].mean(axis=0)
+        return errors(mean_NK, self.labels_N, macro=self._metric == "macro")
 
     def _nlls_N(self, bag: Sequence[int]) -> Floats:  # noqa: N802 # a shape suffix
         return np.asarray(-np.log(np.maximum(self._right_SN[list(bag)].mean(axis=0), SMALLEST)))
@@ -136,10 +145,10 @@ def select(
     kinds_S = ["last"] * len(probs_SNK) if kinds_S is None else kinds_S
     if rule == "auto":
         bags = _refuse_impossible_bags(contending_bags(kinds_S, trusted), members)
-        if len(labels_N) >= FEW:
+        if comparable(labels_N, metric) >= FEW:
             return _compared(bags, probs_SNK, labels_N, kinds_S, metric)
         pays_S = [False] * len(kinds_S) if pays_S is None else pays_S
-        return _trusted(bags, kinds_S, pays_S, Judge(probs_SNK, labels_N, metric))
+        return _trusted(bags, kinds_S, pays_S, Judge(probs_SNK, labels_N, metric), metric)
     eligible = [s for s, kind in enumerate(kinds_S) if kind == weights]
     _refuse_impossible(len(eligible), members, rule)
     judge = Judge(probs_SNK[eligible], labels_N, metric)
@@ -167,11 +176,11 @@ def cross_fitted(probs_SNK: Floats, labels_N: Labels, bag: Bag, metric: Metric) 
         probs_SNK: one distribution per snapshot and image.
         labels_N: the right classes.
         bag: what is averaged.
-        metric: `nll`: losses in nats; `accuracy`: 1 for a wrong answer.
+        metric: `nll`: losses in nats; `accuracy` and `macro`: what a wrong answer counts.
     """
     mean_NK = probs_SNK[list(bag)].mean(axis=0)
-    if metric == "accuracy":  # which no temperature changes
-        return Contender(bag, np.asarray(mean_NK.argmax(axis=1) != labels_N, dtype=np.float64))
+    if metric != "nll":  # no temperature changes which class is the likeliest
+        return Contender(bag, errors(mean_NK, labels_N, macro=metric == "macro"))
     N = len(labels_N)
     folds = FOLDS if N < MANY else FOLDS_OF_MANY
     fold_N = np.random.default_rng(_SEED).permutation(N) % folds
@@ -181,6 +190,17 @@ def cross_fitted(probs_SNK: Floats, labels_N: Labels, bag: Bag, metric: Metric) 
         temperature = fit_temperature(mean_NK[~out_N], labels_N[~out_N])
         losses_N[out_N] = nlls(tempered(mean_NK[out_N], temperature), labels_N[out_N])
     return Contender(bag, losses_N)
+
+
+def comparable(labels_N: Labels, metric: Metric) -> int:
+    """How many images of equal weight tell as much as these do, by a metric.
+
+    Where every class counts the same, a few images of a rare class decide as much as hundreds of
+    another, and the mean of all strays as that of fewer images would (Kish 1965, Survey Sampling).
+    """
+    if metric != "macro":
+        return len(labels_N)
+    return int(len(labels_N) / (class_weights(labels_N) ** 2).mean())
 
 
 def cheapest_not_worse(contenders: Sequence[Contender]) -> Contender:
@@ -257,16 +277,23 @@ def _compared(
 
 
 def _trusted(
-    bags: Sequence[Bag], kinds_S: Sequence[Weights], pays_S: Sequence[bool], judge: Judge
+    bags: Sequence[Bag],
+    kinds_S: Sequence[Weights],
+    pays_S: Sequence[bool],
+    judge: Judge,
+    metric: Metric,
 ) -> Chosen:
     """The largest bag of cycles that pay, of the first kind there is; else its smallest one."""
     kind = kinds_S[bags[0][0]]
     own = [bag for bag in bags if kinds_S[bag[0]] == kind]
     taken = max((bag for bag in own if all(pays_S[s] for s in bag)), key=len, default=own[0])
     why = "their cycles are long enough" if len(taken) > 1 else "no earlier cycle is long enough"
+    count = f"{len(judge.labels_N):,} selection images"
+    if metric == "macro":
+        count += f", worth {comparable(judge.labels_N, metric):,} where each class counts the same,"
     reason = (
-        f"{_named(taken, kinds_S)}: {len(judge.labels_N)} selection images are too few to compare "
-        f"({FEW} would do), and {why} to be averaged"
+        f"{_named(taken, kinds_S)}: {count} are too few to compare ({FEW} would do), and {why} to "
+        "be averaged"
     )
     return replace(_ordered(taken, judge), reason=reason)
 

@@ -25,7 +25,7 @@ from snapensemble.export.calibration import ValidationSplit
 from snapensemble.export.candidates import Candidate, Pool
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.members import Say, shared_tune
-from snapensemble.export.selection import FEW, Bag, Chosen, Judge
+from snapensemble.export.selection import FEW, Bag, Chosen, Judge, comparable
 from snapensemble.trainer.data.reread import reread
 from snapensemble.trainer.models.tuning import divided
 
@@ -124,7 +124,8 @@ def with_soups(
         InvalidData: the images are not where they were.
     """
     asked = config.select == "soup"
-    if not asked and (config.select != "auto" or len(split.selection_N) < FEW):
+    images = comparable(pool.labels_N[split.selection_N], config.metric)
+    if not asked and (config.select != "auto" or images < FEW):
         return pool, None
     kind = config.weights or "last"
     pays_S = [asked or pays for pays in pool.pays_S]
@@ -216,7 +217,7 @@ def _cooked(
     index = bag[0] if len(bag) == 1 else len(pool.candidates) - 1
     names = [pool.candidates[s].name for s in bag]
     loss, alone = badness(bag)[0], badness(bag[:1])[0]
-    what, better = {"nll": "NLL", "accuracy": "error"}[config.metric], ""
+    what, better = {"nll": "NLL", "accuracy": "error", "macro": "macro error"}[config.metric], ""
     if len(bag) > 1:
         better = f", {names[0]} alone {alone:.4f}"
     reason = (

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from snapensemble.contracts.errors import InvalidConfig, WriteFailed
+from snapensemble.contracts.manifest import ValFigures
 
 PAGE_FILE = "index.html"
 GENERATOR = '<meta name="generator" content="snapensemble report">'  # marks a page as a report
@@ -20,6 +21,13 @@ def render(template: str, **values: object) -> str:
 def percents(fraction: float) -> str:
     """A fraction as people read it."""
     return f"{fraction:.2%}"
+
+
+def accuracies(figures: ValFigures) -> str:
+    """Accuracy and, where it is said, macro accuracy, as a phrase."""
+    macro = figures.macro_accuracy
+    text = f"accuracy {percents(figures.accuracy)}"
+    return text if macro is None else f"{text}, macro accuracy {percents(macro)}"
 
 
 def number(value: float, spec: str = ",") -> str:

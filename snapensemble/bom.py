@@ -169,7 +169,12 @@ def _model_card(bundle: BundleManifest, takes: str, val: ValFigures) -> dict[str
         "quantitativeAnalysis": {
             "performanceMetrics": [
                 {"type": name, "value": f"{value:.6g}", "slice": "validation"}
-                for name, value in (("accuracy", val.accuracy), ("NLL (nats)", val.nll))
+                for name, value in (
+                    ("accuracy", val.accuracy),
+                    ("macro accuracy", val.macro_accuracy),
+                    ("NLL (nats)", val.nll),
+                )
+                if value is not None
             ]
         },
     }

@@ -23,7 +23,7 @@ from snapensemble.trainer.data.dataset import SPECS
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.reread import reread
 
-COLUMNS = ("accuracy", "nll", "ece", "brier")
+COLUMNS = {"accuracy": ".2%", "macro_accuracy": ".2%", "nll": ".4f", "ece": ".4f", "brier": ".4f"}
 
 
 class EvaluateConfig(Options):
@@ -77,8 +77,8 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
 
     Returns:
         `ensemble`, for the answers of `mode`, and `members`, each with the figures of
-        `contracts.metrics.summary`; `images`, how many there were; `prediction_sets` if the bundle
-        has any.
+        `contracts.metrics.summary`; `images`, how many there were; `classes_with_images`, over
+        which the macro accuracy is the mean; `prediction_sets` if the bundle has any.
 
     Raises:
         InvalidConfig: an option is out of bounds.
@@ -108,6 +108,8 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
         ],
         **({"prediction_sets": sets} if sets else {}),
         "images": len(labels_N),
+        "classes_with_images": len(np.unique(labels_N)),
+        "classes": len(bundle.classes),
         "mode": mode,
         "split": split,
         "data": config.data or bundle.data.spec,
@@ -144,10 +146,16 @@ def table(figures: dict[str, Any]) -> str:
     """The figures as aligned columns."""
     rows = [*figures["members"], {"name": "ensemble", **figures["ensemble"]}]
     lines = [f"{figures['images']:,} images of the {figures['split']} split of {figures['data']}"]
-    lines.append("".join([f"{'':<12}", *(f"{column:>10}" for column in COLUMNS)]))
+    heads = [f"{name.split('_')[0]:>10}" for name in COLUMNS]
+    lines.append("".join([f"{'':<12}", *heads]))
     for row in rows:
-        values = [f"{row['accuracy']:>10.2%}", *(f"{row[c]:>10.4f}" for c in COLUMNS[1:])]
+        values = [f"{format(row[name], spec):>10}" for name, spec in COLUMNS.items()]
         lines.append("".join([f"{row['name']:<12}", *values]))
+    if figures["classes_with_images"] < figures["classes"]:
+        lines.append(
+            f"macro: the mean accuracy of the {figures['classes_with_images']:,} classes that have "
+            f"images here, of {figures['classes']:,}"
+        )
     if figures["mode"] == "cascade":
         lines.append(
             f"cascade: {figures['ensemble']['members_used']:.2f} of {len(figures['members'])} "

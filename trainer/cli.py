@@ -79,10 +79,7 @@ def run(args: argparse.Namespace) -> int:
             f"the device has too little memory: {error}; lower --batch-size or --image-size"
         ) from error
     for snapshot in read_run(run_dir).snapshots:
-        print(
-            f"cycle {snapshot.cycle}  val nll {snapshot.val.nll:.4f}  "
-            f"val accuracy {snapshot.val.accuracy:.2%}  {snapshot.file}"
-        )
+        print(f"cycle {snapshot.cycle}  validation: {snapshot.val.in_words}  {snapshot.file}")
     print(run_dir)
     return 0
 

@@ -121,7 +121,7 @@ def one_run(
     assert dataset.test is not None
     labels_N = dataset.test.labels_N
     probs_SNK = test_probabilities(run_dir, dataset.test)
-    best = rank([snapshot.val for snapshot in read_run(run_dir).snapshots], "nll")
+    best = rank([snapshot.val.nll for snapshot in read_run(run_dir).snapshots])
     chosen, m = best_size(run_dir, best), args.members
     ways = {
         "last snapshot": probs_SNK[-1:],

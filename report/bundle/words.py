@@ -6,7 +6,7 @@ from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.manifest import Figures
 from snapensemble.report.bundle.options import precision_of
 from snapensemble.report.bundle.records import AnswerFigures, BundleFigures, Option, SetFigures
-from snapensemble.report.html import percents
+from snapensemble.report.html import accuracies
 
 
 def images_of(figures: BundleFigures) -> str:
@@ -55,8 +55,8 @@ def export_command(bundle: BundleManifest) -> str:
 
 
 def quality(figures: Figures) -> str:
-    """The two main figures, as a phrase."""
-    return f"accuracy {percents(figures.accuracy)}, NLL {figures.nll:.4f}"
+    """The main figures, as a phrase."""
+    return f"{accuracies(figures)}, NLL {figures.nll:.4f}"
 
 
 def option_name(option: Option) -> str:

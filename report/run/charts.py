@@ -82,14 +82,25 @@ def curves_chart(measured: Measured) -> bytes:
             shade(axes, [*edges, float(measured.loss.x_T[-1])])
         _draw_loss(rows[0], measured)
         if validated:
-            nll, accuracy = measured.val_nll, measured.val_accuracy
+            nll, accuracy, macro = (
+                measured.val_nll,
+                measured.val_accuracy,
+                measured.val_macro_accuracy,
+            )
             dots = {"marker": "o" if measured.epochs_done <= 40 else "", "markersize": 4}
             rows[1].plot(nll.x_T, nll.y_T, color=ORANGE, clip_on=False, **dots)
             rows[1].set(title="Validation NLL, after each epoch", ylabel="NLL (nats)")
             log_if_wide(rows[1], nll.y_T.tolist(), ratio=5.0)
-            rows[2].plot(accuracy.x_T, accuracy.y_T, color=GREEN, clip_on=False, **dots)
+            rows[2].plot(
+                accuracy.x_T, accuracy.y_T, color=GREEN, clip_on=False, label="of images", **dots
+            )
+            if len(macro.x_T):
+                rows[2].plot(
+                    macro.x_T, macro.y_T, "--", color=INK, label="macro: mean of classes", **dots
+                )
+                rows[2].legend(loc="lower right", ncols=2)
             rows[2].set(title="Validation accuracy, after each epoch", ylabel="accuracy")
-            percent(rows[2], accuracy.y_T.tolist())
+            percent(rows[2], [*accuracy.y_T.tolist(), *macro.y_T.tolist()])
         rows[-1].xaxis.set_major_locator(MaxNLocator(10, integer=True))
         rows[-1].set(xlabel="epoch", xlim=(0, float(measured.loss.x_T[-1])))
 

@@ -7,7 +7,7 @@ import json
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any, Never
 
@@ -34,6 +34,7 @@ class History:
     done_E: "array[int]" = field(default_factory=_integers)  # updates done when validating
     val_nll_E: "array[float]" = field(default_factory=_floats)
     val_accuracy_E: "array[float]" = field(default_factory=_floats)
+    val_macro_accuracy_E: "array[float]" = field(default_factory=_floats)  # NaN: not logged
     starts: dict[int, int] = field(default_factory=dict)  # cycle -> its first step
 
     def add(self, line: dict[str, Any]) -> None:
@@ -50,6 +51,8 @@ class History:
             self.done_E.append(step + 1)
             self.val_nll_E.append(_number(line, "val_nll"))
             self.val_accuracy_E.append(_number(line, "val_accuracy"))
+            macro = "val_macro_accuracy"  # which earlier versions did not log
+            self.val_macro_accuracy_E.append(_number(line, macro) if macro in line else nan)
 
     def _forget(self, step: int) -> None:
         """Drop what was logged of `step` and later."""
@@ -62,7 +65,12 @@ class History:
 
     def _forget_epochs(self, step: int) -> None:
         while self.done_E and self.done_E[-1] > step:
-            for column in (self.done_E, self.val_nll_E, self.val_accuracy_E):
+            for column in (
+                self.done_E,
+                self.val_nll_E,
+                self.val_accuracy_E,
+                self.val_macro_accuracy_E,
+            ):
                 column.pop()
 
 

@@ -41,10 +41,12 @@ class Measured:
     window: int  # of the smoothed loss, in logged steps
     starts: list[int]  # first step of each cycle that has begun
     rate: Curve  # over optimizer steps
-    loss: Curve  # over epochs, as are the next three
+    loss: Curve  # over epochs, as are those that follow
     smooth_loss: Curve
     val_nll: Curve
     val_accuracy: Curve
+    val_macro_accuracy: Curve  # empty where an earlier version trained
+    classes_seen: int  # classes with validation images; the macro accuracy is their mean
     snapshots: list[dict[str, float]]
     averages: list[dict[str, float]]  # of the weights, in the order of run.averages
     ranked: list[int]  # best validation NLL first
@@ -89,11 +91,12 @@ def measure(run_dir: Path) -> Measured:
     averages = snapshot_summaries(logits_SNK[count:], labels_N)
     logits_SNK = logits_SNK[:count]
     summaries = snapshot_summaries(logits_SNK, labels_N)
-    ranked = rank([ValFigures(nll=s["nll"], accuracy=s["accuracy"]) for s in summaries], "nll")
+    ranked = rank([figures["nll"] for figures in summaries])
     latest = list(reversed(range(len(summaries))))
     return Measured(
         run=run,
         **_curves(history, run.schedule.steps_per_epoch),
+        classes_seen=len(np.unique(labels_N)),
         snapshots=summaries,
         averages=averages,
         ranked=ranked,
@@ -109,6 +112,7 @@ def _curves(history: History, steps_per_epoch: int) -> dict[str, Any]:
         for column in (history.step_T, history.rate_T, history.loss_T)
     )
     done_E = np.array(history.done_E, dtype=np.float64) / steps_per_epoch
+    macro_E = np.array(history.val_macro_accuracy_E)
     window = smoothing_window(len(step_T), steps_per_epoch)
 
     def thin(x_T: Floats, y_T: Floats) -> Curve:
@@ -125,6 +129,7 @@ def _curves(history: History, steps_per_epoch: int) -> dict[str, Any]:
         "smooth_loss": thin(epoch_T, trailing_mean(loss_T, window)),
         "val_nll": Curve(done_E, np.array(history.val_nll_E)),
         "val_accuracy": Curve(done_E, np.array(history.val_accuracy_E)),
+        "val_macro_accuracy": Curve(done_E[~np.isnan(macro_E)], macro_E[~np.isnan(macro_E)]),
     }
 
 
@@ -141,7 +146,7 @@ def as_json(measured: Measured) -> dict[str, Any]:
             zip(measured.last_m, measured.best_m, strict=True), start=1
         )
     ]
-    curves = ("rate", "loss", "smooth_loss", "val_nll", "val_accuracy")
+    curves = ("rate", "loss", "smooth_loss", "val_nll", "val_accuracy", "val_macro_accuracy")
     return {
         "complete": measured.run.complete,
         "cycles": measured.run.schedule.cycles,

@@ -7,7 +7,7 @@ from pathlib import Path
 from snapensemble.contracts.files import write_atomically
 from snapensemble.contracts.manifest import Record
 from snapensemble.report.figures import pairs_of
-from snapensemble.report.html import PAGE_FILE, claim_directory, percents, render
+from snapensemble.report.html import PAGE_FILE, accuracies, claim_directory, render
 from snapensemble.report.run.charts import CHARTS, draw_charts
 from snapensemble.report.run.measure import Measured, measure
 
@@ -72,14 +72,13 @@ def summary(measured: Measured) -> list[str]:
     best, m = measured.best_m[0], measured.best_size
     cycle = run.snapshots[measured.ranked[0]].cycle
     sentences.append(
-        f"Best single snapshot: {word} {cycle}, validation NLL {best.nll:.4f}, "
-        f"accuracy {percents(best.accuracy)}."
+        f"Best single snapshot: {word} {cycle}, validation NLL {best.nll:.4f}, {accuracies(best)}."
     )
     if found > 1 and m > 1:
         ensemble = measured.best_m[m - 1]
         sentences.append(
-            f"Lowest NLL of an average: the best {m}, NLL {ensemble.nll:.4f}, accuracy "
-            f"{percents(ensemble.accuracy)}, chosen and measured on the same validation images."
+            f"Lowest NLL of an average: the best {m}, NLL {ensemble.nll:.4f}, "
+            f"{accuracies(ensemble)}, chosen and measured on the same validation images."
         )
     elif found > 1:
         sentences.append("No average of the best m has a lower validation NLL than that.")

@@ -66,13 +66,12 @@ class MetricsFile:
         self._write(step=step.step, epoch=epoch, cycle=cycle, lr=step.learning_rate, loss=step.loss)
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
-        """Write a line with val_nll and val_accuracy; readers see all lines so far."""
+        """Write a line with the validation figures; readers see all lines so far."""
         self._write(
             step=step.step,
             epoch=epoch,
             cycle=cycle,
-            val_nll=val.nll,
-            val_accuracy=val.accuracy,
+            **{f"val_{name}": value for name, value in val.said.items()},
             seconds=seconds,
         )
         self.flush()
@@ -135,7 +134,7 @@ class Progress:
         images, self._steps = self._steps * self._run.training.batch_size, 0
         self.say(
             f"cycle {cycle}  epoch {epoch:3d}  step {done}/{total}  loss {step.loss:.3f}  "
-            f"val nll {val.nll:.4f}  val accuracy {val.accuracy:.2%}  "
+            f"validation: {val.in_words}  "
             + (f"{images / seconds:,.0f} images/s  " if images else "")
             + f"{_clock(left)} left"
         )

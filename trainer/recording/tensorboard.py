@@ -67,7 +67,7 @@ class TensorBoard:
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
         """Write the validation figures at the epoch's last step, and how fast it was."""
-        scalars = {"val/nll": val.nll, "val/accuracy": val.accuracy}
+        scalars = {f"val/{name}": value for name, value in val.said.items()}
         if self._steps:  # none where a resumed run had but the validation left to do
             scalars["images_per_second"] = self._steps * self._batch_size / seconds
         self._steps = 0
