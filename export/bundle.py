@@ -138,7 +138,14 @@ def build_bundle(
         manifest = manifest.model_copy(update={"version": content_version(manifest)})
         if config.report:
             inputs = gather_report_inputs(
-                served, fp32, fitted.held_out, images_NCHW, run, config.data, say
+                served,
+                fp32,
+                fitted.held_out,
+                split.calibration_N,
+                images_NCHW,
+                run,
+                config,
+                say,
             )
             write_bundle_report(directory, manifest, inputs)
         write_bundle(directory, manifest)

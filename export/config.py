@@ -111,6 +111,11 @@ class ExportConfig(Options):
     report: bool = Field(
         True, description="measure on the test split and write the bundle's report"
     )
+    thumbnails: bool = Field(
+        True,
+        description="the report shows the pictures of the worst mistakes and the least sure "
+        "right answers",
+    )
     name: str | None = Field(
         None, description="the model's name for clients (the directory's name)"
     )

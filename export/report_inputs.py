@@ -18,8 +18,10 @@ from snapensemble.contracts.cpu import processor
 from snapensemble.contracts.errors import InvalidData, message_of
 from snapensemble.contracts.metrics import Answers
 from snapensemble.contracts.run import RunManifest
+from snapensemble.export.config import ExportConfig
 from snapensemble.export.members import Ensemble
 from snapensemble.export.parity import Chain
+from snapensemble.report.bundle.judged import Picture
 from snapensemble.report.bundle.measure import ReportInputs
 from snapensemble.report.bundle.records import ImagesPerSecond, SpeedRecord
 from snapensemble.trainer.data.reread import reread
@@ -33,9 +35,10 @@ def gather_report_inputs(
     served: Ensemble,
     fp32: Ensemble,
     held_out: Answers,
+    held_out_N: NDArray[np.intp],
     calibration_NCHW: NDArray[np.uint8],
     run: RunManifest,
-    data: str | None,
+    config: ExportConfig,
     say: Callable[[str], None],
 ) -> ReportInputs:
     """Run the members on the test split, in int8 and in fp32 where the bundle holds int8.
@@ -44,27 +47,43 @@ def gather_report_inputs(
         served: the members and their trunk as the bundle holds them.
         fp32: the same before they were quantised.
         held_out: the served members' answers to the calibration half of validation.
+        held_out_N: the places of that half in the validation part.
         calibration_NCHW: real images to measure speed with.
         run: the manifest that says where the run found its images.
-        data: where the images are now, or None if they are still there.
+        config: where the images are now, and whether the report may show some of them.
         say: called with a sentence about what takes long, or why the test images cannot be read;
             the report then shows `held_out`.
     """
-    int8 = served.precision == "int8"
+    data, int8 = config.data, served.precision == "int8"
     speed = measure_speed(fp32, served, calibration_NCHW, say) if int8 else None
     say(f"reading the test images of {data or run.data.spec}, for the report")
     try:
         test = reread(run.data, run.classes, run.image, spec=data)
     except InvalidData as error:
         say(f"the report has no test figures: {message_of(error)}")
-        return ReportInputs(calibration=held_out, speed=speed)
+        picture = held_out_picture(held_out_N, run, config) if len(held_out_N) else None
+        return ReportInputs(calibration=held_out, speed=speed, picture=picture)
     say(f"asking {len(served.members)} members about {len(test):,} test images")
     return ReportInputs(
         calibration=held_out,
         test=Answers(served.answers(test.images_NCHW), test.labels_N),
         fp32_test_MNK=fp32.answers(test.images_NCHW) if int8 else None,
         speed=speed,
+        picture=test.images_NCHW.__getitem__ if config.thumbnails else None,
     )
+
+
+def held_out_picture(
+    held_out_N: NDArray[np.intp], run: RunManifest, config: ExportConfig
+) -> Picture | None:
+    """What gives a picture of the calibration half, if pictures may be shown and are at hand."""
+    if not config.thumbnails:
+        return None
+    try:
+        val = reread(run.data, run.classes, run.image, spec=config.data, split="val")
+    except InvalidData:  # why, is said of the test part
+        return None
+    return lambda place: val.images_NCHW[held_out_N[place]]
 
 
 def measure_speed(

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv
 
 from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.metrics import Floats, Labels, softmax, summary, val_figures
 
 Indices = NDArray[np.int64]
+CONFIDENCE = 0.95  # two-sided, of intervals
 
 
 def snapshot_summaries(logits_SNK: NDArray[np.float32], labels_N: Labels) -> list[dict[str, float]]:
@@ -42,6 +44,14 @@ def pairwise_disagreement(scores_SNK: NDArray[np.floating]) -> Floats:
     top_SN = scores_SNK.argmax(axis=2)
     rows = [(top_SN != top_N).mean(axis=1) for top_N in top_SN]
     return np.array(rows, dtype=np.float64).reshape(len(top_SN), len(top_SN))
+
+
+def share_interval(count: int, images: int) -> tuple[float, float]:
+    """The exact two-sided 95 % confidence interval of a share (Clopper & Pearson 1934)."""
+    outside = (1 - CONFIDENCE) / 2
+    low = float(betaincinv(count, images - count + 1, outside)) if count else 0.0
+    high = float(betaincinv(count + 1, images - count, 1 - outside)) if count < images else 1.0
+    return low, high
 
 
 def pairs_of(disagreement_SS: Floats) -> Floats:

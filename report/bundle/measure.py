@@ -18,6 +18,8 @@ from snapensemble.contracts.metrics import (
     confidence_bins,
     mean_probabilities,
 )
+from snapensemble.report.bundle.confusion import class_by_class
+from snapensemble.report.bundle.judged import Picture, image_by_image
 from snapensemble.report.bundle.options import (
     all_set_figures,
     full_answers,
@@ -27,7 +29,6 @@ from snapensemble.report.bundle.options import (
 from snapensemble.report.bundle.records import (
     AnswerFigures,
     BundleFigures,
-    ClassFigures,
     Option,
     Reliability,
     Selective,
@@ -46,6 +47,7 @@ class ReportInputs:
     test: Answers | None = None  # None: the images were not at hand
     fp32_test_MNK: Floats | None = None  # of int8 members: their probabilities in fp32
     speed: SpeedRecord | None = None
+    picture: Picture | None = None  # of the images that are shown; None: none may be shown
 
     def __post_init__(self) -> None:
         fp32 = self.fp32_test_MNK
@@ -85,7 +87,8 @@ def answer_figures(bundle: BundleManifest, shown: Answers, inputs: ReportInputs)
         selective_single=selective(probs_MNK[0], labels_N),
         options=_options(bundle, shown, inputs),
         sets=all_set_figures(bundle, probs_MNK, labels_N, fitted_here=inputs.test is None),
-        classes=class_figures(after_NK, labels_N, bundle.classes),
+        **class_by_class(after_NK, labels_N, bundle.classes),
+        **image_by_image(after_NK, shown, bundle.classes),
     )
 
 
@@ -152,32 +155,4 @@ def selective(
             wrong=int((~right).sum()),
         )
         for limit, right in answered
-    )
-
-
-def class_figures(
-    probs_NK: Floats, labels_N: Labels, classes: Sequence[str]
-) -> tuple[ClassFigures, ...]:
-    """How the images of each class are answered, the least accurate class first.
-
-    Classes without images come last; of equals, those with more images come first.
-    """
-    top_N = probs_NK.argmax(axis=1)
-    found = []
-    for index, name in enumerate(classes):
-        answers_K = np.bincount(top_N[labels_N == index], minlength=len(classes))
-        right, images = int(answers_K[index]), int(answers_K.sum())
-        answers_K[index] = 0
-        mistaken = int(answers_K.max())
-        found.append(
-            ClassFigures(
-                name=name,
-                images=images,
-                right=right,
-                mistaken_for=classes[int(answers_K.argmax())] if mistaken else None,
-                mistaken=mistaken,
-            )
-        )
-    return tuple(
-        sorted(found, key=lambda c: (c.images == 0, c.right / max(c.images, 1), -c.images))
     )

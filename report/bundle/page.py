@@ -10,6 +10,8 @@ from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.files import write_atomically
 from snapensemble.contracts.manifest import write_manifest
 from snapensemble.report.bundle.charts import draw_charts
+from snapensemble.report.bundle.confusion import class_rows, shown_matrix
+from snapensemble.report.bundle.judged import Picture, cards
 from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
 from snapensemble.report.bundle.options import class_coverage, cost, precision_of
 from snapensemble.report.bundle.records import (
@@ -28,7 +30,7 @@ from snapensemble.report.bundle.words import (
     set_name,
     summary,
 )
-from snapensemble.report.figures import pairs_of
+from snapensemble.report.figures import pairs_of, share_interval
 from snapensemble.report.html import PAGE_FILE, claim_directory, render
 
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the images answered, in the table
@@ -46,7 +48,7 @@ def write_bundle_report(directory: Path, bundle: BundleManifest, inputs: ReportI
         WriteFailed: the disk is full, or the directory cannot be written.
     """
     figures = measure_bundle(bundle, inputs)
-    text = bundle_page(bundle, figures)
+    text = bundle_page(bundle, figures, inputs.picture)
     report_dir = directory / REPORT_DIR
     claim_directory(report_dir)
     write_manifest(report_dir / FIGURES_FILE, figures)
@@ -88,8 +90,16 @@ def read_bundle_report(
     return bundle, figures, page
 
 
-def bundle_page(bundle: BundleManifest, figures: BundleFigures) -> str:
-    """The whole page, charts inside. The same bundle and figures give the same page."""
+def bundle_page(
+    bundle: BundleManifest, figures: BundleFigures, picture: Picture | None = None
+) -> str:
+    """The whole page, charts inside. The same bundle, figures and pictures give the same page.
+
+    Args:
+        bundle: what the page is about.
+        figures: what it says.
+        picture: gives one of the images that were measured; None: no picture may be shown.
+    """
     answers = figures.answers
     # Sets of figures that an older version wrote have no counts by class.
     full_sets = [s for s in answers.sets if not s.cascade and s.covered] if answers else []
@@ -108,6 +118,13 @@ def bundle_page(bundle: BundleManifest, figures: BundleFigures) -> str:
         images=images_of(figures),
         full_sets=full_sets,
         coverage=class_coverage(full_sets, answers.classes, bundle.classes) if answers else [],
+        class_rows=class_rows(answers) if answers else [],
+        matrix=shown_matrix(answers, bundle.classes) if answers else None,
+        images_of_class={c.name: c.images for c in answers.classes} if answers else {},
+        wrong=answers.selective[0].wrong if answers else 0,
+        share_interval=share_interval,
+        mistakes=cards(answers.mistakes, bundle, picture) if answers else [],
+        least_sure=cards(answers.least_sure, bundle, picture) if answers else [],
         cost=partial(cost, speed=figures.speed, price=bundle.price),
         option_name=option_name,
         quality=quality,

@@ -63,8 +63,30 @@ class ClassFigures(Record):
     name: str
     images: Count
     right: Count
+    answered: Count | None = None  # how often it was the answer; None: an earlier version
     mistaken_for: str | None  # the most frequent wrong answer
     mistaken: Count  # how often that wrong answer was given
+
+
+class Confused(Record):
+    """One class that is taken for another."""
+
+    right: str
+    answer: str
+    images: Count  # of the right class that got this answer
+    other_way: Count  # of the answer's class that were taken for the right one
+
+
+class Judged(Record):
+    """One image, its answer, and what each member said of it."""
+
+    image: Count  # its place among the images shown, from 0
+    right: str
+    answer: str
+    probability: Fraction  # of the answer
+    probability_of_right: Fraction
+    votes: tuple[Count, ...]  # each member's likeliest class, in the manifest's order of classes
+    vote_probabilities: tuple[Fraction, ...]
 
 
 class ImagesPerSecond(Record):
@@ -102,6 +124,11 @@ class AnswerFigures(Record):
     options: tuple[Option, ...]
     sets: tuple[SetFigures, ...]
     classes: tuple[ClassFigures, ...]  # the least accurate first
+    # Images by right class and answer, in the manifest's order; none of more than 200 classes.
+    confusion: tuple[tuple[Count, ...], ...] = ()
+    confused: tuple[Confused, ...] = ()  # the most frequent first
+    mistakes: tuple[Judged, ...] = ()  # the highest probabilities of a wrong class first
+    least_sure: tuple[Judged, ...] = ()  # right answers, the lowest probabilities first
 
 
 class BundleFigures(Record):

@@ -65,7 +65,7 @@ def test_evaluate_asks_every_member_unless_told_otherwise(
     expected = {**summary(probs_NK, said[1]), "members_used": 2}
     assert figures["ensemble"] == pytest.approx(expected, abs=1e-6)
     assert set(expected) == {
-        "accuracy", "nll", "ece", "adaptive_ece", "brier", "members_used",
+        "accuracy", "macro_accuracy", "nll", "ece", "adaptive_ece", "brier", "members_used",
     }  # fmt: skip
 
 
