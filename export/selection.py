@@ -200,7 +200,7 @@ def comparable(labels_N: Labels, metric: Metric) -> int:
     """
     if metric != "macro":
         return len(labels_N)
-    return int(len(labels_N) / (class_weights(labels_N) ** 2).mean())
+    return round(len(labels_N) / float((class_weights(labels_N) ** 2).mean()))
 
 
 def cheapest_not_worse(contenders: Sequence[Contender]) -> Contender:

@@ -7,9 +7,12 @@ from hypothesis.extra.numpy import arrays
 from snapensemble.contracts.metrics import (
     accuracy,
     brier,
+    class_weights,
     disagreement,
     ece,
     entropy,
+    errors,
+    macro_accuracy,
     mean_probabilities,
     nll,
     softmax,
@@ -91,6 +94,28 @@ def test_the_figures_of_a_worked_example() -> None:
     assert brier(probs_BK, labels_B) == pytest.approx((0.18 + 0.72) / 2)
     # Two bins hold one image each: gaps of 0.3 and 0.6, each with half of the images.
     assert ece(probs_BK, labels_B) == pytest.approx(0.45)
+
+
+def test_every_class_that_has_images_counts_the_same_for_macro_accuracy() -> None:
+    labels_B = np.array([0, 0, 0, 0, 3])
+    top_B = np.array([0, 0, 0, 1, 1])
+    assert macro_accuracy(np.eye(5)[top_B], labels_B) == (3 / 4 + 0 / 1) / 2
+    assert macro_accuracy(np.eye(5)[labels_B], labels_B) == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=40))
+def test_macro_errors_are_weighed_so_that_their_mean_is_what_macro_accuracy_lacks(
+    answered: list[tuple[int, int]],
+) -> None:
+    labels_B, top_B = np.array(answered).T
+    probs_BK = np.eye(6)[top_B]
+    macro_B, plain_B = (errors(probs_BK, labels_B, macro=macro) for macro in (True, False))
+    recalls = [(top_B[labels_B == k] == k).mean() for k in set(labels_B.tolist())]
+    assert 1 - macro_B.mean() == pytest.approx(np.mean(recalls))
+    assert 1 - macro_B.mean() == pytest.approx(macro_accuracy(probs_BK, labels_B))
+    assert 1 - plain_B.mean() == pytest.approx(accuracy(probs_BK, labels_B))
+    assert class_weights(labels_B).mean() == pytest.approx(1)
+    assert 0 <= macro_accuracy(probs_BK, labels_B) <= 1
 
 
 def test_a_certain_mistake_costs_much_but_not_infinity() -> None:

@@ -16,6 +16,7 @@ from snapensemble.export.selection import (
     Chosen,
     Contender,
     cheapest_not_worse,
+    comparable,
     contending_bags,
     cross_fitted,
     select,
@@ -168,6 +169,43 @@ def test_accuracy_compares_wrong_answers() -> None:
     probs_SNK, labels_N = networks([2.0], 50)
     wrong_N = cross_fitted(probs_SNK, labels_N, (0,), "accuracy").losses_N
     assert wrong_N.mean() == pytest.approx(np.mean(probs_SNK[0].argmax(axis=1) != labels_N))
+
+
+def of_a_rare_class(images: int, rare: int) -> tuple[Floats, np.ndarray]:
+    """Two networks: the first is better at a class of `rare` images, the second at the other."""
+    labels_N = np.array([1] * rare + [0] * (images - rare))
+    answers_SN = np.stack([labels_N, np.zeros_like(labels_N)])
+    answers_SN[0, rare : rare + 2 * rare] = 1
+    return 0.2 + 0.6 * np.eye(2)[answers_SN], labels_N
+
+
+def test_macro_takes_what_is_right_about_a_rare_class_and_accuracy_what_is_right_more_often() -> (
+    None
+):
+    probs_SNK, labels_N = of_a_rare_class(2_000, rare=80)
+    kinds: list[Weights] = ["soup", "soup"]
+    assert select(probs_SNK, labels_N, kinds, metric="accuracy").indices == (1,)
+    assert select(probs_SNK, labels_N, kinds, metric="macro").indices == (0,)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8))
+def test_images_of_unequal_classes_tell_macro_as_much_as_fewer_do(sizes: list[int]) -> None:
+    labels_N = np.repeat(np.arange(len(sizes)), sizes)
+    assert comparable(labels_N, "nll") == comparable(labels_N, "accuracy") == len(labels_N)
+    # Without a difference within classes: K^2 / sum over classes of 1 / images.
+    expected = len(sizes) ** 2 / sum(1 / size for size in sizes)
+    assert comparable(labels_N, "macro") == pytest.approx(expected, abs=1)
+    assert comparable(labels_N, "macro") <= len(labels_N)
+
+
+def test_hundreds_of_images_with_three_of_a_class_compare_no_macro_accuracy() -> None:
+    probs_SNK, labels_N = of_a_rare_class(1_000, rare=3)
+    chosen = select(probs_SNK, labels_N, ["last", "last"], metric="macro")
+    assert chosen.reason is not None
+    assert "1,000 selection images, worth 12 where each class counts the same" in chosen.reason
+    assert "are too few to compare" in chosen.reason
+    chosen = select(probs_SNK, labels_N, ["last", "last"], metric="accuracy")
+    assert chosen.reason is not None and "too few" not in chosen.reason
 
 
 def test_the_other_rules_choose_from_one_kind_of_weights() -> None:

@@ -113,6 +113,19 @@ def test_a_bundle_without_them_has_no_sets_and_no_cascade(
         assert "this bundle carries no cascade" in capsys.readouterr().err
 
 
+def test_the_table_says_over_how_many_classes_the_macro_accuracy_is_the_mean(
+    digits_bundle: Path,
+) -> None:
+    for limit, seen in ((3, False), (None, True)):
+        figures = evaluate(digits_bundle, limit=limit)
+        assert figures["classes"] == 10
+        assert (figures["classes_with_images"] == 10) == seen
+        lines = table(figures).splitlines()
+        assert lines[1].split() == ["accuracy", "macro", "nll", "ece", "brier"]
+        said = [line for line in lines if line.startswith("macro: the mean accuracy of the ")]
+        assert len(said) == (not seen)
+
+
 def test_a_tolerance_is_a_fraction(cascade_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(cascade_dir), "--max-accuracy-drop", "3"]) == 2
     message = "--max-accuracy-drop: expected a number, from 0 to 1, got '3'"

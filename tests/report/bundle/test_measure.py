@@ -3,7 +3,7 @@ import pytest
 
 from snapensemble.contracts.cascade import first_weights
 from snapensemble.contracts.metrics import ece
-from snapensemble.report.bundle.measure import class_figures, growth, reliability, selective
+from snapensemble.report.bundle.measure import growth, reliability, selective
 from tests.report.bundle.bundles import answers
 
 # Four images of two classes. The top classes are 0 0 1 1, with these confidences:
@@ -61,15 +61,3 @@ def test_images_that_are_equally_sure_are_answered_together() -> None:
     steps = selective(probs_NK, np.array([0, 0, 1, 0]), shares=(1.0, 0.5, 0.25))
     assert [s.answered for s in steps] == [1.0, 0.75]
     assert steps[1].accuracy == pytest.approx(2 / 3)
-
-
-def test_classes_come_with_what_they_are_taken_for_the_worst_first() -> None:
-    top_N = np.array([0, 0, 1, 2, 1, 1, 2, 2, 0])
-    labels_N = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2])
-    found = class_figures(np.eye(4)[top_N], labels_N, ("ant", "bee", "cow", "dog"))
-    assert [c.name for c in found] == ["ant", "cow", "bee", "dog"]
-    ant, cow, bee, dog = found
-    assert (ant.images, ant.right, ant.mistaken_for, ant.mistaken) == (4, 2, "bee", 1)
-    assert (cow.right, cow.mistaken_for) == (2, "ant")
-    assert bee.right == bee.images == 2 and bee.mistaken_for is None
-    assert (dog.images, dog.right, dog.mistaken_for) == (0, 0, None)

@@ -22,7 +22,8 @@ from tests.report.run.test_page import NASTY, Tags
 SECTIONS = [
     "How many members", "How far confidence can be believed", "How far the members disagree",
     "Answering only where it is sure", "What it costs, and what it gives", "Prediction sets",
-    "Members", "Classes", "Model card", "Limits",
+    "Members", "Classes", "What is taken for what", "The worst mistakes", "Right, but hardly",
+    "Model card", "Limits",
 ]  # fmt: skip
 
 
