@@ -75,7 +75,9 @@ def test_members_vote_by_name_or_are_counted_where_they_are_many() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(1, 1), (8, 8), (20, 30), (CRISP_SIDE, 10), (224, 224), (50, 300)])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (8, 8), (20, 30), (CRISP_SIDE, 10), (224, 224), (50, 300)]
+)
 def test_a_thumbnail_is_the_picture_and_small(size: tuple[int, int], channels: int) -> None:
     rng = np.random.default_rng(0)
     noise_CHW = rng.integers(0, 256, (channels, *size), dtype=np.uint8)
@@ -138,7 +140,9 @@ def test_without_pictures_the_page_tells_of_the_same_images(tmp_path: Path) -> N
     assert "Pictures are left out" in without and "Pictures are left out" not in with_them
     assert "image/jpeg" not in without and 'alt="Image ' not in without
     assert re.findall(r"Image \d+\.", without) == re.findall(r"Image \d+\.", with_them)
-    numbers = [(tmp_path / way / "report" / "figures.json").read_bytes() for way in ("with", "without")]
+    numbers = [
+        (tmp_path / way / "report" / "figures.json").read_bytes() for way in ("with", "without")
+    ]
     assert numbers[0] == numbers[1]
 
 
