@@ -29,7 +29,7 @@ FLAGS = {
         "--int8-gate", "--sets", "--max-accuracy-drop", "--max-nll-rise",
         "--max-int8-accuracy-drop",
         "--max-int8-nll-rise", "--min-int8-agreement", "--data", "--report", "--no-report",
-        "--name", "--force",
+        "--thumbnails", "--no-thumbnails", "--name", "--force",
     },
     "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
     "report": {"--out", "--json"},
