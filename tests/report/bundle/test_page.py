@@ -286,6 +286,7 @@ def test_the_command_prints_a_summary_and_where_the_page_is(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("insects 0badcafe averages the probabilities of 3 networks")
     assert lines[1].startswith("On the 80 test images: accuracy ")
+    assert "macro accuracy" in lines[1] and lines[1].endswith("right, at 95% confidence.")
     assert lines[-1] == str(drawn / "report" / "index.html")
 
 
