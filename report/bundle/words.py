@@ -77,7 +77,8 @@ def _main_figures(figures: BundleFigures, answers: AnswerFigures) -> str:
         text += f"; the first member alone has {quality(answers.members[0])}"
     right = figures.images - answers.selective[0].wrong
     low, high = map(percents, share_interval(right, figures.images))
-    return f"{text}. Of other images like these {low} to {high} are answered right, at 95% confidence."
+    others = f"Of other images like these {low} to {high} are answered right, at 95% confidence."
+    return f"{text}. {others}"
 
 
 def _cascade(bundle: BundleManifest, answers: AnswerFigures) -> str | None:
