@@ -264,7 +264,7 @@ def make_bundle(
             price=None if trunk is None else Price(trunk=900, members=(100,) * len(files)),
             temperature=temperature,
             selection=SelectionRecord(rule="best", metric="nll", candidates=len(files)),
-            val=ValFigures(nll=0.4, accuracy=0.95),
+            val=ValFigures(nll=0.4, accuracy=0.95, macro_accuracy=0.9),
             calibration=calibration,
             cascade=cascade,
             reference=reference,

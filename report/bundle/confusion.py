@@ -3,6 +3,7 @@
 Shapes: N images, K classes.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -63,16 +64,12 @@ class Shown(NamedTuple):
 
 def class_by_class(probs_NK: Floats, labels_N: Labels, classes: Sequence[str]) -> dict[str, Any]:
     """The fields of AnswerFigures that are about classes."""
-    K = len(classes)
-    matrix_KK = np.zeros((K, K), dtype=np.int64) if K <= MATRIX_CLASSES else None
-    top_N = probs_NK.argmax(axis=1)
-    if matrix_KK is not None:
-        np.add.at(matrix_KK, (labels_N, top_N), 1)
-    pairs = confused_pairs(top_N, labels_N, classes)
+    K, top_N = len(classes), probs_NK.argmax(axis=1)
+    counts = np.bincount(labels_N * K + top_N, minlength=K * K) if K <= MATRIX_CLASSES else None
     return {
         "classes": class_figures(top_N, labels_N, classes),
-        "confusion": () if matrix_KK is None else tuple(map(tuple, matrix_KK.tolist())),
-        "confused": pairs[:MOST_PAIRS],
+        "confusion": () if counts is None else tuple(map(tuple, counts.reshape(K, K).tolist())),
+        "confused": confused_pairs(top_N, labels_N, classes)[:MOST_PAIRS],
     }
 
 
@@ -119,20 +116,14 @@ def confused_pairs(
 ) -> tuple[Confused, ...]:
     """Each class and each wrong answer that its images got, the most frequent first."""
     wrong_N = top_N != labels_N
-    pairs, counts = np.unique(
-        np.stack([labels_N[wrong_N], top_N[wrong_N]]), axis=1, return_counts=True
-    )
-    images = {
-        (int(right), int(answer)): int(count)
-        for (right, answer), count in zip(pairs.T, counts, strict=True)
-    }
+    images = Counter(zip(labels_N[wrong_N].tolist(), top_N[wrong_N].tolist(), strict=True))
     ranked = sorted(images.items(), key=lambda item: (-item[1], item[0]))
     return tuple(
         Confused(
             right=classes[right],
             answer=classes[answer],
             images=count,
-            other_way=images.get((answer, right), 0),
+            other_way=images[answer, right],
         )
         for (right, answer), count in ranked
     )

@@ -6,7 +6,8 @@ from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.manifest import Figures
 from snapensemble.report.bundle.options import precision_of
 from snapensemble.report.bundle.records import AnswerFigures, BundleFigures, Option, SetFigures
-from snapensemble.report.html import accuracies
+from snapensemble.report.figures import share_interval
+from snapensemble.report.html import accuracies, percents
 
 
 def images_of(figures: BundleFigures) -> str:
@@ -72,9 +73,12 @@ def set_name(found: SetFigures) -> str:
 def _main_figures(figures: BundleFigures, answers: AnswerFigures) -> str:
     where = f"On the {figures.images:,} {images_of(figures)}"
     text = f"{where}: {quality(answers.after)} nats, ECE {answers.after.ece:.4f}"
-    if len(answers.members) == 1:
-        return f"{text}."
-    return f"{text}; the first member alone has {quality(answers.members[0])}."
+    if len(answers.members) > 1:
+        text += f"; the first member alone has {quality(answers.members[0])}"
+    right = figures.images - answers.selective[0].wrong
+    low, high = map(percents, share_interval(right, figures.images))
+    others = f"Of other images like these {low} to {high} are answered right, at 95% confidence."
+    return f"{text}. {others}"
 
 
 def _cascade(bundle: BundleManifest, answers: AnswerFigures) -> str | None:

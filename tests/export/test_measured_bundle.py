@@ -1,7 +1,10 @@
 """Bundles whose members were asked about images: int8, and the report with test figures."""
 
+import base64
+import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +13,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from snapensemble.cli import main
 from snapensemble.contracts.bundle import BundleManifest, read_bundle
@@ -43,13 +48,11 @@ def int8_bundle(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return target
 
 
-@pytest.fixture(scope="module")
-def moved_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A short run on an .npz file, and where that file is now."""
-    directory = tmp_path_factory.mktemp("moved")
+def run_of_dark_and_light(directory: Path, **counts: int) -> Path:
+    """A short run on `directory/before.npz`, which has so many images in its parts."""
     rng = np.random.default_rng(0)
     parts: dict[str, Any] = {"classes": np.array(["dark", "light"])}
-    for part, count in (("train", 60), ("val", 20), ("test", 30)):
+    for part, count in counts.items():
         labels_N = np.arange(count) % 2
         noise_NHW = rng.normal(0, 30, (count, 8, 8))
         images_NHW = np.clip(60 + 130 * labels_N[:, None, None] + noise_NHW, 0, 255)
@@ -62,6 +65,14 @@ def moved_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             cycle_epochs=1, batch_size=16, threads=1,
         )
     )  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="module")
+def moved_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A short run on an .npz file, and where that file is now."""
+    directory = tmp_path_factory.mktemp("moved")
+    out = run_of_dark_and_light(directory, train=60, val=20, test=30)
     (directory / "before.npz").rename(directory / "after.npz")
     return out, directory / "after.npz"
 
@@ -87,6 +98,35 @@ def test_the_report_holds_the_test_figures_that_evaluate_measures(int8_bundle: P
     assert figures["answers"]["after"]["nll"] == pytest.approx(measured["nll"], abs=2e-3)
     assert figures["speed"]["int8"]["batch_16"] > 0
     assert "digits" in (int8_bundle / "report" / "index.html").read_text()
+
+
+def pictures_of(bundle_dir: Path) -> list[tuple[str, NDArray[np.uint8]]]:
+    """The class of each thumbnail of a report, and its pixels."""
+    text = (bundle_dir / "report" / "index.html").read_text()
+    found = re.findall(r'alt="Image \d+: (\w+)" src="data:image/png;base64,([^"]+)"', text)
+    return [
+        (name, np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))) for name, data in found
+    ]
+
+
+@pytest.mark.parametrize("tested", [True, False], ids=["test part", "no test part"])
+def test_thumbnails_show_the_images_that_the_report_tells_of(tmp_path: Path, tested: bool) -> None:
+    parts = {"train": 60, "val": 40, **({"test": 30} if tested else {})}
+    run_dir = run_of_dark_and_light(tmp_path, **parts)
+    build_bundle(run_dir, tmp_path / "bundle")
+    figures = json.loads((tmp_path / "bundle" / "report" / "figures.json").read_text())
+    assert figures["split"] == ("test" if tested else "calibration")
+    told = [*figures["answers"]["mistakes"], *figures["answers"]["least_sure"]]
+    pictures = pictures_of(tmp_path / "bundle")
+    assert [name for name, _ in pictures] == [one["right"] for one in told]
+    assert {name for name, _ in pictures} == {"dark", "light"}
+    for name, pixels_HW in pictures:
+        assert pixels_HW.shape == (8, 8)
+        assert (pixels_HW.mean() < 125) == (name == "dark")
+    build_bundle(run_dir, tmp_path / "private", ExportConfig(thumbnails=False))
+    assert pictures_of(tmp_path / "private") == []
+    private = json.loads((tmp_path / "private" / "report" / "figures.json").read_text())
+    assert private["answers"] == figures["answers"]
 
 
 def test_the_same_run_gives_the_same_int8_bundle_but_for_the_speed(

@@ -61,7 +61,7 @@ def test_metrics_have_a_line_per_step_and_a_line_per_epoch(digits_run: Path) -> 
     assert [line["step"] for line in steps] == list(range(run.schedule.total_steps))
     assert set(steps[0]) == {"step", "epoch", "cycle", "lr", "loss"}
     assert [line["epoch"] for line in epochs] == list(range(6))
-    assert {"val_nll", "val_accuracy"} <= set(epochs[0])
+    assert {"val_nll", "val_accuracy", "val_macro_accuracy"} <= set(epochs[0])
     assert epochs[-1]["val_nll"] == run.snapshots[-1].val.nll
 
 

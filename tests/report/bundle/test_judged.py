@@ -148,7 +148,7 @@ def test_without_pictures_the_page_tells_of_the_same_images(tmp_path: Path) -> N
 
 def test_a_page_without_a_mistake_says_how_many_there_may_be(tmp_path: Path) -> None:
     labels_N = np.arange(60) % 3
-    perfect = Answers(np.stack([0.1 + 0.7 * np.eye(3)[labels_N]] * 2), labels_N)
+    perfect = Answers(np.stack([0.1 + 0.7 * np.eye(3)[labels_N]] * 3), labels_N)
     text, asked = page_with(tmp_path, perfect, picture=True)
     assert "The worst mistakes" not in text and "Right, but hardly" in text
     # 1 - 0.025 ** (1 / 60)

@@ -6,7 +6,8 @@ from snapensemble.contracts.cascade import run_cascade
 from snapensemble.contracts.metrics import Answers
 from snapensemble.contracts.prediction_sets import SetQuantile
 from snapensemble.report.bundle.charts import size_groups
-from snapensemble.report.bundle.measure import ReportInputs, class_figures, measure_bundle
+from snapensemble.report.bundle.confusion import class_figures
+from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
 from snapensemble.report.bundle.options import (
     chance,
     class_coverage,
@@ -33,7 +34,7 @@ def test_sets_are_counted_by_size_and_by_what_they_hold() -> None:
 def test_coverage_is_counted_by_class_the_least_covered_first() -> None:
     found = set_figures(PROBS_NK, LABELS_N, LEAST, cascade=False, fitted_on=100)
     assert found.covered == (1, 1, 0)  # of 1, 2 and 1 images
-    classes = class_figures(PROBS_NK, LABELS_N, ("ant", "bee", "fly"))
+    classes = class_figures(PROBS_NK.argmax(axis=1), LABELS_N, ("ant", "bee", "fly"))
     rows = class_coverage([found], classes, ("ant", "bee", "fly"))
     assert [(row.name, row.images, row.shares) for row in rows] == [
         ("fly", 1, (0.0,)), ("bee", 2, (0.5,)), ("ant", 1, (1.0,)),

@@ -467,7 +467,7 @@ async def test_probes_answer(http: httpx.AsyncClient) -> None:
 async def test_model_tells_what_is_served_and_how_good_it_is(http: httpx.AsyncClient) -> None:
     model = (await http.get("/model")).json()
     assert model["name"] == "insects" and model["classes"] == list(CLASSES)
-    assert model["val"] == {"nll": 0.4, "accuracy": 0.95}
+    assert model["val"] == {"nll": 0.4, "accuracy": 0.95, "macro_accuracy": 0.9}
     assert [member["weight"] for member in model["members"]] == [1 / 3] * 3
     assert set(map(tuple, model["providers"].values())) == {("CPUExecutionProvider",)}
     assert list(model["providers"]) == ["cycle-00", "cycle-01", "cycle-02"]

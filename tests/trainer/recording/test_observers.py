@@ -10,7 +10,7 @@ from snapensemble.trainer.loop import Step
 from snapensemble.trainer.recording.observers import MetricsFile, Progress, bytes_before
 
 STEP, EPOCH = '{"step": %d, "loss": 1.0}\n', '{"step": %d, "epoch": %d, "val_nll": 1.0}\n'
-VAL = ValFigures(nll=0.5, accuracy=0.75)
+VAL = ValFigures(nll=0.5, accuracy=0.75, macro_accuracy=0.625)
 
 
 def kept(first_step: int, first_epoch: int, text: str) -> str:
@@ -58,6 +58,7 @@ def test_a_terminal_shows_loss_rate_images_per_second_and_the_time_left(
         progress._bar.refresh()
         progress.epoch(Step(24, 0.05, 1.25), 0, 0, VAL, seconds=2.0)
     said = screen.getvalue()
+    assert "validation: nll 0.5000  accuracy 75.00%  macro accuracy 62.50%" in said
     assert "going on after step 1\n" in said
     assert "loss=1.250, lr=0.0500" in said and "images/s" in said
     bar = next(part for part in said.split("\r") if " images/s" in part)

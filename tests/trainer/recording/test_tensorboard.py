@@ -12,7 +12,7 @@ from snapensemble.contracts.manifest import ValFigures
 from snapensemble.trainer.loop import Step
 from snapensemble.trainer.recording.tensorboard import TensorBoard, record
 
-VAL = ValFigures(nll=0.25, accuracy=0.75)
+VAL = ValFigures(nll=0.25, accuracy=0.75, macro_accuracy=0.5)
 
 
 def events(directory: Path) -> list[Event]:
@@ -48,7 +48,12 @@ def test_every_step_and_every_epoch_is_an_event(tmp_path: Path) -> None:
     assert [event.step for event in rest] == [0, 300, 300]
     assert scalars(rest[0]) == {"train/loss": 2.25, "train/learning_rate": 0.5}
     assert scalars(rest[1]) == {"train/loss": 1.5, "train/learning_rate": 0.25}
-    assert scalars(rest[2]) == {"val/nll": 0.25, "val/accuracy": 0.75, "images_per_second": 400}
+    assert scalars(rest[2]) == {
+        "val/nll": 0.25,
+        "val/accuracy": 0.75,
+        "val/macro_accuracy": 0.5,
+        "images_per_second": 400,
+    }
 
 
 def test_a_resumed_run_hides_the_steps_that_are_run_again(tmp_path: Path) -> None:
