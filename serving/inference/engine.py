@@ -180,7 +180,7 @@ class Engine:
                 some = ", ".join(map(repr, self.bundle.classes[:3]))
                 raise InvalidParameter(
                     f"explain: there is no class {name!r}; expected {PREDICTED} for the predicted "
-                    f"class, or one of the {len(self.bundle.classes):,} classes in /model: {some}, ..."
+                    f"class, or one of {len(self.bundle.classes):,} classes: {some}, ..."
                 )
         classes = tuple(map(self.bundle.classes.index, dict.fromkeys(names)))
         return Asked(self.bundle, classes, PREDICTED in explain)
