@@ -4,7 +4,6 @@ Shapes: M members, d members asked, N images, C channels, H height, W width, K c
 """
 
 import contextlib
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -231,15 +230,14 @@ class Engine:
                 "a mean over height and width and one linear layer do, in bundles of this version: "
                 "ask without explain, or export such a network again"
             )
-        places = {name: place for place, name in enumerate(self.bundle.classes)}
         for name in names:
-            if name not in places:
-                close = difflib.get_close_matches(name, places, n=3) or self.bundle.classes[:3]
+            if name not in self.bundle.classes:
+                some = ", ".join(map(repr, self.bundle.classes[:3]))
                 raise InvalidParameter(
                     f"explain: there is no class {name!r}; expected {PREDICTED} for the predicted "
-                    f"class, or a class such as {', '.join(map(repr, close))}"
+                    f"class, or one of {len(self.bundle.classes):,} classes: {some}, ..."
                 )
-        classes = tuple(places[name] for name in dict.fromkeys(names))
+        classes = tuple(map(self.bundle.classes.index, dict.fromkeys(names)))
         return Asked(self.bundle, classes, PREDICTED in explain, threshold)
 
 

@@ -21,7 +21,7 @@ from snapensemble.contracts.pixels import decode_image
 from snapensemble.predict import predict_with_bundle
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.schemas import PredictResponse
-from snapensemble.serving.inference.engine import load_engine
+from snapensemble.serving.inference.engine import Engine, load_engine
 from snapensemble.serving.inference.explain import Asked, Explanation
 from snapensemble.serving.settings import Settings
 from tests.explained import (
@@ -35,7 +35,7 @@ from tests.explained import (
     without_maps,
 )
 from tests.factories import CLASSES, CONTRACT, cascade_record, encoded, make_bundle, picture
-from tests.fakes import GatedMember, client
+from tests.fakes import client
 from tests.serving.conftest import LIMITS
 from tests.serving.http.test_http import HEADERS, is_problem
 
@@ -68,6 +68,29 @@ async def serving(
     with load_engine(bundle_dir, settings.limits()) as engine:
         async with client(create_app(settings, engine)) as http:
             yield http
+
+
+class GatedPart:
+    """A member that answers once its gate is open."""
+
+    has_class_weights = True
+
+    def __init__(self, engine: Engine, place: int) -> None:
+        self.gate, self.entered = threading.Event(), threading.Semaphore(0)
+        self._member: Any = engine.scheduler._members[place]
+        self.evidence = self._member.evidence
+        members = list(engine.scheduler._members)
+        members[place] = self
+        engine.scheduler._members = members
+
+    def __call__(self, inputs_B: NDArray[Any]) -> Any:
+        self.entered.release()
+        assert self.gate.wait(30)
+        return self._member(inputs_B)
+
+    def with_maps(self, inputs_B: NDArray[Any]) -> Any:
+        self(inputs_B)
+        return self._member.with_maps(inputs_B)
 
 
 def expected_HW(data: bytes, index: int, depth: int = 3) -> NDArray[np.float64]:
@@ -202,19 +225,18 @@ async def test_a_bundle_says_whether_its_answers_can_be_explained_and_refuses_if
 
 async def test_maps_count_in_the_memory_of_requests_while_they_are_made(tmp_path: Path) -> None:
     with load_engine(whole(tmp_path / "bundle"), LIMITS.limits()) as engine:
-        gate = GatedMember(is_open=False)
-        engine.scheduler._members = [gate, *engine.scheduler._members[1:]]
+        part = GatedPart(engine, 0)
         asked = Asked(engine.bundle, (1, 2))
         assert engine.maps is not None
         async with client(create_app(LIMITS, engine)) as http:
             held = []
             for params in ({}, {"explain": ["bee", "cow"]}):
                 task = asyncio.create_task(ask_raw(http, params))
-                await asyncio.to_thread(gate.entered.acquire)
+                await asyncio.to_thread(part.entered.acquire)
                 held.append(engine.admission.memory.held)
-                gate.gate.set()
-                await task
-                gate.gate.clear()
+                part.gate.set()
+                assert (await task).status_code == 200
+                part.gate.clear()
         assert held == [0, asked.max_bytes(engine.maps)]
         assert engine.admission.memory.held == 0
 
@@ -246,30 +268,11 @@ async def test_maps_beyond_the_memory_of_requests_are_refused(
 
 async def test_an_answer_that_its_deadline_cut_short_has_no_map(tmp_path: Path) -> None:
     with load_engine(whole(tmp_path / "bundle"), LIMITS.limits()) as engine:
-        late = LateMember(engine.scheduler._members[2])
-        engine.scheduler._members = [*engine.scheduler._members[:2], late]
+        late = GatedPart(engine, 2)
         async with client(create_app(LIMITS, engine)) as http:
             answer = await ask(http, PICTURES[0], explain="true", deadline_ms=200)
             late.gate.set()
     assert answer["partial"] is True and "explanation" not in answer
-
-
-class LateMember:
-    """A member that answers once its gate is open."""
-
-    has_class_weights = True
-
-    def __init__(self, member: Any) -> None:
-        self.gate = threading.Event()
-        self.evidence = member.evidence
-        self._member = member
-
-    def __call__(self, inputs_B: NDArray[Any]) -> NDArray[np.float32]:
-        raise AssertionError("it was asked without maps")
-
-    def with_maps(self, inputs_B: NDArray[Any]) -> Any:
-        assert self.gate.wait(30)
-        return self._member.with_maps(inputs_B)
 
 
 async def test_maps_are_made_on_a_lane_and_one_that_fails_hurts_no_other_image(
