@@ -49,6 +49,7 @@ async function sameModel({ name, version }) {
 function wantToken() {
   if (!$("key").hidden) return;
   $("key").hidden = false;
+  if (token) $("key").querySelector("label").textContent = "The server does not accept that token; use another";
   $("token").focus();
 }
 
