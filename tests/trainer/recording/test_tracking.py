@@ -80,7 +80,9 @@ def test_a_run_tells_its_settings_curves_and_snapshots(
     losses = {step: values["train/loss"] for step, values in told.points if "train/loss" in values}
     assert losses == {line["step"]: line["loss"] for line in lines if "loss" in line}
     validations = [values for _, values in told.points if "val/nll" in values]
-    assert [v["val/nll"] for v in validations] == [each["val_nll"] for each in lines if "val_nll" in each]
+    assert [v["val/nll"] for v in validations] == [
+        each["val_nll"] for each in lines if "val_nll" in each
+    ]
     assert all(values["images_per_second"] > 0 for values in validations)
     names = [(Path(each.file).name, "snapshots") for each in read_run(run_dir).snapshots]
     assert told.files == names and len(names) == 2
