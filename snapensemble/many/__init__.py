@@ -1,1 +1,1 @@
-"""`snapensemble predict` for folders of pictures: found, answered, written down, and put by class."""
+"""`snapensemble predict` for folders: pictures found, answered, written down, put by class."""

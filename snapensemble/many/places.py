@@ -1,4 +1,4 @@
-"""Put answered pictures into a folder per class, by moving them or by links, and write over nothing.
+"""Put answered pictures into a folder per class, moved or linked, and write over nothing.
 
 Where a picture goes is decided, and written down, before it goes there, so that a program that was
 killed in between can go on: what lies at the decided place is then its own work.

@@ -294,8 +294,14 @@ class WandbRun:
             raise InvalidConfig(
                 "there is no key: run `wandb login`, set WANDB_API_KEY, or WANDB_MODE=offline"
             )
+        # The tool's own monitor of the machine would be one more process beside the training.
         settings = self._wandb.Settings(
-            console="off", silent=True, disable_git=True, save_code=False, finish_timeout=PATIENCE_S
+            console="off",
+            silent=True,
+            disable_git=True,
+            save_code=False,
+            x_disable_stats=True,
+            finish_timeout=PATIENCE_S,
         )
         self.id = known or os.urandom(4).hex()
         self._run = self._wandb.init(
