@@ -37,7 +37,7 @@ from snapensemble.trainer.data.reread import reread_dataset
 from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.run import train
 from snapensemble.trainer.suspects.evidence import probabilities
-from snapensemble.trainer.suspects.labels import doubts
+from snapensemble.trainer.suspects.labels import suspect_labels
 from snapensemble.trainer.validation import predict_logits
 
 SHARE = 0.05  # of the labels are made wrong, and as many are looked at
@@ -88,9 +88,12 @@ def measured(args: argparse.Namespace, data: str, seed: int) -> list[dict[str, A
     own_SNK = own_probabilities(run_dir, dataset)
     probs_NK = probabilities(run_dir, run, dataset)
     orders = {
-        LAST: np.argsort(-doubts(own_SNK[-1], labels_N), kind="stable"),
-        MEAN: np.argsort(-doubts(own_SNK.mean(axis=0), labels_N), kind="stable"),
-        OURS: np.argsort(-doubts(probs_NK, labels_N), kind="stable"),
+        way: suspect_labels(answers_NK, labels_N, len(labels_N)).images_S
+        for way, answers_NK in (
+            (LAST, own_SNK[-1]),
+            (MEAN, own_SNK.mean(axis=0)),
+            (OURS, probs_NK),
+        )
     }
     if args.cleanlab:
         answers = args.work / f"answers-{data}-{seed}.npz"

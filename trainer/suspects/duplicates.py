@@ -44,18 +44,17 @@ def duplicates(*parts_NCHW: Images) -> Pairs:
     Args:
         parts_NCHW: uint8 images of one shape, counted on from part to part.
     """
-    images = [image_CHW for part_NCHW in parts_NCHW for image_CHW in part_NCHW]  # views
-    found = [equal(np.array([digest(image_CHW) for image_CHW in images], dtype="S16"), EXACT)]
-    if images and min(images[0].shape[1:]) >= MIN_SIDE:
+    digests = [digest(image_CHW) for part_NCHW in parts_NCHW for image_CHW in part_NCHW]
+    found = [equal(np.array(digests, dtype="S16"), EXACT)]
+    if digests and min(parts_NCHW[0].shape[2:]) >= MIN_SIDE:
         hashes_N, shown_N = perceptual_hashes(*parts_NCHW)
-        # Of images with the same pixels one is compared.
-        shown_N[found[0].second_P] = False
+        shown_N[found[0].second_P] = False  # of images with the same pixels one is compared
         places = np.flatnonzero(shown_N)
         found += [
             Pairs(places[pairs.first_P], places[pairs.second_P], pairs.distance_P)
             for pairs in (equal(hashes_N[places], 0), near(hashes_N[places]))
         ]
-    return _spanning(Pairs(*map(np.concatenate, zip(*found, strict=True))), len(images))
+    return _spanning(Pairs(*map(np.concatenate, zip(*found, strict=True))), len(digests))
 
 
 def perceptual_hashes(*parts_NCHW: Images) -> tuple[Hashes, NDArray[np.bool_]]:
