@@ -63,7 +63,8 @@ def perceptual_hashes(*parts_NCHW: Images) -> tuple[Hashes, NDArray[np.bool_]]:
     Of the lowest frequencies of the grey picture, a bit for each that is above their median
     (Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions, section 3.2).
     """
-    hashes, shown = [np.empty(0, np.uint64)], [np.empty(0, np.bool_)]
+    hashes: list[Hashes] = [np.empty(0, np.uint64)]
+    shown: list[NDArray[np.bool_]] = [np.empty(0, np.bool_)]
     for part_NCHW in parts_NCHW:
         for start in range(0, len(part_NCHW), _TOGETHER):
             grey_BHW = np.stack([_grey(image) for image in part_NCHW[start : start + _TOGETHER]])
@@ -90,7 +91,7 @@ def near(hashes_N: Hashes) -> Pairs:
     so that hardly more than a hundredth of all pairs is compared, a step of the order at a time.
     """
     hashes_U, first_U = np.unique(hashes_N, return_index=True)
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    found: list[tuple[Indices, Indices]] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     for shift in range(0, HASH_BITS - _BLOCK + 1, _BLOCK):
         blocks_U = (hashes_U >> np.uint64(shift)) & np.uint64(2**_BLOCK - 1)
         order_U = np.argsort(blocks_U, kind="stable")
@@ -108,7 +109,8 @@ def near(hashes_N: Hashes) -> Pairs:
 
 
 def _differing(one: Hashes, other: Hashes) -> Indices:
-    return np.bitwise_count(one ^ other).astype(np.int64)
+    bits_P: Indices = np.bitwise_count(one ^ other).astype(np.int64)
+    return bits_P
 
 
 def _spanning(pairs: Pairs, count: int) -> Pairs:
