@@ -27,7 +27,7 @@ def main() -> None:
     with np.load(sys.argv[1]) as answers:
         labels_N, probs_NK = answers["labels"], answers["probs"].astype(np.float64)
     probs_NK /= probs_NK.sum(axis=1, keepdims=True)
-    orders = {
+    orders: dict[str, Any] = {
         score: np.argsort(
             rank.get_label_quality_scores(labels_N, probs_NK, method=score), kind="stable"
         )

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -235,7 +236,7 @@ def _read(
 
 def _named(raw: RawData) -> RawData:
     """The same data; images without a name of their own are called after their place."""
-    parts = {
+    parts: dict[str, Any] = {
         name: replace(part, names=tuple(f"{name}[{index}]" for index in range(len(part))))
         for name in ("everything", "train", "val", "test")
         if (part := getattr(raw, name)) is not None and part.names is None

@@ -44,18 +44,17 @@ def duplicates(*parts_NCHW: Images) -> Pairs:
     Args:
         parts_NCHW: uint8 images of one shape, counted on from part to part.
     """
-    images = [image_CHW for part_NCHW in parts_NCHW for image_CHW in part_NCHW]  # views
-    found = [equal(np.array([digest(image_CHW) for image_CHW in images], dtype="S16"), EXACT)]
-    if images and min(images[0].shape[1:]) >= MIN_SIDE:
+    digests = [digest(image_CHW) for part_NCHW in parts_NCHW for image_CHW in part_NCHW]
+    found = [equal(np.array(digests, dtype="S16"), EXACT)]
+    if digests and min(parts_NCHW[0].shape[2:]) >= MIN_SIDE:
         hashes_N, shown_N = perceptual_hashes(*parts_NCHW)
-        # Of images with the same pixels one is compared.
-        shown_N[found[0].second_P] = False
+        shown_N[found[0].second_P] = False  # of images with the same pixels one is compared
         places = np.flatnonzero(shown_N)
         found += [
             Pairs(places[pairs.first_P], places[pairs.second_P], pairs.distance_P)
             for pairs in (equal(hashes_N[places], 0), near(hashes_N[places]))
         ]
-    return _spanning(Pairs(*map(np.concatenate, zip(*found, strict=True))), len(images))
+    return _spanning(Pairs(*map(np.concatenate, zip(*found, strict=True))), len(digests))
 
 
 def perceptual_hashes(*parts_NCHW: Images) -> tuple[Hashes, NDArray[np.bool_]]:
@@ -64,7 +63,8 @@ def perceptual_hashes(*parts_NCHW: Images) -> tuple[Hashes, NDArray[np.bool_]]:
     Of the lowest frequencies of the grey picture, a bit for each that is above their median
     (Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions, section 3.2).
     """
-    hashes, shown = [np.empty(0, np.uint64)], [np.empty(0, np.bool_)]
+    hashes: list[Hashes] = [np.empty(0, np.uint64)]
+    shown: list[NDArray[np.bool_]] = [np.empty(0, np.bool_)]
     for part_NCHW in parts_NCHW:
         for start in range(0, len(part_NCHW), _TOGETHER):
             grey_BHW = np.stack([_grey(image) for image in part_NCHW[start : start + _TOGETHER]])
@@ -91,7 +91,7 @@ def near(hashes_N: Hashes) -> Pairs:
     so that hardly more than a hundredth of all pairs is compared, a step of the order at a time.
     """
     hashes_U, first_U = np.unique(hashes_N, return_index=True)
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    found: list[tuple[Indices, Indices]] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     for shift in range(0, HASH_BITS - _BLOCK + 1, _BLOCK):
         blocks_U = (hashes_U >> np.uint64(shift)) & np.uint64(2**_BLOCK - 1)
         order_U = np.argsort(blocks_U, kind="stable")
@@ -109,7 +109,8 @@ def near(hashes_N: Hashes) -> Pairs:
 
 
 def _differing(one: Hashes, other: Hashes) -> Indices:
-    return np.bitwise_count(one ^ other).astype(np.int64)
+    bits_P: Indices = np.bitwise_count(one ^ other).astype(np.int64)
+    return bits_P
 
 
 def _spanning(pairs: Pairs, count: int) -> Pairs:

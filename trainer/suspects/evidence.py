@@ -51,7 +51,7 @@ def probabilities(run_dir: Path, run: RunManifest, dataset: Dataset) -> NDArray[
         )
     parts = [torch.from_numpy(part.images_NCHW) for part in (dataset.train, dataset.val)]
     labels_N = np.concatenate([dataset.train.labels_N, dataset.val.labels_N])
-    found = []
+    found: list[NDArray[np.floating]] = []
     for name, network in _networks(run_dir, run):
         say(f"asking {name} about {len(labels_N):,} images")
         try:
@@ -80,7 +80,8 @@ def out_of_fold(
         fit_head(head, features_NC[~asked_N], targets_N[~asked_N], l2=L2)
         with torch.inference_mode():
             probs_NK[asked_N] = head(features_NC[asked_N]).softmax(dim=1)
-    return probs_NK.numpy()
+    answers_NK: NDArray[np.float32] = probs_NK.numpy()
+    return answers_NK
 
 
 def stratified_folds(labels_N: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snapensemble.trainer.suspects.evidence import FOLDS, out_of_fold, stratified_folds
-from snapensemble.trainer.suspects.labels import doubts, suspect_labels
+from snapensemble.trainer.suspects.labels import suspect_labels
 
 
 @given(st.integers(2, 6), st.integers(1, 30), st.integers(0, 30), st.integers(0, 2**32))
@@ -19,11 +19,9 @@ def test_only_labels_that_are_not_the_most_probable_are_listed_the_least_probabl
     assert len(found.images_S) == min(most, wrong_N.sum())
     assert wrong_N[found.images_S].all()
     assert (found.suggested_S == probs_NK[found.images_S].argmax(axis=1)).all()
-    left_out = np.setdiff1d(np.flatnonzero(wrong_N), found.images_S)
-    scores = [*found.score_S, *doubts(probs_NK, labels_N)[left_out]]
-    if len(found.images_S):
-        assert (np.diff(found.score_S) <= 0).all() and max(scores) == found.score_S[0] <= 1
-        assert min(found.score_S) >= max(scores[len(found.score_S) :], default=0) >= 0
+    doubt_N = 1 - probs_NK[np.arange(images), labels_N].astype(np.float64)
+    assert found.doubt_S.tolist() == sorted(doubt_N[wrong_N], reverse=True)[:most]
+    assert found.doubt_S.tolist() == doubt_N[found.images_S].tolist()
 
 
 def test_an_image_s_own_label_has_no_say_in_its_probabilities() -> None:
