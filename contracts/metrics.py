@@ -127,7 +127,9 @@ def errors(probs_BK: Floats, labels_B: Labels, *, macro: bool = False) -> Floats
             so that the mean is 1 less the macro accuracy, and not less the accuracy.
     """
     wrong_B = (probs_BK.argmax(axis=1) != labels_B).astype(np.float64)
-    return wrong_B * class_weights(labels_B) if macro else wrong_B
+    if macro:
+        wrong_B *= class_weights(labels_B)
+    return np.asarray(wrong_B)
 
 
 def nll(probs_BK: Floats, labels_B: Labels) -> float:

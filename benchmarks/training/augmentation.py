@@ -41,7 +41,7 @@ from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.augmentation.batch import Augmentation
 from snapensemble.trainer.augmentation.mixing import Mixing
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.data.dataset import is_folder, load_dataset
+from snapensemble.trainer.data.dataset import holds_pictures, load_dataset
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.loop import Augmented, Batches, Objective, train_epoch
 from snapensemble.trainer.models.registry import build_model
@@ -160,7 +160,7 @@ def measured(run_dir: Path, config: TrainConfig) -> dict[str, float]:
         config.data,
         val_fraction=config.val_fraction,
         split_seed=config.split_seed,
-        image_size=run.image.height if is_folder(config.data) else None,
+        image_size=run.image.height if holds_pictures(config.data) else None,
     ).part("test")
     on_val = summary(tempered(val_NK, temperature), labels_N)
     on_test = summary(tempered(test_probabilities(run_dir, test)[-1], temperature), test.labels_N)

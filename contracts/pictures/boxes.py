@@ -273,8 +273,8 @@ class BoxFile:
             length = self._number(sizes.start + _FULL, 4, sizes.end) or self._number(
                 sizes.start + _FULL + 8, 4, sizes.end
             )
-            kind = frozenset({self._sample_kind(boxes)})
-            self.items.append(Item(kind, self._part(0, Box(b"", 0, 0), offset, max(1, length))))
+            coded = frozenset({self._sample_kind(boxes)})
+            self.items.append(Item(coded, self._part(0, Box(b"", 0, 0), offset, max(1, length))))
 
     def _most_samples(self, boxes: dict[bytes, Box]) -> int:
         """The samples of all chunks, if each has as many as the largest."""

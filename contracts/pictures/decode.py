@@ -38,7 +38,8 @@ def _heif_opener(file: io.BytesIO) -> Image.Image:
     import pillow_heif
 
     pillow_heif.options.DECODE_THREADS = 1
-    return pillow_heif.HeifImageFile(file)
+    opened: Image.Image = pillow_heif.HeifImageFile(file)  # type: ignore[no-untyped-call]
+    return opened
 
 
 # Only the decoder of the format that was scanned may see the bytes.

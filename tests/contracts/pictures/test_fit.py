@@ -119,10 +119,11 @@ def test_a_turned_picture_is_fitted_as_the_upright_one(
         6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
     }.get(orientation)  # fmt: skip
     expected = encoded(stored if upright is None else stored.transpose(upright))
-    np.testing.assert_array_equal(*(
+    found_CHW, expected_CHW = (
         decode_image(data, channels=3, height=20, width=31, fit=fit)
         for data in (encoded(stored, exif=exif), expected)
-    ))  # fmt: skip
+    )
+    np.testing.assert_array_equal(found_CHW, expected_CHW)
 
 
 def test_a_contract_of_an_earlier_version_covers() -> None:

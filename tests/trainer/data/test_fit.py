@@ -16,8 +16,9 @@ from snapensemble.contracts.run import DataRecord
 from snapensemble.trainer.build import image_contract
 from snapensemble.trainer.data.aspects import choose_fit
 from snapensemble.trainer.data.cache import Pictures, cache_key
-from snapensemble.trainer.data.decoding import Unreadable, decode_files
+from snapensemble.trainer.data.decoding import Unreadable, decode_pictures
 from snapensemble.trainer.data.reread import reread
+from snapensemble.trainer.data.sources.source import Files
 from tests.factories import encoded, picture
 from tests.trainer.folders import load
 
@@ -34,7 +35,7 @@ def folder_of(root: Path, sizes: list[tuple[int, int]], kind: str = "PNG") -> Pa
 
 
 def chosen(root: Path) -> tuple[Fit, str]:
-    return choose_fit(sorted(root.rglob("*.*")), 1.0)
+    return choose_fit(Files(sorted(root.rglob("*.*"))), 1.0)
 
 
 @pytest.mark.parametrize("sizes", [
@@ -66,21 +67,12 @@ def test_the_line_says_what_was_seen(tmp_path: Path) -> None:
     assert "67% of 24 pictures" in why and "the middle one is 3:1" in why
 
 
-def test_the_head_of_a_picture_says_its_shape(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("snapensemble.trainer.data.aspects._HEAD", 700)
-    root = folder_of(tmp_path, [(300, 100)] * 4, "JPEG")
-    (root / "a" / "0.jpeg").write_bytes((root / "a" / "1.jpeg").read_bytes()[:720])
-    assert chosen(root)[0] == "stretch"
-
-
 def test_pictures_that_cannot_be_read_do_not_decide(tmp_path: Path) -> None:
     root = folder_of(tmp_path, [(80, 20)] * 3)
     for index in range(9):
         (root / "a" / f"bad-{index}.png").write_bytes(b"no picture")
     assert chosen(root)[0] == "stretch"
-    assert choose_fit([root / "absent.png"], 1.0).fit == "cover"
+    assert choose_fit(Files([root / "absent.png"]), 1.0).fit == "cover"
 
 
 def test_of_many_pictures_an_even_sample_decides(
@@ -125,7 +117,9 @@ def test_training_decodes_to_the_bit_as_serving_does(
         std=(0.5,) * channels, fit=fit,
     )  # fmt: skip
     for file, image_CHW in zip(
-        files, decode_files(files, size=size, channels=channels, fit=fit), strict=True
+        files,
+        decode_pictures(Files(files), size=size, channels=channels, fit=fit),
+        strict=True,
     ):
         assert not isinstance(image_CHW, Unreadable), image_CHW
         np.testing.assert_array_equal(image_CHW, served.decode(file.read_bytes()))
@@ -161,8 +155,8 @@ def test_larger_pictures_for_crops_are_fitted_alike(tmp_path: Path) -> None:
 
 def test_another_fit_is_another_entry_of_the_cache(tmp_path: Path) -> None:
     root = folder_of(tmp_path, [(80, 20)])
-    files = sorted(root.rglob("*.png"))
-    keys = {cache_key(Pictures(root, files, 8, 3, 1.0, fit)) for fit in FITS}
+    files = Files(sorted(root.rglob("*.png")))
+    keys = {cache_key(Pictures(files, 8, 3, 1.0, fit)) for fit in FITS}
     assert len(keys) == 3
 
 
