@@ -3,10 +3,9 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from snapensemble.contracts.options import Options, add_options, build
@@ -24,7 +23,9 @@ from snapensemble.report.suspects import (
 from snapensemble.trainer.data.dataset import SPECS, Dataset
 from snapensemble.trainer.data.reread import reread_dataset
 from snapensemble.trainer.suspects.duplicates import EXACT, HASH_BITS, duplicates
-from snapensemble.trainer.suspects.labels import suspect_labels
+
+if TYPE_CHECKING:  # torch takes seconds to import; `--help` does not need it
+    from snapensemble.trainer.suspects.labels import SuspectLabels
 
 SHARE, MOST = 0.05, 1_000  # of the labels that are listed by default: a share, and a number
 
@@ -84,18 +85,16 @@ def suspects(run_dir: Path, **options: Any) -> tuple[list[str], Path]:
         InvalidManifest: the run is damaged.
         WriteFailed: the directory cannot be written.
     """
-    # torch takes seconds to import; `--help` does not need it.
-    from snapensemble.trainer.suspects.evidence import probabilities
+    from snapensemble.trainer.suspects.labels import probabilities, suspect_labels
 
     config = build(SuspectsConfig, options)
     run = read_run(run_dir)
     dataset = reread_dataset(run.data, run.classes, run.image, spec=config.data)
     judged = len(dataset.train) + len(dataset.val)
     most = config.top or min(MOST, round(SHARE * judged))
-    found = [
-        *_doubled(dataset),
-        *_doubtful(dataset, probabilities(run_dir, run, dataset), most),
-    ]
+    labels_N = np.concatenate([dataset.train.labels_N, dataset.val.labels_N])
+    labels = suspect_labels(probabilities(run_dir, run, dataset), labels_N, most)
+    found = [*_doubled(dataset), *_doubtful(dataset, labels)]
     found.sort(key=lambda suspect: KINDS.index(suspect.kind))
     out = config.out or run_dir / "suspects"
     spec = config.data or run.data.spec
@@ -103,14 +102,11 @@ def suspects(run_dir: Path, **options: Any) -> tuple[list[str], Path]:
     return [*summary(found, judged), f"{out / SUSPECTS_TABLE}"], out / SUSPECTS_PAGE
 
 
-def _doubtful(dataset: Dataset, probs_NK: NDArray[np.float32], most: int) -> list[Suspect]:
-    labels_N = np.concatenate([dataset.train.labels_N, dataset.val.labels_N])
+def _doubtful(dataset: Dataset, labels: "SuspectLabels") -> list[Suspect]:
     picture = _pictures(dataset)
     return [
-        Suspect("label", picture(image), score, suggested=dataset.classes[suggested])
-        for image, suggested, score in zip(
-            *(array.tolist() for array in suspect_labels(probs_NK, labels_N, most)), strict=True
-        )
+        Suspect("label", picture(image), doubt, suggested=dataset.classes[suggested])
+        for image, suggested, doubt in zip(*(array.tolist() for array in labels), strict=True)
     ]
 
 

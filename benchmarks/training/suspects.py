@@ -36,8 +36,7 @@ from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.reread import reread_dataset
 from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.run import train
-from snapensemble.trainer.suspects.evidence import probabilities
-from snapensemble.trainer.suspects.labels import suspect_labels
+from snapensemble.trainer.suspects.labels import probabilities, suspect_labels
 from snapensemble.trainer.validation import predict_logits
 
 SHARE = 0.05  # of the labels are made wrong, and as many are looked at

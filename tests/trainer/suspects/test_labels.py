@@ -3,8 +3,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapensemble.trainer.suspects.evidence import FOLDS, out_of_fold, stratified_folds
-from snapensemble.trainer.suspects.labels import suspect_labels
+from snapensemble.trainer.suspects.labels import (
+    FOLDS,
+    out_of_fold,
+    stratified_folds,
+    suspect_labels,
+)
 
 
 @given(st.integers(2, 6), st.integers(1, 30), st.integers(0, 30), st.integers(0, 2**32))
