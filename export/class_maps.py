@@ -102,7 +102,7 @@ def _last_layer(graph: onnx.GraphProto, makers: dict[str, onnx.NodeProto]) -> _L
         weights = add_constant(graph, f"{weights}.transposed", arrays[weights].T.copy())
     classes = constants(graph)[weights].shape[0]
     if bias is None or arrays[bias].shape != (classes,):
-        values_K = np.zeros(classes) + (0 if bias is None else arrays[bias])
+        values_K = np.zeros(classes) + (0 if bias is None else arrays[bias].astype(np.float64))
         bias = add_constant(graph, f"{weights}.bias", values_K.astype(np.float32))
     return _Last(node.input[0], weights, bias)
 

@@ -79,7 +79,8 @@ def shown(explanation: dict[str, Any]) -> NDArray[np.float64]:
     grey_HW = np.asarray(picture).astype(np.float64)
     low, high = explanation["low"], explanation["high"]
     assert low == high or (grey_HW.min(), grey_HW.max()) == (0, 255)
-    return low + (high - low) * grey_HW / 255
+    shown_HW: NDArray[np.float64] = low + (high - low) * grey_HW / 255
+    return shown_HW
 
 
 def without_maps(data: bytes) -> bytes:

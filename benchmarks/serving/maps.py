@@ -35,7 +35,7 @@ def main() -> None:
     data = read_verified(args.bundle_dir, member.file, member.sha256, member.size)
     rng = np.random.default_rng(0)
     shape = bundle.image.shape if bundle.trunk is None else bundle.trunk.features
-    rows = [("batch", "ms", AGAIN, LOGITS, WITH_MAPS)]
+    rows: list[tuple[str, ...]] = [("batch", "ms", AGAIN, LOGITS, WITH_MAPS)]
     figures = {}
     for size in BATCHES:
         noise_B = rng.integers(0, 256, (size, *shape), dtype=np.uint8)

@@ -266,7 +266,9 @@ def steps_of(images_NCHW: torch.Tensor) -> Callable[[], object]:
 def cost_table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """A line per way: milliseconds for a batch, and as a share of the step."""
     step = median(next(row["seconds"] for row in rows if row["way"] == STEP))
-    lines = [(f"batch of {BATCH}, {SIDE} x {SIDE}", "ms: median (least to most)", "of the step")]
+    lines: list[tuple[str, ...]] = [
+        (f"batch of {BATCH}, {SIDE} x {SIDE}", "ms: median (least to most)", "of the step")
+    ]
     for row in rows:
         times = [1e3 * seconds for seconds in row["seconds"]]
         lines.append((row["way"], spread(times, ".2f"), f"{median(row['seconds']) / step:.1%}"))

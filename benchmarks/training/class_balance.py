@@ -152,7 +152,7 @@ def measured(
 
 def table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """A line per way: means over seeds, and the paired difference of macro accuracy to none."""
-    lines = [("way", "seeds", *FIGURES, "macro accuracy - none, points")]
+    lines: list[tuple[str, ...]] = [("way", "seeds", *FIGURES, "macro accuracy - none, points")]
     base = {row["seed"]: row for row in rows if row["way"] == "none"}
     for way in dict.fromkeys(row["way"] for row in rows):
         same = [row for row in rows if row["way"] == way]

@@ -3,6 +3,7 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ def table(text: str) -> list[list[str]]:
 
 def test_the_table_holds_what_the_page_shows(page: Page, server: str) -> None:
     play(page)
-    sets = {"prediction_set": {"coverage": 0.9, "classes": ["bee", "cow"]}}
+    sets: dict[str, Any] = {"prediction_set": {"coverage": 0.9, "classes": ["bee", "cow"]}}
     page.route(PREDICT, lambda route: route.fulfill(json=answer("bee", **sets)), times=1)
     page.goto(server)
     drop(page, {'=1+1, "as one says".png': png()})

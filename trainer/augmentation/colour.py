@@ -44,8 +44,8 @@ def grey(images_BCHW: Tensor) -> Tensor:
     """grey_B1HW: whole numbers, float32."""
     if images_BCHW.shape[1] == 1:
         return images_BCHW.float()
-    red, green, blue = images_BCHW.float().split(1, dim=1)
-    return (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue).round()
+    red, green, blue = torch.chunk(images_BCHW.float(), 3, dim=1)
+    return torch.round(LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)
 
 
 def sharpened(images_BCHW: Tensor, factor_B: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ def transformed(images_BCHW: Tensor, matrix_6B: Tensor) -> Tensor:
     flat_BHW = torch.where(inside_BHW, rows_BHW * W + cols_BHW, 0).long()
     flat_BCP = flat_BHW.view(B, 1, H * W).expand(B, C, H * W)
     found_BCHW = images_BCHW.reshape(B, C, H * W).gather(2, flat_BCP).view(B, C, H, W)
-    return found_BCHW * inside_BHW[:, None]
+    inside_BCHW: Tensor = found_BCHW * inside_BHW[:, None]
+    return inside_BCHW
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:

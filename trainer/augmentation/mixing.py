@@ -102,7 +102,8 @@ def mixed(inputs_XD: Tensor, labels_X: Tensor, draws: MixingDraws) -> tuple[Tens
         top_B, bottom_B, left_B, right_B = box_4B
         cut_away_B = (bottom_B - top_B) * (right_B - left_B) / (H * W)
         share_B = torch.where(draws.cut_B, 1 - cut_away_B, share_B)
-        outside_B1HW = ~rectangles(*box_4B.to(device), H, W)
+        top_B, bottom_B, left_B, right_B = box_4B.to(device)
+        outside_B1HW = ~rectangles(top_B, bottom_B, left_B, right_B, H, W)
         is_cut_B111 = draws.cut_B.view(-1, 1, 1, 1).to(device)
         weight_BD = torch.where(is_cut_B111, outside_B1HW.float(), weight_BD)
     # Differences of uint8 would wrap around.

@@ -108,7 +108,7 @@ def matrices(height: int, width: int) -> Tensor:
 def factors(draws_3R: Tensor) -> Tensor:
     """factor_R for `blended` and `sharpened`, from 0.01 to 1.99."""
     _, bin_R, sign_R = draws_3R
-    return 1 + sign_R * bin_R * (MAX_BLEND / (BINS - 1))
+    return torch.add(1, sign_R * bin_R * (MAX_BLEND / (BINS - 1)))
 
 
 def bits(draws_3R: Tensor) -> Tensor:

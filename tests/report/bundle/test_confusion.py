@@ -80,7 +80,7 @@ def test_precision_recall_and_f1_are_those_of_the_definition_with_intervals() ->
     # Clopper & Pearson's interval of 8 in 10.
     assert (first.recall.low, first.recall.high) == pytest.approx((0.4439, 0.9748), abs=1e-4)
     assert not first.few and second.few
-    assert absent.recall is absent.precision is absent.f1 is None
+    assert (absent.recall, absent.precision, absent.f1) == (None, None, None)
 
 
 def test_a_class_that_is_never_the_answer_has_no_precision() -> None:

@@ -77,8 +77,9 @@ class GatedPart:
 
     def __init__(self, engine: Engine, place: int) -> None:
         self.gate, self.entered = threading.Event(), threading.Semaphore(0)
-        self._member: Any = engine.scheduler._members[place]
-        self.evidence = self._member.evidence
+        member: Any = engine.scheduler._members[place]
+        self._member = member
+        self.evidence, self.distance = member.evidence, member.distance
         members = list(engine.scheduler._members)
         members[place] = self
         engine.scheduler._members = members

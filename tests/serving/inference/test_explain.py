@@ -2,6 +2,7 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_the_mean_over_positions_is_the_logit(tmp_path: Path) -> None:
         np.testing.assert_allclose(member.evidence(maps_Chw, [2]), evidence_Khw[[2]], atol=1e-4)
 
 
-CHANGES = {
+CHANGES: dict[str, dict[str, Any]] = {
     "weights for other channels": {"weights": (len(CLASSES), CHANNELS + 1)},
     "weights for other classes": {"weights": (len(CLASSES) + 1, CHANNELS)},
     "a bias for other classes": {"bias": (len(CLASSES) + 1,)},

@@ -160,12 +160,12 @@ def _classes(
 def _image_column(cells: Cells) -> str | None:
     """The column that holds pictures, by its declared type, else by what it is made of."""
     features = _features(cells)
-    declared = [
+    declared: list[str] = [
         name
         for name in cells.schema.names
         if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"
     ]
-    holding = [field.name for field in cells.schema if _holds_bytes(field.type)]
+    holding: list[str] = [field.name for field in cells.schema if _holds_bytes(field.type)]
     candidates = declared or holding
     if len(candidates) < 2:
         return candidates[0] if candidates else None
@@ -181,12 +181,12 @@ def _image_column(cells: Cells) -> str | None:
 def _label_column(cells: Cells, image: str) -> str:
     """The column with labels: declared as classes, or called as labels are."""
     features = _features(cells)
-    declared = [
+    declared: list[str] = [
         name
         for name in cells.schema.names
         if isinstance(features.get(name), dict) and features[name].get("_type") == "ClassLabel"
     ]
-    names = [each for each in cells.schema.names if each != image]
+    names: list[str] = [each for each in cells.schema.names if each != image]
     place = named(cells.file, declared or names, LABEL_NAMES)
     if place is not None:
         name = (declared or names)[place]

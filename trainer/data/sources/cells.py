@@ -144,9 +144,9 @@ class Cellwise(Source):
             value = {"bytes": value}
         if isinstance(data := value.get("bytes"), bytes):
             return data
-        if not value.get("path"):
+        if not (path := value.get("path")):
             raise InvalidImage("the cell is empty")
-        return (cells.file.parent / value["path"]).read_bytes()
+        return (cells.file.parent / str(path)).read_bytes()
 
 
 def _values(column: Any) -> list[Any]:

@@ -79,8 +79,8 @@ def _parts(top: Path) -> dict[PartOrAll, Path]:
     """
     found: dict[PartOrAll, list[Path]] = {part: [] for part in WORDS}
     for folder in _folders(top):
-        if part := part_called(folder.name):
-            found[part].append(folder)
+        if called := part_called(folder.name):
+            found[called].append(folder)
     named = {part: folders for part, folders in found.items() if folders}
     if not any(_folders(folder) for folders in named.values() for folder in folders):
         return {}  # classes may have such names: a train and a bus

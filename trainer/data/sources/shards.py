@@ -64,8 +64,9 @@ class Members(Source):
 
     def stamp(self, index: int) -> list[str | int]:
         """The tar file with its size and times, and the place in it."""
-        shard, *place = self.members[index]
-        file = self.shards[shard]
+        member = self.members[index]
+        file = self.shards[member.shard]
+        place = (member.name, member.offset, member.size)
         return [str(file.absolute()), *times(file), *place]
 
     def read(self, index: int) -> bytes:
