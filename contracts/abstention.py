@@ -13,6 +13,8 @@ from pydantic import Field
 
 from snapensemble.contracts.manifest import Fraction, Record
 
+RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)  # that people are shown
+
 
 class AbstentionPoint(Record):
     """What a threshold promises, and how many images it leaves an answer."""

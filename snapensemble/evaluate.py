@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from snapensemble.contracts.abstention import AbstentionRecord, answers
+from snapensemble.contracts.abstention import RISKS, AbstentionRecord, answers
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.metrics import Floats, Labels, summary
@@ -25,7 +25,6 @@ from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.reread import reread
 
 COLUMNS = {"accuracy": ".2%", "macro_accuracy": ".2%", "nll": ".4f", "ece": ".4f", "brier": ".4f"}
-RISKS = (0.01, 0.02, 0.05, 0.1)
 
 
 class EvaluateConfig(Options):

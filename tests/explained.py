@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, load_from_string
+from onnx import ModelProto, TensorProto, helper, load_from_string, numpy_helper
 from PIL import Image
 
-from snapensemble.contracts.bundle import CLASS_BIAS, CLASS_WEIGHTS, MAPS
+from snapensemble.contracts.bundle import CLASS_BIAS, CLASS_DIRECTIONS, CLASS_WEIGHTS, MAPS
 from tests.factories import CLASSES, CONTRACT, onnx_file
 
 CHANNELS, h, w = 4, 5, 4
@@ -54,13 +54,30 @@ def member_of_means(seed: int, **changes: Any) -> bytes:
     return _file([gemm], ("features", "logits"), more, seed, **changes)
 
 
+def feature_maps_Chw(image_CHW: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What all members give as maps."""
+    windows = sliding_window_view(image_CHW.astype(np.float64), (2, 2), axis=(1, 2))
+    maps_Chw: NDArray[np.float64] = np.maximum(np.einsum("chwij,ocij->ohw", windows, KERNEL), 0)
+    return maps_Chw
+
+
 def evidence_Khw(seed: int, image_CHW: NDArray[np.uint8]) -> NDArray[np.float64]:
     """What a member's last layer says of each position."""
-    windows = sliding_window_view(image_CHW.astype(np.float64), (2, 2), axis=(1, 2))
-    maps_Chw = np.maximum(np.einsum("chwij,ocij->ohw", windows, KERNEL), 0)
     weights_KC, bias_K = last_layer(seed)
+    maps_Chw = feature_maps_Chw(image_CHW)
     evidence: NDArray[np.float64] = np.einsum("kc,chw->khw", weights_KC, maps_Chw)
     return evidence + bias_K[:, None, None]
+
+
+def with_directions(data: bytes, directions_KC: NDArray[np.float32]) -> bytes:
+    """The same member, which knows the directions of all classes."""
+    model = load_from_string(data)
+    model.graph.initializer.append(numpy_helper.from_array(directions_KC, CLASS_DIRECTIONS))
+    shape = list(directions_KC.shape)
+    model.graph.output.append(
+        helper.make_tensor_value_info(CLASS_DIRECTIONS, TensorProto.FLOAT, shape)
+    )
+    return bytes(model.SerializeToString())
 
 
 def enlarged(evidence_hw: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Security
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.security import HTTPBearer
 
+from snapensemble.contracts.abstention import RISKS
 from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
 from snapensemble.serving import errors
 from snapensemble.serving.http.openapi import READ, problem_responses
@@ -117,6 +118,8 @@ async def model(request: Request) -> JSONResponse:
     content["workers"] = service.settings.workers
     content["mode"] = service.settings.mode
     content["explain"] = service.engine.maps is not None
+    promises = service.engine.promises(service.settings.mode)
+    content["abstain"] = [r for r in RISKS if promises is not None and promises.at(r)]
     point = service.engine.point
     content["cascade_point"] = None if point is None else point.model_dump(mode="json")
     return JSONResponse(content)

@@ -187,6 +187,10 @@ class ModelResponse(BundleManifest):
     ]
     mode: Annotated[Mode, Field(description="where a request has none")]
     explain: Annotated[bool, Field(description="whether answers can be explained by maps")]
+    abstain: Annotated[
+        list[Probability],
+        Field(description="shares of wrong answers that are promised in this mode, of the usual"),
+    ]
     cascade_point: Annotated[
         CascadePoint | None, Field(description="the one that is active; null without a cascade")
     ]
