@@ -5,21 +5,26 @@ Shapes: M members, d members asked, N images, K classes.
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from snapensemble.contracts.abstention import RISKS, AbstentionRecord, answers
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.cascade import Mode
+from snapensemble.contracts.errors import InvalidData, InvalidImage
 from snapensemble.contracts.metrics import Floats, Labels, summary
+from snapensemble.contracts.novelty import NoveltyRecord
 from snapensemble.contracts.options import Options, add_options, build
+from snapensemble.contracts.pictures.walk import Walk
 from snapensemble.contracts.prediction_sets import SetQuantile, covered_and_sizes
-from snapensemble.contracts.process import printable_lines
+from snapensemble.contracts.process import printable_lines, say
 from snapensemble.serving.inference.aggregate import averaged
-from snapensemble.serving.inference.engine import load_engine
+from snapensemble.serving.inference.engine import Engine, load_engine
 from snapensemble.trainer.data.dataset import SPECS
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.reread import reread
@@ -43,6 +48,12 @@ class EvaluateConfig(Options):
         json_schema_extra={"metavar": "N"},
     )
     mode: Mode = Field("full", description="ask every member, or as many as an image needs")
+    unlike: Path | None = Field(
+        None,
+        description="a directory of pictures of other things: how well novelty tells them from "
+        "those of the split",
+        json_schema_extra={"metavar": "DIR"},
+    )
     max_accuracy_drop: float | None = Field(
         None,
         ge=0,
@@ -80,11 +91,11 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
         `ensemble`, for the answers of `mode`, and `members`, each with the figures of
         `contracts.metrics.summary`; `images`, how many there were; `classes_with_images`, over
         which the macro accuracy is the mean; `prediction_sets` and `abstention` if the bundle has
-        any.
+        any; `novelty` if there are pictures of other things.
 
     Raises:
         InvalidConfig: an option is out of bounds.
-        InvalidParameter: the bundle carries no cascade.
+        InvalidParameter: the bundle carries no cascade, or does not know what is novel.
         InvalidData: the data set cannot be read, has no such split, or other classes or shapes.
         InvalidManifest: the bundle is damaged.
     """
@@ -95,6 +106,7 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
         bundle = engine.bundle
         part = sample(bundle_data(bundle, config.data, split), config.limit)
         images_NCHW, labels_N = part.images_NCHW, part.labels_N
+        unlike = None if config.unlike is None else Unlike.ask(engine, images_NCHW, config.unlike)
         probs_MNK = engine.predict(images_NCHW)
         probs_NdK = (
             engine.ask(images_NCHW, mode) if mode == "cascade" else list(probs_MNK.swapaxes(0, 1))
@@ -112,6 +124,7 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
         ],
         **({"prediction_sets": sets} if sets else {}),
         **({"abstention": abstention} if abstention else {}),
+        **({} if unlike is None else {"novelty": unlike.figures(probs_NK.max(axis=1))}),
         "images": len(labels_N),
         "classes_with_images": len(np.unique(labels_N)),
         "classes": len(bundle.classes),
@@ -167,6 +180,63 @@ def measured_abstention(
     return rows
 
 
+@dataclass(frozen=True, slots=True)
+class Unlike:
+    """What a bundle says of its own pictures, and of pictures of other things."""
+
+    record: NoveltyRecord
+    own_N: Floats  # distances
+    others_N: Floats
+    confidence_N: Floats  # the largest probability of each of the others
+
+    @classmethod
+    def ask(cls, engine: Engine, images_NCHW: NDArray[np.uint8], directory: Path) -> "Unlike":
+        """Ask about both; pictures that cannot be read are named and left out.
+
+        Raises:
+            InvalidParameter: the bundle does not know what is novel.
+            InvalidData: the directory has no pictures that can be read.
+        """
+        asked, record = engine.asked((), novelty=1.0), engine.bundle.novelty
+        assert record is not None
+        own = [answer.whole() for answer in engine.submit(list(images_NCHW), asked=asked)]
+        walk, others = Walk(), []
+        for file in walk.pictures(directory):
+            (answer,) = engine.submit([file.read_bytes()], asked=asked)
+            try:
+                others.append(answer.whole())
+            except InvalidImage as error:
+                say(f"left out: {file}: {error}")
+        if not others:
+            raise InvalidData(
+                f"--unlike: {directory} holds no picture that can be read; {walk.summary()}"
+            )
+        own_N, others_N = ([each.distance for each in outputs] for outputs in (own, others))
+        confidence_N = [averaged(each.probs_dK[:, None], engine.bundle).max() for each in others]
+        return cls(record, np.array(own_N), np.array(others_N), np.array(confidence_N))
+
+    def figures(self, own_confidence_N: Floats) -> dict[str, Any]:
+        """Areas under the ROC curve, of distance and of confidence, and what is called novel."""
+        from sklearn.metrics import roc_auc_score
+
+        is_other_N = np.repeat([0, 1], [len(self.own_N), len(self.others_N)])
+        distance_N = np.concatenate([self.own_N, self.others_N])
+        unsure_N = -np.concatenate([own_confidence_N, self.confidence_N])
+        return {
+            "images": len(self.others_N),
+            "auroc": float(roc_auc_score(is_other_N, distance_N)),
+            "auroc_of_confidence": float(roc_auc_score(is_other_N, unsure_N)),
+            "shares": [
+                {
+                    "false_alarms": threshold.false_alarms,
+                    "own": float((self.own_N > threshold.distance).mean()),
+                    "others": float((self.others_N > threshold.distance).mean()),
+                }
+                for threshold in self.record.thresholds
+            ],
+        }
+
+
 def table(figures: dict[str, Any]) -> str:
     """The figures as aligned columns."""
     rows = [*figures["members"], {"name": "ensemble", **figures["ensemble"]}]
@@ -196,4 +266,14 @@ def table(figures: dict[str, Any]) -> str:
         + ("none here" if a["error"] is None else f"{a['error']:.2%} of them wrongly")
         for a in figures.get("abstention", ())
     ]
+    if (found := figures.get("novelty")) is not None:
+        lines.append(
+            f"{found['images']:,} pictures of other things: AUROC {found['auroc']:.3f} by "
+            f"distance, {found['auroc_of_confidence']:.3f} by confidence"
+        )
+        lines += [
+            f"novel at {share['false_alarms']:.0%} false alarms: {share['own']:.1%} of the split, "
+            f"{share['others']:.1%} of the others"
+            for share in found["shares"]
+        ]
     return "\n".join(lines)

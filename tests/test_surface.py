@@ -34,7 +34,9 @@ FLAGS = {
         "--thumbnails", "--no-thumbnails", "--name", "--force", "--track", "--no-track",
         "--novelty", "--no-novelty",
     },
-    "evaluate": {"--data", "--split", "--limit", "--mode", "--max-accuracy-drop", "--json"},
+    "evaluate": {
+        "--data", "--split", "--limit", "--mode", "--unlike", "--max-accuracy-drop", "--json",
+    },
     "report": {"--out", "--json"},
     "suspects": {"--out", "--data", "--top", "--thumbnails", "--no-thumbnails"},
     "bom": {"--out"},

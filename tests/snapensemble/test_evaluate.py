@@ -10,13 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from snapensemble.cli import main
 from snapensemble.contracts.bundle import read_bundle, write_bundle
 from snapensemble.contracts.cascade import run_cascade
+from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.metrics import Floats, Labels, mean_probabilities, summary
 from snapensemble.contracts.prediction_sets import prediction_sets
-from snapensemble.evaluate import bundle_data, evaluate, table
+from snapensemble.evaluate import bundle_data, evaluate, sample, table
+from snapensemble.export.bundle import build_bundle
+from snapensemble.export.config import ExportConfig
+from snapensemble.serving.errors import InvalidParameter
 from snapensemble.serving.inference.engine import load_engine
 from tests.factories import calibration_record, cascade_record
 
@@ -141,3 +146,50 @@ def test_a_tolerance_is_a_fraction(cascade_dir: Path, capsys: pytest.CaptureFixt
     assert main(["evaluate", str(cascade_dir), "--max-accuracy-drop", "3"]) == 2
     message = "--max-accuracy-drop: expected a number, from 0 to 1, got '3'"
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def novelty_dir(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The last snapshot of the digits, which knows what is novel."""
+    directory = tmp_path_factory.mktemp("novelty") / "bundle"
+    build_bundle(digits_run, directory, ExportConfig(select="last", novelty=True, report=False))
+    return directory
+
+
+def test_pictures_of_other_things_are_told_apart_by_their_distance(
+    novelty_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deep").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    for place, image_HW in enumerate(noise):
+        Image.fromarray(image_HW).save(tmp_path / "deep" / f"{place}.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "notes.txt").write_text("no picture")
+    figures = evaluate(novelty_dir, unlike=tmp_path, limit=100)
+    found = figures["novelty"]
+    assert found["images"] == 40 and "left out: " in capfd.readouterr().err
+    with load_engine(novelty_dir) as engine:
+        asked, record = engine.asked((), 0.1), engine.bundle.novelty
+        own_NCHW = sample(bundle_data(engine.bundle), 100).images_NCHW
+        own, far = (
+            np.array([each.whole().distance for each in engine.submit(list(images), asked=asked)])
+            for images in (own_NCHW, noise[:, None])
+        )
+    assert found["auroc"] == pytest.approx(np.mean(far[:, None] > own))
+    assert 0 < found["auroc_of_confidence"] < 1
+    assert record is not None and record.thresholds
+    for share, threshold in zip(found["shares"], record.thresholds, strict=True):
+        assert share["false_alarms"] == threshold.false_alarms
+        assert share["own"] == pytest.approx((own > threshold.distance).mean())
+        assert share["others"] == pytest.approx((far > threshold.distance).mean())
+    assert table(figures).splitlines()[-1].startswith("novel at 10% false alarms: ")
+
+
+def test_a_directory_without_pictures_and_a_bundle_that_never_looked_are_refused(
+    novelty_dir: Path, digits_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(InvalidData, match=r"holds no picture that can be read; passed over: 1"):
+        evaluate(novelty_dir, unlike=tmp_path, limit=5)
+    with pytest.raises(InvalidParameter, match="export RUN_DIR --out BUNDLE_DIR --novelty"):
+        evaluate(digits_bundle, unlike=tmp_path, limit=5)
