@@ -20,7 +20,7 @@ FLAGS = {
         "--label-smoothing", "--image-size", "--crop-padding", "--flip",
         "--no-flip", "--cutout", "--random-resized-crop", "--trivial-augment",
         "--no-trivial-augment", "--color-jitter", "--random-erasing", "--mixup", "--cutmix",
-        "--class-balance", "--max-bad-images",
+        "--class-balance", "--fit", "--max-bad-images",
         "--max-image-cost", "--val-fraction", "--split-seed", "--seed", "--device", "--threads",
         "--precision", "--compile", "--no-compile", "--checkpoint-minutes", "--tensorboard",
         "--no-tensorboard", "--track",
@@ -52,7 +52,8 @@ FLAGS = {
         "--cors-origins",
     },
     "predict": {
-        "--bundle", "--url", "--top", "--mode", "--coverage", "--max-image-cost", "--json",
+        "--bundle", "--url", "--top", "--mode", "--coverage", "--abstain", "--novelty", "--explain",
+        "--max-image-cost", "--json",
         "--out", "--probabilities", "--no-probabilities", "--move-to", "--link-to", "--restart",
     },
     "bench": {
