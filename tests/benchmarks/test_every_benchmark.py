@@ -92,6 +92,7 @@ SMALLEST: dict[str, tuple[str, ...]] = {
     "last_connections": ("BUNDLE", "--image", "PICTURE", "--rounds", "1"),
     "leaving_clients": ("BUNDLE", "--clients", "20", "--seconds", "0.1"),
     "odd_images": ("BUNDLE", "--files", "PICTURES"),
+    "novelty": ("DIGITS", "--other", "OTHERS", "--images", "100"),
     "overload": ("BUNDLE", "--seconds", "0.2"),
     "predict_many": ("BUNDLE", "--count", "40", "--rounds", "1", "--connections", "4"),
     "promises": ("RUN", "--splits", "2", "--sizes", "100"),
@@ -107,6 +108,8 @@ SMALLEST: dict[str, tuple[str, ...]] = {
 FIXTURES = {
     "RUN": "digits_run",
     "BUNDLE": "bundle_dir",
+    "DIGITS": "digits_bundle",
+    "OTHERS": "others",
     "SHARED": "trunk_dir",
     "PICTURES": "pictures",
     "PICTURE": "picture_file",
@@ -127,6 +130,11 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def picture_file(pictures: Path) -> Path:
     return pictures / "noise.png"
+
+
+@pytest.fixture
+def others(pictures: Path) -> str:
+    return f"noise={pictures}"
 
 
 @pytest.fixture
