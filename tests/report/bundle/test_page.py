@@ -11,11 +11,12 @@ from snapensemble.cli import main
 from snapensemble.contracts.bundle import Gain, Price, Trunk, read_bundle, write_bundle
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.manifest import write_manifest
+from snapensemble.contracts.novelty import NoveltyRecord, NoveltyThreshold
 from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
 from snapensemble.report.bundle.page import bundle_page, read_bundle_report, write_bundle_report
 from snapensemble.report.bundle.records import read_figures
 from snapensemble.report.bundle.words import remedy, summary
-from tests.factories import DATA
+from tests.factories import DATA, abstention_record
 from tests.report.bundle.bundles import SPEED, answers, make_manifest
 from tests.report.run.test_page import NASTY, Tags
 
@@ -33,7 +34,7 @@ def make_report(
     """A bundle directory with a manifest and a report, and no members."""
     classes = len(changes.get("names", "abc"))
     half = answers(calibration, members=members, classes=classes, seed=1)
-    reported = answers(test, members=members, classes=classes, seed=2) if test else None
+    reported = answers(test, members=members, classes=classes, seed=13) if test else None
     speed = changes.pop("speed", None)
     bundle = make_manifest(half, **changes)
     inputs = ReportInputs(calibration=half, test=reported, speed=speed)
@@ -147,6 +148,27 @@ def test_test_images_are_enough_for_all_but_prediction_sets(tmp_path: Path) -> N
     make_report(tmp_path / "bundle", calibration=0)
     shown = [section for section in SECTIONS if section != "Prediction sets"]
     assert headings(page_of(tmp_path / "bundle")) == shown
+
+
+def test_the_page_shows_what_is_promised_of_sure_answers_and_of_pictures_of_other_things(
+    drawn: Path,
+) -> None:
+    bundle, figures, _ = read_bundle_report(drawn)
+    calibration = bundle.calibration
+    assert calibration is not None and "Promised to clients" not in page_of(drawn)
+    novelty = NoveltyRecord(
+        images=77, thresholds=(NoveltyThreshold(false_alarms=0.02, distance=0.4321),)
+    )
+    promising = bundle.model_copy(
+        update={
+            "calibration": calibration.model_copy(update={"abstention": abstention_record(0.6543)}),
+            "novelty": novelty,
+        }
+    )
+    text = bundle_page(promising, figures)
+    assert "Pictures of other things" in headings(text)
+    for shown in ("by 40 validation images", "0.6543", "10.00%", "77 validation images", "0.4321"):
+        assert shown in text, shown
 
 
 def test_one_member_is_compared_with_nothing(tmp_path: Path) -> None:
