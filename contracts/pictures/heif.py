@@ -17,7 +17,7 @@ HEIC_EXTRA = "snapensemble[heic]"
 # Nanoseconds, rounded up; those of AVIF as measured, those of HEIC not measured yet.
 _PER_SHOWN_PIXEL, _FLATTEN, _PER_ENTRY = 12, 13, 1_000
 # Pillow decodes AVIF without letting other threads run: all of a server waits.
-_MAX_HELD_S = 0.35
+_MAX_HELD_S = 0.1
 
 
 class _Codec(NamedTuple):

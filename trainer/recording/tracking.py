@@ -114,6 +114,8 @@ class Tracking:
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
         """Tell the validation figures at the epoch's last step, and how fast it was."""
         values = {"val/nll": val.nll, "val/accuracy": val.accuracy}
+        if val.macro_accuracy is not None:
+            values["val/macro_accuracy"] = val.macro_accuracy
         if self._steps and seconds:
             values["images_per_second"] = self._steps * self._batch_size / seconds
         self._steps = 0
