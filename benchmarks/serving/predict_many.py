@@ -53,6 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="snapensemble-bench-") as work:
         folder = folder_of(args.pictures, bundle, args.count, Path(work) / "pictures")
         files = list(Pictures([str(folder)]))
+        mean_kib = sum(Path(file).stat().st_size for file in files) / max(1, len(files)) / 1024
         out = Path(work) / "rows.jsonl"
         with server_process(args.bundle_dir, "--port", "0") as (_, url):
             ways: dict[str, Callable[[], object]] = {
@@ -61,7 +62,6 @@ def main() -> None:
                 "plain loop": lambda: by_loop(args.bundle_dir, bundle, files, out),
             }
             rates = measured(ways, len(files), args.rounds)
-    mean_kib = sum(Path(file).stat().st_size for file in files) / len(files) / 1024 if files else 0
     ratios = {
         way: [mine / other for mine, other in zip(rates["predict"], rates[way], strict=True)]
         for way in rates

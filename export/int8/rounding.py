@@ -11,6 +11,7 @@ Shapes: N images, S patches, C channels, H height, W width, O outputs of a convo
 inputs, R outputs that read a block, K numbers of a patch in a block.
 """
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ PATCHES_PER_IMAGE = 16
 # divided into blocks that know nothing of each other.
 LARGEST_BLOCK = 576
 DAMPING = 0.01  # of the mean variance, added to each: GPTQ's own value
+MORE_DAMPING = 8  # times ten each, before weights are rounded one by one
 LARGEST_WEIGHT = 64  # seven bits, see `quantize.REDUCE_RANGE`
 
 
@@ -178,11 +180,10 @@ def _rounded_in_turn(
     variance_BK = np.einsum("bkk->bk", covariance_BKK)
     order_BK = np.argsort(-variance_BK, axis=1, kind="stable")
     added_B = np.maximum(DAMPING * variance_BK.mean(axis=1), np.finfo(np.float32).tiny)
-    damped = covariance_BKK + added_B[:, None, None] * np.eye(covariance_BKK.shape[-1])
-    damped = np.take_along_axis(damped, order_BK[:, :, None], axis=1)
-    damped = np.take_along_axis(damped, order_BK[:, None], axis=2)
+    ordered = np.take_along_axis(covariance_BKK, order_BK[:, :, None], axis=1)
+    ordered = np.take_along_axis(ordered, order_BK[:, None], axis=2)
     # Row k says how the weights after k answer an error of k at the least cost.
-    answer_BKK = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
+    answer_BKK = np.stack([_answers(*each) for each in zip(ordered, added_B, strict=True)])
     left_BRK = np.take_along_axis(weight_BRK, order_BK[:, None], axis=2)
     rounded_BRK = np.empty_like(left_BRK)
     for k in range(left_BRK.shape[-1]):
@@ -191,6 +192,19 @@ def _rounded_in_turn(
         error_BR = (left_BRK[..., k] - rounded_BRK[..., k]) / answer_BKK[:, None, k, k]
         left_BRK[..., k + 1 :] -= error_BR[..., None] * answer_BKK[:, None, k, k + 1 :]
     return np.take_along_axis(rounded_BRK, np.argsort(order_BK, axis=1)[:, None], axis=2)
+
+
+def _answers(covariance_KK: NDArray[np.float64], added: float) -> NDArray[np.float64]:
+    """The upper triangle U of the damped inverse, which is transposed(U) U.
+
+    Inputs that nearly repeat each other may need more damping before the inverse has one.
+    """
+    for _ in range(MORE_DAMPING):
+        damped = covariance_KK + added * np.eye(len(covariance_KK))
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return np.linalg.cholesky(np.linalg.inv(damped)).T
+        added *= 10
+    return np.eye(len(covariance_KK)) / math.sqrt(added)  # each weight for itself
 
 
 def _blocks(shape: tuple[int, ...], groups: int) -> int:

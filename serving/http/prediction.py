@@ -83,7 +83,9 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
         if options.mode is not None:  # the server's own mode was checked at its start
             service.engine.check_mode(mode)
         promises = promised(service.engine, mode, options)
-        asked = service.engine.asked(options.explain, options.novelty)
+        asked = None
+        if options.explain or options.novelty is not None:
+            asked = service.engine.asked(options.explain, options.novelty)
         deadline = within_s  # by the event loop's clock
         if deadline < math.inf:
             deadline += asyncio.get_running_loop().time()

@@ -34,6 +34,8 @@ def promised(engine: Engine, mode: Mode, options: PredictOptions) -> Promised:
     Raises:
         InvalidParameter: the bundle does not promise what the options ask for.
     """
+    if options.coverage is options.abstain is options.novelty is None:
+        return Promised()
     return Promised(
         engine.quantile(mode, options.coverage),
         engine.abstention(mode, options.abstain),

@@ -139,14 +139,14 @@ def _move(source: str, target: str) -> None:
         _link(os.path.realpath(source), target)
     elif not _named(source, target, source):
         _copy(source, target)
+    with contextlib.suppress(FileNotFoundError):  # of a copy that was whole when we were killed
+        os.unlink(_temporary(source, target))
     os.unlink(source)
 
 
 def _copy(source: str, target: str) -> None:
     """Copy a file whole: it takes its name when all of it has reached the disk."""
-    folder, name = os.path.split(target)
-    # The same name at the next try, so that nothing is left of one that was killed.
-    temporary = os.path.join(folder, f".{name[:60]}.{_key(source)}{TEMPORARY}")
+    folder, temporary = os.path.dirname(target), _temporary(source, target)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
@@ -163,6 +163,12 @@ def _copy(source: str, target: str) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _temporary(source: str, target: str) -> str:
+    """What a copy is called at first: the same at every try, so that nothing is left behind."""
+    folder, name = os.path.split(target)
+    return os.path.join(folder, f".{name[:60]}.{_key(source)}{TEMPORARY}")
 
 
 def _key(source: str) -> str:

@@ -305,8 +305,8 @@ print(json.dumps([cost.memory, (after - before) * 1024]))
         ("rotated PNG", lambda: png(4_400, 4_400, colour=2, before=chunk(
             b"eXIf", b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0"))),
         ("WebP", lambda: saved("WEBP", mode="RGB", size=(3_400, 3_400))),
-        ("AVIF", lambda: saved("AVIF", mode="RGB", size=(3_600, 3_600), speed=10)),
-        ("transparent AVIF", lambda: saved("AVIF", mode="RGBA", size=(2_600, 2_600), speed=10)),
+        ("AVIF", lambda: saved("AVIF", mode="RGB", size=(2_000, 1_500), speed=10)),
+        ("transparent AVIF", lambda: saved("AVIF", mode="RGBA", size=(1_400, 1_400), speed=10)),
     ],
 )  # fmt: skip
 def test_decoding_takes_no_more_memory_than_the_scan_said(

@@ -74,8 +74,9 @@ def page(browser: "Browser", errors: list[str]) -> Iterator["Page"]:
 @pytest.fixture
 def phone(browser: "Browser", errors: list[str]) -> Iterator["Page"]:
     """A tab on a phone."""
-    viewport = {"width": 360, "height": 740}
-    context = browser.new_context(viewport=viewport, is_mobile=True, has_touch=True)
+    context = browser.new_context(
+        viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True
+    )
     yield watched(context, errors)
     context.close()
     assert errors == []

@@ -165,7 +165,7 @@ def test_the_page_can_be_used_by_keyboard_alone(page: Page, server: str) -> None
         page.keyboard.press("Enter")
     assert chooser.value.is_multiple()
     chooser.value.set_files(
-        [{"name": "one.png", "mimeType": "image/png", "buffer": PICTURES["one.png"]}]
+        [{"name": "one.png", "mimeType": "image/png", "buffer": bytes(PICTURES["one.png"])}]
     )
     expect(best(page, "one.png")).to_be_visible()
     reached = []

@@ -162,7 +162,10 @@ class Session:
     def get_inputs(self) -> list[SimpleNamespace]:
         return [SimpleNamespace(name="images")]
 
-    def run(self, _: None, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def get_outputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="logits")]
+
+    def run(self, _: list[str], feed: dict[str, np.ndarray]) -> list[np.ndarray]:
         self.sizes.append(len(feed["images"]))
         return [np.zeros((len(feed["images"]), 3), np.float32)]
 

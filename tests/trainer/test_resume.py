@@ -181,7 +181,8 @@ def test_the_command_line_says_how_to_go_on_and_goes_on(
 ) -> None:
     run_dir = tmp_path / "run"
     flags = "--data digits --model tiny --cycles 2 --cycle-epochs 2 --batch-size 64 --flip"
-    flags += " --crop-padding 1 --cutout 2 --threads 1 --checkpoint-minutes 60"
+    flags += " --crop-padding 1 --cutout 2 --threads 1 --checkpoint-minutes 60 --trivial-augment"
+    flags += " --color-jitter 0.4 --random-erasing 0.25 --mixup 0.4 --cutmix 1 --class-balance sqrt"
     with forked(lambda: main(["train", *flags.split(), "--out", str(run_dir)])) as process:
         while "epoch   0" not in (line := process.stderr.readline()):
             assert line, process.communicate()

@@ -128,7 +128,7 @@ def test_other_schedules_have_intervals_not_cycles(tmp_path: Path, name: str) ->
     charts = draw_charts(measured)
     assert charts.keys() == CHARTS.keys()
     text = page(measured, charts, tmp_path)
-    assert "Every second interval is shaded" in text and "<th>interval</th>" in text
+    assert "Every second interval is shaded" in text and '<th scope="col">interval</th>' in text
 
 
 def test_a_long_run_is_thinned_for_drawing(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from tests.serving.http.test_http import HEADERS, is_problem
 
 WEIGHTS_M = [0.5, 0.3, 0.2]
 PICTURES = [encoded(picture(seed, width=9, height=7)) for seed in range(12)]
-CASCADE = cascade_record((0.0, 0.0), (0.6, 0.45))
+CASCADE = cascade_record((0.0, 0.0), (None, 0.604))
 
 
 def whole(directory: Path) -> Path:
@@ -220,7 +220,7 @@ async def test_a_bundle_says_whether_its_answers_can_be_explained_and_refuses_if
     mixed = [explained_member(0), without_maps(explained_member(1))]
     async with serving(make_bundle(tmp_path / "mixed", mixed)) as http:
         assert (await http.get("/model")).json()["explain"] is False
-    async with serving(whole(tmp_path / "bundle")) as http:
+    async with serving(whole(tmp_path / "explained")) as http:
         assert (await http.get("/model")).json()["explain"] is True
 
 

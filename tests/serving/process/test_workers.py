@@ -72,7 +72,7 @@ def held_by_both(
 
 
 def metric(url: str, line: str) -> float:
-    page = httpx.get(f"{url}/metrics").text.splitlines()
+    page = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
     return float(next(row.removeprefix(line) for row in page if row.startswith(f"{line} ")))
 
 

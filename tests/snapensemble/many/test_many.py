@@ -285,7 +285,17 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_is_there_twice(
         out = tmp_path / f"rows-{event}.{suffix}"
         killing(event, work(out))
         assert work(out)() == 0
-        assert rows_of(out) == rows_of(whole)
+        # Pictures meet in other micro-batches, which may change last digits.
+        assert rounded(rows_of(out)) == rounded(rows_of(whole))
+
+
+def rounded(values: Any) -> Any:
+    """The same with six digits of every number."""
+    if isinstance(values, dict):
+        return {name: rounded(value) for name, value in values.items()}
+    if isinstance(values, list):
+        return [rounded(value) for value in values]
+    return round(values, 6) if isinstance(values, float) else values
 
 
 def only_within_a_folder(source: str, target: str, real: Callable[..., None] = os.link) -> None:
