@@ -4,6 +4,7 @@ Shapes: S networks: the snapshots of a run or the members of a bundle.
 """
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -82,10 +83,12 @@ def percent(axes: Axes, values: Sequence[float]) -> None:
     if spread < 0.002:  # one image more or less should not fill the picture
         low, high = low - 0.005, high + 0.005
     high = min(high, 1 + 0.03 * (1 - low))  # no tick above 100 %
-    axes.set_ylim(max(low, -0.02), high)
-    # Whole steps, and a decimal where they are below one percent: 2.5 would be labelled 2 or 3.
-    axes.yaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))
-    decimals = 0 if high - low > 0.09 else 1
+    low = max(low, -0.02)
+    ticks = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(low, high)
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high])
+    axes.set_ylim(low, high)
+    # As many decimals as tell two ticks apart: a step of 0.05 % takes two.
+    decimals = max(0, math.ceil(-math.log10(100 * (ticks[1] - ticks[0])) - 1e-9))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=decimals))
 
 
