@@ -1,9 +1,12 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 HEAVY = (
     "torch",
@@ -36,7 +39,7 @@ def test_serving_imports_no_torch_in_a_fresh_interpreter() -> None:
 
 TESTS = """
 import sys, pkgutil, importlib
-sys.modules.update(dict.fromkeys({heavy!r}))  # whoever imports one of them fails
+sys.modules.update(dict.fromkeys({absent!r}))  # whoever imports one of them fails
 import tests.{room} as room
 for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
     try:
@@ -47,11 +50,32 @@ for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
 """
 
 
+def brought_by(*extras: str) -> set[str]:
+    """The distributions that the product and some of its extras bring."""
+    found: set[str] = set()
+    waiting = [("snapensemble", extra) for extra in ("", *extras)]
+    for name, extra in waiting:
+        for requirement in map(Requirement, metadata.requires(name) or ()):
+            marker = requirement.marker
+            if marker is None or marker.evaluate({"extra": extra}):
+                key = canonicalize_name(requirement.name)
+                new = [(key, each) for each in ("", *requirement.extras)]
+                waiting += [each for each in new if each not in waiting]
+                found.add(key)
+    return found
+
+
 @pytest.mark.parametrize("room", ["contracts", "serving"])
-def test_what_tests_serving_needs_nothing_of_training(room: str) -> None:
-    """`make test-serving` runs these tests where nothing of the extra `train` is installed."""
-    heavy = [name for name in HEAVY if name != "onnx" and not name.startswith("snapensemble")]
-    script = TESTS.format(heavy=heavy, room=room)
+def test_what_tests_serving_needs_nothing_but_the_extras_serving_and_test(room: str) -> None:
+    """`make test-serving` runs these tests where nothing else is installed."""
+    there = brought_by("serving", "test")
+    absent = sorted(
+        name
+        for name, distributions in metadata.packages_distributions().items()
+        if not there.intersection(map(canonicalize_name, distributions))
+        and name not in ("snapensemble", "tests", "benchmarks", "_pytest")
+    )
+    script = TESTS.format(absent=absent, room=room)
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
 

@@ -67,3 +67,22 @@ def test_a_damaged_bundle_has_none(bundle_dir: Path) -> None:
     (bundle_dir / "members" / "cycle-01.onnx").write_bytes(b"other")
     with pytest.raises(InvalidManifest, match="sha256 is"):
         bill_of_materials(bundle_dir)
+
+
+def test_the_parts_list_has_the_trunk_and_what_depends_on_it(trunk_dir: Path) -> None:
+    document = bill_of_materials(trunk_dir)
+    assert problems(document) is None
+    trunk, first, *_ = document["components"]
+    depends = {each["ref"]: each.get("dependsOn", []) for each in document["dependencies"]}
+    assert trunk["hashes"][0]["content"] == read_bundle(trunk_dir).parts[0].sha256
+    assert trunk["bom-ref"] in depends[first["bom-ref"]]
+    assert trunk["bom-ref"] in depends[document["metadata"]["component"]["bom-ref"]]
+    formats = [
+        component["modelCard"]["modelParameters"][end][0]["format"]
+        for component in (trunk, first)
+        for end in ("inputs", "outputs")
+    ]
+    features = "float32 features [batch, 4, 5, 4]"
+    assert formats == [
+        "uint8 images [batch, 3, 6, 5]", features, features, "float32 logits [batch, 3]",
+    ]  # fmt: skip

@@ -38,7 +38,6 @@ from tests.factories import (
 from tests.fakes import client
 from tests.serving.conftest import LIMITS
 from tests.serving.http.test_http import PNG, is_problem
-from tests.snapensemble.test_bom import problems
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (90, *CONTRACT.shape), dtype=np.uint8)
 
@@ -219,25 +218,6 @@ def test_no_member_is_called_trunk_beside_one(trunk_dir: Path) -> None:
     change(trunk_dir, "members", 1, "name", to="trunk")
     with pytest.raises(InvalidManifest, match="or one has the trunk's"):
         read_bundle(trunk_dir)
-
-
-def test_the_parts_list_has_the_trunk_and_what_depends_on_it(trunk_dir: Path) -> None:
-    document = bill_of_materials(trunk_dir)
-    assert problems(document) is None
-    trunk, first, *_ = document["components"]
-    depends = {each["ref"]: each.get("dependsOn", []) for each in document["dependencies"]}
-    assert trunk["hashes"][0]["content"] == read_bundle(trunk_dir).parts[0].sha256
-    assert trunk["bom-ref"] in depends[first["bom-ref"]]
-    assert trunk["bom-ref"] in depends[document["metadata"]["component"]["bom-ref"]]
-    formats = [
-        component["modelCard"]["modelParameters"][end][0]["format"]
-        for component in (trunk, first)
-        for end in ("inputs", "outputs")
-    ]
-    features = "float32 features [batch, 4, 5, 4]"
-    assert formats == [
-        "uint8 images [batch, 3, 6, 5]", features, features, "float32 logits [batch, 3]",
-    ]  # fmt: skip
 
 
 @pytest.fixture
