@@ -8,7 +8,7 @@ beside the pictures by systems and programs, is ignored; all else is passed over
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from snapensemble.contracts.errors import InvalidData
@@ -91,11 +91,7 @@ class Walk:
 
     def summary(self) -> str:
         """What was passed over, as a line; empty if that is nothing."""
-        kinds = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
-        shown = [f"{count:,} {_described(kind)}" for kind, count in kinds[:_MOST_KINDS]]
-        if rest := sum(count for _, count in kinds[_MOST_KINDS:]):
-            shown.append(f"{rest:,} of other kinds")
-        return f"passed over: {', '.join(shown)}" if shown else ""
+        return summary(self.passed_over)
 
     def _enters(self, path: Path, real: Path) -> bool:
         """Note that a directory is read; false if it was before."""
@@ -117,6 +113,15 @@ class Walk:
             yield path
         else:
             self.passed_over[kind] += 1
+
+
+def summary(passed_over: Mapping[str, int]) -> str:
+    """How many of each kind were passed over, as a line; empty if that is nothing."""
+    kinds = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count:,} {_described(kind)}" for kind, count in kinds[:_MOST_KINDS]]
+    if rest := sum(count for _, count in kinds[_MOST_KINDS:]):
+        shown.append(f"{rest:,} of other kinds")
+    return f"passed over: {', '.join(shown)}" if shown else ""
 
 
 def listed(directory: Path) -> list["os.DirEntry[str]"]:

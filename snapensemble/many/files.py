@@ -10,15 +10,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from glob import has_magic
+from pathlib import Path
 
 from snapensemble.contracts.errors import InvalidData
-from snapensemble.contracts.pictures.png import SIGNATURE
-from snapensemble.contracts.pictures.tiff import MAGIC
+from snapensemble.contracts.pictures.walk import LINKED_ABOVE, NO_FILE, is_shown, kind_of, summary
 from snapensemble.contracts.pixels import SUFFIXES
-
-NOT_OURS = ("__MACOSX",)  # beside hidden files; what macOS puts into archives
-BEGINNINGS = (b"\xff\xd8\xff", SIGNATURE, b"GIF87a", b"GIF89a", *MAGIC)
-KINDS_NAMED = 8
 
 Identity = tuple[int, int]  # a folder's device and inode
 
@@ -60,16 +56,19 @@ class Pictures:
             entry = next(opened[-1][1], None)
             if entry is None:
                 opened.pop()
-            elif entry.name.startswith(".") or entry.name in NOT_OURS or entry.name in self.own:
+            elif not is_shown(entry.name) or entry.name in self.own:
                 continue
             elif entry.is_dir():
                 if not pattern or may_hold(_parts(entry.path, root), pattern):
                     self._enter(entry.path, opened)
             elif not pattern or matches(_parts(entry.path, root), pattern):
-                if _is_picture(entry):
+                # A link that leads nowhere counts by its suffix, so that it is not missed.
+                is_file = entry.is_file() or entry.is_symlink()
+                kind = kind_of(Path(entry.path)) if is_file else NO_FILE
+                if kind in SUFFIXES:
                     yield entry.path
                 else:
-                    self.passed_over[_kind(entry)] += 1
+                    self.passed_over[kind] += 1
 
     def _enter(self, path: str, opened: list[tuple[Identity, Iterator[os.DirEntry[str]]]]) -> None:
         try:
@@ -80,17 +79,13 @@ class Pictures:
         if identity in self.left_out:
             return
         if any(identity == above for above, _ in opened):
-            self.passed_over["link to a folder above it"] += 1
+            self.passed_over[LINKED_ABOVE] += 1
             return
         opened.append((identity, entries))
 
     def describe(self) -> str:
         """What was passed over, by kind, in one line; empty if nothing was."""
-        kinds = self.passed_over.most_common()
-        parts = [f"{count:,} {kind}" for kind, count in kinds[:KINDS_NAMED]]
-        if rest := sum(count for _, count in kinds[KINDS_NAMED:]):
-            parts.append(f"{rest:,} of other kinds")
-        return f"passed over: {', '.join(parts)}" if parts else ""
+        return summary(self.passed_over)
 
 
 def divided(source: str) -> tuple[str, list[str]]:
@@ -134,31 +129,3 @@ def _opened(path: str) -> tuple[Identity, Iterator[os.DirEntry[str]]]:
 
 def _parts(path: str, root: str) -> list[str]:
     return os.path.relpath(path, root).split(os.sep)
-
-
-def _is_picture(entry: os.DirEntry[str]) -> bool:
-    """Whether a file is a picture by its suffix or, without one, by its first bytes.
-
-    A link that leads nowhere is one by its suffix: it cannot be read, and that should be known.
-    """
-    suffix = _suffix(entry.name)
-    if suffix:
-        return suffix in SUFFIXES and (entry.is_file() or entry.is_symlink())
-    if not entry.is_file():
-        return False
-    try:
-        with open(entry.path, "rb") as file:
-            head = file.read(12)
-    except OSError:
-        return False
-    return head.startswith(BEGINNINGS) or (head[:4] == b"RIFF" and head[8:] == b"WEBP")
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
-
-
-def _kind(entry: os.DirEntry[str]) -> str:
-    if not entry.is_file():
-        return "special file"
-    return _suffix(entry.name) or "without a suffix"

@@ -67,13 +67,13 @@ def test_links_are_followed_and_cycles_noticed(tmp_path: Path) -> None:
     pictures = Pictures([str(tmp_path / "photos")])
     names = [os.path.relpath(each, tmp_path / "photos") for each in pictures]
     assert names == ["b.png", "gone.png", "linked/a.png", "sub/c.png"]
-    assert pictures.describe() == "passed over: 1 link to a folder above it"
+    assert pictures.describe() == "passed over: 1 linked to a folder above it"
 
 
 def test_a_device_with_the_name_of_a_picture_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     pictures = Pictures([str(tmp_path)])
-    assert list(pictures) == [] and pictures.describe() == "passed over: 1 special file"
+    assert list(pictures) == [] and pictures.describe() == "passed over: 1 neither file nor folder"
 
 
 def test_a_folder_that_cannot_be_read_is_passed_over_aloud(
