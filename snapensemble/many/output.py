@@ -149,10 +149,12 @@ class Output:
 
     def clear(self) -> None:
         """Remove all rows: they are safe in another file now."""
-        with self._explaining(), self._transaction():
+        with self._explaining():
+            # In this order: what lies behind the noted length is cut off by a later start.
+            with self._transaction():
+                self._note(0, self.rows)
             self._bytes.truncate(0)
             os.fsync(self._bytes.fileno())
-            self._note(0, self.rows)
 
     def _open(self, is_new: bool) -> None:
         self._db.execute("pragma locking_mode = exclusive")

@@ -14,6 +14,7 @@ from snapensemble.export.int8.rounding import (
     LARGEST_BLOCK,
     LARGEST_WEIGHT,
     Inputs,
+    _answers,
     conv_inputs,
     random_patches,
     round_conv,
@@ -175,6 +176,19 @@ def test_the_mean_over_images_of_each_output_stays_with_and_without_a_bias(bias:
     after = answers(model, x)
     assert np.abs(after - before).max() > 1e-3
     assert np.allclose(after.mean(axis=(0, 2, 3)), before.mean(axis=(0, 2, 3)), atol=1e-4)
+
+
+@pytest.mark.parametrize("lowest", [0.5, -0.5, -1e6])
+def test_a_covariance_that_rounding_has_spoilt_is_damped_until_it_can_be_used(
+    lowest: float,
+) -> None:
+    covariance_KK = np.diag([1.0, 1.0, lowest]) + 0.2 * (1 - np.eye(3))
+    answer_KK = _answers(covariance_KK, 0.01)
+    assert np.isfinite(answer_KK).all() and (np.diag(answer_KK) > 0).all()
+    np.testing.assert_array_equal(answer_KK, np.triu(answer_KK))
+    if lowest > 0:
+        expected = np.linalg.inv(covariance_KK + 0.01 * np.eye(3))
+        np.testing.assert_allclose(answer_KK.T @ answer_KK, expected)
 
 
 def test_weights_that_two_convolutions_read_are_left_alone() -> None:
