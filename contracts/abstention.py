@@ -4,14 +4,19 @@ An image is answered if the largest of its averaged, calibrated probabilities ex
 For each threshold there is an upper confidence bound on the share of wrong answers among those
 that are given; it holds for images drawn like those that were counted (Geifman & El-Yaniv 2017,
 "Selective classification for deep neural networks", section 3).
+
+Shapes: B images, K classes.
 """
 
 from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from snapensemble.contracts.manifest import Fraction, Record
+from snapensemble.contracts.metrics import Floats
 
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)  # that people are shown
 
@@ -50,6 +55,12 @@ class AbstentionRecord(Record):
         return min(point.error_bound for point in self.points)
 
 
+def answered(point: AbstentionPoint, probs_BK: Floats) -> NDArray[np.bool_]:
+    """answered_B: which images with these averaged, calibrated probabilities are answered."""
+    threshold = -np.inf if point.threshold is None else point.threshold
+    return np.asarray(probs_BK.max(axis=-1) > threshold)
+
+
 def answers(point: AbstentionPoint, probs_K: Sequence[float]) -> bool:
     """Whether an image with these averaged, calibrated probabilities is answered."""
-    return point.threshold is None or max(probs_K) > point.threshold
+    return bool(answered(point, np.array(probs_K)))

@@ -14,12 +14,12 @@ from snapensemble.contracts.metrics import Floats, Labels, mean_probabilities, n
 from snapensemble.export.confidence import (
     CONFIDENCE,
     images_needed,
-    lowest_share,
     nll_rise_bound,
     nll_scale,
     upper_bound,
 )
 from snapensemble.export.config import Int8Limits
+from snapensemble.report.figures import lowest_share
 
 FLAGS = ("--max-int8-accuracy-drop", "--max-int8-nll-rise", "--min-int8-agreement")
 

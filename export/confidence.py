@@ -10,10 +10,11 @@ Shapes: N images.
 import math
 
 import numpy as np
-from scipy.special import betaincinv, gammaincinv
+from scipy.special import gammaincinv
 
 from snapensemble.contracts.abstention import AbstentionPoint, AbstentionRecord
 from snapensemble.contracts.metrics import SMALLEST_NLL, Floats, Labels
+from snapensemble.report.figures import highest_share
 
 CONFIDENCE = 0.95  # one-sided
 ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # shares of the images
@@ -88,16 +89,6 @@ def images_needed(losses_N: Floats, largest: float, limit: float) -> int | None:
         middle = math.sqrt(max(low, 1 / len(losses_N)) * high)
         low, high = (low, middle) if bounded(middle) else (middle, high)
     return math.ceil(high * len(losses_N))
-
-
-def lowest_share(count: int, images: int) -> float:
-    """The exact one-sided lower confidence bound on a share (Clopper & Pearson 1934)."""
-    return float(betaincinv(count, images - count + 1, 1 - CONFIDENCE)) if count else 0.0
-
-
-def highest_share(count: int, images: int, confidence: float = CONFIDENCE) -> float:
-    """The exact one-sided upper confidence bound on a share (Clopper & Pearson 1934)."""
-    return float(betaincinv(count + 1, images - count, confidence)) if count < images else 1.0
 
 
 def bound_errors(probs_NK: Floats, labels_N: Labels) -> AbstentionRecord:

@@ -10,7 +10,6 @@ Shapes: N images, C features, K classes.
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,13 +21,12 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.metrics import Floats
 from snapensemble.contracts.novelty import NoveltyRecord, directions, distances, fit_thresholds
 from snapensemble.contracts.process import noting_progress
-from snapensemble.contracts.sessions import open_session
 from snapensemble.export.candidates import Pool
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.members import Ensemble, Say
 from snapensemble.export.onnx_graph import add_constant
-from snapensemble.export.parity import IMAGES_AT_A_TIME
-from snapensemble.trainer.data.reread import reread
+from snapensemble.export.parity import IMAGES_AT_A_TIME, Chain
+from snapensemble.trainer.data.reread import reread_parts
 
 MOST_IMAGES = 2_000  # of each part: more change little and take long
 
@@ -57,9 +55,8 @@ def with_novelty(
             "one linear layer, whose input could be compared; leave --novelty out"
         )
     run = pool.first_run
-    train, val = (
-        reread(run.data, run.classes, run.image, spec=config.data, split=split)
-        for split in ("train", "val")
+    train, val = reread_parts(
+        run.data, run.classes, run.image, spec=config.data, splits=("train", "val")
     )
     taught = np.random.default_rng(0).permutation(len(train))[:MOST_IMAGES]
     held_out = calibration_N[:: -(-len(calibration_N) // MOST_IMAGES)]
@@ -85,16 +82,11 @@ def means_of_maps(
         images_NCHW: any number of images.
         say: called every few seconds with how many are done.
     """
-    sessions = [open_session(onnx_file) for onnx_file in onnx_files]
-    found: list[Floats] = []
+    chain, found = Chain(*onnx_files), []
     starts = range(0, len(images_NCHW), IMAGES_AT_A_TIME)
     for start in noting_progress(starts, "batches of images looked at", say):
-        outputs: NDArray[Any] = images_NCHW[start : start + IMAGES_AT_A_TIME]
-        for session in sessions:
-            names = [value.name for value in session.get_outputs()]
-            wanted = [names[0], *({MAPS} & set(names))]
-            outputs, *maps = session.run(wanted, {session.get_inputs()[0].name: outputs})
-            found += [each.mean(axis=(2, 3)) for each in maps]
+        _, more = chain.beside(images_NCHW[start : start + IMAGES_AT_A_TIME], MAPS)
+        found.append(more[MAPS].mean(axis=(2, 3)))
     return np.concatenate(found)
 
 

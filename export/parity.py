@@ -38,23 +38,29 @@ class Chain:
 
     def __call__(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
         """What the last file gives for the first one's input; several threads may call it."""
+        return self.beside(inputs)[0]
+
+    def beside(
+        self, inputs: NDArray[np.generic], *names: str
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[Any]]]:
+        """What the last file gives, and further outputs of any file, by name, that have these."""
+        found: dict[str, NDArray[Any]] = {}
         outputs: NDArray[Any] = inputs
         for session in self._sessions:
-            first = session.get_outputs()[0].name
-            (outputs,) = session.run([first], {session.get_inputs()[0].name: outputs})
-        return outputs
+            first, *more = (value.name for value in session.get_outputs())
+            more = [name for name in more if name in names]
+            outputs, *values = session.run([first, *more], {session.get_inputs()[0].name: outputs})
+            found |= dict(zip(more, values, strict=True))
+        return outputs, found
 
-    def explained(self, inputs: NDArray[np.generic]) -> tuple[Floats, Floats | None]:
+    def explained(
+        self, inputs: NDArray[np.generic]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
         """logits_BK, and the means over positions of all class activation maps, if there are any.
 
         A map is the last layer's answer for each position, so the mean is that for the mean.
         """
-        found: dict[str, NDArray[Any]] = {}
-        outputs: NDArray[Any] = inputs
-        for session in self._sessions:
-            names = [value.name for value in session.get_outputs()]
-            outputs, *more = session.run(names, {session.get_inputs()[0].name: outputs})
-            found |= dict(zip(names[1:], more, strict=True))
+        outputs, found = self.beside(inputs, MAPS, CLASS_WEIGHTS, CLASS_BIAS)
         if not {MAPS, CLASS_WEIGHTS} <= found.keys():
             return outputs, None
         means_BC = found[MAPS].mean(axis=(2, 3))

@@ -48,10 +48,18 @@ def pairwise_disagreement(scores_SNK: NDArray[np.floating]) -> Floats:
 
 def share_interval(count: int, images: int) -> tuple[float, float]:
     """The exact two-sided 95 % confidence interval of a share (Clopper & Pearson 1934)."""
-    outside = (1 - CONFIDENCE) / 2
-    low = float(betaincinv(count, images - count + 1, outside)) if count else 0.0
-    high = float(betaincinv(count + 1, images - count, 1 - outside)) if count < images else 1.0
-    return low, high
+    one_sided = (1 + CONFIDENCE) / 2
+    return lowest_share(count, images, one_sided), highest_share(count, images, one_sided)
+
+
+def lowest_share(count: int, images: int, confidence: float = CONFIDENCE) -> float:
+    """The exact one-sided lower confidence bound on a share (Clopper & Pearson 1934)."""
+    return float(betaincinv(count, images - count + 1, 1 - confidence)) if count else 0.0
+
+
+def highest_share(count: int, images: int, confidence: float = CONFIDENCE) -> float:
+    """The exact one-sided upper confidence bound on a share (Clopper & Pearson 1934)."""
+    return float(betaincinv(count + 1, images - count, confidence)) if count < images else 1.0
 
 
 def pairs_of(disagreement_SS: Floats) -> Floats:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from snapensemble.contracts.abstention import RISKS, AbstentionRecord, answers
+from snapensemble.contracts.abstention import RISKS, AbstentionRecord, answered
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.errors import InvalidData, InvalidImage
@@ -25,10 +24,13 @@ from snapensemble.contracts.prediction_sets import SetQuantile, covered_and_size
 from snapensemble.contracts.process import printable_lines, say
 from snapensemble.serving.inference.aggregate import averaged
 from snapensemble.serving.inference.engine import Engine, load_engine
+from snapensemble.serving.inference.explain import Asked
+from snapensemble.serving.inference.request import MemberOutputs
 from snapensemble.trainer.data.dataset import SPECS
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.reread import reread
 
+AT_ONCE = 256  # pictures whose bytes are in memory
 COLUMNS = {"accuracy": ".2%", "macro_accuracy": ".2%", "nll": ".4f", "ece": ".4f", "brier": ".4f"}
 
 
@@ -106,8 +108,10 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
         bundle = engine.bundle
         part = sample(bundle_data(bundle, config.data, split), config.limit)
         images_NCHW, labels_N = part.images_NCHW, part.labels_N
-        unlike = None if config.unlike is None else Unlike.ask(engine, images_NCHW, config.unlike)
-        probs_MNK = engine.predict(images_NCHW)
+        asked = None if config.unlike is None else engine.asked((), novelty=1.0)
+        own = [answer.whole() for answer in engine.submit(list(images_NCHW), asked=asked)]
+        probs_MNK = np.stack([outputs.probs_dK for outputs in own], axis=1)
+        unlike = None if config.unlike is None else Unlike.ask(engine, own, config.unlike, asked)
         probs_NdK = (
             engine.ask(images_NCHW, mode) if mode == "cascade" else list(probs_MNK.swapaxes(0, 1))
         )
@@ -174,7 +178,7 @@ def measured_abstention(
     for risk in RISKS:
         point = promises.at(risk)
         if point is not None:
-            given_N = np.array([answers(point, probs_K) for probs_K in probs_NK])
+            given_N = answered(point, probs_NK)
             error = float(wrong_N[given_N].mean()) if given_N.any() else None
             rows.append({"risk": risk, "answered": float(given_N.mean()), "error": error})
     return rows
@@ -190,23 +194,31 @@ class Unlike:
     confidence_N: Floats  # the largest probability of each of the others
 
     @classmethod
-    def ask(cls, engine: Engine, images_NCHW: NDArray[np.uint8], directory: Path) -> "Unlike":
-        """Ask about both; pictures that cannot be read are named and left out.
+    def ask(
+        cls, engine: Engine, own: list[MemberOutputs], directory: Path, asked: Asked | None
+    ) -> "Unlike":
+        """Ask about the others; pictures that cannot be read are named and left out.
+
+        Args:
+            engine: of the bundle.
+            own: what it says of its own pictures, with their distances.
+            directory: the others.
+            asked: for their distances.
 
         Raises:
-            InvalidParameter: the bundle does not know what is novel.
             InvalidData: the directory has no pictures that can be read.
         """
-        asked, record = engine.asked((), novelty=1.0), engine.bundle.novelty
+        record, walk, others = engine.bundle.novelty, Walk(), []
         assert record is not None
-        own = [answer.whole() for answer in engine.submit(list(images_NCHW), asked=asked)]
-        walk, others = Walk(), []
-        for file in walk.pictures(directory):
-            (answer,) = engine.submit([file.read_bytes()], asked=asked)
-            try:
-                others.append(answer.whole())
-            except InvalidImage as error:
-                say(f"left out: {file}: {error}")
+        files = walk.pictures(directory)
+        for start in range(0, len(files), AT_ONCE):
+            portion = files[start : start + AT_ONCE]
+            answers = engine.submit([file.read_bytes() for file in portion], asked=asked)
+            for file, answer in zip(portion, answers, strict=True):
+                try:
+                    others.append(answer.whole())
+                except InvalidImage as error:
+                    say(f"left out: {file}: {error}")
         if not others:
             raise InvalidData(
                 f"--unlike: {directory} holds no picture that can be read; {walk.summary()}"

@@ -24,6 +24,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from benchmarks.machine import save
+from snapensemble.contracts.abstention import answered
 from snapensemble.contracts.cascade import CascadeRecord, Promise, run_cascade
 from snapensemble.contracts.metrics import (
     Answers,
@@ -243,18 +244,14 @@ def abstentions(
     found: dict[str, Any] = {}
     for risk in RISKS:
         point = record.at(risk)
-        given_N = rest_NK.max(axis=1) > (0 if point is None else point.threshold or 0)
-        error = float(wrong_N[given_N].mean()) if given_N.any() else 0.0
-        found[f"at most {risk:.0%} wrong"] = (
-            {"given": False, "broken": False}
-            if point is None
-            else {
-                "given": True,
-                "broken": error > risk,
-                "answered": float(given_N.mean()),
-                "error": error,
-            }
-        )
+        kept: dict[str, Any] = {"given": point is not None, "broken": False}
+        if point is not None:
+            given_N = answered(point, rest_NK)
+            error = float(wrong_N[given_N].mean()) if given_N.any() else 0.0
+            kept |= {
+                "broken": error > risk, "answered": float(given_N.mean()), "error": error,
+            }  # fmt: skip
+        found[f"at most {risk:.0%} wrong"] = kept
     return found
 
 

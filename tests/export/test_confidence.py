@@ -7,12 +7,11 @@ from scipy.stats import binom, norm
 from snapensemble.contracts.metrics import Floats, Labels
 from snapensemble.export.confidence import (
     bound_errors,
-    highest_share,
     images_needed,
-    lowest_share,
     nll_rise_bound,
     upper_bound,
 )
+from snapensemble.report.figures import highest_share, lowest_share
 
 
 def test_nothing_seen_is_bounded_as_the_exact_binomial_bound_does() -> None:

@@ -1,5 +1,6 @@
 """Read the images of a run or a bundle again, split as they were for its training."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from snapensemble.contracts.errors import InvalidData
@@ -33,15 +34,28 @@ def reread(
         InvalidData: there is no such split, classes or shapes differ, or the data set has changed
             since, so that nobody knows any more which of its images taught.
     """
+    (part,) = reread_parts(trained_on, classes, image, spec=spec, splits=(split,))
+    return part
+
+
+def reread_parts(
+    trained_on: DataRecord,
+    classes: tuple[str, ...],
+    image: ImageContract,
+    *,
+    spec: str | None = None,
+    splits: Sequence[str],
+) -> list[Split]:
+    """Several parts, for which the data set is read once; see `reread`."""
     dataset = reread_dataset(trained_on, classes, image, spec=spec)
-    its_own_test = split == "test" and dataset.brings_test
-    if not its_own_test and dataset.fingerprint() != trained_on.fingerprint:
+    known = [split for split in splits if not (split == "test" and dataset.brings_test)]
+    if known and dataset.fingerprint() != trained_on.fingerprint:
         raise InvalidData(
             f"{spec or trained_on.spec} is not, or no longer, what the snapshots were trained on, "
-            f"so its {split} part would hold images that taught; put the images to measure into "
+            f"so its {known[0]} part would hold images that taught; put the images to measure into "
             "test/CLASS/* of a folder with train/CLASS/*"
         )
-    return dataset.part(split)
+    return [dataset.part(split) for split in splits]
 
 
 def reread_dataset(
