@@ -23,6 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 from snapensemble.contracts.errors import InvalidConfig, SnapensembleError
 
 LEADER_DONE = "leader-done"
+# Process groups that are over, kept until the process ends. The last to free one waits for its
+# thread and holds the interpreter's lock meanwhile; the thread may wait for that lock, for ever.
+_over: list[Any] = []
 
 
 class ProcessLost(SnapensembleError):
@@ -153,6 +156,7 @@ def joined(device: torch.device) -> Iterator[World]:
         ours = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=ours, rank=rank, world_size=size)
+        _over.append(dist.group.WORLD)
         yield World(rank, size, device, ours)
         dist.barrier()
     except (dist.DistError, RuntimeError) as error:

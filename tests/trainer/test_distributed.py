@@ -99,6 +99,10 @@ def test_the_others_hear_why_the_leader_has_failed() -> None:
     all_end_well(jobs.leader_fails)
 
 
+def test_what_frees_a_group_never_waits_for_a_thread_that_waits_for_it() -> None:
+    all_end_well(jobs.group_is_kept)
+
+
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tmp_path: Path) -> None:
     flags = [*FLAGS.replace("minutes 0", "minutes 60").split(), "--model", "tiny"]
     flags += ["--out", str(tmp_path / "run")]

@@ -1,8 +1,10 @@
 """What the tests of several processes start under torchrun: `torchrun_jobs.py JOB FLAG...`."""
 
+import gc
 import os
 import signal
 import sys
+import weakref
 from pathlib import Path
 from unittest import mock
 
@@ -62,6 +64,15 @@ def leader_fails() -> int:
             assert world.leads
         except ProcessLost as error:
             assert str(error) == "process 0 has ended: no images there"
+    return 0
+
+
+def group_is_kept() -> int:
+    """Nobody frees the processes' group before they end, also where nobody refers to it."""
+    with joined(torch.device("cpu")):
+        group = weakref.ref(torch.distributed.group.WORLD)
+    gc.collect()
+    assert not torch.distributed.is_initialized() and group() is not None
     return 0
 
 
