@@ -11,6 +11,10 @@ class Unauthorized(ServingError):
     """The request carries no token, or a wrong one."""
 
 
+class UnknownModel(ServingError):
+    """No model of this name, or of this version, is served."""
+
+
 class EmptyBody(ServingError):
     """The body is empty, or a form without a file."""
 

@@ -178,7 +178,7 @@ def predict_with_bundle(
             prediction(answer.whole(), engine.bundle, config, promises)
             for answer in engine.submit(images, mode, engine.asked(config.explain, config.novelty))
         ]
-        return response(predictions, engine.bundle, engine.bundle.name)
+        return response(predictions, engine.bundle.name, engine.bundle.version)
 
 
 def predict_with_url(

@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 from openapi_schema_validator import OAS31Validator
 
+from snapensemble.serving.http.adapters.adapter import pattern_of
+from snapensemble.serving.http.app import adapters_of
 from snapensemble.serving.http.openapi import describe
 from snapensemble.serving.http.pages import ASSETS
 from snapensemble.serving.http.routes import router_of
@@ -18,7 +20,7 @@ LEFT = 499  # the client has left, so nobody reads this answer
 
 def document_of(settings: Settings, *, guarded: bool) -> Json:
     """The document of a server with these settings."""
-    return describe(router_of(settings, guarded=guarded).routes)
+    return describe(router_of(settings, adapters_of({}), guarded=guarded).routes)
 
 
 def checks(document: Json) -> Callable[[httpx.Response], Awaitable[None]]:
@@ -55,7 +57,7 @@ def check_answer(document: Json, method: str, path: str, response: httpx.Respons
 
 def declared_answer(document: Json, method: str, path: str, status: int) -> Json:
     """The response object for an answer."""
-    operation = document["paths"].get(path, {}).get(method.lower())
+    operation = item_of(document, path).get(method.lower())
     if operation is None and status in (404, 405):
         name = {404: "not_found", 405: "method_not_allowed"}[status]
         answers: dict[str, Json] = document["components"]["responses"]
@@ -65,6 +67,15 @@ def declared_answer(document: Json, method: str, path: str, status: int) -> Json
     declared: dict[str, Json] = operation["responses"]
     assert str(status) in declared, f"{method} {path} does not declare {status}"
     return declared[str(status)]
+
+
+def item_of(document: Json, path: str) -> Json:
+    """What the document says of a path, by itself or by a template; nothing if it is unknown."""
+    items: dict[str, Json] = document["paths"]
+    if path in items:
+        return items[path]
+    found = (item for template, item in items.items() if pattern_of(template).fullmatch(path))
+    return next(found, {})
 
 
 def validate(document: Json, schema: Json, value: Any) -> None:

@@ -1,7 +1,12 @@
 """create_app(): engine and settings -> an ASGI application."""
 
+import os
+from collections.abc import Callable, Mapping
+
 from fastapi import FastAPI
 
+from snapensemble.serving.http.adapters import predict
+from snapensemble.serving.http.adapters.adapter import Adapter, Routes
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.http.exchange import Exchanges
 from snapensemble.serving.http.middleware import Auth, Cors
@@ -16,6 +21,10 @@ from snapensemble.serving.settings import Settings
 from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
+
+# The contracts that the server speaks. Each makes its adapter from the variables of the
+# environment, or none where they do not ask for it.
+ADAPTERS: tuple[Callable[[Mapping[str, str]], Adapter | None], ...] = (predict.adapter,)
 
 
 def create_app(
@@ -40,14 +49,16 @@ def create_app(
     app.state.service = Service(settings, engine, metrics, shutdown)
     app.state.engine = engine
     app.state.metrics = metrics
-    router = router_of(settings, guarded=tokens is not None)
+    adapters = adapters_of(os.environ)
+    routes = Routes(adapters)
+    router = router_of(settings, adapters, guarded=tokens is not None)
     app.state.document = describe(router.routes)
     app.include_router(router)
     app.mount(f"/{ASSETS}", docs_assets())
     add_problem_handlers(app)
     # Each layer is around those before it. What FastAPI does for a request in general costs more
     # than a small ensemble, so predictions are answered before it.
-    app.add_middleware(Predictions, service=app.state.service)
+    app.add_middleware(Predictions, service=app.state.service, routes=routes)
     if tokens is not None:
         app.add_middleware(Auth, tokens=tokens)
     if settings.allowed_origins:  # around the tokens: a preflight request has none
@@ -57,7 +68,14 @@ def create_app(
         routes=tuple(app.state.document["paths"]),
         metrics=metrics,
         shutdown=shutdown,
+        words=routes.words,
         traces=traces,
         access_log=settings.access_log,
     )
     return app
+
+
+def adapters_of(environment: Mapping[str, str]) -> list[Adapter]:
+    """All contracts that a server speaks in an environment."""
+    made = [make(environment) for make in ADAPTERS]
+    return [adapter for adapter in made if adapter is not None]

@@ -5,13 +5,19 @@ import logging
 import random
 import re
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snapensemble.serving.errors import Stopping
-from snapensemble.serving.http.problems import internal_problem, serving_problem
+from snapensemble.serving.http.problems import (
+    Words,
+    internal_problem,
+    problem_document,
+    serving_problem,
+    words_here,
+)
 from snapensemble.serving.inference.request import Times
 from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.logs import log_access, request_id
@@ -44,6 +50,8 @@ class RequestState:
     # connection closed. Probes and metrics are answered, so that whoever watches the server can
     # see why.
     is_crowded: bool = False
+    # The template of its path, where names are in it, as the label of what is counted.
+    route: str | None = None
     # All of its body has come, so nobody has to look at the clock while it is read.
     is_whole: bool = False
     # The status with which the protocol has refused it, as what came after the head was not HTTP.
@@ -66,6 +74,7 @@ class Exchanges:
             as they like.
         metrics: counts the requests.
         shutdown: ends connections once the server stops.
+        words: how errors are put that answer requests to a path.
         traces: makes spans of the requests; there are none without it.
         access_log: whether to write a line for each request.
     """
@@ -76,6 +85,7 @@ class Exchanges:
         routes: Collection[str],
         metrics: Metrics,
         shutdown: Shutdown,
+        words: Callable[[str], Words] = lambda _: problem_document,
         traces: Traces | None = None,
         *,
         access_log: bool = False,
@@ -84,6 +94,7 @@ class Exchanges:
         self.routes = routes
         self.metrics = metrics
         self.shutdown = shutdown
+        self.words = words
         self.traces = traces
         self.access_log = access_log
 
@@ -117,7 +128,6 @@ class Exchange:
     """
 
     def __init__(self, layer: Exchanges, scope: Scope, send: Send) -> None:
-        self.route = scope["path"] if scope["path"] in layer.routes else OTHER
         self.status = 0  # as long as there is no answer
         self._layer = layer
         self._scope = scope
@@ -127,7 +137,10 @@ class Exchange:
 
     def __enter__(self) -> "Exchange":
         self._started = time.monotonic()
-        self._token = request_id.set(self._identity)
+        self._tokens = (
+            request_id.set(self._identity),
+            words_here.set(self._layer.words(self._scope["path"])),
+        )
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -160,7 +173,17 @@ class Exchange:
                     times=self._state.times,
                 )
             )
-        request_id.reset(self._token)
+        request_id.reset(self._tokens[0])
+        words_here.reset(self._tokens[1])
+
+    @property
+    def route(self) -> str:
+        """The path, or its template, or the label that all paths share which do not exist."""
+        path: str = self._scope["path"]
+        if path in self._layer.routes:
+            return path
+        template = self._state.route or getattr(self._scope.get("route"), "path", None)
+        return template or OTHER
 
     async def send(self, message: Message) -> None:
         """Pass a message on; a head gets the headers that every answer carries."""

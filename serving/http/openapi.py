@@ -61,12 +61,24 @@ REQUEST_ID = {
 }
 
 
-def problem_responses(*raises: type[Exception]) -> dict[int | str, Json]:
-    """The `responses` of a route that can raise these errors, and those that any route can give."""
+def problem_responses(
+    *raises: type[Exception], worded: Json | None = None
+) -> dict[int | str, Json]:
+    """The `responses` of a route that can raise these errors, and those that any route can give.
+
+    Args:
+        raises: errors of the table.
+        worded: by media type, how the route's contract puts an error; what the protocol refuses
+            is put as a problem document all the same.
+    """
     by_status: dict[int | str, list[tuple[str, str]]] = {}
     for status, code, title in sorted({*ALWAYS, *(PROBLEMS[error] for error in raises)}):
         by_status.setdefault(status, []).append((code, title))
-    return {status: _problem(int(status), codes) for status, codes in by_status.items()}
+    responses: dict[int | str, Json] = {}
+    for each, codes in by_status.items():
+        responses[each] = _problem(int(each), codes)
+        responses[each]["content"] |= worded or {}
+    return responses
 
 
 def _problem(status: int, codes: Iterable[tuple[str, str]]) -> Json:

@@ -1,14 +1,12 @@
-"""The way of a request to POST /predict, from its head to its answer."""
+"""The way of a request for predictions, of any contract, from its head to its answer."""
 
 import asyncio
 import math
 import time
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import to_json
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,13 +14,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.errors import InvalidImage
 from snapensemble.serving.errors import BadImageInRequest, InvalidParameter, ServingError
+from snapensemble.serving.http.adapters.adapter import (
+    Head,
+    InferenceRequest,
+    InferenceResponse,
+    Reply,
+    Route,
+    Routes,
+)
 from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.exchange import STATE, RequestState
 from snapensemble.serving.http.problems import serving_problem
-from snapensemble.serving.http.responses import prediction, promised, response
-from snapensemble.serving.http.routes import PREDICT
+from snapensemble.serving.http.responses import promised, with_summary
 from snapensemble.serving.http.schemas import PredictOptions
-from snapensemble.serving.http.service import Service
+from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.explain import Asked
@@ -36,40 +41,48 @@ MAX_PROBLEMS = 3  # that a message names; each costs more to word than to find
 
 
 class Predictions:
-    """Answers POST /predict, and lets all other requests go on to the application.
+    """Answers all that asks for predictions, and lets other requests go on to the application.
 
     Args:
         app: the application.
         service: what the answers come from.
+        routes: finds the contract of a path.
     """
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, routes: Routes) -> None:
         self._app = app
         self._service = service
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "http" and scope["path"] == PREDICT and scope["method"] == "POST":
-            await self._predict(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST":
+            route = self._routes.find(scope["path"])
+            if route is not None:
+                await self._predict(route, scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
-    async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _predict(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"][STATE].route = route.template
         try:
-            body = await answer(self._service, scope, receive)
+            reply = await answer(self._service, route, scope, receive)
         except ServingError as error:
             await serving_problem(error, self._service.metrics)(scope, receive, send)
         except ClientDisconnect:  # nobody is there to be answered
             self._service.metrics.departed.inc()
         else:
-            length = (b"content-length", b"%d" % len(body))
-            headers = [length, (b"content-type", b"application/json")]
+            headers = [
+                (b"content-length", b"%d" % len(reply.content)),
+                (b"content-type", reply.media_type.encode()),
+                *reply.headers,
+            ]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await send({"type": "http.response.body", "body": reply.content})
 
 
-async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
-    """Answer one request, and return the body of the answer.
+async def answer(service: Service, route: Route, scope: Scope, receive: Receive) -> Reply:
+    """Answer one request of any contract: decode, ask the model, encode.
 
     Raises:
         ServingError: the request gets no prediction.
@@ -77,30 +90,64 @@ async def answer(service: Service, scope: Scope, receive: Receive) -> bytes:
     """
     state: RequestState = scope["state"][STATE]
     options = options_of(scope["query_string"])
-    mode = options.mode or service.settings.mode
-    within_s = math.inf if options.deadline_ms is None else options.deadline_ms / 1000
-    with service.admission.request(within_s, is_crowded=state.is_crowded) as request:
-        if options.mode is not None:  # the server's own mode was checked at its start
-            service.engine.check_mode(mode)
-        promises = promised(service.engine, mode, options)
-        asked = None
-        if options.explain or options.novelty is not None:
-            asked = service.engine.asked(options.explain, options.novelty)
-        deadline = within_s  # by the event loop's clock
-        if deadline < math.inf:
-            deadline += asyncio.get_running_loop().time()
-        pictures = await _received(service, scope, receive, request, deadline)
-        state.notes["images"] = len(pictures)
-        images = request.accept(pictures)
-        if asked is not None:
-            hold_maps(service.engine, request, images, asked)
+    model = service.model(route.params.get("model"), route.params.get("version"))
+    with (
+        model.used(),
+        model.admission.request(within_s(options), is_crowded=state.is_crowded) as request,
+    ):
+        began = asyncio.get_running_loop().time()
+        wanted = Wanted(service, model, options)  # what the query says is checked before the body
+        head = Head(
+            params=route.params,
+            headers=dict(scope["headers"]),
+            options=options,
+            name=model.name,
+            version=model.version,
+            bundle=model.engine.bundle,
+            settings=service.settings,
+        )
+        asked = await _received(service, route, head, scope, receive, request, began)
+        if asked.options is not options:
+            wanted = Wanted(service, model, asked.options)
+        deadline = began + within_s(asked.options)  # by the event loop's clock
+        state.notes["images"] = len(asked.images)
+        images = request.accept(asked.images)
+        if wanted.maps is not None:
+            hold_maps(model.engine, request, images, wanted.maps)
         state.times = [image.times for image in images]
-        outputs_N = await _classified(service, request, images, mode, receive, deadline)
+        outputs_N = await _classified(model, request, images, wanted.mode, receive, deadline)
         state.notes["members_used"] = sum([len(each.probs_dK) for each in outputs_N])
-        bundle = service.engine.bundle
-        predictions = [prediction(each, bundle, options, promises) for each in outputs_N]
-        _count(service, mode, predictions)
-        return to_json(response(predictions, bundle, service.name), inf_nan_mode="null")
+        answered = InferenceResponse(
+            [with_summary(each, model.engine.bundle) for each in outputs_N],
+            asked.options,
+            wanted.promised,
+            model.name,
+            model.version,
+            model.engine.bundle,
+        )
+        _count(service, model, wanted.mode, answered)
+        return asked.encode(answered)
+
+
+class Wanted:
+    """What a request wants of a model beside the answer, once the model is known to give it.
+
+    Raises:
+        InvalidParameter, NotExplainable: the model does not give what the options ask for.
+    """
+
+    def __init__(self, service: Service, model: Model, options: PredictOptions) -> None:
+        self.mode = options.mode or service.settings.mode
+        model.engine.check_mode(self.mode)
+        self.promised = promised(model.engine, self.mode, options)
+        self.maps: Asked | None = None
+        if options.explain or options.novelty is not None:
+            self.maps = model.engine.asked(options.explain, options.novelty)
+
+
+def within_s(options: PredictOptions) -> float:
+    """Seconds in which the sender of a request needs the answer."""
+    return math.inf if options.deadline_ms is None else options.deadline_ms / 1000
 
 
 def hold_maps(
@@ -125,12 +172,19 @@ def hold_maps(
 
 
 async def _received(
-    service: Service, scope: Scope, receive: Receive, request: PendingRequest, deadline: float
-) -> list[bytes]:
-    """Read the pictures in the body, and measure how long it took, well or not."""
+    service: Service,
+    route: Route,
+    head: Head,
+    scope: Scope,
+    receive: Receive,
+    request: PendingRequest,
+    began: float,
+) -> InferenceRequest:
+    """Read what a request asks, and measure how long it took, well or not."""
     started = time.monotonic()
     try:
-        return await Body(scope, receive, request, service.settings).pictures(deadline)
+        body = Body(scope, receive, request, service.settings)
+        return await route.adapter.read(body, head, began + within_s(head.options))
     finally:
         ended = time.monotonic()
         service.metrics.receive_seconds.observe(ended - started)
@@ -138,7 +192,7 @@ async def _received(
 
 
 async def _classified(
-    service: Service,
+    model: Model,
     request: PendingRequest,
     images: Sequence[PendingImage],
     mode: Mode,
@@ -148,7 +202,7 @@ async def _classified(
     """Let the scheduler answer all images of a request, and return the members' outputs for each.
 
     Args:
-        service: has the bridge to the scheduler.
+        model: has the bridge to the scheduler.
         request: holds the images.
         images: all of the request, accepted.
         mode: which members to ask.
@@ -174,7 +228,7 @@ async def _classified(
         elif not answer.cancelled() and answer.exception() is not None:
             is_over.set_exception(_failure_of(images, answer))
 
-    service.bridge.submit(images, mode, answered)
+    model.bridge.submit(images, mode, answered)
     await _over_or_left(is_over, receive, deadline)
     if left == 0:
         request.all_answered()
@@ -229,22 +283,20 @@ async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadl
             listener.cancel()
 
 
-def _count(service: Service, mode: Mode, predictions: Sequence[dict[str, Any]]) -> None:
+def _count(service: Service, model: Model, mode: Mode, answered: InferenceResponse) -> None:
     """Count how sure the answers to a request are, for the metrics and for drift."""
-    most_nats = math.log(len(service.engine.bundle.classes))
-    for one in predictions:
-        nats = one["uncertainty"]["entropy_nats"]
-        service.metrics.entropy.observe(nats / most_nats)
-        if one.get("abstain"):
+    most_nats = math.log(len(answered.bundle.classes))
+    for outputs in answered.outputs_N:
+        summary = outputs.summary
+        assert summary is not None
+        service.metrics.entropy.observe(summary.entropy_nats / most_nats)
+        if answered.promised.abstains(outputs):
             service.metrics.abstained.inc()
-        if "partial" in one:
+        if outputs.partial_of is not None:
             service.metrics.partial.inc()
         # The reference is of full answers; those of fewer members are spread in another way.
-        elif service.drift is not None and mode == "full":
-            service.drift.add(
-                confidence=one["probability"],
-                disagreement=one["uncertainty"]["disagreement_nats"],
-            )
+        elif model.drift is not None and mode == "full":
+            model.drift.add(confidence=max(summary.probs_K), disagreement=summary.disagreement_nats)
 
 
 def options_of(query: bytes) -> PredictOptions:

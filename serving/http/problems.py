@@ -6,6 +6,8 @@ them.
 
 import logging
 import math
+from collections.abc import Callable
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ from snapensemble.serving.errors import (
     Stopping,
     TooManyImages,
     Unauthorized,
+    UnknownModel,
     UnsupportedMediaType,
 )
 from snapensemble.serving.telemetry.logs import request_id
@@ -42,6 +45,7 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     EmptyBody: (400, "empty_body", "There is no image in the request"),
     MalformedBody: (400, "malformed_body", "The body is not what its media type says"),
     Unauthorized: (401, "unauthorized", "A token is needed"),
+    UnknownModel: (404, "unknown_model", "There is no such model"),
     BodyTimeout: (408, "body_timeout", "The body arrived too slowly"),
     BodyTooLarge: (413, "body_too_large", "The body is too large"),
     TooManyImages: (413, "too_many_images", "Too many images in one request"),
@@ -64,6 +68,16 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("snapensemble")
+Words = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
+
+
+def problem_document(document: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The media type and the content of an error that is put as a problem document."""
+    return MEDIA_TYPE, document
+
+
+# How the contract of the request that is being answered puts an error.
+words_here: ContextVar[Words] = ContextVar("words_here", default=problem_document)
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -83,12 +97,13 @@ def problem(
     detail: str,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """The answer with a problem document, whose code is counted."""
+    """The answer with an error, in the words of the request's contract; its code is counted."""
     metrics.problems.labels(code).inc()
     body = problem_body(status, code, title, detail)
     if (identity := request_id.get()) is not None:
         body["request_id"] = identity
-    return Response(to_json(body), status, headers, media_type=MEDIA_TYPE)
+    media_type, content = words_here.get()(body)
+    return Response(to_json(content), status, headers, media_type=media_type)
 
 
 def problem_body(status: int, code: str, title: str, detail: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Shapes: d members asked, K classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,16 @@ class Promised:
     quantile: SetQuantile | None = None  # makes the prediction set
     answered: AbstentionPoint | None = None  # says which images are answered
     novelty: NoveltyThreshold | None = None  # says which pictures are unlike those that taught
+
+    def abstains(self, outputs: MemberOutputs) -> bool:
+        """Whether an answer, whose summary is made, is not sure enough for what is promised.
+
+        A part of an answer, cut short by a deadline, never is.
+        """
+        if self.answered is None:
+            return False
+        assert outputs.summary is not None
+        return outputs.partial_of is not None or not answers(self.answered, outputs.summary.probs_K)
 
 
 def promised(engine: Engine, mode: Mode, options: PredictOptions) -> Promised:
@@ -58,7 +68,9 @@ def prediction(
         options: what the client wants to see.
         promised: what is said of the answer beside it.
     """
-    summary = outputs.summary or summaries(outputs.probs_dK[:, None], bundle, outputs.partial_of)[0]
+    outputs = with_summary(outputs, bundle)
+    summary = outputs.summary
+    assert summary is not None
     probs_K, order_K = summary.probs_K, summary.order_K
     top = [
         {"class": bundle.classes[k], "index": k, "probability": probs_K[k]}
@@ -80,8 +92,7 @@ def prediction(
             "classes": [bundle.classes[k] for k in order_K if in_set_K[k]],
         }
     if promised.answered is not None:
-        is_sure = outputs.partial_of is None and answers(promised.answered, probs_K)
-        answer["abstain"] = not is_sure
+        answer["abstain"] = promised.abstains(outputs)
     if promised.novelty is not None and outputs.distance is not None:
         answer["novelty"] = {
             "novel": outputs.distance > promised.novelty.distance,
@@ -116,8 +127,14 @@ def member_distributions(outputs: MemberOutputs, bundle: BundleManifest) -> list
     ]
 
 
-def response(
-    predictions: list[dict[str, Any]], bundle: BundleManifest, name: str
-) -> dict[str, Any]:
+def with_summary(outputs: MemberOutputs, bundle: BundleManifest) -> MemberOutputs:
+    """The outputs with their summary, which a lane has not made of a part of an answer."""
+    if outputs.summary is not None:
+        return outputs
+    (summary,) = summaries(outputs.probs_dK[:, None], bundle, outputs.partial_of)
+    return replace(outputs, summary=summary)
+
+
+def response(predictions: list[dict[str, Any]], name: str, version: str) -> dict[str, Any]:
     """All predictions of a request, and which model made them."""
-    return {"predictions": predictions, "model": {"name": name, "version": bundle.version}}
+    return {"predictions": predictions, "model": {"name": name, "version": version}}

@@ -1,6 +1,8 @@
-"""The routes, with what the OpenAPI document says of each. FastAPI answers all but /predict."""
+"""The routes, with what the OpenAPI document says of each. FastAPI answers all but predictions."""
 
 import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Security
@@ -10,6 +12,8 @@ from fastapi.security import HTTPBearer
 from snapensemble.contracts.abstention import RISKS
 from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
 from snapensemble.serving import errors
+from snapensemble.serving.http.adapters.adapter import Adapter
+from snapensemble.serving.http.adapters.predict import PREDICT
 from snapensemble.serving.http.openapi import READ, problem_responses
 from snapensemble.serving.http.pages import first_page_router, pages_router
 from snapensemble.serving.http.schemas import (
@@ -24,10 +28,10 @@ from snapensemble.serving.http.service import Service
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.metrics import CONTENT_TYPE
 
-PREDICT = "/predict"
 PREDICT_ERRORS = (
     errors.EmptyBody,
     errors.MalformedBody,
+    errors.UnknownModel,
     errors.BodyTimeout,
     errors.BodyTooLarge,
     errors.TooManyImages,
@@ -49,11 +53,12 @@ metrics_router = APIRouter(tags=["operation"], responses=problem_responses())
 model_router = APIRouter(tags=["model"], responses=problem_responses())
 
 
-def router_of(settings: Settings, *, guarded: bool) -> APIRouter:
+def router_of(settings: Settings, adapters: Sequence[Adapter], *, guarded: bool) -> APIRouter:
     """The router with all routes of a server.
 
     Args:
         settings: limits for the document, and whether /metrics is on this port.
+        adapters: the contracts, with routes of their own.
         guarded: whether the document says that requests need a token, which a layer around the
             application checks.
     """
@@ -64,6 +69,9 @@ def router_of(settings: Settings, *, guarded: bool) -> APIRouter:
     router = APIRouter(generate_unique_id_function=lambda route: route.name)
     router.include_router(_predict_router(settings), **needs)
     router.include_router(model_router, **needs)
+    for adapter in adapters:
+        if adapter.router is not None:
+            router.include_router(adapter.router, **needs)
     router.include_router(probes_router)
     if settings.metrics_port is None:
         router.include_router(metrics_router, **needs)
@@ -93,14 +101,26 @@ def _predict_router(settings: Settings) -> APIRouter:
     answer: dict[str, Any] = {"model": PredictResponse, "content": {JSON: {"example": EXAMPLE}}}
     router = APIRouter(tags=["model"])
 
-    @router.post(
-        PREDICT,
+    post = partial(
+        router.post,
         responses={200: answer, **problem_responses(*PREDICT_ERRORS)},
         openapi_extra={"requestBody": body},
     )
+
+    # None of them is called: the application answers POST before it asks FastAPI.
+    @post(PREDICT)
     def predict(options: Annotated[PredictOptions, Query()]) -> None:
         """The averaged class probabilities of one or more images."""
-        # Never called: the application answers POST before it asks FastAPI.
+
+    @post(f"{PREDICT}/{{model}}")
+    def predict_by(model: str, options: Annotated[PredictOptions, Query()]) -> None:
+        """The same of one model among several."""
+
+    @post(f"{PREDICT}/{{model}}/{{version}}")
+    def predict_by_version(
+        model: str, version: str, options: Annotated[PredictOptions, Query()]
+    ) -> None:
+        """The same of one version of a model."""
 
     return router
 
@@ -109,18 +129,20 @@ def _predict_router(settings: Settings) -> APIRouter:
 async def model(request: Request) -> JSONResponse:
     """What is served, how it was chosen, and how good it was on the validation split."""
     service: Service = request.app.state.service
-    content = service.engine.bundle.model_dump(mode="json")
+    served = service.model()
+    engine = served.engine
+    content = engine.bundle.model_dump(mode="json")
     del content["data"]["spec"]  # a path of the machine that trained
-    content["name"] = service.name
+    content["name"] = served.name
     content["uptime_seconds"] = round(time.monotonic() - service.started, 1)
-    content["lanes"] = service.engine.scheduler.threads
-    content["providers"] = service.engine.providers
+    content["lanes"] = engine.scheduler.threads
+    content["providers"] = engine.providers
     content["workers"] = service.settings.workers
     content["mode"] = service.settings.mode
-    content["explain"] = service.engine.maps is not None
-    promises = service.engine.promises(service.settings.mode)
+    content["explain"] = engine.maps is not None
+    promises = engine.promises(service.settings.mode)
     content["abstain"] = [r for r in RISKS if promises is not None and promises.at(r)]
-    point = service.engine.point
+    point = engine.point
     content["cascade_point"] = None if point is None else point.model_dump(mode="json")
     return JSONResponse(content)
 

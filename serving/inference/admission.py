@@ -14,6 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from snapensemble.serving.errors import Overloaded, Stopping
 from snapensemble.serving.inference.request import Encoded, PendingImage
 
@@ -254,11 +257,12 @@ class PendingRequest:
             self._admission.memory.let_go(size)
             self._bytes -= size
 
-    def accept(self, pictures: list[bytes]) -> Sequence[PendingImage]:
+    def accept(self, pictures: list[bytes] | NDArray[np.uint8]) -> Sequence[PendingImage]:
         """Let the pictures in, as images for the scheduler, which frees the bytes of each.
 
         Args:
-            pictures: encoded, and held already. Nobody else may keep them: the list is emptied.
+            pictures: held already. Encoded: nobody else may keep them, the list is emptied. Or
+                images_NCHW, whose bytes the request holds to its end.
 
         Raises:
             Overloaded: there is no room, or no time, for all of them.
@@ -266,13 +270,19 @@ class PendingRequest:
         """
         predicted_s = self._admission.check(len(pictures))
         let_go = self._admission.memory.let_go
-        self._images = [PendingImage(Encoded(each, let_go), is_claimed=True) for each in pictures]
-        self._admission.images += len(pictures)
+        found = (
+            [Encoded(each, let_go) for each in pictures]
+            if isinstance(pictures, list)
+            else list(pictures)
+        )
+        self._images = [PendingImage(each, is_claimed=True) for each in found]
+        self._admission.images += len(found)
         self._images[0].times.predicted_s = predicted_s  # the others wait for it, too
-        rest = self._bytes - sum(map(len, pictures))
-        self._bytes = rest
-        self.let_go(rest)  # the bytes of the body that are of no picture
-        pictures.clear()
+        if isinstance(pictures, list):
+            rest = self._bytes - sum(map(len, pictures))
+            self._bytes = rest
+            self.let_go(rest)  # the bytes of the body that are of no picture
+            pictures.clear()
         return self._images
 
     def all_answered(self) -> None:

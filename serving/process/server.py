@@ -118,7 +118,7 @@ def make_server(
         http=partial(
             GuardedProtocol,
             max_connections=settings.max_connections,
-            memory=service.admission.memory,
+            memory=service.model().admission.memory,
             timekeeper=Timekeeper(on_tick=service.show_load),
             on_refusal=metrics.refused,
         ),

@@ -37,7 +37,7 @@ def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(snapensemble.serving.http.app, "Service", Noted)
     yield
     for service in made:
-        admission, scheduler = service.admission, service.engine.scheduler
+        admission, scheduler = service.model().admission, service.model().engine.scheduler
         held = admission.memory.held, admission.images, admission.requests
         assert held == (0, 0, 0), "bytes, images, requests that nobody has given back"
         assert not scheduler.closed or scheduler.unclaimed == 0, "images nobody has answered"

@@ -55,7 +55,7 @@ class Port:
 
     def is_holding(self) -> bool:
         """Whether a request that is over, or a connection, has left something behind."""
-        admission = self.app.state.service.admission
+        admission = self.app.state.service.model().admission
         queued = self.app.state.engine.scheduler.queued
         return any((admission.memory.held, admission.images, admission.requests, queued))
 
@@ -75,7 +75,7 @@ def open_port(app: FastAPI, **limits: Any) -> Iterator[Port]:
         app: the application.
         limits: arguments of `GuardedProtocol`, such as `max_connections`.
     """
-    memory, on_refusal = app.state.service.admission.memory, app.state.metrics.refused
+    memory, on_refusal = app.state.service.model().admission.memory, app.state.metrics.refused
     http = partial(GuardedProtocol, memory=memory, on_refusal=on_refusal, **limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn_config(app, timeout_graceful_shutdown=5, http=http))

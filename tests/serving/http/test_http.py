@@ -215,7 +215,7 @@ async def test_a_body_without_an_end_is_refused_while_it_arrives(
     is_problem(reply, 413, "body_too_large")
     assert reply.headers["connection"] == "close"
     assert sent <= 170_000
-    assert app.state.service.admission.memory.held == 0
+    assert app.state.service.model().admission.memory.held == 0
 
 
 async def test_a_sender_that_is_too_slow_is_told_so(http: httpx.AsyncClient) -> None:
@@ -230,10 +230,10 @@ async def test_a_sender_that_is_too_slow_is_told_so(http: httpx.AsyncClient) -> 
 
 
 async def test_all_bodies_together_are_limited(http: httpx.AsyncClient, app: FastAPI) -> None:
-    app.state.service.admission.memory.hold(LIMITS.max_bytes_in_flight - 10)
+    app.state.service.model().admission.memory.hold(LIMITS.max_bytes_in_flight - 10)
     reply = await http.post("/predict", content=PNG, headers=HEADERS)
     is_problem(reply, 503, "overloaded")
-    app.state.service.admission.memory.let_go(LIMITS.max_bytes_in_flight - 10)
+    app.state.service.model().admission.memory.let_go(LIMITS.max_bytes_in_flight - 10)
 
 
 async def test_overload_says_when_to_come_back(
@@ -295,7 +295,7 @@ async def test_a_client_that_leaves_takes_its_image_out_of_the_queue(
     leaving.leave.set()
     await request
     assert run_after(gate, engine, 5) == 0
-    assert app.state.service.admission.memory.held == 0
+    assert app.state.service.model().admission.memory.held == 0
     page = app.state.metrics.page().decode()
     assert "snapensemble_departed_clients_total 1.0" in page
 
@@ -325,7 +325,7 @@ async def test_overload_is_refused_before_the_body_is_read(
 async def test_images_that_the_lanes_have_answered_count_until_their_clients_are(
     app: FastAPI, http: httpx.AsyncClient
 ) -> None:
-    with app.state.service.admission.request() as others:
+    with app.state.service.model().admission.request() as others:
         others.hold(50 * len(PNG))
         others.accept([PNG] * 50)
         reply = await http.post("/predict", content=PNG, headers=HEADERS)

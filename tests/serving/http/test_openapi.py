@@ -52,7 +52,8 @@ async def test_every_operation_of_the_document_is_answered(
 ) -> None:
     for path, item in app.state.document["paths"].items():
         for method in item:
-            reply = await http.request(method, path)
+            model = app.state.service.model()
+            reply = await http.request(method, path.format(model=model.name, version=model.version))
             assert reply.status_code not in (404, 405), f"{method} {path}"
 
 
@@ -60,11 +61,12 @@ async def test_every_operation_of_the_document_is_answered(
 def test_every_path_that_is_answered_is_in_the_document(engine: Engine, settings: Settings) -> None:
     paths = create_app(settings, engine).state.document["paths"]
     assert set(paths) == {
-        *(() if settings.metrics_port else ("/metrics",)), "/predict", "/model", "/health/live",
-        "/health/ready", "/", "/docs", "/openapi.json",
+        *(() if settings.metrics_port else ("/metrics",)), "/predict", "/predict/{model}",
+        "/predict/{model}/{version}", "/model", "/health/live", "/health/ready", "/", "/docs",
+        "/openapi.json",
     }  # fmt: skip
     for path, item in paths.items():
-        assert set(item) == ({"post"} if path == "/predict" else {"get", "head"})
+        assert set(item) == ({"post"} if "/predict" in path else {"get", "head"})
 
 
 def test_operations_have_names_of_their_own_a_group_and_a_line_that_says_what_they_do() -> None:

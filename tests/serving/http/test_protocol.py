@@ -183,7 +183,7 @@ async def test_what_comes_behind_an_unanswered_request_is_bounded(
 async def test_nobody_waits_behind_a_request_when_memory_is_full(
     wire: Wire, gate: GatedMember
 ) -> None:
-    memory = wire.app.state.service.admission.memory
+    memory = wire.app.state.service.model().admission.memory
     end = wire.connect()
     end.send(post())
     await asyncio.sleep(0)
@@ -197,7 +197,7 @@ async def test_nobody_waits_behind_a_request_when_memory_is_full(
 
 
 async def test_heads_that_are_not_complete_count(wire: Wire) -> None:
-    memory = wire.app.state.service.admission.memory
+    memory = wire.app.state.service.model().admission.memory
     begun = LIVE[:-2] + b"x: " + b"y" * 1000
     ends = [wire.connect() for _ in range(10)]
     for end in ends:

@@ -43,7 +43,9 @@ class Asker:
 
     async def _nothing_is_held(self) -> None:
         async with asyncio.timeout(HANGS_AFTER_S):
-            while self._app.state.service.admission.memory.held:  # a lane may not be done yet
+            while (
+                self._app.state.service.model().admission.memory.held
+            ):  # a lane may not be done yet
                 await asyncio.sleep(0.001)
 
     async def _ask(self, chunks: list[bytes], headers: Any, query: bytes) -> httpx.Response:

@@ -79,7 +79,7 @@ class Wire:
             config=self._config,
             server_state=self.state,
             app_state={},
-            memory=app.state.service.admission.memory,
+            memory=app.state.service.model().admission.memory,
             timekeeper=self.timekeeper,
             on_refusal=app.state.metrics.refused,
             **limits,
@@ -118,7 +118,7 @@ class Wire:
     @property
     def holds(self) -> tuple[int, int, int]:
         """How many bytes, images and requests count now."""
-        admission = self.app.state.service.admission
+        admission = self.app.state.service.model().admission
         return admission.memory.held, admission.images, admission.requests
 
 
