@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from snapensemble.contracts.cascade import Mode
 from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.inference.lanes import Task
 from snapensemble.serving.inference.request import Answer, PendingImage, Picture
 from snapensemble.serving.inference.scheduler import Scheduler
 from tests.openapi import checks
@@ -108,3 +109,11 @@ class LeavingClient:
 
         scope = prediction_scope([(b"content-type", self._content_type)])
         await self._app(scope, receive, send)
+
+
+def next_task(scheduler: Scheduler) -> Task:
+    """What a lane of a scheduler that is not started would do next."""
+    with scheduler._lock:
+        task = scheduler.next_task()
+    assert task is not None, "nothing to do"
+    return task

@@ -28,6 +28,7 @@ from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.metrics import Floats
 from snapensemble.serving.inference.batch import Stage, next_stage
+from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import PendingImage
 from snapensemble.serving.inference.scheduler import Scheduler
 
@@ -104,7 +105,7 @@ def main() -> None:
                 for name, (mode, rule) in RULES.items():
                     scheduler = Scheduler(
                         members,
-                        threads=cpu_budget(),
+                        lanes=Lanes(cpu_budget()),
                         max_batch_size=MAX_BATCH,
                         leaves=leaves,
                     )

@@ -38,6 +38,7 @@ from snapensemble.serving.inference.explain import (
     PREDICTED,
     Asked,
 )
+from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import Answer, Image, PendingImage, Picture
 from snapensemble.serving.inference.scheduler import Scheduler
 from snapensemble.serving.inference.session import MemberHealth, PartSession, load_part
@@ -55,6 +56,19 @@ class Limits:
     max_held_bytes: int = 2 * SERVER_LIMITS.max_memory  # by all requests together
     max_picture_bytes: int = SERVER_LIMITS.max_memory  # the part of them for one picture
     providers: tuple[Provider, ...] = ("cpu",)
+
+
+class Pool:
+    """What all engines of a process share: the lanes, and the bytes that requests may hold.
+
+    Args:
+        limits: how to use the machine.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.lanes = Lanes(limits.threads or cpu_budget())
+        self.memory = MemoryBudget(limits.max_held_bytes)
 
 
 class Engine:
@@ -249,6 +263,7 @@ def load_engine(
     max_accuracy_drop: float | None = None,
     expected_sha256: str | None = None,
     decode: Callable[[bytes], Image] | None = None,
+    pool: Pool | None = None,
 ) -> Engine:
     """Make an engine of a bundle: verify it, load its members and their trunk, and warm them up.
 
@@ -261,12 +276,16 @@ def load_engine(
         expected_sha256: the SHA-256 of the bundle's manifest, if only one is right.
         decode: makes an image, on a lane and however long it takes, of what is submitted as bytes;
             if not given, they are a picture that comes from a stranger and may not take long.
+        pool: what it shares with other engines, and their limits; its own, by `limits`, if not
+            given.
 
     Raises:
         InvalidConfig: a provider cannot be used here.
         InvalidManifest: a file is absent, changed or not what the manifest says.
         InvalidParameter: a tolerance for a cascade that the bundle does not carry.
     """
+    pool = pool or Pool(limits)
+    limits, memory = pool.limits, pool.memory
     check_providers(limits.providers)
     bundle = read_bundle(bundle_dir, expected_sha256)
     cascade = bundle.cascade_at(max_accuracy_drop)
@@ -284,7 +303,7 @@ def load_engine(
     warm_up(trunk, members, bundle, limits.max_batch_size)
     health = MemberHealth(names_by_place(bundle))
 
-    memory, forecast = MemoryBudget(limits.max_held_bytes), Forecast(limits.max_wait_s)
+    forecast = Forecast(limits.max_wait_s)
     decode_costly = partial(
         bundle.image.decode,
         limits=SERVER_LIMITS.with_pixels(limits.max_image_pixels).within_memory(
@@ -295,7 +314,7 @@ def load_engine(
     scheduler = Scheduler(
         members,
         trunk=trunk,
-        threads=limits.threads or cpu_budget(),
+        lanes=pool.lanes,
         max_batch_size=limits.max_batch_size,
         decode=decode
         or partial(decode_costly, patience_s=LANE_PATIENCE_S, patience_bytes=LANE_PATIENCE_BYTES),

@@ -1,4 +1,4 @@
-"""The scheduler: threads, called lanes, that decode pictures and ask members, from one queue.
+"""The scheduler: pictures are decoded and members asked, by lanes and from one queue.
 
 A micro-batch forms when a lane has nothing else to do, from whatever waits then: a lone image
 starts at once, in full mode with its members spread over the lanes, and under load batches grow by
@@ -13,7 +13,6 @@ import heapq
 import itertools
 import logging
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +21,6 @@ from functools import partial
 from typing import Any
 
 from snapensemble.contracts.cascade import Mode
-from snapensemble.contracts.cpu import stand_back
 from snapensemble.contracts.errors import ImageTooCostly, TakesTime
 from snapensemble.serving.errors import Stopping
 from snapensemble.serving.inference.aggregate import no_summaries
@@ -39,12 +37,12 @@ from snapensemble.serving.inference.batch import (
     stages_of,
 )
 from snapensemble.serving.inference.costly import CostlyPictures, HoldMemory, failure_of
+from snapensemble.serving.inference.lanes import Lanes, Task
 from snapensemble.serving.inference.request import Image, PendingImage
 
 PATIENCE = 4.0  # how many times its lane time a request counts as having come later
 MOST_DECODING_S = 1.0  # processor time to decode the pictures of one request
 log = logging.getLogger("snapensemble")
-Task = Callable[[Clock], None]
 
 
 def no_decoder(_: bytes) -> Image:
@@ -127,15 +125,15 @@ class Turns:
 
 
 class Scheduler:
-    """Runs every picture through its members, on `threads` threads.
+    """Runs every picture through its members, on lanes that other schedulers may share.
 
     Use as a context manager: on leaving, nothing new is accepted, every accepted image is
-    answered, and the threads end.
+    answered, and the lanes are left.
 
     Args:
         members: each maps images_BCHW to logits_BK; called from any lane, also at the same time.
         trunk: maps images_BCHW to the features that members take instead, if they share one.
-        threads: how many lanes.
+        lanes: the threads that run all of it.
         max_batch_size: images that run together at most.
         split_above_s: predicted wait above which a micro-batch takes half of what waits.
         decode: makes images of pictures, on any lane; raises TakesTime if one would keep it long.
@@ -155,7 +153,7 @@ class Scheduler:
         members: Sequence[MemberCall],
         *,
         trunk: MemberCall | None = None,
-        threads: int,
+        lanes: Lanes,
         max_batch_size: int,
         split_above_s: float = 0.02,
         decode: Callable[[bytes], Image] = no_decoder,
@@ -168,7 +166,8 @@ class Scheduler:
         on_batch: Sequence[Callable[[BatchReport], None]] = (),
         on_wait: Callable[[float, float], None] = lambda *_: None,
     ) -> None:
-        self.threads = threads
+        self._lanes = lanes
+        self._lock = lanes.lock
         self._members = members
         self._trunk = trunk
         self._count_bytes = count_bytes
@@ -181,32 +180,28 @@ class Scheduler:
         self._on_wait = on_wait
         self.closed = False
         self.unclaimed = 0  # unanswered images that no request counts
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
         self._stages, self._entries = stages_of(len(members), leaves, has_trunk=trunk is not None)
         self._encoded = Turns()
         self._costly = CostlyPictures(
             decode_costly or decode, hold_memory, self._has_decoded_costly
         )
         self._tasks: deque[Task] = deque()
-        self._threads = [
-            threading.Thread(target=self._lane, name=f"lane-{i}", daemon=True)
-            for i in range(threads)
-        ]
 
     def __enter__(self) -> "Scheduler":
-        for thread in self._threads:
-            thread.start()
+        self._lanes.join(self)
         self._costly.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self.closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._lanes.leave(self)
         self._costly.close()
+
+    @property
+    def threads(self) -> int:
+        """How many lanes there are."""
+        return self._lanes.threads
 
     @property
     def queued(self) -> int:
@@ -216,7 +211,21 @@ class Scheduler:
     @property
     def predicted_wait_s(self) -> float:
         """Seconds until an image that comes now would be answered, from the measured rates."""
+        return self._lanes.wait_s(self)
+
+    @property
+    def backlog_s(self) -> float:
+        """Seconds that the unanswered images would take with all lanes."""
         return sum([stage.load.wait_s for stage in self._entries.values()])
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is accepted and all is answered; the lock is held."""
+        return (
+            self.closed
+            and not (self._tasks or self._encoded or self._costly.pending)
+            and all(not stage.waiting for stage in self._stages)
+        )
 
     @property
     def _decoded(self) -> int:
@@ -258,7 +267,7 @@ class Scheduler:
     def wake(self, count: int) -> None:
         """Wake idle lanes for so many pictures."""
         with self._lock:
-            self._changed.notify(count)
+            self._lanes.notify(count)
 
     def disown(self, images: Iterable[PendingImage]) -> None:
         """Count the unanswered images of a request that is over as unclaimed."""
@@ -268,32 +277,17 @@ class Scheduler:
                     image.is_claimed = False
                     self.unclaimed += 1
 
-    def _lane(self) -> None:
-        stand_back()  # behind the thread that answers clients, also those that are refused
-        clock = Clock()
-        while (task := self._next_task(clock)) is not None:
-            task(clock)
-            del task  # it holds a micro-batch
-
-    def _next_task(self, clock: Clock) -> Task | None:
-        """Wait for something to do; None if nothing will come.
-
-        A lane may end while another one runs images that will go on: that one takes them up.
-        """
-        with self._lock:
-            while True:
-                if self._tasks:
-                    return self._tasks.popleft()
-                if self._encoded and self._decoded < self._max_batch_size:
-                    return partial(self._decode_picture, *self._encoded.take())
-                stage = next_stage(self._stages)
-                if stage is not None:
-                    self._form_batch(stage)
-                elif self.closed and not self._costly.pending:
-                    return None
-                else:
-                    self._changed.wait()
-                    clock.lap()  # idle time is charged to no image
+    def next_task(self) -> Task | None:
+        """Something for a lane to do; None if there is nothing now. The lock is held."""
+        while True:
+            if self._tasks:
+                return self._tasks.popleft()
+            if self._encoded and self._decoded < self._max_batch_size:
+                return partial(self._decode_picture, *self._encoded.take())
+            stage = next_stage(self._stages)
+            if stage is None:
+                return None
+            self._form_batch(stage)
 
     def _decode_picture(self, turn: Turn, image: PendingImage, clock: Clock) -> None:
         failure = turn.attempt(image, self._decode)
@@ -319,7 +313,8 @@ class Scheduler:
         with self._lock:
             self._costly.forget(cost)
             self._has_decoded(stage, image, is_over=has_left or failure is not None)
-            self._changed.notify_all()  # lanes may end when nothing costly is pending
+            self._lanes.notify(1)
+            self._lanes.look_whether_over(self)
         if has_left:
             return
         if failure is not None:
@@ -367,7 +362,7 @@ class Scheduler:
         self._tasks.extend(
             partial(self._run_member, stage, batch, place) for place in stage.members
         )
-        self._changed.notify(len(stage.members) - 1 + bool(stage.waiting))
+        self._lanes.notify(len(stage.members) - 1 + bool(stage.waiting))
 
     def _finish(self, stage: Stage, batch: MicroBatch) -> None:
         outcome = batch.outcome()

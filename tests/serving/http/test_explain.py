@@ -8,6 +8,7 @@ import base64
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +180,10 @@ async def test_an_answer_that_is_not_explained_is_that_of_a_bundle_without_maps(
 
 
 async def test_images_that_ask_and_images_that_do_not_share_micro_batches(tmp_path: Path) -> None:
-    with load_engine(whole(tmp_path / "bundle"), LIMITS.limits()) as engine:
+    one_lane = replace(LIMITS.limits(), threads=1)  # whoever waits comes into one micro-batch
+    with load_engine(whole(tmp_path / "bundle"), one_lane) as engine:
         images = np.random.default_rng(3).integers(0, 256, (20, *CONTRACT.shape), dtype=np.uint8)
         alone = engine.ask(images)
-        engine.scheduler.threads = 1  # whoever waits comes into one micro-batch
         asked = Asked(engine.bundle, (1,))
         quiet, loud = engine.submit(list(images)), engine.submit(list(images), asked=asked)
         for place in range(len(images)):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from snapensemble.serving.errors import Overloaded, Stopping
 from snapensemble.serving.inference.admission import Admission, Forecast, MemoryBudget
+from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import Answer, Encoded, PendingImage
 from tests.fakes import GatedMember, submit
 from tests.serving.inference.test_scheduler import lanes
@@ -187,7 +188,7 @@ def test_pictures_are_nowhere_but_where_they_count() -> None:
 def test_images_of_clients_that_left_count_until_the_scheduler_has_put_them_out() -> None:
     """Or else a client that asks and leaves, again and again, could fill the queue."""
     member = GatedMember(is_open=False)
-    with lanes(member, threads=1, decode=lambda _: member_image()) as scheduler:
+    with lanes(member, lanes=Lanes(1), decode=lambda _: member_image()) as scheduler:
         one = Admission(scheduler, max_images=3, memory=MemoryBudget(99), forecast=Forecast(9.0))
         (busy,) = submit(scheduler, [member_image()])
         assert member.entered.acquire(timeout=30)

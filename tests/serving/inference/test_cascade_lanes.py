@@ -21,9 +21,10 @@ from snapensemble.contracts.cascade import Cascade, Mode, run_cascade
 from snapensemble.contracts.metrics import mean_probabilities, softmax
 from snapensemble.serving.errors import InferenceFailed
 from snapensemble.serving.inference.batch import BatchReport, Clock, Load, MemberCall
+from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import Answer
 from snapensemble.serving.inference.scheduler import Scheduler
-from tests.fakes import GatedMember, submit
+from tests.fakes import GatedMember, next_task, submit
 from tests.serving.inference.test_scheduler import expected, image
 
 M = 3
@@ -37,7 +38,7 @@ def leaves(probs_dBK: NDArray[np.float64]) -> NDArray[np.bool_]:
 @contextmanager
 def cascade(*members: GatedMember, **options: Any) -> Iterator[Scheduler]:
     values: dict[str, Any] = {
-        "threads": 2,
+        "lanes": Lanes(2),
         "max_batch_size": 4,
         "split_above_s": math.inf,
         **options,
@@ -89,7 +90,7 @@ def test_answers_and_depths_are_those_of_the_reference_whatever_the_batches(
     shape = (sum(requests), 3, 2, 2)
     images_BCHW = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     with Scheduler(
-        fakes, threads=threads, max_batch_size=max_batch_size, leaves=chosen.leaves
+        fakes, lanes=Lanes(threads), max_batch_size=max_batch_size, leaves=chosen.leaves
     ) as lanes:
         futures: list[Answer] = []
         for count in requests:
@@ -120,7 +121,7 @@ def test_in_mixed_modes_every_image_gets_its_own_answer_or_has_left(
     images: list[tuple[int, Mode, bool]], threads: int
 ) -> None:
     fakes = members(closed=0)
-    with cascade(*fakes, threads=threads) as lanes:
+    with cascade(*fakes, lanes=Lanes(threads)) as lanes:
         futures = [submit(lanes, [image(value)], mode)[0] for value, mode, _ in images]
         for future, (_, _, leaves_early) in zip(futures, images, strict=True):
             if leaves_early:
@@ -136,7 +137,7 @@ def test_in_mixed_modes_every_image_gets_its_own_answer_or_has_left(
 
 def test_a_safe_answer_does_not_wait_for_its_batch_mates() -> None:
     fakes = members(closed=1)
-    with cascade(*fakes, threads=1) as lanes:
+    with cascade(*fakes, lanes=Lanes(1)) as lanes:
         easy, hard = submit(lanes, [image(0), image(2)], "cascade")
         np.testing.assert_allclose(easy.result(30), expected(0))
         assert fakes[1].entered.acquire(timeout=30) and not hard.done()
@@ -147,14 +148,14 @@ def test_a_safe_answer_does_not_wait_for_its_batch_mates() -> None:
 
 def test_images_that_go_on_from_two_batches_run_together() -> None:
     fakes = members()
-    lanes = Scheduler(fakes, threads=1, max_batch_size=4, leaves=leaves)  # not started
+    lanes = Scheduler(fakes, lanes=Lanes(1), max_batch_size=4, leaves=leaves)  # not started
     tasks = []
     for value in (2, 5):
         submit(lanes, [image(value)], "cascade")
-        tasks.append(lanes._next_task(Clock()) or pytest.fail("nothing to do"))
+        tasks.append(next_task(lanes))
     for task in tasks:
         task(Clock())
-    (lanes._next_task(Clock()) or pytest.fail("nothing to do"))(Clock())
+    next_task(lanes)(Clock())
     assert fakes[0].batches == [1, 1] and fakes[1].batches == [2]
 
 
@@ -166,7 +167,7 @@ def test_an_image_that_goes_on_does_not_wait_for_those_that_came_later(later: Mo
     def note(name: str, _: object) -> None:
         order.append(name)
 
-    with cascade(*fakes, threads=1, max_batch_size=1) as lanes:
+    with cascade(*fakes, lanes=Lanes(1), max_batch_size=1) as lanes:
         (hard,) = submit(lanes, [image(2)], "cascade")
         assert fakes[0].entered.acquire(timeout=30)
         others = submit(lanes, [image(0), image(3)], later)
@@ -179,7 +180,7 @@ def test_an_image_that_goes_on_does_not_wait_for_those_that_came_later(later: Mo
 def test_full_images_that_came_first_do_not_wait_for_a_cascade() -> None:
     fakes = members(closed=0)
     order: list[str] = []
-    with cascade(*fakes, threads=1) as lanes:
+    with cascade(*fakes, lanes=Lanes(1)) as lanes:
         submit(lanes, [image(0)], "cascade")
         assert fakes[0].entered.acquire(timeout=30)
         (full,) = submit(lanes, [image(1)], "full")
@@ -192,7 +193,7 @@ def test_full_images_that_came_first_do_not_wait_for_a_cascade() -> None:
 
 def test_an_image_whose_client_leaves_between_stages_does_not_go_on() -> None:
     fakes = members(closed=0)
-    with cascade(*fakes, threads=1) as lanes:
+    with cascade(*fakes, lanes=Lanes(1)) as lanes:
         leaving, staying = submit(lanes, [image(2), image(5)], "cascade")
         assert fakes[0].entered.acquire(timeout=30)
         assert leaving.cancel()
@@ -204,7 +205,7 @@ def test_an_image_whose_client_leaves_between_stages_does_not_go_on() -> None:
 
 def test_a_stage_of_which_everyone_left_is_skipped() -> None:
     fakes = members(closed=0)
-    with cascade(*fakes, threads=1) as lanes:
+    with cascade(*fakes, lanes=Lanes(1)) as lanes:
         futures = submit(lanes, [image(2), image(5)], "cascade")
         assert fakes[0].entered.acquire(timeout=30)
         assert all(future.cancel() for future in futures)
@@ -216,7 +217,7 @@ def test_a_stage_of_which_everyone_left_is_skipped() -> None:
 def test_a_failure_of_the_second_member_fails_the_images_that_it_was_asked_about() -> None:
     fakes = members(closed=1)
     fakes[1].failure = RuntimeError("no memory")
-    with cascade(*fakes, threads=1) as lanes:
+    with cascade(*fakes, lanes=Lanes(1)) as lanes:
         easy, hard, harder = submit(lanes, [image(0), image(1), image(2)], "cascade")
         assert fakes[1].entered.acquire(timeout=30)
         other, full = *submit(lanes, [image(3)], "cascade"), *submit(lanes, [image(4)], "full")
@@ -235,7 +236,7 @@ def test_a_failure_of_the_second_member_fails_the_images_that_it_was_asked_about
 
 def test_a_batch_that_failed_at_one_stage_does_not_fail_another_there() -> None:
     fakes = members(closed=1)
-    with cascade(*fakes, threads=1, max_batch_size=1) as lanes:
+    with cascade(*fakes, lanes=Lanes(1), max_batch_size=1) as lanes:
         first, second = submit(lanes, [image(1), image(4)], "cascade")
         assert fakes[1].entered.acquire(timeout=30)
         fakes[1].failure = RuntimeError("no memory")
@@ -256,7 +257,7 @@ def test_a_member_that_gives_no_number_fails_that_image_only(broken: int) -> Non
         return logits_BK
 
     fakes = [no_number_for_five if index == broken else good for index in range(M)]
-    with Scheduler(fakes, threads=1, max_batch_size=4, leaves=leaves) as lanes:
+    with Scheduler(fakes, lanes=Lanes(1), max_batch_size=4, leaves=leaves) as lanes:
         bad, mate = submit(lanes, [image(5), image(8)], "cascade")
         with pytest.raises(InferenceFailed, match="gave no number"):
             bad.result(30)
@@ -273,7 +274,7 @@ def test_a_rule_that_fails_is_an_answer_too() -> None:
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_closing_answers_images_that_are_between_stages(closed: int) -> None:
     fakes = members(closed=closed)
-    lanes = Scheduler(fakes, threads=2, max_batch_size=2, leaves=leaves)
+    lanes = Scheduler(fakes, lanes=Lanes(2), max_batch_size=2, leaves=leaves)
     lanes.__enter__()
     futures = submit(lanes, [image(value) for value in range(12)], "cascade")
     assert fakes[closed].entered.acquire(timeout=30)
@@ -289,7 +290,7 @@ def test_closing_answers_images_that_are_between_stages(closed: int) -> None:
 
 def test_images_between_stages_count_as_unanswered_but_not_as_queued() -> None:
     fakes = members(closed=2)
-    with cascade(*fakes, threads=1, max_batch_size=2) as lanes:
+    with cascade(*fakes, lanes=Lanes(1), max_batch_size=2) as lanes:
         wait(submit(lanes, [image(0), image(1)], "cascade"), 30)  # measures the rate
         hard = submit(lanes, [image(2), image(5)], "cascade")
         assert fakes[2].entered.acquire(timeout=30)
@@ -304,7 +305,7 @@ def test_images_between_stages_count_as_unanswered_but_not_as_queued() -> None:
 
 
 def test_the_wait_is_predicted_from_what_each_mode_costs() -> None:
-    lanes = Scheduler(members(), threads=1, max_batch_size=4, leaves=leaves)
+    lanes = Scheduler(members(), lanes=Lanes(1), max_batch_size=4, leaves=leaves)
     full, first, second, _ = lanes._stages
     full.load.measured(5.0, 1)
     first.load.measured(1.0, 1)
@@ -327,7 +328,7 @@ def test_later_stages_count_as_work_for_images_that_began_before(depth: int) -> 
 
 def test_reports_say_how_many_members_each_image_took() -> None:
     reports: list[BatchReport] = []
-    with cascade(*members(), threads=1, on_batch=[reports.append]) as lanes:
+    with cascade(*members(), lanes=Lanes(1), on_batch=[reports.append]) as lanes:
         wait(submit(lanes, [image(value) for value in (0, 1, 2, 3)], "cascade"), 30)
     told = [(r.images, r.answered, r.members_used, len(r.waits_s)) for r in reports]
     assert told == [(4, 2, 1, 4), (2, 1, 2, 0), (1, 1, 3, 0)]

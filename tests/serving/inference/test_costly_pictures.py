@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import ImageTooCostly, InvalidImage, TakesTime
 from snapensemble.serving.errors import InferenceFailed, Overloaded
+from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import Image
 from snapensemble.serving.inference.scheduler import Scheduler
 from tests.fakes import GatedMember, submit
@@ -60,7 +61,7 @@ def running(patient: Patient, *, seconds: float = 0.5, **options: object) -> Ite
 @pytest.mark.parametrize("threads", [1, 2])
 def test_cheap_pictures_are_answered_while_costly_ones_are_decoded(threads: int) -> None:
     patient = Patient(is_open=False)
-    with running(patient, threads=threads) as started:
+    with running(patient, lanes=Lanes(threads)) as started:
         slow = submit(started, [b"slow7", b"slow8"])
         assert patient.entered.acquire(timeout=30)
         np.testing.assert_allclose(submit(started, [b"\x03"])[0].result(30), expected(3))
@@ -184,7 +185,7 @@ def test_every_picture_is_answered_once_whatever_the_mixture(
     requests: list[list[tuple[bool, bool]]], threads: int
 ) -> None:
     patient = Patient()
-    with running(patient, threads=threads, seconds=0.01) as started:
+    with running(patient, lanes=Lanes(threads), seconds=0.01) as started:
         sent = []
         for request in requests:
             pictures = [b"slow7" if slow else b"\x03" for slow, _ in request]

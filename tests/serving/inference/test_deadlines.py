@@ -21,11 +21,12 @@ from snapensemble.serving.http.responses import prediction
 from snapensemble.serving.http.schemas import Prediction, PredictOptions
 from snapensemble.serving.inference.batch import Clock
 from snapensemble.serving.inference.engine import Engine, Limits, load_engine
+from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import MemberOutputs
 from snapensemble.serving.inference.scheduler import Scheduler
 from snapensemble.serving.settings import Settings
 from tests.factories import calibration_record, cascade_record, make_bundle
-from tests.fakes import GatedMember, submit
+from tests.fakes import GatedMember, next_task, submit
 from tests.serving.http.test_http import PNG, exact_MK, is_problem
 from tests.serving.inference.test_cascade_lanes import cascade, leaves
 from tests.serving.inference.test_scheduler import expected, image, lanes
@@ -36,7 +37,7 @@ WEIGHTS_M = [0.5, 0.3, 0.2]
 
 def test_the_members_heard_so_far_are_an_answer_and_the_mates_get_the_whole_one() -> None:
     slow = GatedMember(is_open=False)
-    with lanes(GatedMember(), slow, GatedMember(), threads=1) as running:
+    with lanes(GatedMember(), slow, GatedMember(), lanes=Lanes(1)) as running:
         hasty, patient = submit(running, [image(1), image(2)])
         assert slow.entered.acquire(timeout=30)
         said = hasty.cut_short()
@@ -49,7 +50,7 @@ def test_the_members_heard_so_far_are_an_answer_and_the_mates_get_the_whole_one(
 
 def test_members_may_be_heard_in_any_order() -> None:
     slow, last = GatedMember(is_open=False), GatedMember()
-    with lanes(slow, last, threads=2) as running:
+    with lanes(slow, last, lanes=Lanes(2)) as running:
         (answer,) = submit(running, [image(3)])
         assert slow.entered.acquire(timeout=30)
         while answer.so_far() is None:
@@ -61,7 +62,7 @@ def test_members_may_be_heard_in_any_order() -> None:
 
 def test_before_a_member_has_answered_there_is_none() -> None:
     slow = GatedMember(is_open=False)
-    with lanes(slow, GatedMember(), threads=1) as running:
+    with lanes(slow, GatedMember(), lanes=Lanes(1)) as running:
         begun, *_ = submit(running, [image(0)])
         assert slow.entered.acquire(timeout=30)
         (queued,) = submit(running, [image(1)])
@@ -87,7 +88,7 @@ def test_a_whole_answer_is_not_partial_and_a_failure_stays_one() -> None:
 
 def test_in_a_cascade_the_first_members_are_heard() -> None:
     fakes = [GatedMember(), GatedMember(), GatedMember(is_open=False)]
-    with cascade(*fakes, threads=1) as running:
+    with cascade(*fakes, lanes=Lanes(1)) as running:
         (hard,) = submit(running, [image(2)], "cascade")
         assert fakes[2].entered.acquire(timeout=30)
         said = hard.cut_short()
@@ -97,10 +98,9 @@ def test_in_a_cascade_the_first_members_are_heard() -> None:
 
 def test_between_two_stages_no_member_is_heard_twice() -> None:
     fakes = [GatedMember() for _ in range(3)]
-    waiting = Scheduler(fakes, threads=1, max_batch_size=4, leaves=leaves)  # not started
+    waiting = Scheduler(fakes, lanes=Lanes(1), max_batch_size=4, leaves=leaves)  # not started
     (hard,) = submit(waiting, [image(2)], "cascade")
-    task = waiting._next_task(Clock())
-    assert task is not None
+    task = next_task(waiting)
     task(Clock())
     said = hard.cut_short()
     assert said.partial_of == (0,)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import InvalidImage
 from snapensemble.serving.errors import InferenceFailed
+from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import Answer, Encoded, Image, PendingImage
 from snapensemble.serving.inference.scheduler import Scheduler
 from tests.fakes import GatedMember, submit
@@ -46,7 +47,7 @@ def encoded(*values: int) -> list[bytes]:
 @contextmanager
 def lanes(*members: GatedMember, decode: Any, **options: Any) -> Iterator[Scheduler]:
     values: dict[str, Any] = {
-        "threads": 1,
+        "lanes": Lanes(1),
         "max_batch_size": 4,
         "split_above_s": math.inf,
         **options,
@@ -69,7 +70,9 @@ def test_every_encoded_picture_gets_its_own_answer(
     counts: list[int], threads: int, max_batch_size: int
 ) -> None:
     fakes, decode = [GatedMember(), GatedMember()], GatedDecoder()
-    with lanes(*fakes, decode=decode, threads=threads, max_batch_size=max_batch_size) as running:
+    with lanes(
+        *fakes, decode=decode, lanes=Lanes(threads), max_batch_size=max_batch_size
+    ) as running:
         futures = [submit(running, encoded(*range(count))) for count in counts]
         for group in futures:
             for value, future in enumerate(group):
@@ -111,7 +114,7 @@ def test_requests_take_turns_so_that_many_pictures_do_not_hold_up_one() -> None:
 
 def test_a_lone_picture_is_decoded_while_another_lane_runs_members() -> None:
     member, decode = GatedMember(is_open=False), GatedDecoder()
-    with lanes(member, decode=decode, threads=2) as running:
+    with lanes(member, decode=decode, lanes=Lanes(2)) as running:
         submit(running, encoded(1))
         assert member.entered.acquire(timeout=30)
         submit(running, encoded(2))
@@ -166,7 +169,7 @@ def test_what_damaged_pictures_cost_is_known_too() -> None:
 
 
 def test_lanes_without_a_decoder_say_so() -> None:
-    with Scheduler([GatedMember()], threads=1, max_batch_size=1) as running:
+    with Scheduler([GatedMember()], lanes=Lanes(1), max_batch_size=1) as running:
         failure = submit(running, encoded(1))[0].exception(30)
     assert isinstance(failure, InferenceFailed)
     assert "decoded images only" in str(failure.__cause__)

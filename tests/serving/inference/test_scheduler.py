@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from snapensemble.contracts.metrics import softmax
 from snapensemble.serving.errors import InferenceFailed, Stopping
 from snapensemble.serving.inference.batch import BatchReport, MemberCall
+from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import PendingImage
 from snapensemble.serving.inference.scheduler import Scheduler
 from tests.fakes import GatedMember, submit
@@ -32,7 +33,7 @@ def expected(value: int, members: int = 1) -> NDArray[np.float64]:
 @contextmanager
 def lanes(*members: GatedMember, **options: Any) -> Iterator[Scheduler]:
     values: dict[str, Any] = {
-        "threads": 2,
+        "lanes": Lanes(2),
         "max_batch_size": 4,
         "split_above_s": math.inf,
         **options,
@@ -63,7 +64,7 @@ def test_no_answer_reaches_another_image(
     counts: list[int], threads: int, members: int, max_batch_size: int
 ) -> None:
     fakes = [GatedMember() for _ in range(members)]
-    with lanes(*fakes, threads=threads, max_batch_size=max_batch_size) as running:
+    with lanes(*fakes, lanes=Lanes(threads), max_batch_size=max_batch_size) as running:
         futures = [submit(running, [image(v % 256) for v in range(count)]) for count in counts]
         for group in futures:
             for value, future in enumerate(group):
@@ -73,7 +74,7 @@ def test_no_answer_reaches_another_image(
 
 def test_a_lone_image_starts_at_once_and_its_members_run_side_by_side() -> None:
     first, second = GatedMember(is_open=False), GatedMember(is_open=False)
-    with lanes(first, second, threads=2) as running:
+    with lanes(first, second, lanes=Lanes(2)) as running:
         (future,) = submit(running, [image(1)])
         assert first.entered.acquire(timeout=30)
         assert second.entered.acquire(timeout=30)  # while the first still runs
@@ -82,7 +83,7 @@ def test_a_lone_image_starts_at_once_and_its_members_run_side_by_side() -> None:
 
 def test_a_batch_grows_while_the_lanes_are_busy() -> None:
     member = GatedMember(is_open=False)
-    with lanes(member, threads=1, max_batch_size=4) as running:
+    with lanes(member, lanes=Lanes(1), max_batch_size=4) as running:
         futures = submit(running, [image(0)])
         assert member.entered.acquire(timeout=30)
         for value in range(1, 7):
@@ -94,7 +95,7 @@ def test_a_batch_grows_while_the_lanes_are_busy() -> None:
 
 def test_with_fewer_members_than_lanes_the_queue_is_shared_among_them() -> None:
     member = GatedMember(is_open=False)
-    with lanes(member, threads=2, max_batch_size=8) as running:
+    with lanes(member, lanes=Lanes(2), max_batch_size=8) as running:
         futures = submit(running, [image(v) for v in range(6)])
         assert member.entered.acquire(timeout=30) and member.entered.acquire(timeout=30)
         member.gate.set()
@@ -104,7 +105,7 @@ def test_with_fewer_members_than_lanes_the_queue_is_shared_among_them() -> None:
 
 def test_a_long_queue_is_cut_so_that_lanes_run_while_answers_are_written() -> None:
     member = GatedMember(is_open=False)
-    running = Scheduler([member], threads=1, max_batch_size=8, split_above_s=0.0)
+    running = Scheduler([member], lanes=Lanes(1), max_batch_size=8, split_above_s=0.0)
     running._stages[0].load.measured(1.0, 1)
     futures = submit(running, [image(v) for v in range(10)])
     member.gate.set()
@@ -122,7 +123,7 @@ def test_lanes_let_the_thread_go_first_that_answers_clients() -> None:
         found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         return np.zeros((len(images_BCHW), 2), np.float32)
 
-    with Scheduler([member], threads=1, max_batch_size=1) as running:
+    with Scheduler([member], lanes=Lanes(1), max_batch_size=1) as running:
         submit(running, [image(0)])[0].result(30)
     assert found == [min(19, own + 5)]
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
@@ -130,7 +131,7 @@ def test_lanes_let_the_thread_go_first_that_answers_clients() -> None:
 
 def test_an_image_whose_client_left_is_not_run() -> None:
     member = GatedMember(is_open=False)
-    with lanes(member, threads=1) as running:
+    with lanes(member, lanes=Lanes(1)) as running:
         submit(running, [image(0)])
         assert member.entered.acquire(timeout=30)
         left, stays = submit(running, [image(1), image(2)])
@@ -144,7 +145,7 @@ def test_an_image_whose_client_left_is_not_run() -> None:
 
 def test_a_batch_of_which_everyone_left_is_skipped() -> None:
     member = GatedMember(is_open=False)
-    with lanes(member, threads=1) as running:
+    with lanes(member, lanes=Lanes(1)) as running:
         submit(running, [image(0)])
         assert member.entered.acquire(timeout=30)
         for future in submit(running, [image(v) for v in range(4)]):
@@ -157,7 +158,7 @@ def test_a_batch_of_which_everyone_left_is_skipped() -> None:
 
 def test_a_client_that_leaves_during_the_run_does_not_hurt_its_batch_mates() -> None:
     member = GatedMember(is_open=False)
-    with lanes(member, threads=1) as running:
+    with lanes(member, lanes=Lanes(1)) as running:
         futures = submit(running, [image(v) for v in range(3)])
         assert member.entered.acquire(timeout=30)
         assert futures[1].cancel()
@@ -187,7 +188,7 @@ def test_a_result_that_is_no_number_fails_its_image_only() -> None:
         logits_B = np.where(sums_B == 0, np.nan, sums_B / 100)
         return np.stack([logits_B, np.zeros_like(logits_B)], axis=1).astype(np.float32)
 
-    with Scheduler([broken_for_black], threads=1, max_batch_size=4) as running:
+    with Scheduler([broken_for_black], lanes=Lanes(1), max_batch_size=4) as running:
         black, grey = submit(running, [image(0), image(3)])
         with pytest.raises(InferenceFailed, match="gave no number"):
             black.result(30)
@@ -201,7 +202,7 @@ def test_answers_that_do_not_fit_fail_their_batch_and_the_lane_goes_on() -> None
     def first(images_BCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         return answers_M[0](images_BCHW)
 
-    with Scheduler([first], threads=1, max_batch_size=4) as running:
+    with Scheduler([first], lanes=Lanes(1), max_batch_size=4) as running:
         for future in submit(running, [image(v) for v in range(3)]):
             with pytest.raises(InferenceFailed):
                 future.result(30)
@@ -213,7 +214,7 @@ def test_a_report_that_fails_does_not_end_its_lane() -> None:
     def broken(_: BatchReport) -> None:
         raise RuntimeError("no metrics today")
 
-    with lanes(GatedMember(), threads=1, on_batch=[broken]) as running:
+    with lanes(GatedMember(), lanes=Lanes(1), on_batch=[broken]) as running:
         for value in (1, 2):
             (future,) = submit(running, [image(value)])
             np.testing.assert_allclose(future.result(30), expected(value))
@@ -221,7 +222,7 @@ def test_a_report_that_fails_does_not_end_its_lane() -> None:
 
 def test_what_images_waited_is_told_beside_what_was_predicted() -> None:
     waits: list[tuple[float, float]] = []
-    with lanes(GatedMember(), threads=1, on_wait=lambda *wait: waits.append(wait)) as running:
+    with lanes(GatedMember(), lanes=Lanes(1), on_wait=lambda *wait: waits.append(wait)) as running:
         image_1, image_2 = PendingImage(image(1)), PendingImage(image(2))
         image_1.times.predicted_s = 0.3
         running.submit([image_1, image_2])
@@ -242,7 +243,7 @@ def test_the_rate_is_measured() -> None:
 
 def test_leaving_answers_everything_that_was_accepted_and_refuses_the_rest() -> None:
     member = GatedMember(is_open=False)
-    running = Scheduler([member], threads=1, max_batch_size=2)
+    running = Scheduler([member], lanes=Lanes(1), max_batch_size=2)
     running.__enter__()
     futures = submit(running, [image(v) for v in range(7)])
     assert member.entered.acquire(timeout=30)
@@ -256,12 +257,12 @@ def test_leaving_answers_everything_that_was_accepted_and_refuses_the_rest() -> 
     closing.join(30)
     for value, future in enumerate(futures):
         np.testing.assert_allclose(future.result(0), expected(value))
-    assert not any(t.name.startswith("lane-") and t.is_alive() for t in running._threads)
+    assert not any(t.name.startswith("lane-") for t in threading.enumerate())
 
 
 def test_each_batch_is_reported_once() -> None:
     reports: list[BatchReport] = []
-    with lanes(GatedMember(), GatedMember(), threads=1, on_batch=[reports.append]) as running:
+    with lanes(GatedMember(), GatedMember(), lanes=Lanes(1), on_batch=[reports.append]) as running:
         wait(submit(running, [image(v) for v in range(4)]), 30)
     assert [(report.images, report.answered, report.members_used) for report in reports] == [
         (4, 4, 2)

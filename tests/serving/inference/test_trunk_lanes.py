@@ -20,9 +20,10 @@ from snapensemble.contracts.cascade import Mode
 from snapensemble.serving.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from snapensemble.serving.inference.admission import MemoryBudget
 from snapensemble.serving.inference.batch import TRUNK, BatchReport, Clock
+from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import PendingImage
 from snapensemble.serving.inference.scheduler import Scheduler
-from tests.fakes import GatedMember, GatedTrunk, submit
+from tests.fakes import GatedMember, GatedTrunk, next_task, submit
 from tests.serving.inference.test_cascade_lanes import M, cascade, leaves, members, unanswered
 from tests.serving.inference.test_scheduler import expected, image
 
@@ -48,7 +49,7 @@ def answer_of(value: int, mode: Mode) -> NDArray[np.float64]:
 
 def do_next(lanes: Scheduler) -> None:
     """What a lane of a scheduler that is not started would do next."""
-    (lanes._next_task(Clock()) or pytest.fail("nothing to do"))(Clock())
+    next_task(lanes)(Clock())
 
 
 @given(
@@ -66,7 +67,7 @@ def test_every_image_has_its_own_answer_and_meets_the_trunk_once(
 ) -> None:
     trunk, fakes, memory = GatedTrunk(is_open=False), members(), MemoryBudget(10**9)
     reports: list[BatchReport] = []
-    options = {"threads": threads, "max_batch_size": max_batch_size}
+    options = {"lanes": Lanes(threads), "max_batch_size": max_batch_size}
     with on_trunk(
         trunk, *fakes, on_batch=[reports.append], count_bytes=memory.count, **options
     ) as lanes:
@@ -89,7 +90,7 @@ def test_every_image_has_its_own_answer_and_meets_the_trunk_once(
 
 def test_a_micro_batch_asks_the_trunk_once_and_then_every_member() -> None:
     trunk, fakes = GatedTrunk(), members()
-    with on_trunk(trunk, *fakes, threads=1) as lanes:
+    with on_trunk(trunk, *fakes, lanes=Lanes(1)) as lanes:
         wait(submit(lanes, [image(v) for v in range(4)]), 30)
     assert trunk.batches == [4]
     assert [fake.batches for fake in fakes] == [[4], [4], [4]]
@@ -97,7 +98,7 @@ def test_a_micro_batch_asks_the_trunk_once_and_then_every_member() -> None:
 
 def test_in_a_cascade_later_members_are_asked_about_the_same_features() -> None:
     trunk, fakes = GatedTrunk(), members()
-    with on_trunk(trunk, *fakes, threads=1) as lanes:
+    with on_trunk(trunk, *fakes, lanes=Lanes(1)) as lanes:
         futures = submit(lanes, [image(v) for v in (0, 1, 2, 4)], "cascade")
         for value, future in zip((0, 1, 2, 4), futures, strict=True):
             np.testing.assert_allclose(future.result(30), answer_of(value, "cascade"))
@@ -107,11 +108,11 @@ def test_in_a_cascade_later_members_are_asked_about_the_same_features() -> None:
 
 def test_images_of_two_trunk_batches_meet_the_members_together() -> None:
     trunk, fakes = GatedTrunk(), members()
-    lanes = Scheduler(fakes, trunk=trunk, threads=1, max_batch_size=4, leaves=leaves)
+    lanes = Scheduler(fakes, trunk=trunk, lanes=Lanes(1), max_batch_size=4, leaves=leaves)
     tasks = []
     for value in (1, 4):
         submit(lanes, [image(value)], "cascade")
-        tasks.append(lanes._next_task(Clock()) or pytest.fail("nothing to do"))
+        tasks.append(next_task(lanes))
     for task in tasks:
         task(Clock())
     do_next(lanes)
@@ -120,7 +121,7 @@ def test_images_of_two_trunk_batches_meet_the_members_together() -> None:
 
 def test_the_members_of_a_lone_image_run_side_by_side() -> None:
     trunk, first, second = GatedTrunk(), GatedMember(is_open=False), GatedMember(is_open=False)
-    with on_trunk(trunk, first, second, threads=2) as lanes:
+    with on_trunk(trunk, first, second, lanes=Lanes(2)) as lanes:
         (future,) = submit(lanes, [image(1)])
         assert first.entered.acquire(timeout=30)
         assert second.entered.acquire(timeout=30)  # while the first still runs
@@ -131,10 +132,15 @@ def test_the_members_of_a_lone_image_run_side_by_side() -> None:
 def test_at_the_trunk_and_right_after_it_there_is_no_answer_to_cut_short(mode: Mode) -> None:
     trunk, fakes, memory = GatedTrunk(), members(), MemoryBudget(10**9)
     lanes = Scheduler(
-        fakes, trunk=trunk, threads=1, max_batch_size=2, leaves=leaves, count_bytes=memory.count
+        fakes,
+        trunk=trunk,
+        lanes=Lanes(1),
+        max_batch_size=2,
+        leaves=leaves,
+        count_bytes=memory.count,
     )
     hasty, patient = submit(lanes, [image(1), image(2)], mode)
-    at_trunk = lanes._next_task(Clock()) or pytest.fail("nothing to do")
+    at_trunk = next_task(lanes)
     at_trunk(Clock())
     assert memory.held == 2 * FEATURES_BYTES
     with pytest.raises(DeadlineExceeded):
@@ -146,7 +152,7 @@ def test_at_the_trunk_and_right_after_it_there_is_no_answer_to_cut_short(mode: M
 
 def test_the_members_heard_after_the_trunk_are_an_answer() -> None:
     trunk, slow = GatedTrunk(), GatedMember(is_open=False)
-    with on_trunk(trunk, GatedMember(), slow, GatedMember(), threads=1) as lanes:
+    with on_trunk(trunk, GatedMember(), slow, GatedMember(), lanes=Lanes(1)) as lanes:
         (hasty,) = submit(lanes, [image(3)])
         assert slow.entered.acquire(timeout=30)
         heard = hasty.cut_short()
@@ -157,7 +163,7 @@ def test_the_members_heard_after_the_trunk_are_an_answer() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_an_image_whose_client_leaves_at_the_trunk_meets_no_member(mode: Mode) -> None:
     trunk, fakes, memory = GatedTrunk(is_open=False), members(), MemoryBudget(10**9)
-    with on_trunk(trunk, *fakes, threads=1, count_bytes=memory.count) as lanes:
+    with on_trunk(trunk, *fakes, lanes=Lanes(1), count_bytes=memory.count) as lanes:
         leaving, staying = submit(lanes, [image(2), image(5)], mode)
         assert trunk.entered.acquire(timeout=30)
         assert leaving.cancel()
@@ -173,7 +179,7 @@ def test_a_trunk_that_fails_fails_its_micro_batch_and_no_other(mode: Mode) -> No
     reports: list[BatchReport] = []
     trunk.failure = RuntimeError("no memory")
     options: dict[str, Any] = {"on_batch": [reports.append], "count_bytes": memory.count}
-    with on_trunk(trunk, *fakes, threads=1, max_batch_size=2, **options) as lanes:
+    with on_trunk(trunk, *fakes, lanes=Lanes(1), max_batch_size=2, **options) as lanes:
         bad = submit(lanes, [image(1), image(2)], mode)
         assert trunk.entered.acquire(timeout=30)
         (good,) = submit(lanes, [image(4)], mode)
@@ -193,7 +199,7 @@ def test_a_trunk_that_fails_fails_its_micro_batch_and_no_other(mode: Mode) -> No
 def test_a_trunk_that_gives_another_number_of_features_fails() -> None:
     fakes = members()
     with Scheduler(
-        fakes, trunk=lambda images: np.zeros((1, 4), np.float32), threads=1, max_batch_size=4
+        fakes, trunk=lambda images: np.zeros((1, 4), np.float32), lanes=Lanes(1), max_batch_size=4
     ) as lanes:
         for future in submit(lanes, [image(1), image(2)]):
             with pytest.raises(InferenceFailed) as caught:
@@ -204,7 +210,7 @@ def test_a_trunk_that_gives_another_number_of_features_fails() -> None:
 
 def test_features_count_as_held_while_they_are_needed_and_no_longer() -> None:
     trunk, fakes, memory = GatedTrunk(), members(closed=1), MemoryBudget(3 * FEATURES_BYTES)
-    with on_trunk(trunk, *fakes, threads=1, count_bytes=memory.count) as lanes:
+    with on_trunk(trunk, *fakes, lanes=Lanes(1), count_bytes=memory.count) as lanes:
         easy, hard = submit(lanes, [image(0), image(1)], "cascade")
         easy.result(30)
         assert fakes[1].entered.acquire(timeout=30)
@@ -216,7 +222,7 @@ def test_features_count_as_held_while_they_are_needed_and_no_longer() -> None:
 
 def test_features_are_counted_beyond_the_limit_and_then_others_are_refused() -> None:
     trunk, fakes, memory = GatedTrunk(), members(closed=0), MemoryBudget(FEATURES_BYTES)
-    with on_trunk(trunk, *fakes, threads=1, count_bytes=memory.count) as lanes:
+    with on_trunk(trunk, *fakes, lanes=Lanes(1), count_bytes=memory.count) as lanes:
         futures = submit(lanes, [image(v) for v in range(3)])
         assert fakes[0].entered.acquire(timeout=30)
         assert memory.held == 3 * FEATURES_BYTES
@@ -230,7 +236,7 @@ def test_features_are_counted_beyond_the_limit_and_then_others_are_refused() -> 
 
 def test_an_image_has_features_in_place_of_its_pixels() -> None:
     pending = PendingImage(image(7))
-    lanes = Scheduler([GatedMember()], trunk=GatedTrunk(), threads=1, max_batch_size=1)
+    lanes = Scheduler([GatedMember()], trunk=GatedTrunk(), lanes=Lanes(1), max_batch_size=1)
     lanes.submit([pending])
     do_next(lanes)
     np.testing.assert_array_equal(pending.inputs, 2 * image(7))
@@ -242,7 +248,7 @@ def test_an_image_has_features_in_place_of_its_pixels() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_closing_answers_images_that_are_between_trunk_and_members(mode: Mode) -> None:
     trunk, fakes = GatedTrunk(is_open=False), members()
-    lanes = Scheduler(fakes, trunk=trunk, threads=2, max_batch_size=2, leaves=leaves)
+    lanes = Scheduler(fakes, trunk=trunk, lanes=Lanes(2), max_batch_size=2, leaves=leaves)
     lanes.__enter__()
     futures = submit(lanes, [image(value) for value in range(12)], mode)
     assert trunk.entered.acquire(timeout=30)
@@ -259,7 +265,7 @@ def test_closing_answers_images_that_are_between_trunk_and_members(mode: Mode) -
 @pytest.mark.parametrize("mode", MODES)
 def test_what_an_image_takes_is_the_trunks_time_and_the_members(mode: Mode) -> None:
     trunk, fakes = GatedTrunk(), members()
-    lanes = Scheduler(fakes, trunk=trunk, threads=1, max_batch_size=4, leaves=leaves)
+    lanes = Scheduler(fakes, trunk=trunk, lanes=Lanes(1), max_batch_size=4, leaves=leaves)
     load = lanes._entries[mode].load
     measured: list[tuple[float, int]] = []
     count = load.measured
@@ -280,7 +286,7 @@ def test_what_an_image_takes_is_the_trunks_time_and_the_members(mode: Mode) -> N
 
 def test_images_at_the_trunk_are_queued_and_those_behind_it_are_not() -> None:
     trunk, fakes = GatedTrunk(), members(closed=0)
-    with on_trunk(trunk, *fakes, threads=1, max_batch_size=2) as lanes:
+    with on_trunk(trunk, *fakes, lanes=Lanes(1), max_batch_size=2) as lanes:
         begun = submit(lanes, [image(0), image(1)])
         assert fakes[0].entered.acquire(timeout=30)
         waiting = submit(lanes, [image(2)])
@@ -291,7 +297,7 @@ def test_images_at_the_trunk_are_queued_and_those_behind_it_are_not() -> None:
 
 def test_reports_say_what_the_trunk_took_and_no_image_waits_twice() -> None:
     reports: list[BatchReport] = []
-    with on_trunk(GatedTrunk(), *members(), threads=1, on_batch=[reports.append]) as lanes:
+    with on_trunk(GatedTrunk(), *members(), lanes=Lanes(1), on_batch=[reports.append]) as lanes:
         wait(submit(lanes, [image(value) for value in (0, 1, 2)], "cascade"), 30)
     found = [(r.images, r.answered, r.members_used, len(r.waits_s)) for r in reports]
     assert found == [(3, 0, 0, 3), (3, 1, 1, 0), (2, 1, 2, 0), (1, 1, 3, 0)]
