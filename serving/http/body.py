@@ -21,7 +21,7 @@ from snapensemble.serving.http.exchange import STATE
 from snapensemble.serving.http.media.encodings import Decoder, coding_of
 from snapensemble.serving.http.media.form import Form
 from snapensemble.serving.http.media.json_images import GROWTH, pictures_of_json
-from snapensemble.serving.http.media.texts import is_picture
+from snapensemble.serving.http.media.texts import PICTURE_TYPE
 from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.settings import Settings
 
@@ -86,7 +86,7 @@ class Body:
             ServingError, ClientDisconnect: as `content`.
         """
         media_type = essence(self._headers.get(b"content-type", ""))
-        if media_type not in (FORM, JSON) and not is_picture(media_type):
+        if media_type not in (FORM, JSON) and not PICTURE_TYPE.fullmatch(media_type):
             await self._drain()
             raise UnsupportedMediaType(f"Content-Type {media_type!r}; send {FORMS}")
         if media_type == FORM:
@@ -229,8 +229,8 @@ class Body:
         announced = self._headers.get(b"content-length", "")
         if announced.isdecimal() and int(announced) > self._settings.max_body_bytes:
             raise BodyTooLarge(self._too_large(f"{int(announced):,} bytes"))
-        coding = coding_of(self._headers.get(ENCODING, ""))
-        if coding is not None:
+        encoding = self._headers.get(ENCODING)
+        if encoding is not None and (coding := coding_of(encoding)) is not None:
             self._decoder = Decoder(coding)
             self._next = self._unpacked
 

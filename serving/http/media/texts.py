@@ -7,21 +7,18 @@ wrapped by CR LF or LF (RFC 2045). Nothing else may be in between.
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator
 
 from snapensemble.serving.errors import MalformedBody
 
-OCTETS = "application/octet-stream"
+# Media types of what is one picture; clients that do not know give none.
+PICTURE_TYPE = re.compile(r"(image/.*|application/octet-stream)?")
 SLICE = 2**17  # characters decoded in one step, in which no other thread runs; a multiple of 4
 MAX_HEAD = 1000  # characters of a `data:` URI before its data
 DATA_URI = "expected data:image/png;base64, and the picture in base64"
 # What may be written as an escape in a URI, of the characters that are accepted in it.
 ESCAPES = {f"%{ord(each):02{case}}": each for each in "+/=\r\n" for case in "xX"}
-
-
-def is_picture(media_type: str) -> bool:
-    """Whether what has this media type, or has none, is one picture."""
-    return media_type in ("", OCTETS) or media_type.startswith("image/")
 
 
 def picture_of(text: str, where: str) -> bytes:
@@ -53,7 +50,7 @@ def _start_of_data(text: str, where: str) -> int:
     media_type, *parameters = text[5 : max(comma, 5)].lower().split(";")
     if parameters[-1:] != ["base64"]:
         raise MalformedBody(f"{where}: a data URI that is not base64; {DATA_URI}")
-    if not is_picture(media_type):
+    if not PICTURE_TYPE.fullmatch(media_type):
         raise MalformedBody(f"{where}: a data URI of {media_type!r}; {DATA_URI}")
     return comma + 1
 
