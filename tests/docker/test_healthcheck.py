@@ -1,13 +1,14 @@
 """The health check of the image asks where the server of the same environment listens."""
 
+import runpy
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from docker.healthcheck import main
 from snapensemble.server_process import server_process
 
+main = runpy.run_path(str(Path(__file__).parents[2] / "docker" / "healthcheck.py"))["main"]
 NAMES = ("SNAPENSEMBLE_UDS", "SNAPENSEMBLE_HOST", "SNAPENSEMBLE_PORT", "PORT")
 
 
