@@ -7,18 +7,31 @@ takes longer than the answer.
 import os
 import socket
 import sys
+from typing import Any
 
 SECONDS = 2.0
 
 
+def where() -> tuple[socket.AddressFamily, Any]:
+    """The family and the address of the server's socket, from the variables of its settings.
+
+    An empty variable counts as one that is not set, as it does for the server.
+    """
+    if path := os.environ.get("SNAPENSEMBLE_UDS"):
+        return socket.AF_UNIX, path
+    host = os.environ.get("SNAPENSEMBLE_HOST") or "127.0.0.1"
+    port = int(os.environ.get("SNAPENSEMBLE_PORT") or os.environ.get("PORT") or "8000")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return family, ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104
+
+
 def main() -> int:
     """Ask `/health/ready`; the exit code comes back."""
-    # An empty variable counts as one that is not set, as it does for the server.
-    host = os.environ.get("SNAPENSEMBLE_HOST") or "127.0.0.1"
-    port = int(os.environ.get("SNAPENSEMBLE_PORT") or "8000")
-    address = ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104
+    family, address = where()
     try:
-        with socket.create_connection(address, timeout=SECONDS) as connection:
+        with socket.socket(family) as connection:
+            connection.settimeout(SECONDS)
+            connection.connect(address)
             connection.sendall(
                 b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             )
@@ -26,7 +39,7 @@ def main() -> int:
             while part := connection.recv(4096):
                 answer += part
     except OSError as error:
-        print(f"{address[0]}:{port}: {error}")
+        print(f"{address}: {error}")
         return 1
     status, _, rest = answer.decode(errors="replace").partition("\r\n")
     print(status, rest.rpartition("\r\n\r\n")[2])

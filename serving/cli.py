@@ -10,6 +10,8 @@ from snapensemble.serving.process.sockets import bind_ports, listening
 from snapensemble.serving.process.startup import greeting, prepare_process
 from snapensemble.serving.settings import SECRETS, Settings, check_environment, variable
 
+PLATFORM_PORT = "PORT"  # which Cloud Run, Knative and Heroku set; a setting of this server wins
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting; variables SNAPENSEMBLE_* count where a flag is not given."""
@@ -73,6 +75,8 @@ def expecting_what_is_signed(bundle_dir: Path, settings: Settings) -> Settings:
 def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Settings:
     """The settings: flags win over variables, and variables over defaults.
 
+    The port may also come from the variable that platforms set, if no setting says it.
+
     Args:
         flags: values by names of settings.
         for_server: whether a port is to be opened with them, so that variables must be right.
@@ -82,9 +86,19 @@ def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Sett
     """
     if for_server:
         check_environment(os.environ, Settings.model_fields, flags)
-    found = {name.upper() for name in os.environ}
+    found = {name.upper() for name, value in os.environ.items() if value}
+    is_port_of_platform = (
+        for_server
+        and "port" not in flags
+        and variable("port") not in found
+        and bool(os.environ.get(PLATFORM_PORT))
+    )
+    if is_port_of_platform:
+        flags = {**flags, "port": os.environ[PLATFORM_PORT]}
 
     def word(name: str) -> str:
+        if name == "port" and is_port_of_platform:
+            return PLATFORM_PORT
         is_variable = name in SECRETS or (name not in flags and variable(name) in found)
         return variable(name) if is_variable else flag(name)
 

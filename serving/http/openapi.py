@@ -37,6 +37,7 @@ ALWAYS = [
 ]
 HEADERS_OF = {
     401: {"WWW-Authenticate": {"$ref": "#/components/headers/Authenticate"}},
+    415: {"Accept-Encoding": {"$ref": "#/components/headers/AcceptEncoding"}},
     503: {"Retry-After": {"$ref": "#/components/headers/RetryAfter"}},
 }
 IDENTITY = {"schema": {"type": "string"}, "description": "the request's own, or a new one"}
@@ -49,6 +50,10 @@ HEADERS = {
         "required": True,
     },
     "Authenticate": {"schema": {"const": "Bearer"}, "required": True},
+    "AcceptEncoding": {
+        "schema": {"type": "string"},
+        "description": "what Content-Encoding may be; present if that of the request is not read",
+    },
 }
 REQUEST_ID = {
     "name": "X-Request-ID",

@@ -14,6 +14,7 @@ from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, Invalid
 from snapensemble.serving import errors
 from snapensemble.serving.http.adapters.adapter import Adapter
 from snapensemble.serving.http.adapters.predict import PREDICT
+from snapensemble.serving.http.media.encodings import CODINGS
 from snapensemble.serving.http.openapi import READ, problem_responses
 from snapensemble.serving.http.pages import first_page_router, pages_router
 from snapensemble.serving.http.schemas import (
@@ -88,8 +89,9 @@ def _predict_router(settings: Settings) -> APIRouter:
         "required": True,
         "description": (
             "One encoded picture (JPEG, PNG, WebP, AVIF, BMP, GIF or TIFF) as the body, or up to "
-            f"{most} as files of a form, under any names, or as base64 in JSON; "
-            f"{settings.max_body_bytes:,} bytes at most."
+            f"{most} as files of a form, under any names, or as base64 or data URIs in JSON; "
+            f"{settings.max_body_bytes:,} bytes at most. Content-Encoding may be "
+            f"{' or '.join(CODINGS)}."
         ),
         "content": {
             "image/*": {"schema": BINARY},

@@ -21,6 +21,47 @@ def test_a_flag_wins_over_a_variable_and_a_variable_over_the_default(
     assert (settings.port, settings.threads, settings.max_batch_size) == (9002, 3, 32)
 
 
+def test_a_platforms_port_counts_where_no_setting_says_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PORT", "8080")
+    assert build_settings({}).port == 8080
+    monkeypatch.setenv("SNAPENSEMBLE_PORT", "")
+    assert build_settings({}).port == 8080
+    monkeypatch.setenv("SNAPENSEMBLE_PORT", "9001")
+    assert build_settings({}).port == 9001
+    assert build_settings({"port": "9002"}).port == 9002
+    monkeypatch.delenv("SNAPENSEMBLE_PORT")
+    monkeypatch.setenv("snapensemble_port", "9003")
+    assert build_settings({}).port == 9003
+    monkeypatch.delenv("snapensemble_port")
+    monkeypatch.setenv("PORT", "")
+    assert build_settings({}).port == 8000
+
+
+@pytest.mark.parametrize("value", ["tcp://10.0.0.1:80", "70000", "-1", " "])
+def test_a_platforms_port_that_is_none_is_named(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("PORT", value)
+    message = f"^PORT: expected a whole number, from 0 to 65535, got '{value}'$"
+    with pytest.raises(InvalidConfig, match=message):
+        build_settings({})
+    assert build_settings({"port": "1"}).port == 1
+    assert build_settings({}, for_server=False).port == 8000
+
+
+@pytest.mark.parametrize("text", ["models", "//models", "/a/../b", "/a b", "/a?b", "/%61", "/a//b"])
+def test_a_prefix_is_a_plain_path(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="^--root-path: expected a path such as"):
+        build_settings({"root_path": text})
+
+
+def test_a_prefix_has_no_slash_at_its_end() -> None:
+    assert build_settings({"root_path": "/a/b/"}).root_path == "/a/b"
+    assert build_settings({"root_path": "/"}).root_path == ""
+
+
 @pytest.mark.parametrize(
     "flags",
     [

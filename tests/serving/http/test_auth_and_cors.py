@@ -13,6 +13,7 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.predict import predict_with_url
 from snapensemble.server_process import server_process
 from snapensemble.serving.http.app import create_app
+from snapensemble.serving.http.exchange import DEFAULTS
 from snapensemble.serving.http.pages import PAGE
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
@@ -20,6 +21,7 @@ from tests.factories import encoded, make_bundle, picture
 from tests.fakes import client
 from tests.forks import run
 from tests.serving.http.test_http import is_problem
+from tests.serving.port import open_port
 from tests.serving.process.test_server import connect
 
 TOKEN = "a-token-that-is-long-enough"
@@ -83,6 +85,30 @@ async def test_the_page_needs_no_token_and_says_nothing_of_the_bundle(
     assert "security" not in app.state.document["paths"]["/"]["get"]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"HTTP/1.1\r\nHost: 10.0.0.7:8000\r\nUser-Agent: kube-probe/1.33\r\nConnection: close",
+        b"HTTP/1.1\r\nHost: x\r\nUser-Agent: GoogleHC/1.0\r\nAccept: */*\r\nConnection: close",
+        b"HTTP/1.0",  # as HAProxy asks
+    ],
+)
+def test_a_plain_probe_is_answered_200_and_told_nothing(
+    app: FastAPI, method: str, rest: bytes
+) -> None:
+    with open_port(app) as port:
+        answer = port.exchange(method.encode() + b" / " + rest + b"\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body == (PAGE.encode() if method == "GET" else b"")
+    names = {line.partition(b":")[0].lower() for line in head.splitlines()[1:]}
+    assert names <= {
+        b"date", b"connection", b"content-length", b"content-type", b"vary", b"x-request-id",
+        *DEFAULTS,
+    }  # fmt: skip
+
+
 async def test_a_body_without_a_token_is_not_read(app: FastAPI) -> None:
     said: list[Any] = []
 
@@ -128,7 +154,8 @@ async def test_a_page_of_an_origin_that_is_named_may_ask(http: httpx.AsyncClient
     before = await http.options("/predict", headers={**PREFLIGHT, **origin})
     assert before.status_code == 204
     assert before.headers["access-control-allow-origin"] == "https://shop.example"
-    assert "Authorization" in before.headers["access-control-allow-headers"]
+    for name in ("Authorization", "Content-Encoding"):
+        assert name in before.headers["access-control-allow-headers"]
     reply = await http.post("/predict", content=PNG, headers={**RIGHT, **origin})
     assert reply.headers["access-control-allow-origin"] == "https://shop.example"
     assert "access-control-allow-credentials" not in reply.headers
