@@ -1,11 +1,14 @@
-"""`snapensemble serve`: a bundle directory -> a server on a port."""
+"""`snapensemble serve`: a bundle, or a directory of models -> a server on a port."""
 
 import argparse
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import add_options, build, flag
+from snapensemble.serving.inference.repository import Plan, plan
 from snapensemble.serving.process.sockets import bind_ports, listening
 from snapensemble.serving.process.startup import greeting, prepare_process
 from snapensemble.serving.settings import SECRETS, Settings, check_environment, variable
@@ -16,7 +19,10 @@ PLATFORM_PORT = "PORT"  # which Cloud Run, Knative and Heroku set; a setting of 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting; variables SNAPENSEMBLE_* count where a flag is not given."""
     parser.add_argument(
-        "bundle_dir", type=Path, metavar="BUNDLE_DIR", help="made by snapensemble export"
+        "bundle_dir",
+        type=Path,
+        metavar="BUNDLE_DIR",
+        help="made by snapensemble export; or a directory of models: NAME/ or NAME/VERSION/",
     )
     add_options(parser, Settings, without=SECRETS)
 
@@ -25,42 +31,50 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; 0 after an orderly end."""
     flags = vars(args)
     bundle_dir: Path = flags.pop("bundle_dir")
-    settings = expecting_what_is_signed(bundle_dir, build_settings(flags))
+    settings = build_settings(flags)
     prepare_process(settings)
+    look = looking(bundle_dir, settings)
     if settings.workers > 1:
         from snapensemble.serving.process.workers import serve_with_workers
 
-        return serve_with_workers(
-            bundle_dir, settings, announce=lambda text: print(text, flush=True)
-        )
+        return serve_with_workers(look, settings, announce=lambda text: print(text, flush=True))
     from snapensemble.serving.process.worker import serve
     from snapensemble.serving.shutdown import Shutdown
     from snapensemble.serving.telemetry.metrics import Metrics
 
+    first = look()
     serve(
-        bundle_dir,
+        first,
         settings,
         listen=lambda: listening(bind_ports(settings)),
-        announce=lambda engine, ports: print(
-            greeting(settings, engine.bundle, engine.scheduler.threads, ports), flush=True
-        ),
+        announce=lambda lanes, ports: print(greeting(settings, first, lanes, ports), flush=True),
         shutdown=Shutdown(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s),
         metrics=Metrics(),
+        look=look,
     )
     return 0
 
 
-def expecting_what_is_signed(bundle_dir: Path, settings: Settings) -> Settings:
-    """The settings, with the hash of the bundle that the key has signed, if there is a key.
+def looking(directory: Path, settings: Settings) -> Callable[[], Plan]:
+    """What looks for what is to be served: a bundle, or the models of a directory."""
+    return partial(
+        plan,
+        directory,
+        versions=settings.versions,
+        name=settings.name,
+        expected_sha256=partial(expected_sha256, settings=settings),
+    )
 
-    All workers expect that hash, also those that are started later: none of them reads a key.
+
+def expected_sha256(bundle_dir: Path, settings: Settings) -> str | None:
+    """The hash that a bundle's manifest must have: the one of the settings, or the signed one.
 
     Raises:
         InvalidSignature: the bundle is not signed, not by this key, or changed.
         InvalidConfig: the key cannot be used, or another bundle is expected.
     """
     if settings.verify_key is None:
-        return settings
+        return settings.expect_bundle
     from snapensemble.contracts.signatures import verify_bundle
 
     signed = verify_bundle(bundle_dir, settings.verify_key)
@@ -69,7 +83,7 @@ def expecting_what_is_signed(bundle_dir: Path, settings: Settings) -> Settings:
             f"--expect-bundle: the bundle that is signed has the sha256 {signed}, expected "
             f"{settings.expect_bundle}"
         )
-    return settings.model_copy(update={"expect_bundle": signed})
+    return signed
 
 
 def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Settings:

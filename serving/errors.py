@@ -15,6 +15,14 @@ class UnknownModel(ServingError):
     """No model of this name, or of this version, is served."""
 
 
+class ControlDisabled(ServingError):
+    """Clients may not load and unload models here."""
+
+
+class LoadFailed(ServingError):
+    """What is on disk of a model cannot be served; what was served is served still."""
+
+
 class EmptyBody(ServingError):
     """The body is empty, or a form without a file."""
 

@@ -66,6 +66,30 @@ class Settings(BaseSettings):
         "", description="path under which a proxy shows this server, such as /models/photos"
     )
     name: str | None = Field(None, description="model name to answer with, instead of the bundle's")
+    default_model: str | None = Field(
+        None, description="model of a directory that answers requests which name none"
+    )
+    versions: Positive = Field(
+        1, description="newest versions of each model of a directory that are served"
+    )
+    watch_s: float | None = Field(
+        None,
+        ge=1,
+        allow_inf_nan=False,
+        description="how often to look for new bundles and versions, seconds; on SIGHUP only if "
+        "not set",
+    )
+    model_control: bool = Field(
+        False, description="let whoever may ask load and unload models, too"
+    )
+    shadow: str | None = Field(
+        None,
+        description="model of a directory that is asked beside the default one, and whose answers "
+        "are compared and not given",
+    )
+    shadow_share: float = Field(
+        0.1, gt=0, le=1, description="requests that the shadow is asked about, too, fraction"
+    )
     expect_bundle: str | None = Field(
         None, description="SHA-256 of the bundle's ensemble.json; another one is refused at start"
     )

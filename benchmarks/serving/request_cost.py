@@ -103,7 +103,7 @@ def served(bundle_dir: Path, way: Way) -> Iterator[FastAPI]:
     metrics, limits = Metrics(), replace(Settings().limits(), max_wait_s=way.max_wait_s)
     with (
         load_engine(
-            bundle_dir, limits, on_batch=metrics.batch, on_decode=metrics.decoded
+            bundle_dir, limits, on_batch=partial(metrics.batch, "model"), on_decode=metrics.decoded
         ) as engine,
         traces_to_nobody() if way.has_traces else ExitStack() as traces,
         log_to_nobody() if way.has_access_log else ExitStack(),

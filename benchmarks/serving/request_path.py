@@ -84,7 +84,10 @@ def path(bundle_dir: Path, picture: bytes) -> dict[str, list[str]]:
     threading.setprofile(passed)  # for the lanes, which start later
     try:
         with load_engine(
-            bundle_dir, Settings().limits(), on_batch=metrics.batch, on_decode=metrics.decoded
+            bundle_dir,
+            Settings().limits(),
+            on_batch=partial(metrics.batch, "model"),
+            on_decode=metrics.decoded,
         ) as engine:
             config = uvicorn_config(create_app(Settings(), engine, metrics))
             config.load()

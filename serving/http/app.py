@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fastapi import FastAPI
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.serving.http.adapters import predict
+from snapensemble.serving.http.adapters import predict, repository
 from snapensemble.serving.http.adapters.adapter import Adapter, Routes
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.http.exchange import Exchanges
@@ -16,7 +16,7 @@ from snapensemble.serving.http.pages import ASSETS, docs_assets
 from snapensemble.serving.http.prediction import Predictions
 from snapensemble.serving.http.problems import add_problem_handlers
 from snapensemble.serving.http.routes import router_of
-from snapensemble.serving.http.service import Service
+from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.shutdown import Shutdown
@@ -25,17 +25,27 @@ from snapensemble.serving.telemetry.tracing import Traces
 
 # The contracts that the server speaks. Each makes its adapter from the variables of the
 # environment, or none where they do not ask for it.
-ADAPTERS: tuple[Callable[[Mapping[str, str]], Adapter | None], ...] = (predict.adapter,)
+ADAPTERS: tuple[Callable[[Mapping[str, str]], Adapter | None], ...] = (
+    predict.adapter,
+    repository.adapter,
+)
 
 
 def create_app(
     settings: Settings,
-    engine: Engine,
+    engine: Engine | None,
     metrics: Metrics | None = None,
     shutdown: Shutdown | None = None,
     traces: Traces | None = None,
 ) -> FastAPI:
     """Assemble the server around a running engine, whose owner starts and stops it.
+
+    Args:
+        settings: those of the server.
+        engine: the only one; if None, models come later, by `app.state.service`.
+        metrics: counts what happens.
+        shutdown: tells when the server stops.
+        traces: makes spans of the requests; there are none without it.
 
     Raises:
         InvalidConfig: the tokens cannot be read or are not right, or a proxy's path is that of a
@@ -48,7 +58,11 @@ def create_app(
         openapi_url=None,  # `describe` makes a document that says more
         redirect_slashes=False,
     )
-    app.state.service = Service(settings, engine, metrics, shutdown)
+    service = Service(settings, metrics, shutdown)
+    if engine is not None:
+        name = settings.name or engine.bundle.name
+        service.add(Model(engine, name, engine.bundle.version))
+    app.state.service = service
     app.state.engine = engine
     app.state.metrics = metrics
     adapters = adapters_of(os.environ)
@@ -60,7 +74,7 @@ def create_app(
     add_problem_handlers(app)
     # Each layer is around those before it. What FastAPI does for a request in general costs more
     # than a small ensemble, so predictions are answered before it.
-    app.add_middleware(Predictions, service=app.state.service, routes=routes)
+    app.add_middleware(Predictions, service=service, routes=routes)
     if tokens is not None:
         app.add_middleware(Auth, tokens=tokens)
     if settings.allowed_origins:  # around the tokens: a preflight request has none

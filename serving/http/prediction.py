@@ -184,6 +184,7 @@ async def _received(
     started = time.monotonic()
     try:
         body = Body(scope, receive, request, service.settings)
+        assert route.adapter.read is not None
         return await route.adapter.read(body, head, began + within_s(head.options))
     finally:
         ended = time.monotonic()

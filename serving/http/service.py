@@ -1,12 +1,16 @@
 """The service is what all handlers of one server share: the models, and what counts them."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any, Protocol
 
+from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.serving.errors import MemberFailing, Stopping, UnknownModel
 from snapensemble.serving.http.bridge import Bridge
 from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.inference.repository import order
 from snapensemble.serving.inference.session import TOO_MANY
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.shutdown import Shutdown
@@ -30,16 +34,25 @@ class Model:
         self.bridge = Bridge(engine.scheduler)
         reference = engine.bundle.reference
         self.drift = None if reference is None else Drift(reference)
-        self.users = 0  # requests under way that have been given this model
+        self._users = 0  # requests under way that have been given this model
+        self._is_free = asyncio.Event()
+        self._is_free.set()
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
         """Count a request that needs this model until it is over."""
-        self.users += 1
+        self._users += 1
+        self._is_free.clear()
         try:
             yield
         finally:
-            self.users -= 1
+            self._users -= 1
+            if not self._users:
+                self._is_free.set()
+
+    async def free(self) -> None:
+        """Wait until no request needs this model; new ones must not be given it."""
+        await self._is_free.wait()
 
     def check_ready(self) -> None:
         """Raise MemberFailing if a member fails again and again."""
@@ -51,55 +64,126 @@ class Model:
             )
 
 
+class Control(Protocol):
+    """What clients may do with the models, as far as the settings let them."""
+
+    def index(self) -> list[dict[str, Any]]:
+        """What is served and what is not, and why."""
+
+    async def load(self, name: str) -> None:
+        """Serve what is on disk of a model; nothing has changed if that raises."""
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more, until it is loaded again."""
+
+
 class Service:
-    """The models and the counters of one server.
+    """The models and the counters of one server. For one thread, that of the event loop."""
 
-    Raises:
-        InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        engine: Engine,
-        metrics: Metrics,
-        shutdown: Shutdown,
-    ) -> None:
-        engine.check_mode(settings.mode)
+    def __init__(self, settings: Settings, metrics: Metrics, shutdown: Shutdown) -> None:
         self.settings = settings
         self.metrics = metrics
         self.shutdown = shutdown
         self.started = time.monotonic()
-        name = settings.name or engine.bundle.name
-        self.models = {name: Model(engine, name, engine.bundle.version)}
-        metrics.describe(name, engine.bundle)
+        self.models: dict[str, dict[str, Model]] = {}  # by name; by version, the newest first
+        self.control: Control | None = None  # where clients may load and unload models
+
+    @property
+    def all_models(self) -> list[Model]:
+        """Every version of every model, by name, of one name the newest first."""
+        return [model for _, versions in sorted(self.models.items()) for model in versions.values()]
+
+    def add(self, model: Model) -> Model | None:
+        """Serve a version of a model from now on; gives the one that had its name and version.
+
+        Raises:
+            InvalidParameter: it cannot answer in the mode that the settings ask for.
+        """
+        model.engine.check_mode(self.settings.mode)
+        versions = dict(self.models.get(model.name, {}))
+        former = versions.get(model.version)
+        versions[model.version] = model
+        newest_first = sorted(versions, key=order, reverse=True)
+        self.models[model.name] = {version: versions[version] for version in newest_first}
+        self.metrics.served(model.name, model.engine.bundle, is_served=True)
+        return former
+
+    def remove(self, model: Model) -> None:
+        """Give a version of a model to no request any more."""
+        versions = {k: v for k, v in self.models[model.name].items() if v is not model}
+        if versions:
+            self.models[model.name] = versions
+        else:
+            del self.models[model.name]
+        self.metrics.served(model.name, model.engine.bundle, is_served=False)
 
     def model(self, name: str | None = None, version: str | None = None) -> Model:
-        """The model of a name, in a version; the only one, in its newest version, if not given.
+        """The model of a name, in a version.
+
+        Args:
+            name: if None, the default model: the one of the settings, or the only one.
+            version: if None, the newest.
 
         Raises:
             UnknownModel: there is none.
         """
-        (only,) = self.models.values()
-        if name not in (None, only.name) or version not in (None, only.version):
-            asked = f"{name} {version}" if version else name
-            raise UnknownModel(f"found {asked}, expected {only.name} {only.version}")
-        return only
+        if name is None:
+            name = self._default_name()
+        versions = self.models.get(name, {})
+        model = next(iter(versions.values()), None) if version is None else versions.get(version)
+        if model is None:
+            asked = name if version is None else f"{name}, version {version}"
+            raise UnknownModel(f"found {asked!r}, expected one of {self._known()}")
+        return model
+
+    def check_settings(self) -> None:
+        """Refuse settings that name a model which is not served.
+
+        Raises:
+            InvalidConfig: one does.
+        """
+        for setting in ("default_model", "shadow"):
+            name = getattr(self.settings, setting)
+            if name is not None and name not in self.models:
+                raise InvalidConfig(
+                    f"--{setting.replace('_', '-')} {name}: expected one of {self._known()}"
+                )
+        if self.settings.shadow is not None and self.settings.shadow == self.model().name:
+            raise InvalidConfig(
+                f"--shadow {self.settings.shadow}: this is the model that answers; expected another"
+            )
+
+    def _default_name(self) -> str:
+        if self.settings.default_model is not None:
+            return self.settings.default_model
+        if len(self.models) != 1:
+            raise UnknownModel(
+                f"the request names no model, and {len(self.models)} are served; expected one of "
+                f"{self._known()}, as in POST /predict/NAME; --default-model sets which is meant"
+            )
+        return next(iter(self.models))
+
+    def _known(self) -> str:
+        known = [f"{model.name}, version {model.version}" for model in self.all_models[:5]]
+        more = len(self.all_models) - len(known)
+        return "; ".join(known) + (f"; and {more} more" if more > 0 else "") or "none at all"
 
     def show_load(self) -> None:
         """Bring the gauges up to date: what requests hold, and how far their answers drift."""
-        (model,) = self.models.values()
-        self.metrics.queued.set(model.engine.scheduler.queued)
-        self.metrics.requests_under_way.set(model.admission.requests)
-        self.metrics.held_bytes.set(model.admission.memory.held)
-        if model.drift is not None:
-            self.metrics.drift_answers.set(len(model.drift))
-            for quantity, index in model.drift.indices().items():
-                self.metrics.drift.labels(quantity).set(index)
+        models = self.all_models
+        self.metrics.queued.set(sum(model.engine.scheduler.queued for model in models))
+        self.metrics.requests_under_way.set(sum(model.admission.requests for model in models))
+        for model in models[:1]:  # all of them share one budget
+            self.metrics.held_bytes.set(model.admission.memory.held)
+        for model in models:
+            if model.drift is not None:
+                self.metrics.drift_answers.labels(model.name).set(len(model.drift))
+                for quantity, index in model.drift.indices().items():
+                    self.metrics.drift.labels(model.name, quantity).set(index)
 
     def check_ready(self) -> None:
         """Raise the error that says why no new requests should be sent here, if there is one."""
         if self.shutdown.stopping:
             raise Stopping("the server is shutting down; send new requests elsewhere")
-        for model in self.models.values():
+        for model in self.all_models:
             model.check_ready()

@@ -6,24 +6,21 @@ import math
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from snapensemble.contracts.process import signals_to_obey
-from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.http.timekeeper import Timekeeper
-from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.inference.admission import MemoryBudget
 from snapensemble.serving.process.sockets import at_the_door, is_shut, shut
-from snapensemble.serving.settings import Settings
 from snapensemble.serving.shutdown import Shutdown
-from snapensemble.serving.telemetry.metrics import Metrics
-from snapensemble.serving.telemetry.tracing import Traces
 
 LAST_S = 1.0  # for clients that have connected and are slow to send a request
 HANDSHAKES_S = 0.25  # for handshakes that had begun when the port was shut
@@ -38,6 +35,7 @@ class Server(uvicorn.Server):
         shutdown: tells when to stop.
         service: what is served.
         shares_port: whether other processes have the port, too, so that this one does not shut it.
+        jobs: what runs on the event loop beside it, until it is cancelled.
     """
 
     def __init__(
@@ -47,11 +45,19 @@ class Server(uvicorn.Server):
         service: Service,
         *,
         shares_port: bool = False,
+        jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         super().__init__(config)
         self.service = service
         self._shutdown = shutdown
         self._shares_port = shares_port
+        self._jobs = jobs
+        self._running: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept, and begin what runs beside."""
+        await super().startup(sockets)
+        self._running = [asyncio.get_running_loop().create_task(job()) for job in self._jobs]
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop listening; asked ten times a second."""
@@ -59,6 +65,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept all who have connected, answer them, and close, in the time that is left."""
+        for job in self._running:
+            job.cancel()
         await self._accept_the_last(sockets or [])
         if self._shutdown.stopping:
             self.config.timeout_graceful_shutdown = self._shutdown.left_s  # type: ignore[assignment]
@@ -99,18 +107,23 @@ class Server(uvicorn.Server):
 
 
 def make_server(
-    settings: Settings,
-    engine: Engine,
-    metrics: Metrics,
+    app: FastAPI,
+    memory: MemoryBudget,
     shutdown: Shutdown,
-    traces: Traces | None = None,
+    jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> Server:
     """Make a server that SIGTERM, SIGINT or SIGHUP ends in order from now on, also before it runs.
 
     The server drains, stops listening, answers what it has accepted, and its `run` returns.
+
+    Args:
+        app: made by `create_app`.
+        memory: counts the bytes that its requests hold.
+        shutdown: tells when to stop.
+        jobs: what runs on the event loop beside it, until it is cancelled.
     """
-    app = create_app(settings, engine, metrics, shutdown, traces)
     service: Service = app.state.service
+    settings = service.settings
     config = uvicorn_config(
         app,
         timeout_keep_alive=settings.keep_alive_s,
@@ -118,14 +131,14 @@ def make_server(
         http=partial(
             GuardedProtocol,
             max_connections=settings.max_connections,
-            memory=service.model().admission.memory,
+            memory=memory,
             timekeeper=Timekeeper(on_tick=service.show_load),
-            on_refusal=metrics.refused,
+            on_refusal=service.metrics.refused,
         ),
     )
     for signum in signals_to_obey():
         signal.signal(signum, shutdown.stop)
-    return Server(config, shutdown, service, shares_port=settings.workers > 1)
+    return Server(config, shutdown, service, shares_port=settings.workers > 1, jobs=jobs)
 
 
 def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:

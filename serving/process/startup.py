@@ -14,8 +14,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.serving.http.auth import read_tokens
+from snapensemble.serving.inference.repository import Plan
 from snapensemble.serving.process.libraries import give_large_blocks_back, silence_decoders
 from snapensemble.serving.process.sockets import Ports
 from snapensemble.serving.settings import Settings
@@ -36,14 +36,15 @@ def prepare_process(settings: Settings) -> None:
     give_large_blocks_back()
 
 
-def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Ports) -> str:
+def greeting(settings: Settings, plan: Plan, lanes: int, ports: Ports) -> str:
     """The lines that say what is served where, one per port; scripts wait for them."""
     workers = f", workers: {settings.workers}" if settings.workers > 1 else ""
     url, *others = ports.urls
+    names = ", ".join(f"{each.name} {each.version}" for each in plan.models)
+    members = " + ".join(str(each.members) for each in plan.models)
     return "\n".join(
         [
-            f"Serving {settings.name or bundle.name} {bundle.version} "
-            f"(members: {len(bundle.members)}, lanes: {lanes}{workers}) on {url}",
+            f"Serving {names} (members: {members}, lanes: {lanes}{workers}) on {url}",
             *(f"Metrics on {other}/metrics" for other in others),
         ]
     )

@@ -39,6 +39,10 @@ def pause_s(short_lives: int) -> float:
     return min(MAX_PAUSE_S, 2.0 ** (short_lives - 2)) if short_lives > 1 else 0.0
 
 
+async def nothing_beside() -> None:
+    """Do nothing while the workers are kept."""
+
+
 @dataclass(frozen=True, eq=False)
 class Worker:
     """A process, and how to learn that it is ready.
@@ -61,6 +65,8 @@ class Supervisor:
         on_end: called with the place of each process that has ended.
         on_signal: called with each signal when it comes, whatever else is going on: must be quick.
         on_stop: called with the first signal, before the workers get it.
+        on_hangup: called, on the event loop, with each SIGHUP, which then ends nothing.
+        beside: runs on the event loop while the workers are kept, until it is cancelled.
         patience_s: for each signal, after how many seconds those that have not ended are killed.
     """
 
@@ -72,6 +78,8 @@ class Supervisor:
         on_end: Callable[[int], None] = lambda _: None,
         on_signal: Callable[[int], None] = lambda _: None,
         on_stop: Callable[[signal.Signals], None] = lambda _: None,
+        on_hangup: Callable[[], None] | None = None,
+        beside: Callable[[], Awaitable[None]] = nothing_beside,
         patience_s: Callable[[signal.Signals], float] = lambda _: 60.0,
     ) -> None:
         self._spawn = spawn
@@ -79,6 +87,8 @@ class Supervisor:
         self._on_end = on_end
         self._on_signal = on_signal
         self._on_stop = on_stop
+        self._on_hangup = on_hangup
+        self._beside = beside
         self._patience_s = patience_s
         self._processes: dict[Process, int] = {}  # the place of each
         self._signals: list[signal.Signals] = []
@@ -105,7 +115,11 @@ class Supervisor:
             try:
                 workers = await self._start_all()
                 announce()
-                await asyncio.gather(*(self._keep(*each) for each in enumerate(workers)))
+                beside = asyncio.ensure_future(self._beside())
+                try:
+                    await asyncio.gather(*(self._keep(*each) for each in enumerate(workers)))
+                finally:
+                    beside.cancel()
             finally:
                 await self._end_all()
         if len(self._signals) > 1:
@@ -123,6 +137,12 @@ class Supervisor:
         for process in self._processes:
             self._pass_signal_on(process)
 
+    def tell(self, line: bytes) -> None:
+        """Write a line to the input of every worker; on the event loop's thread."""
+        for process in self._processes:
+            if process.stdin is not None:
+                process.stdin.write(line)
+
     def kill(self) -> None:
         """Kill all workers, also those that are stopped; may be called on any thread."""
         for process in list(self._processes):
@@ -135,6 +155,9 @@ class Supervisor:
         loop = asyncio.get_running_loop()
 
         def obey(signum: int, _frame: object) -> None:
+            if signum == signal.SIGHUP and self._on_hangup is not None:
+                loop.call_soon_threadsafe(self._on_hangup)
+                return
             self._on_signal(signum)
             loop.call_soon_threadsafe(self.stop, signal.Signals(signum))
 

@@ -1,11 +1,13 @@
 """One process that serves: alone, or as a worker of several.
 
-A worker gets all that it needs from its parent. Its arguments are the bundle, the directory of the
-shared counts, its place there, the descriptor of the pipe on which it says that it is ready, and
-those of the bound sockets. The settings are the first line of its input; secrets are in its
-environment. It ends in order when its input ends, since its parent has died then.
+A worker gets all that it needs from its parent. Its arguments are the directory of the shared
+counts, its place there, the descriptor of the pipe on which it says that it is ready, and those of
+the bound sockets. The first line of its input has the settings, the second what to serve, and each
+later one what to serve from then on; secrets are in its environment. It ends in order when its
+input ends, since its parent has died then.
 """
 
+import asyncio
 import atexit
 import contextlib
 import gc
@@ -15,15 +17,21 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import IO
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from snapensemble.contracts.process import exit_code, raise_on_signals
-from snapensemble.serving.inference.engine import Engine, load_engine
+from snapensemble.serving.http.app import create_app
+from snapensemble.serving.http.service import Service
+from snapensemble.serving.inference.repository import Plan
 from snapensemble.serving.process.metrics_files import count_as
 from snapensemble.serving.process.metrics_port import serve_metrics
+from snapensemble.serving.process.repository import Refreshing, Repository, may_reload
 from snapensemble.serving.process.server import make_server
 from snapensemble.serving.process.sockets import Ports, listening, shut
 from snapensemble.serving.process.startup import prepare_process, say_ready
@@ -37,46 +45,53 @@ TRACES_S = 0.3  # for the last traces, where requests have taken all the time th
 
 
 def serve(
-    bundle_dir: Path,
+    plan: Plan,
     settings: Settings,
     listen: Callable[[], Ports],
-    announce: Callable[[Engine, Ports], None],
+    announce: Callable[[int, Ports], None],
     shutdown: Shutdown,
     metrics: Metrics,
+    *,
+    look: Callable[[], Plan] | None = None,
+    plans: "LatestPlan | None" = None,
 ) -> None:
     """Serve until a signal comes, then end in order, and in any case in time.
 
     Args:
-        bundle_dir: made by `snapensemble export`.
+        plan: what to serve.
         settings: those of the server.
         listen: opens the ports; called when the members are warm.
-        announce: called when connections are accepted.
+        announce: called with the number of lanes when connections are accepted.
         shutdown: tells when to stop.
         metrics: counts what happens.
+        look: looks at the disk for what is to be served, after SIGHUP and from time to time.
+        plans: where somebody else says what is to be served from then on.
     """
-    with ended_in_time(shutdown):
-        engine = load_engine(
-            bundle_dir,
-            settings.limits(),
-            on_batch=metrics.batch,
-            on_decode=metrics.decoded,
-            max_accuracy_drop=settings.max_accuracy_drop,
-            expected_sha256=settings.expect_bundle,
-        )
-        engine.check_mode(settings.mode)  # before the port opens
-        with (
-            exported_traces(lambda: shutdown.left_s + TRACES_S) as traces,
-            engine,
-            listen() as ports,
-            contextlib.ExitStack() as stack,
-        ):
-            server = make_server(settings, engine, metrics, shutdown, traces)
-            if ports.metrics is not None:
-                stack.enter_context(serve_metrics(ports.metrics, server.service))
-            gc.collect()
-            gc.freeze()  # these objects stay: looking through them took a twentieth of the time
-            announce(engine, ports)
-            server.run(sockets=[ports.clients])
+    with (
+        ended_in_time(shutdown),
+        exported_traces(lambda: shutdown.left_s + TRACES_S) as traces,
+    ):
+        app = create_app(settings, None, metrics, shutdown, traces)
+        service: Service = app.state.service
+        with Repository(settings, service, look) as repository:
+            repository.begin(plan)
+            service.check_settings()
+            with listen() as ports, contextlib.ExitStack() as stack:
+                jobs = []
+                if look is not None:
+                    refreshing = Refreshing(repository.refresh, settings.watch_s)
+                    jobs.append(refreshing.run)
+                if plans is not None:
+                    jobs.append(partial(plans.followed_by, repository.follow))
+                server = make_server(app, repository.memory, shutdown, jobs)
+                if look is not None and may_reload():
+                    signal.signal(signal.SIGHUP, lambda *_: refreshing.want())
+                if ports.metrics is not None:
+                    stack.enter_context(serve_metrics(ports.metrics, service))
+                gc.collect()
+                gc.freeze()  # these objects stay: to look through them took a twentieth of the time
+                announce(repository.lanes, ports)
+                server.run(sockets=[ports.clients])
 
 
 def main() -> int:
@@ -86,11 +101,15 @@ def main() -> int:
 
 
 def _work() -> int:
-    bundle_dir, metrics_dir, place, ready_pipe, *descriptors = sys.argv[1:]
-    settings = Settings(**from_json(sys.stdin.buffer.readline()))
+    metrics_dir, place, ready_pipe, *descriptors = sys.argv[1:]
+    # Unbuffered: a thread that waits with the lock of a buffer would abort the interpreter's end.
+    lines = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 # it ends with the process
+    settings = Settings(**from_json(lines.readline()))
+    plan = Plan.model_validate_json(lines.readline())
     prepare_process(settings)
+    plans = LatestPlan()
     threading.Thread(
-        target=_end_with_parent, args=(metrics_dir, int(descriptors[0])), daemon=True
+        target=_hear_parent, args=(lines, plans, metrics_dir, int(descriptors[0])), daemon=True
     ).start()
     count_as(int(place))
 
@@ -102,19 +121,50 @@ def _work() -> int:
         settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False
     )
     serve(
-        Path(bundle_dir),
+        plan,
         settings,
         listen,
         announce=lambda *_: say_ready(int(ready_pipe)),
         shutdown=shutdown,
         metrics=Metrics(Path(metrics_dir)),
+        plans=plans,
     )
     return 0
 
 
-def _end_with_parent(metrics_dir: str, clients: int) -> None:
-    while os.read(sys.stdin.fileno(), 1024):
-        pass
+class LatestPlan:
+    """The plan that came last, from a thread that hears of plans to the event loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._plan: Plan | None = None
+        self._wake: Callable[[], object] = lambda: None
+
+    def put(self, plan: Plan) -> None:
+        """Have a plan followed; on any thread."""
+        with self._lock:
+            self._plan = plan
+            self._wake()
+
+    async def followed_by(self, follow: Callable[[Plan], Awaitable[None]]) -> None:
+        """Follow each plan, or of several the last, until this is cancelled."""
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+        came.set()  # one may have come before
+        self._wake = partial(loop.call_soon_threadsafe, came.set)
+        while True:
+            await came.wait()
+            came.clear()
+            with self._lock:
+                plan, self._plan = self._plan, None
+            if plan is not None:
+                await follow(plan)
+
+
+def _hear_parent(lines: IO[bytes], plans: LatestPlan, metrics_dir: str, clients: int) -> None:
+    """Take up what the parent plans, one line each, until it has died."""
+    while line := lines.readline():
+        with contextlib.suppress(ValidationError):  # of a parent that died in the middle of it
+            plans.put(Plan.model_validate_json(line))
     with (
         contextlib.suppress(OSError),  # this worker may have closed it already
         socket.socket(fileno=os.dup(clients)) as listener,

@@ -11,14 +11,15 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
-from snapensemble.contracts.bundle import BUNDLE_FILE, BundleManifest, read_bundle
+from snapensemble.contracts.bundle import BUNDLE_FILE
 from snapensemble.contracts.cpu import cpu_budget, shares
 from snapensemble.contracts.files import sha256_of
+from snapensemble.serving.inference.repository import Plan
 from snapensemble.serving.process.metrics_files import MetricsFiles, metrics_files
+from snapensemble.serving.process.repository import Refreshing, may_reload
 from snapensemble.serving.process.sockets import Ports, bind_ports, shut
 from snapensemble.serving.process.startup import greeting, hearing_ready, standard_error
 from snapensemble.serving.process.supervisor import Supervisor, Worker, WorkerFailed
@@ -31,47 +32,51 @@ log = logging.getLogger("snapensemble")
 
 
 def serve_with_workers(
-    bundle_dir: Path, settings: Settings, announce: Callable[[str], None]
+    look: Callable[[], Plan], settings: Settings, announce: Callable[[str], None]
 ) -> int:
     """Serve with several processes until a signal comes; gives the exit code.
 
-    All of them serve the bundle that is there now: one that is put in its place later is refused.
+    All of them serve the same: this process looks at the disk, and says what is to be served. What
+    is put in the place of a bundle later is refused until it has looked again.
 
     Args:
-        bundle_dir: made by `snapensemble export`.
+        look: looks at the disk for what is to be served.
         settings: those of the server.
         announce: called with the greeting when all workers are ready.
 
     Raises:
-        InvalidManifest: the bundle has no manifest, or one that is not right or not expected.
+        InvalidManifest: a bundle has no manifest, or one that is not right or not expected.
         InvalidConfig: the port is taken, or nothing can be written.
         WorkerFailed: a worker was killed before it was ready.
     """
-    bundle, sha256 = pinned_bundle(bundle_dir, settings.expect_bundle)
+    plans = Plans(look)
     lanes = [settings.threads] * settings.workers if settings.threads else []
     lanes = lanes or shares(cpu_budget(), settings.workers)
     shutdown = Shutdown(
         settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False
     )
     with bind_ports(settings) as ports, metrics_files() as files:
-        text = greeting(settings, bundle, sum(lanes), ports)
+        text = greeting(settings, plans.now, sum(lanes), ports)
 
         async def spawn(place: int) -> Worker:
-            if message := what_became_of(bundle_dir, bundle, sha256):
+            for message in what_became_of(plans.now):
                 log.error("%s", message)
-            own = settings.model_copy(update={"threads": lanes[place], "expect_bundle": sha256})
-            return await start_worker(place, bundle_dir, own, ports, files)
+            own = settings.model_copy(update={"threads": lanes[place]})
+            return await start_worker(place, plans.now, own, ports, files)
 
         def stop_listening(signum: signal.Signals) -> None:
             """Let nobody new connect; the workers close the socket when nobody is left."""
             asyncio.get_running_loop().call_later(shutdown.drain_s(signum), leave_to_workers, ports)
 
+        refreshing = Refreshing(lambda: plans.refresh(supervisor.tell), settings.watch_s)
         supervisor = Supervisor(
             spawn,
             settings.workers,
             on_end=files.forget_gauges,
             on_signal=shutdown.stop,
             on_stop=stop_listening,
+            on_hangup=refreshing.want if may_reload() else None,
+            beside=refreshing.run,
             patience_s=lambda signum: (
                 shutdown.drain_s(signum) + settings.shutdown_timeout_s + PATIENCE_S
             ),
@@ -85,38 +90,60 @@ def serve_with_workers(
             raise
 
 
-def pinned_bundle(bundle_dir: Path, expected_sha256: str | None) -> tuple[BundleManifest, str]:
-    """The manifest of a bundle, and its SHA-256, which stands for every file in the bundle.
+class Plans:
+    """What the workers are to serve, now and after each look at the disk.
+
+    Args:
+        look: looks at the disk for what is to be served.
 
     Raises:
-        InvalidManifest: as `read_bundle`; also if it is replaced at this very moment.
+        InvalidManifest: something cannot be served.
     """
-    try:
-        found = sha256_of((bundle_dir / BUNDLE_FILE).read_bytes())
-    except OSError:
-        found = ""  # `read_bundle` says what is wrong
-    return read_bundle(bundle_dir, expected_sha256 or found or None), expected_sha256 or found
+
+    def __init__(self, look: Callable[[], Plan]) -> None:
+        self._look = look
+        self._problems: Mapping[str, str] = {}
+        self.now = look().whole()
+
+    async def refresh(self, tell: Callable[[bytes], None]) -> None:
+        """Look again, and tell the workers what has changed; what is wrong is left as it was."""
+        found = await asyncio.to_thread(self._look)
+        for name, why in found.problems.items():
+            if self._problems.get(name) != why:
+                log.error("%s is left as it was: %s", name, why)
+        self._problems = found.problems
+        kept = [each for each in self.now.models if each.name in found.problems]
+        good = [each for each in found.models if each.name not in found.problems]
+        new = Plan(models=(*good, *kept))
+        if set(new.models) != set(self.now.models):
+            self.now = new
+            tell(new.model_dump_json().encode() + b"\n")
 
 
-def what_became_of(bundle_dir: Path, bundle: BundleManifest, sha256: str) -> str | None:
-    """The message about a bundle that is no longer the one that is served; None if it is."""
-    try:
-        found = sha256_of((bundle_dir / BUNDLE_FILE).read_bytes())
-    except OSError as error:
-        became = f"cannot be read any more ({error.strerror or error})"
-    else:
-        if found == sha256:
-            return None
-        became = f"has been replaced (sha256 {found[:12]}…)"
-    return (
-        f"{bundle_dir / BUNDLE_FILE} {became}; this server serves {bundle.name} {bundle.version} "
-        f"(sha256 {sha256[:12]}…) and no other: workers that run go on with it, no other can "
-        "start. Start the server again to serve what is there, or put the former bundle back"
-    )
+def what_became_of(plan: Plan) -> list[str]:
+    """The messages about bundles that are no longer those that are served."""
+    messages = []
+    for each in plan.models:
+        file = each.directory / BUNDLE_FILE
+        try:
+            found = sha256_of(file.read_bytes())
+        except OSError as error:
+            became = f"cannot be read any more ({error.strerror or error})"
+        else:
+            if found == each.sha256:
+                continue
+            became = f"has been replaced (sha256 {found[:12]}…)"
+        messages.append(
+            f"{file} {became}; this server serves {each.name} {each.version} (sha256 "
+            f"{each.sha256[:12]}…) and no other: workers that run go on with it, no other can "
+            "start. Send SIGHUP to this process, or start the server again, to serve what is "
+            "there; or put the former bundle back"
+        )
+    return messages
 
 
 async def start_worker(
-    place: int, bundle_dir: Path, settings: Settings, ports: Ports, files: MetricsFiles
+    place: int, plan: Plan, settings: Settings, ports: Ports, files: MetricsFiles
 ) -> Worker:
     """Start `worker.main` in a process group of its own, so that Ctrl-C comes through this process.
 
@@ -128,7 +155,7 @@ async def start_worker(
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "snapensemble.serving.process.worker",
-            bundle_dir, files.directory, *map(str, [place, write_end, *descriptors]),
+            files.directory, *map(str, [place, write_end, *descriptors]),
             stdin=PIPE, stdout=standard_error(), pass_fds=[write_end, files.lock, *descriptors],
             process_group=0,
             env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(files.directory)},
@@ -136,7 +163,8 @@ async def start_worker(
     finally:
         os.close(write_end)
     assert process.stdin is not None
-    process.stdin.write(settings.model_dump_json(exclude=set(SECRETS)).encode() + b"\n")
+    for line in (settings.model_dump_json(exclude=set(SECRETS)), plan.model_dump_json()):
+        process.stdin.write(line.encode() + b"\n")
     return Worker(process, partial(is_ready, process.pid))
 
 

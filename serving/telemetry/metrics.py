@@ -95,13 +95,13 @@ class Metrics:
         self.member_seconds = Counter(
             "snapensemble_member_busy_seconds",
             "Lane time spent in a member, or in the trunk.",
-            ["member"],
+            ["model", "member"],
             registry=self.registry,
         )
         self.member_failures = Counter(
             "snapensemble_member_failures",
             "Micro-batches in which a member, or the trunk, raised an error.",
-            ["member"],
+            ["model", "member"],
             registry=self.registry,
         )
         self.queued = Gauge(
@@ -125,7 +125,7 @@ class Metrics:
         )
         self.model_info = Gauge(
             "snapensemble_model_info",
-            "The model that is served; always 1.",
+            "A model that is served: 1; 0 if it is no longer.",
             ["name", "version", "members"],
             multiprocess_mode="livemax",
             registry=self.registry,
@@ -133,13 +133,14 @@ class Metrics:
         self.drift = Gauge(
             "snapensemble_drift_psi",
             "Population stability index of the last full answers against validation.",
-            ["quantity"],
+            ["model", "quantity"],
             registry=self.registry,
             multiprocess_mode="livemax",  # each process sees answers of its own
         )
         self.drift_answers = Gauge(
             "snapensemble_drift_answers",
             "Full answers that the index is of; it is shown from 100 on.",
+            ["model"],
             registry=self.registry,
             multiprocess_mode="livemin",
         )
@@ -150,16 +151,15 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=self.registry,
         )
-        self._members: dict[int, str] = {}  # names by place
         self._request_counters: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.receive_seconds = self.stage_seconds.labels("receive")
 
-    def describe(self, name: str, bundle: BundleManifest) -> None:
-        """Set what is served and by what, and which member is which from now on."""
-        self._members = names_by_place(bundle)
-        for member in self._members.values():
-            self.member_failures.labels(member)  # so that 0 is shown before the first
-        self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(1)
+    def served(self, name: str, bundle: BundleManifest, *, is_served: bool) -> None:
+        """Set what is served, or is no longer, and by what software."""
+        if is_served:
+            for member in names_by_place(bundle).values():
+                self.member_failures.labels(name, member)  # so that 0 is shown before the first
+        self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(is_served)
         packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
         self.build_info.labels(*packages).set(1)
 
@@ -185,8 +185,9 @@ class Metrics:
         """Count a picture that was decoded, or could not be."""
         self.stage_seconds.labels("decode").observe(seconds)
 
-    def batch(self, report: BatchReport) -> None:
-        """Count a finished micro-batch."""
+    def batch(self, name: str, bundle: BundleManifest, report: BatchReport) -> None:
+        """Count a finished micro-batch of a model."""
+        names = names_by_place(bundle)
         self.queued.set(report.queued)
         self.batch_size.observe(report.images)
         for wait_s in report.waits_s:
@@ -194,14 +195,11 @@ class Metrics:
         self.stage_seconds.labels("inference").observe(report.inference_s)
         first = report.members_used - len(report.members_s)
         for member, seconds in enumerate(report.members_s, start=first):
-            self.member_seconds.labels(self._member(member)).inc(seconds)
+            self.member_seconds.labels(name, names[member]).inc(seconds)
         for member in report.members_failed:
-            self.member_failures.labels(self._member(member)).inc()
+            self.member_failures.labels(name, names[member]).inc()
         for _ in range(report.answered):
             self.members_used.observe(report.members_used)
-
-    def _member(self, index: int) -> str:
-        return self._members.get(index, str(index))
 
     def page(self) -> bytes:
         """The text that Prometheus reads: the sum of all workers if there are several."""

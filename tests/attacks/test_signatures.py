@@ -22,7 +22,7 @@ from snapensemble.contracts.signatures import (
     verify_bundle,
 )
 from snapensemble.server_process import server_process
-from snapensemble.serving.cli import build_settings, expecting_what_is_signed
+from snapensemble.serving.cli import build_settings, expected_sha256, looking
 from snapensemble.serving.inference.engine import load_engine
 from tests.factories import linear_member, make_bundle
 from tests.forks import run
@@ -294,10 +294,10 @@ def test_without_the_package_the_extra_is_named(
 def test_the_server_expects_what_is_signed_so_that_a_later_swap_is_noticed(
     signed: Path, keys: tuple[Path, Path]
 ) -> None:
-    settings = expecting_what_is_signed(signed, build_settings({"verify_key": str(keys[1])}))
+    (planned,) = looking(signed, build_settings({"verify_key": str(keys[1])}))().models
     manifest_changed(signed)
     with pytest.raises(InvalidManifest, match="another bundle, or a changed one"):
-        load_engine(signed, expected_sha256=settings.expect_bundle)
+        load_engine(signed, expected_sha256=planned.sha256)
 
 
 def test_a_signed_bundle_that_is_not_the_expected_one_is_refused(
@@ -305,7 +305,7 @@ def test_a_signed_bundle_that_is_not_the_expected_one_is_refused(
 ) -> None:
     flags: dict[str, object] = {"verify_key": str(keys[1]), "expect_bundle": "0" * 64}
     with pytest.raises(InvalidConfig, match="--expect-bundle: the bundle that is signed"):
-        expecting_what_is_signed(signed, build_settings(flags))
+        expected_sha256(signed, build_settings(flags))
 
 
 @pytest.mark.parametrize("flags", [(), ("--workers", "2", "--threads", "1")])

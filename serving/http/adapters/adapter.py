@@ -86,14 +86,15 @@ class Adapter:
     Args:
         predictions: templates of the paths that POST asks for predictions; `{model}` and
             `{version}` in them name what is asked.
-        read: reads a body; raises what `Body` raises, and MalformedBody or InvalidParameter.
+        read: reads a body, by a deadline on the event loop's clock; raises what `Body` raises, and
+            MalformedBody or InvalidParameter. None if there are no predictions.
         words: how an error is put; a problem document unless given.
         worded: beginnings of the paths whose errors are put so, beside those of `predictions`.
         router: all other routes.
     """
 
-    predictions: Sequence[str]
-    read: Callable[[Body, Head, float], Awaitable[InferenceRequest]]  # with the deadline
+    predictions: Sequence[str] = ()
+    read: Callable[[Body, Head, float], Awaitable[InferenceRequest]] | None = None
     words: Words = problem_document
     worded: tuple[str, ...] = ()
     router: APIRouter | None = None

@@ -1,6 +1,7 @@
 """Members that fail again and again take the server out of service, and come back."""
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ async def test_one_trial_is_under_way_at_most(
 
 def test_failures_are_counted_for_each_member(bundle_dir: Path) -> None:
     metrics = Metrics()
-    with load_engine(bundle_dir, on_batch=metrics.batch) as engine:
-        metrics.describe("insects", engine.bundle)
+    with load_engine(bundle_dir, on_batch=partial(metrics.batch, "insects")) as engine:
+        metrics.served("insects", engine.bundle, is_served=True)
         first, second, third = engine.scheduler._members
         bad = Flaky(second)
         bad.fails = True

@@ -5,6 +5,7 @@ Shapes: M members, d members asked, B images, K classes.
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -293,7 +294,7 @@ async def test_a_client_that_leaves_takes_its_image_out_between_stages(cascade_d
 async def test_the_metrics_count_the_members_of_each_image(cascade_dir: Path) -> None:
     _, used_B = reference(read_bundle(cascade_dir))
     metrics = Metrics()
-    with load_engine(cascade_dir, on_batch=metrics.batch) as engine:
+    with load_engine(cascade_dir, on_batch=partial(metrics.batch, "insects")) as engine:
         async with client(create_app(Settings(), engine, metrics)) as http:
             await ask(http, "mode=cascade")
     lines = metrics.page().decode().splitlines()

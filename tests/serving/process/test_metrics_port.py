@@ -10,8 +10,6 @@ from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.process.metrics_port import create_metrics_app
 from snapensemble.serving.settings import Settings
-from snapensemble.serving.shutdown import Shutdown
-from snapensemble.serving.telemetry.metrics import Metrics
 from tests.factories import encoded, picture
 from tests.fakes import client
 from tests.serving.http.test_http import is_problem
@@ -25,7 +23,7 @@ async def test_the_main_port_then_has_no_metrics(engine: Engine) -> None:
 
 
 async def test_the_second_port_has_metrics_and_nothing_else(engine: Engine) -> None:
-    service = Service(Settings(), engine, Metrics(), Shutdown())
+    service: Service = create_app(Settings(), engine).state.service
     async with client(create_metrics_app(service)) as http:
         reply = await http.get("/metrics")
         assert reply.headers["content-type"].startswith("text/plain")

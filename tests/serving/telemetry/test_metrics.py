@@ -19,9 +19,10 @@ def report(members_s: tuple[float, ...], members_used: int) -> BatchReport:
 
 def test_lane_time_is_counted_for_each_member_by_its_name(bundle_dir: Path) -> None:
     metrics = Metrics()
-    metrics.describe("insects", read_bundle(bundle_dir))
-    metrics.batch(report((0.25, 0.5, 1.0), members_used=3))
-    metrics.batch(report((2.0,), members_used=2))  # the second stage of a cascade
+    bundle = read_bundle(bundle_dir)
+    metrics.served("insects", bundle, is_served=True)
+    metrics.batch("insects", bundle, report((0.25, 0.5, 1.0), members_used=3))
+    metrics.batch("insects", bundle, report((2.0,), members_used=2))  # a cascade's second stage
     seconds = {
         sample.labels["member"]: sample.value
         for family in metrics.registry.collect()
@@ -31,9 +32,9 @@ def test_lane_time_is_counted_for_each_member_by_its_name(bundle_dir: Path) -> N
     assert seconds == {"cycle-00": 0.25, "cycle-01": 2.5, "cycle-02": 1.0}
 
 
-def test_a_micro_batch_is_counted_with_its_waits_and_its_members() -> None:
+def test_a_micro_batch_is_counted_with_its_waits_and_its_members(bundle_dir: Path) -> None:
     metrics = Metrics()
-    metrics.batch(report((0.25, 0.5, 1.0), members_used=3))
+    metrics.batch("insects", read_bundle(bundle_dir), report((0.25, 0.5, 1.0), members_used=3))
     lines = metrics.page().decode().splitlines()
     for line in (
         'snapensemble_stage_duration_seconds_count{stage="queue"} 4.0',
@@ -46,7 +47,7 @@ def test_a_micro_batch_is_counted_with_its_waits_and_its_members() -> None:
 
 def test_model_and_build_are_named(bundle_dir: Path) -> None:
     metrics = Metrics()
-    metrics.describe("insects", read_bundle(bundle_dir))
+    metrics.served("insects", read_bundle(bundle_dir), is_served=True)
     page = metrics.page().decode()
     assert 'snapensemble_model_info{members="3",name="insects",version="0badcafe"} 1.0' in page
     assert "snapensemble_build_info{onnxruntime=" in page

@@ -1,0 +1,96 @@
+"""The model repository extension of the Open Inference Protocol: what is served, load, unload."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from snapensemble.contracts.errors import SnapensembleError
+from snapensemble.serving.errors import ControlDisabled, LoadFailed, ServingError, UnknownModel
+from snapensemble.serving.http.adapters.adapter import JSON, Adapter, error_words
+from snapensemble.serving.http.openapi import READ, problem_responses
+from snapensemble.serving.http.service import Control, Service
+
+ERROR = {JSON: {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
+CONTROL_ERRORS = (ControlDisabled, UnknownModel, LoadFailed)
+router = APIRouter(tags=["models"], responses=problem_responses(worded=ERROR))
+
+
+class IndexEntry(BaseModel):
+    """A version of a model, and whether it is served."""
+
+    name: str
+    version: Annotated[str, Field(description="empty where none is served")]
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: Annotated[str, Field(description="why it is not served")]
+
+
+class Done(BaseModel):
+    """An empty object."""
+
+
+def adapter(_: Mapping[str, str]) -> Adapter:
+    """The contract, which the environment does not change."""
+    return Adapter(words=error_words, worded=("/v2",), router=router)
+
+
+@router.api_route("/v2/repository/index", methods=READ)
+async def repository_index(request: Request) -> list[IndexEntry]:
+    """All models, with why one is not served."""
+    service: Service = request.app.state.service
+    if service.control is not None:
+        return [IndexEntry.model_validate(each) for each in service.control.index()]
+    return [
+        IndexEntry(name=model.name, version=model.version, state="READY", reason="")
+        for model in service.all_models
+    ]
+
+
+@router.post("/v2/repository/index")
+async def repository_index_by_post(request: Request) -> list[IndexEntry]:
+    """The same, as clients of Triton ask for it."""
+    return await repository_index(request)
+
+
+@router.post(
+    "/v2/repository/models/{model}/load",
+    responses=problem_responses(*CONTROL_ERRORS, worded=ERROR),
+)
+async def repository_load(model: str, request: Request) -> Done:
+    """Serve what is on disk of a model; if that fails, nothing has changed."""
+    return await _done(_control(request).load, model)
+
+
+@router.post(
+    "/v2/repository/models/{model}/unload",
+    responses=problem_responses(*CONTROL_ERRORS, worded=ERROR),
+)
+async def repository_unload(model: str, request: Request) -> Done:
+    """Serve a model no more, until it is loaded again."""
+    return await _done(_control(request).unload, model)
+
+
+def _control(request: Request) -> Control:
+    service: Service = request.app.state.service
+    if service.control is None or not service.settings.model_control:
+        raise ControlDisabled(
+            "start the server with --model-control to let clients load and unload models; SIGHUP "
+            "and --watch-s look at the disk again, too"
+        )
+    if service.settings.workers > 1:
+        raise ControlDisabled(
+            "this is one of several workers, which serve the same; send SIGHUP to their parent, or "
+            "start the server with --watch-s"
+        )
+    return service.control
+
+
+async def _done(change: Callable[[str], Awaitable[None]], model: str) -> Done:
+    try:
+        await change(model)
+    except ServingError:
+        raise
+    except SnapensembleError as error:
+        raise LoadFailed(str(error)) from error
+    return Done()

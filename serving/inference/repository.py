@@ -1,0 +1,151 @@
+"""What is to be served: a bundle, or a directory of models and their versions, as it is on disk.
+
+One of three: `DIR/ensemble.json`, a bundle; `DIR/NAME/ensemble.json`, models with one version each;
+`DIR/NAME/VERSION/ensemble.json`, models with several.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
+from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
+from snapensemble.contracts.files import sha256_of
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
+
+
+class Planned(BaseModel):
+    """A version of a model that is to be served, whose manifest has this SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: str
+    directory: Path
+    sha256: str
+    members: int
+
+
+class Plan(BaseModel):
+    """All that is to be served, and why the rest of what is there cannot be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[Planned, ...] = ()  # by name; of one name the newest version first
+    problems: Mapping[str, str] = {}  # by the name of the model
+
+    def whole(self) -> "Plan":
+        """The same, if all that is there can be served; raises InvalidManifest otherwise."""
+        for why in self.problems.values():
+            raise InvalidManifest(why)
+        return self
+
+    def without(self, names: set[str]) -> "Plan":
+        """The same without the models of these names."""
+        return Plan(
+            models=tuple(each for each in self.models if each.name not in names),
+            problems={name: why for name, why in self.problems.items() if name not in names},
+        )
+
+
+def plan(
+    root: Path,
+    *,
+    versions: int = 1,
+    name: str | None = None,
+    expected_sha256: Callable[[Path], str | None] = lambda _: None,
+) -> Plan:
+    """Look what is to be served.
+
+    Args:
+        root: a bundle, or a directory of models.
+        versions: how many of the newest versions of each model.
+        name: of the model, in place of the bundle's own; for a bundle only.
+        expected_sha256: gives the hash that the manifest in a directory must have, if only one is
+            right; raises what is wrong with it.
+
+    Raises:
+        InvalidManifest: nothing to serve is there.
+    """
+    if (root / BUNDLE_FILE).is_file():
+        return _planned([Found(name, None, root)], expected_sha256)
+    found: list[Found] = []
+    for folder in sorted(_folders(root)):
+        inside = [each for each in _folders(folder) if (each / BUNDLE_FILE).is_file()]
+        if (folder / BUNDLE_FILE).is_file():
+            found.append(Found(folder.name, None, folder))
+        newest_first = sorted(inside, key=lambda each: order(each.name), reverse=True)
+        found += [Found(folder.name, each.name, each) for each in newest_first[:versions]]
+    if not found:
+        raise InvalidManifest(
+            f"{root}: there is no bundle in it; expected {BUNDLE_FILE}, or NAME/{BUNDLE_FILE} or "
+            f"NAME/VERSION/{BUNDLE_FILE} for each model"
+        )
+    return _planned(found, expected_sha256)
+
+
+class Found(NamedTuple):
+    """A bundle that is there, with the names that its folders give it, if they do."""
+
+    name: str | None
+    version: str | None
+    directory: Path
+
+
+def order(version: str) -> tuple[tuple[int, int, str], ...]:
+    """The key by which versions are sorted: numbers in them count as numbers, so 10 is after 9."""
+    parts = re.split(r"(\d+)", version)
+    return tuple((1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts if p)
+
+
+def _folders(directory: Path) -> list[Path]:
+    try:
+        return [e for e in directory.iterdir() if e.is_dir() and not e.name.startswith(".")]
+    except OSError as error:
+        raise InvalidManifest(
+            f"{directory}: cannot be read ({error.strerror or error}); expected a bundle, made by "
+            "`snapensemble export`, or a directory of bundles"
+        ) from error
+
+
+def _planned(found: list[Found], expected_sha256: Callable[[Path], str | None]) -> Plan:
+    models: list[Planned] = []
+    problems: dict[str, str] = {}
+    for name, version, directory in found:
+        try:
+            _check_names(directory, name, version)
+            expected = expected_sha256(directory)
+            sha256 = expected or sha256_of((directory / BUNDLE_FILE).read_bytes())
+            bundle = read_bundle(directory, sha256)
+        except (SnapensembleError, OSError) as error:
+            problems[name or directory.name] = str(error)
+        else:
+            models.append(
+                Planned(
+                    name=name or bundle.name,
+                    version=version or bundle.version,
+                    directory=directory,
+                    sha256=sha256,
+                    members=len(bundle.members),
+                )
+            )
+    return Plan(models=tuple(models), problems=problems)
+
+
+def _check_names(directory: Path, name: str | None, version: str | None) -> None:
+    """Refuse names that could not be part of a path, or that say nothing of their order."""
+    for part in (name, version):
+        if part is not None and not _NAME.fullmatch(part):
+            raise InvalidManifest(
+                f"{directory}: {part!r} cannot be part of a path; expected letters, digits, spaces "
+                "or any of . _ -, and a letter or a digit first"
+            )
+    if version is not None and (directory.parent / BUNDLE_FILE).is_file():
+        raise InvalidManifest(
+            f"{directory.parent}: there is a bundle in it, and in folders below it; expected "
+            "either one version, or a folder for each"
+        )

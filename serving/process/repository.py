@@ -1,0 +1,265 @@
+"""The models of one process: loaded beside those that answer, switched, and freed when unused."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from snapensemble.contracts.cpu import stand_back
+from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
+from snapensemble.serving.errors import UnknownModel
+from snapensemble.serving.http.service import Model, Service
+from snapensemble.serving.inference.engine import Engine, Pool, load_engine
+from snapensemble.serving.inference.repository import Plan, Planned
+from snapensemble.serving.settings import Settings
+
+log = logging.getLogger("snapensemble")
+T = TypeVar("T")
+
+
+class Repository:
+    """Makes what is served what is planned. Use as a context manager: on leaving, all engines end.
+
+    Args:
+        settings: those of the server.
+        service: gets the models.
+        look: looks at the disk for what is to be served now; if None, somebody else does.
+    """
+
+    def __init__(
+        self, settings: Settings, service: Service, look: Callable[[], Plan] | None = None
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._look = look
+        self._pool = Pool(settings.limits())
+        self.memory = self._pool.memory
+        self.lanes = self._pool.lanes.threads
+        self._served: dict[Model, Planned] = {}
+        self._problems: dict[str, str] = {}
+        self._unloaded: set[str] = set()  # by clients
+        self._changing = asyncio.Lock()
+        self._loader = ThreadPoolExecutor(1, "models", initializer=stand_back)
+        self._retiring: set[asyncio.Task[None]] = set()
+        service.control = self
+
+    def __enter__(self) -> "Repository":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        for model in self._served:
+            model.engine.__exit__(*error)
+
+    def begin(self, plan: Plan) -> None:
+        """Load everything that is planned, before anybody can ask.
+
+        Raises:
+            SnapensembleError: something of it cannot be served.
+        """
+        for planned in plan.whole().models:
+            self._serve(planned, self._loaded(planned))
+
+    async def refresh(self) -> None:
+        """Look at the disk, and serve what is there now; what cannot be is left as it was."""
+        async with self._changing:
+            plan = await self._aside(self._looked)
+            await self._apply(plan.without(self._unloaded))
+
+    async def follow(self, plan: Plan) -> None:
+        """Serve what somebody else has found on the disk."""
+        async with self._changing:
+            await self._apply(plan)
+
+    async def load(self, name: str) -> None:
+        """Serve what is on disk of a model; nothing has changed if that raises.
+
+        Raises:
+            UnknownModel: there is nothing of this name.
+            SnapensembleError: it cannot be served.
+        """
+        async with self._changing:
+            plan = await self._aside(self._looked)
+            if why := plan.problems.get(name):
+                raise InvalidManifest(why)
+            if name not in {planned.name for planned in plan.models}:
+                raise UnknownModel(f"found {name!r}, expected a folder of this name with a bundle")
+            problems = await self._apply(plan.without(self._unloaded - {name}), only=name)
+            if problems:
+                raise InvalidManifest(problems[name])
+            self._unloaded.discard(name)
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more, until it is loaded again.
+
+        Raises:
+            UnknownModel: it is not served.
+        """
+        async with self._changing:
+            gone = [model for model in self._served if model.name == name]
+            if not gone:
+                raise UnknownModel(f"found {name!r}, expected a model that is served")
+            self._unloaded.add(name)
+            for model in gone:
+                self._retire(model)
+
+    def index(self) -> list[dict[str, Any]]:
+        """What is served and what is not, and why, as the model repository extension says it."""
+        served = self._service.all_models
+        ready = [
+            {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
+            for model in served
+        ]
+        unloaded = self._unloaded - {model.name for model in served}
+        why = self._problems | dict.fromkeys(unloaded, "unloaded")
+        return ready + [
+            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
+            for name, reason in sorted(why.items())
+        ]
+
+    async def _apply(self, plan: Plan, only: str | None = None) -> dict[str, str]:
+        """Load what is new, one after the other; then free what is planned no more.
+
+        Args:
+            plan: what is to be served.
+            only: the name of the models that may change; all, if None.
+
+        Returns:
+            For each model that could not be loaded, why; its former versions are kept.
+        """
+        problems = {k: v for k, v in plan.problems.items() if only in (None, k)}
+        known = set(self._served.values())
+        wanted = {(planned.name, planned.version) for planned in plan.models}
+        for planned in plan.models:
+            if planned in known or only not in (None, planned.name):
+                continue
+            try:
+                engine = await self._aside(partial(self._loaded, planned))
+                former = self._serve(planned, engine)
+            except (SnapensembleError, MemoryError) as error:
+                problems[planned.name] = str(error) or "there is no memory for it"
+                continue
+            log.info("serving %s %s", planned.name, planned.version)
+            if former is not None:
+                self._retire(former)
+            self._retire_all(planned.name, wanted)
+        for name in {model.name for model in self._served} - set(problems):
+            if only in (None, name):
+                self._retire_all(name, wanted)
+        self._note(problems, only)
+        return problems
+
+    def _note(self, problems: dict[str, str], only: str | None) -> None:
+        """Log what is wrong, once as long as it is wrong in the same way."""
+        for name, why in problems.items():
+            if self._problems.get(name) != why:
+                log.error("%s is left as it was: %s", name, why)
+        kept = {} if only is None else {k: v for k, v in self._problems.items() if k != only}
+        self._problems = kept | problems
+
+    def _serve(self, planned: Planned, engine: Engine) -> Model | None:
+        """Give a model to all requests from now on, and return the one that it replaces."""
+        model = Model(engine, planned.name, planned.version)
+        engine.__enter__()
+        try:
+            former = self._service.add(model)
+        except BaseException:
+            engine.__exit__(None, None, None)
+            raise
+        self._served[model] = planned
+        return former
+
+    def _retire_all(self, name: str, wanted: set[tuple[str, str]]) -> None:
+        """Retire the versions of a model that are not wanted."""
+        for model in list(self._served):
+            if model.name == name and (name, model.version) not in wanted:
+                self._retire(model)
+
+    def _retire(self, model: Model) -> None:
+        """Give a model to nobody more, and free it when the last request has been answered."""
+        del self._served[model]
+        if model in self._service.all_models:
+            self._service.remove(model)
+        task = asyncio.get_running_loop().create_task(self._freed(model))
+        self._retiring.add(task)  # the loop keeps no reference of its own
+        task.add_done_callback(self._retiring.discard)
+
+    async def _freed(self, model: Model) -> None:
+        await model.free()
+        await asyncio.to_thread(model.engine.__exit__, None, None, None)  # waits for its images
+        log.info("%s %s is no longer served", model.name, model.version)
+        del model
+        await self._aside(collect)
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """Do work on a thread of its own, behind those that answer."""
+        return await asyncio.get_running_loop().run_in_executor(self._loader, work)
+
+    def _looked(self) -> Plan:
+        assert self._look is not None, "somebody else looks at the disk"
+        return self._look()
+
+    def _loaded(self, planned: Planned) -> Engine:
+        metrics = self._service.metrics
+        return load_engine(
+            planned.directory,
+            on_batch=partial(metrics.batch, planned.name),
+            on_decode=metrics.decoded,
+            max_accuracy_drop=self._settings.max_accuracy_drop,
+            expected_sha256=planned.sha256,
+            pool=self._pool,
+        )
+
+
+class Refreshing:
+    """Runs one change after another on the event loop, when it is asked to or from time to time.
+
+    Args:
+        change: what to do.
+        every_s: how often to do it unasked; never, if None.
+    """
+
+    def __init__(self, change: Callable[[], Awaitable[None]], every_s: float | None) -> None:
+        self._change = change
+        self._every_s = every_s
+        self._is_wanted = asyncio.Event()
+
+    def want(self) -> None:
+        """Do it soon; on the event loop's thread."""
+        self._is_wanted.set()
+
+    async def run(self) -> None:
+        """Do it until this is cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_wanted.wait(), self._every_s)
+            self._is_wanted.clear()
+            try:
+                await self._change()
+            except SnapensembleError as error:
+                log.error("nothing has changed: %s", error)
+            except Exception:  # the server goes on with what it serves
+                log.exception("nothing has changed")
+
+
+def may_reload() -> bool:
+    """Whether SIGHUP means to look at the disk again, and not that a terminal has gone.
+
+    A server with a terminal ends with it. One that was started under `nohup` goes on with what it
+    serves, since the signal does not reach it.
+    """
+    has_terminal = any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and not has_terminal
+
+
+def collect() -> None:
+    """Free what models that are gone have left, of which some was frozen at the start."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
