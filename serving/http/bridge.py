@@ -7,15 +7,25 @@ came in one turn of the loop, and the loop once for all answers that are there t
 import asyncio
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
 from snapensemble.contracts.cascade import Mode
-from snapensemble.serving.inference.request import PendingImage
+from snapensemble.contracts.errors import InvalidImage
+from snapensemble.serving.errors import BadImageInRequest
+from snapensemble.serving.inference.admission import PendingRequest
+from snapensemble.serving.inference.request import Answer, MemberOutputs, PendingImage
 from snapensemble.serving.inference.scheduler import Scheduler
 
+# Most answers are there before a client could have left; to listen for that costs more than a
+# small ensemble.
+LISTEN_AFTER_S = 0.05
 log = logging.getLogger("snapensemble")
 Callback = Callable[[Any], None]  # called with the answer
 
@@ -70,3 +80,95 @@ class Bridge:
                 callback(answer)
             except Exception:  # the others must be passed on all the same
                 log.exception("an answer could not be passed on")
+
+
+async def classified(
+    bridge: Bridge,
+    request: PendingRequest,
+    images: Sequence[PendingImage],
+    mode: Mode,
+    receive: Receive,
+    deadline: float,
+) -> list[MemberOutputs]:
+    """Let the scheduler answer all images of a request, and return the members' outputs for each.
+
+    Args:
+        bridge: leads to the scheduler.
+        request: holds the images.
+        images: all of the request, accepted.
+        mode: which members to ask.
+        receive: gives a message when the client has left, since the body has been read.
+        deadline: when to answer with what there is, by the event loop's clock; infinite: never.
+
+    Raises:
+        BadImageInRequest: a picture cannot be read; the others are not answered.
+        InferenceFailed: a member failed.
+        DeadlineExceeded: at the deadline no member has answered for an image.
+        ClientDisconnect: the client has left.
+    """
+    is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    left = len(images)
+
+    def answered(answer: Answer) -> None:
+        nonlocal left
+        left -= 1
+        if is_over.done():
+            return
+        if left == 0:
+            is_over.set_result(None)
+        elif not answer.cancelled() and answer.exception() is not None:
+            is_over.set_exception(_failure_of(images, answer))
+
+    bridge.submit(images, mode, answered)
+    await _over_or_left(is_over, receive, deadline)
+    if left == 0:
+        request.all_answered()
+    return [_outputs_of(image, index, len(images)) for index, image in enumerate(images)]
+
+
+def _outputs_of(image: PendingImage, index: int, count: int) -> MemberOutputs:
+    """The members' outputs so far for the picture in this place of a request."""
+    try:
+        return image.answer.cut_short()
+    except InvalidImage as error:
+        raise BadImageInRequest(index, count, error) from error
+
+
+def _failure_of(images: Sequence[PendingImage], failed: Answer) -> BaseException:
+    """The error of a request in which one picture has failed."""
+    error = failed.exception()
+    assert error is not None
+    if isinstance(error, InvalidImage):
+        index = next(place for place, image in enumerate(images) if image.answer is failed)
+        return BadImageInRequest(index, len(images), error)
+    return error
+
+
+async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadline: float) -> None:
+    """Wait for the images, at most until the deadline; ClientDisconnect if the client leaves."""
+    loop = asyncio.get_running_loop()
+    listeners: list[asyncio.Task[None]] = []
+
+    async def listen() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not is_over.done():
+            is_over.set_exception(ClientDisconnect())
+
+    def begin_to_listen() -> None:
+        listeners.append(loop.create_task(listen()))
+
+    def end() -> None:
+        if not is_over.done():
+            is_over.set_result(None)
+
+    timers = [loop.call_later(LISTEN_AFTER_S, begin_to_listen)]
+    if deadline < math.inf:
+        timers.append(loop.call_at(deadline, end))
+    try:
+        await is_over
+    finally:
+        for timer in timers:
+            timer.cancel()
+        for listener in listeners:
+            listener.cancel()

@@ -12,8 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from snapensemble.contracts.cascade import Mode
-from snapensemble.contracts.errors import InvalidImage
-from snapensemble.serving.errors import BadImageInRequest, InvalidParameter, ServingError
+from snapensemble.serving.errors import InvalidParameter, ServingError
 from snapensemble.serving.http.adapters.adapter import (
     Head,
     InferenceRequest,
@@ -23,19 +22,18 @@ from snapensemble.serving.http.adapters.adapter import (
     Routes,
 )
 from snapensemble.serving.http.body import Body
+from snapensemble.serving.http.bridge import classified
 from snapensemble.serving.http.exchange import STATE, RequestState
 from snapensemble.serving.http.problems import serving_problem
 from snapensemble.serving.http.responses import promised, with_summary
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.http.service import Model, Service
+from snapensemble.serving.http.shadow import Shadow
 from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.explain import Asked
-from snapensemble.serving.inference.request import Answer, MemberOutputs, PendingImage
+from snapensemble.serving.inference.request import PendingImage
 
-# Most answers are there before a client could have left; to listen for that costs more than a
-# small ensemble.
-LISTEN_AFTER_S = 0.05
 MAX_QUERY_BYTES = 2048
 MAX_PROBLEMS = 3  # that a message names; each costs more to word than to find
 
@@ -53,6 +51,7 @@ class Predictions:
         self._app = app
         self._service = service
         self._routes = routes
+        self._shadow = Shadow(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -66,7 +65,7 @@ class Predictions:
     async def _predict(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         scope["state"][STATE].route = route.template
         try:
-            reply = await answer(self._service, route, scope, receive)
+            reply = await answer(self._service, self._shadow, route, scope, receive)
         except ServingError as error:
             await serving_problem(error, self._service.metrics)(scope, receive, send)
         except ClientDisconnect:  # nobody is there to be answered
@@ -81,7 +80,9 @@ class Predictions:
             await send({"type": "http.response.body", "body": reply.content})
 
 
-async def answer(service: Service, route: Route, scope: Scope, receive: Receive) -> Reply:
+async def answer(
+    service: Service, shadow: Shadow, route: Route, scope: Scope, receive: Receive
+) -> Reply:
     """Answer one request of any contract: decode, ask the model, encode.
 
     Raises:
@@ -111,11 +112,12 @@ async def answer(service: Service, route: Route, scope: Scope, receive: Receive)
             wanted = Wanted(service, model, asked.options)
         deadline = began + within_s(asked.options)  # by the event loop's clock
         state.notes["images"] = len(asked.images)
+        copies = shadow.copies(model, asked.images)
         images = request.accept(asked.images)
         if wanted.maps is not None:
             hold_maps(model.engine, request, images, wanted.maps)
         state.times = [image.times for image in images]
-        outputs_N = await _classified(model, request, images, wanted.mode, receive, deadline)
+        outputs_N = await classified(model.bridge, request, images, wanted.mode, receive, deadline)
         state.notes["members_used"] = sum([len(each.probs_dK) for each in outputs_N])
         answered = InferenceResponse(
             [with_summary(each, model.engine.bundle) for each in outputs_N],
@@ -126,7 +128,9 @@ async def answer(service: Service, route: Route, scope: Scope, receive: Receive)
             model.engine.bundle,
         )
         _count(service, model, wanted.mode, answered)
-        return asked.encode(answered)
+    if copies is not None:
+        shadow.ask(copies, answered)
+    return asked.encode(answered)
 
 
 class Wanted:
@@ -190,98 +194,6 @@ async def _received(
         ended = time.monotonic()
         service.metrics.receive_seconds.observe(ended - started)
         scope["state"][STATE].received = started, ended
-
-
-async def _classified(
-    model: Model,
-    request: PendingRequest,
-    images: Sequence[PendingImage],
-    mode: Mode,
-    receive: Receive,
-    deadline: float,
-) -> list[MemberOutputs]:
-    """Let the scheduler answer all images of a request, and return the members' outputs for each.
-
-    Args:
-        model: has the bridge to the scheduler.
-        request: holds the images.
-        images: all of the request, accepted.
-        mode: which members to ask.
-        receive: gives a message when the client has left, since the body has been read.
-        deadline: when to answer with what there is, by the event loop's clock; infinite: never.
-
-    Raises:
-        BadImageInRequest: a picture cannot be read; the others are not answered.
-        InferenceFailed: a member failed.
-        DeadlineExceeded: at the deadline no member has answered for an image.
-        ClientDisconnect: the client has left.
-    """
-    is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    left = len(images)
-
-    def answered(answer: Answer) -> None:
-        nonlocal left
-        left -= 1
-        if is_over.done():
-            return
-        if left == 0:
-            is_over.set_result(None)
-        elif not answer.cancelled() and answer.exception() is not None:
-            is_over.set_exception(_failure_of(images, answer))
-
-    model.bridge.submit(images, mode, answered)
-    await _over_or_left(is_over, receive, deadline)
-    if left == 0:
-        request.all_answered()
-    return [_outputs_of(image, index, len(images)) for index, image in enumerate(images)]
-
-
-def _outputs_of(image: PendingImage, index: int, count: int) -> MemberOutputs:
-    """The members' outputs so far for the picture in this place of a request."""
-    try:
-        return image.answer.cut_short()
-    except InvalidImage as error:
-        raise BadImageInRequest(index, count, error) from error
-
-
-def _failure_of(images: Sequence[PendingImage], failed: Answer) -> BaseException:
-    """The error of a request in which one picture has failed."""
-    error = failed.exception()
-    assert error is not None
-    if isinstance(error, InvalidImage):
-        index = next(place for place, image in enumerate(images) if image.answer is failed)
-        return BadImageInRequest(index, len(images), error)
-    return error
-
-
-async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadline: float) -> None:
-    """Wait for the images, at most until the deadline; ClientDisconnect if the client leaves."""
-    loop = asyncio.get_running_loop()
-    listeners: list[asyncio.Task[None]] = []
-
-    async def listen() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        if not is_over.done():
-            is_over.set_exception(ClientDisconnect())
-
-    def begin_to_listen() -> None:
-        listeners.append(loop.create_task(listen()))
-
-    def end() -> None:
-        if not is_over.done():
-            is_over.set_result(None)
-
-    timers = [loop.call_later(LISTEN_AFTER_S, begin_to_listen)]
-    if deadline < math.inf:
-        timers.append(loop.call_at(deadline, end))
-    try:
-        await is_over
-    finally:
-        for timer in timers:
-            timer.cancel()
-        for listener in listeners:
-            listener.cancel()
 
 
 def _count(service: Service, model: Model, mode: Mode, answered: InferenceResponse) -> None:

@@ -105,7 +105,7 @@ class Service:
         versions[model.version] = model
         newest_first = sorted(versions, key=order, reverse=True)
         self.models[model.name] = {version: versions[version] for version in newest_first}
-        self.metrics.served(model.name, model.engine.bundle, is_served=True)
+        self.metrics.served(model.name, model.version, model.engine.bundle, is_served=True)
         return former
 
     def remove(self, model: Model) -> None:
@@ -115,7 +115,7 @@ class Service:
             self.models[model.name] = versions
         else:
             del self.models[model.name]
-        self.metrics.served(model.name, model.engine.bundle, is_served=False)
+        self.metrics.served(model.name, model.version, model.engine.bundle, is_served=False)
 
     def model(self, name: str | None = None, version: str | None = None) -> Model:
         """The model of a name, in a version.

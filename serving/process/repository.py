@@ -87,6 +87,7 @@ class Repository:
         async with self._changing:
             plan = await self._aside(self._looked)
             if why := plan.problems.get(name):
+                self._note({name: why}, name)
                 raise InvalidManifest(why)
             if name not in {planned.name for planned in plan.models}:
                 raise UnknownModel(f"found {name!r}, expected a folder of this name with a bundle")

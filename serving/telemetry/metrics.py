@@ -1,7 +1,7 @@
 """Prometheus metrics, in base units, and how far the answers drift. One registry per server."""
 
 from collections import deque
-from importlib.metadata import version
+from importlib.metadata import version as installed
 from pathlib import Path
 from platform import python_version
 
@@ -86,6 +86,12 @@ class Metrics:
             "Images whose answer was not sure enough for the share of errors that was asked for.",
             registry=self.registry,
         )
+        self.shadow = Counter(
+            "snapensemble_shadow_images",
+            "Images that the shadow was to be asked about, by whether it named the same class.",
+            ["result"],  # agrees, differs, not_asked
+            registry=self.registry,
+        )
         self.entropy = Histogram(
             "snapensemble_entropy_ratio",
             "Entropy of an image's answer as a share of its largest, log(classes).",
@@ -154,13 +160,13 @@ class Metrics:
         self._request_counters: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.receive_seconds = self.stage_seconds.labels("receive")
 
-    def served(self, name: str, bundle: BundleManifest, *, is_served: bool) -> None:
+    def served(self, name: str, version: str, bundle: BundleManifest, *, is_served: bool) -> None:
         """Set what is served, or is no longer, and by what software."""
         if is_served:
             for member in names_by_place(bundle).values():
                 self.member_failures.labels(name, member)  # so that 0 is shown before the first
-        self.model_info.labels(name, bundle.version, str(len(bundle.members))).set(is_served)
-        packages = (version("snapensemble"), python_version(), RUNTIME_VERSION)
+        self.model_info.labels(name, version, str(len(bundle.members))).set(is_served)
+        packages = (installed("snapensemble"), python_version(), RUNTIME_VERSION)
         self.build_info.labels(*packages).set(1)
 
     def request(self, route: str, status: int, seconds: float) -> None:

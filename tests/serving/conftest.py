@@ -36,8 +36,8 @@ def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(snapensemble.serving.http.app, "Service", Noted)
     yield
-    for service in made:
-        admission, scheduler = service.model().admission, service.model().engine.scheduler
+    for model in [model for service in made for model in service.all_models]:
+        admission, scheduler = model.admission, model.engine.scheduler
         held = admission.memory.held, admission.images, admission.requests
         assert held == (0, 0, 0), "bytes, images, requests that nobody has given back"
         assert not scheduler.closed or scheduler.unclaimed == 0, "images nobody has answered"

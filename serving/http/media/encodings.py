@@ -6,6 +6,7 @@ any number of frames whose window is at most 8 MiB (9659). Nothing may follow, a
 """
 
 import contextlib
+import importlib
 import sys
 import zlib
 from collections.abc import Callable
@@ -66,12 +67,9 @@ def _codings() -> dict[str, Coding]:
         "gzip": Coding("gzip", lambda: zlib.decompressobj(wbits=31), zlib.error),
         "deflate": Coding("zlib", zlib.decompressobj, zlib.error, is_one=True),
     }
-    zstd: Any
     with contextlib.suppress(ImportError):
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
+        name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+        zstd: Any = importlib.import_module(name)
         found["zstd"] = Coding(
             "zstd",
             lambda: zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 23}),

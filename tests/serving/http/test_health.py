@@ -119,7 +119,7 @@ async def test_one_trial_is_under_way_at_most(
 def test_failures_are_counted_for_each_member(bundle_dir: Path) -> None:
     metrics = Metrics()
     with load_engine(bundle_dir, on_batch=partial(metrics.batch, "insects")) as engine:
-        metrics.served("insects", engine.bundle, is_served=True)
+        metrics.served("insects", engine.bundle.version, engine.bundle, is_served=True)
         first, second, third = engine.scheduler._members
         bad = Flaky(second)
         bad.fails = True

@@ -258,7 +258,7 @@ def test_time_and_failures_of_the_trunk_are_counted_beside_those_of_members(
 ) -> None:
     metrics = Metrics()
     with load_engine(trunk_dir, on_batch=partial(metrics.batch, "insects")) as engine:
-        metrics.served("insects", engine.bundle, is_served=True)
+        metrics.served("insects", engine.bundle.version, engine.bundle, is_served=True)
         engine.ask(IMAGES[:4])
         Counted(engine).fails = True
         (answer,) = engine.submit([IMAGES[0]])

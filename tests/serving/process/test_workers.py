@@ -5,9 +5,11 @@ import http.client
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import Popen
+from subprocess import DEVNULL, PIPE, Popen
+from typing import IO
 
 import httpx
 import pytest
@@ -18,7 +20,7 @@ from snapensemble.contracts.bundle import BUNDLE_FILE
 from snapensemble.server_process import server_process
 from snapensemble.serving.process.watchdog import CUT_OFF
 from snapensemble.serving.telemetry.metrics import Metrics
-from tests.factories import encoded, make_bundle, picture
+from tests.factories import encoded, linear_member, make_bundle, picture
 from tests.forks import run
 from tests.serving.process.test_server import is_well
 from tests.serving.test_shutdown import PNG, half_sent, not_refused, wait_until_stopping
@@ -325,12 +327,12 @@ def counts_of(worker: int) -> list[Path]:
     return [Path(part) for part in command if "/snapensemble-" in part]
 
 
-def test_a_hangup_ends_all_in_order_and_leaves_nothing(bundle_dir: Path) -> None:
+def test_an_end_in_order_leaves_nothing(bundle_dir: Path) -> None:
     with two_workers(bundle_dir) as (process, url):
         workers = workers_of(process.pid)
         (counts,) = counts_of(workers[0])
         assert is_well(url)
-        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert not any(map(is_alive, workers)) and not counts.exists()
 
@@ -345,3 +347,73 @@ def test_one_that_is_told_alone_to_end_takes_nobody_with_it(bundle_dir: Path) ->
             assert is_well(url)
         process.terminate()
         assert process.wait(30) == 0
+
+
+def changed(models: Path, number: int) -> Path:
+    return make_bundle(models / "insects" / str(number), [linear_member(number)])
+
+
+def version_of(url: str) -> str:
+    reply = httpx.post(f"{url}/predict", content=PNG, headers={"content-type": "image/png"})
+    assert reply.status_code == 200, reply.text
+    return str(reply.json()["model"]["version"])
+
+
+@pytest.mark.parametrize("flags", [("--port", "0"), FLAGS])
+def test_a_hangup_without_a_terminal_serves_what_is_on_disk_now(
+    flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    changed(tmp_path / "models", 1)
+    log = tmp_path / "log"
+    with log.open("w") as stderr, started(tmp_path / "models", *flags, stderr=stderr) as found:
+        process, url = found
+        assert version_of(url) == "1"
+        changed(tmp_path / "models", 2)
+        process.send_signal(signal.SIGHUP)
+        while not all(version_of(url) == "2" for _ in range(10)):
+            assert process.poll() is None
+        broken = changed(tmp_path / "models", 3) / BUNDLE_FILE
+        broken.write_text("{}")
+        process.send_signal(signal.SIGHUP)
+        while "insects is left as it was" not in log.read_text():
+            assert version_of(url) == "2"
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+def test_workers_that_are_started_later_serve_what_the_others_serve(tmp_path: Path) -> None:
+    changed(tmp_path, 1)
+    with started(tmp_path, *FLAGS) as (process, url):
+        changed(tmp_path, 2)
+        process.send_signal(signal.SIGHUP)
+        while version_of(url) != "2":
+            assert process.poll() is None
+        for worker in workers_of(process.pid):
+            os.kill(worker, signal.SIGKILL)
+            while worker in workers_of(process.pid):
+                pass
+        while len(workers_of(process.pid)) < 2:
+            pass
+        assert all(version_of(url) == "2" for _ in range(10))
+
+
+def test_it_looks_by_itself_from_time_to_time(tmp_path: Path) -> None:
+    changed(tmp_path, 1)
+    with started(tmp_path, "--port", "0", "--watch-s", "1") as (process, url):
+        changed(tmp_path, 2)
+        while version_of(url) != "2":
+            assert process.poll() is None
+
+
+@contextlib.contextmanager
+def started(
+    models: Path, *flags: str, stderr: int | IO[str] = DEVNULL
+) -> Iterator[tuple["Popen[str]", str]]:
+    """A server without a terminal, whatever these tests have."""
+    command = [sys.executable, "-m", "snapensemble.cli", "serve", str(models), *flags]
+    with Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=stderr, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, process.stdout.readline().strip().rpartition(" on ")[2]
+        finally:
+            process.terminate()

@@ -20,7 +20,7 @@ def report(members_s: tuple[float, ...], members_used: int) -> BatchReport:
 def test_lane_time_is_counted_for_each_member_by_its_name(bundle_dir: Path) -> None:
     metrics = Metrics()
     bundle = read_bundle(bundle_dir)
-    metrics.served("insects", bundle, is_served=True)
+    metrics.served("insects", bundle.version, bundle, is_served=True)
     metrics.batch("insects", bundle, report((0.25, 0.5, 1.0), members_used=3))
     metrics.batch("insects", bundle, report((2.0,), members_used=2))  # a cascade's second stage
     seconds = {
@@ -47,7 +47,7 @@ def test_a_micro_batch_is_counted_with_its_waits_and_its_members(bundle_dir: Pat
 
 def test_model_and_build_are_named(bundle_dir: Path) -> None:
     metrics = Metrics()
-    metrics.served("insects", read_bundle(bundle_dir), is_served=True)
+    metrics.served("insects", "0badcafe", read_bundle(bundle_dir), is_served=True)
     page = metrics.page().decode()
     assert 'snapensemble_model_info{members="3",name="insects",version="0badcafe"} 1.0' in page
     assert "snapensemble_build_info{onnxruntime=" in page

@@ -1,0 +1,274 @@
+"""Models that are loaded, switched and freed while requests are answered."""
+
+import asyncio
+import gc
+import shutil
+import weakref
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.serving.http.app import create_app
+from snapensemble.serving.http.service import Service
+from snapensemble.serving.inference.repository import plan
+from snapensemble.serving.process import repository as module
+from snapensemble.serving.process.repository import Repository
+from snapensemble.serving.settings import Settings
+from tests.factories import CLASSES, encoded, linear_member, make_bundle, picture
+from tests.fakes import client
+
+PNG = encoded(picture())
+HEADERS = {"content-type": "image/png"}
+
+
+def version(models: Path, name: str, number: int, classes: list[str] | None = None) -> Path:
+    """A version whose only member differs from that of every other version."""
+    seed = 100 * number + sum(name.encode())
+    return make_bundle(
+        models / name / str(number), [linear_member(seed)], classes=classes or CLASSES
+    )
+
+
+class Running:
+    """An application whose models come from a directory."""
+
+    def __init__(self, models: Path, settings: Settings) -> None:
+        self.models = models
+        self.app: FastAPI = create_app(settings, None)
+        self.service: Service = self.app.state.service
+        self.repository = Repository(settings, self.service, partial(plan, models))
+        self.repository.begin(plan(models))
+
+    async def answers(self, http: httpx.AsyncClient, path: str = "/predict/bees") -> list[float]:
+        reply = await http.post(path, content=PNG, headers=HEADERS)
+        assert reply.status_code == 200, reply.text
+        return list(reply.json()["predictions"][0]["probabilities"])
+
+
+@pytest_asyncio.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    version(tmp_path / "models", "bees", 1)
+    version(tmp_path / "models", "ants", 1)
+    running = Running(tmp_path / "models", Settings(model_control=True, threads=2))
+    with running.repository:
+        yield running
+        await all_freed(running.repository)
+
+
+async def all_freed(repository: Repository) -> None:
+    while repository._retiring:
+        await asyncio.gather(*repository._retiring)
+
+
+async def test_every_model_is_reached_by_its_name_and_version(running: Running) -> None:
+    async with client(running.app) as http:
+        bees, ants = await running.answers(http), await running.answers(http, "/predict/ants")
+        assert bees != ants
+        assert await running.answers(http, "/predict/bees/1") == bees
+        for path in ("/predict/wasps", "/predict/bees/2"):
+            reply = await http.post(path, content=PNG, headers=HEADERS)
+            assert reply.status_code == 404 and reply.json()["code"] == "unknown_model"
+        reply = await http.post("/predict", content=PNG, headers=HEADERS)
+        assert reply.status_code == 404 and "ants, version 1; bees, version 1" in reply.text
+
+
+async def test_a_new_version_takes_over_and_the_old_one_is_freed(running: Running) -> None:
+    (former,) = running.service.models["bees"].values()
+    engine, gone = former.engine, weakref.ref(former.engine)
+    async with client(running.app) as http:
+        before = await running.answers(http)
+        version(running.models, "bees", 2)
+        await running.repository.refresh()
+        assert await running.answers(http) != before
+        assert await running.answers(http, "/predict/ants") != before
+    assert list(running.service.models["bees"]) == ["2"]
+    await all_freed(running.repository)
+    assert engine.scheduler.closed
+    del former, engine
+    gc.collect()
+    assert gone() is None
+
+
+async def test_a_request_that_has_begun_is_answered_by_what_it_began_with(
+    running: Running,
+) -> None:
+    (former,) = running.service.models["bees"].values()
+    body_may_come = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield PNG[:10]
+        await body_may_come.wait()
+        yield PNG[10:]
+
+    async with client(running.app) as http:
+        before = await running.answers(http)
+        late = asyncio.ensure_future(http.post("/predict/bees", content=body(), headers=HEADERS))
+        while former.admission.requests == 0:
+            await asyncio.sleep(0)
+        version(running.models, "bees", 2)
+        await running.repository.refresh()
+        assert await running.answers(http) != before and not former.engine.scheduler.closed
+        body_may_come.set()
+        reply = await late
+    assert reply.json()["model"]["version"] == "1"
+    np.testing.assert_allclose(reply.json()["predictions"][0]["probabilities"], before)
+
+
+async def test_a_bad_new_version_changes_nothing_and_says_why(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with client(running.app) as http:
+        before = await running.answers(http)
+        member = version(running.models, "bees", 2) / "members" / "cycle-00.onnx"
+        member.write_bytes(member.read_bytes()[:-7])  # as if it were copied right now
+        for _ in range(2):
+            await running.repository.refresh()
+        assert await running.answers(http) == before
+        said = [record.message for record in caplog.records if "left as it was" in record.message]
+        assert len(said) == 1 and "bees is left as it was" in said[0] and "cycle-00" in said[0]
+        index = (await http.get("/v2/repository/index")).json()
+        assert {"name": "bees", "version": "1", "state": "READY", "reason": ""} in index
+        assert any(
+            each["state"] == "UNAVAILABLE" and "cycle-00" in each["reason"] for each in index
+        )
+        reply = await http.post("/v2/repository/models/bees/load")
+        assert reply.status_code == 422 and "cycle-00" in reply.json()["error"]
+        shutil.rmtree(running.models / "bees" / "2")
+        version(running.models, "bees", 2)
+        await running.repository.refresh()
+        assert await running.answers(http) != before
+        assert len((await http.get("/v2/repository/index")).json()) == 2
+
+
+async def test_clients_unload_and_load(running: Running) -> None:
+    async with client(running.app) as http:
+        before = await running.answers(http)
+        assert (await http.post("/v2/repository/models/bees/unload")).json() == {}
+        assert (await http.post("/predict/bees", content=PNG, headers=HEADERS)).status_code == 404
+        assert await running.answers(http, "/predict")  # ants are the only ones now
+        await running.repository.refresh()  # does not bring them back
+        assert list(running.service.models) == ["ants"]
+        index = (await http.post("/v2/repository/index")).json()
+        assert {
+            "name": "bees",
+            "version": "",
+            "state": "UNAVAILABLE",
+            "reason": "unloaded",
+        } in index
+        assert (await http.post("/v2/repository/models/bees/load")).json() == {}
+        assert await running.answers(http) == before
+        for change in ("load", "unload"):
+            reply = await http.post(f"/v2/repository/models/wasps/{change}")
+            assert reply.status_code == 404 and "wasps" in reply.json()["error"]
+
+
+async def test_all_may_be_unloaded_and_loaded_again(running: Running) -> None:
+    async with client(running.app) as http:
+        for name in ("bees", "ants"):
+            await http.post(f"/v2/repository/models/{name}/unload")
+        await all_freed(running.repository)
+        reply = await http.post("/predict", content=PNG, headers=HEADERS)
+        assert reply.status_code == 404 and "none at all" in reply.text
+        await http.post("/v2/repository/models/bees/load")
+        assert await running.answers(http)
+
+
+async def test_a_model_whose_folder_has_gone_is_served_no_more(running: Running) -> None:
+    shutil.rmtree(running.models / "bees")
+    await running.repository.refresh()
+    assert list(running.service.models) == ["ants"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [(Settings(), "--model-control"), (Settings(workers=2), "--model-control")],
+)
+async def test_strangers_cannot_change_what_is_served(
+    tmp_path: Path, settings: Settings, says: str
+) -> None:
+    version(tmp_path, "bees", 1)
+    running = Running(tmp_path, settings)
+    with running.repository:
+        async with client(running.app) as http:
+            for change in ("load", "unload"):
+                reply = await http.post(f"/v2/repository/models/bees/{change}")
+                assert reply.status_code == 403 and "--model-control" in reply.json()["error"]
+
+
+async def test_with_several_workers_clients_change_nothing(tmp_path: Path) -> None:
+    version(tmp_path, "bees", 1)
+    running = Running(tmp_path, Settings(workers=2, model_control=True))
+    with running.repository:
+        async with client(running.app) as http:
+            reply = await http.post("/v2/repository/models/bees/unload")
+            assert (
+                reply.status_code == 403 and "send SIGHUP to their parent" in reply.json()["error"]
+            )
+
+
+async def test_where_there_is_no_memory_for_a_new_version_the_old_one_stays(
+    running: Running,
+) -> None:
+    version(running.models, "bees", 2)
+    async with client(running.app) as http:
+        before = await running.answers(http)
+        with mock.patch.object(module, "load_engine", side_effect=MemoryError):
+            await running.repository.refresh()
+        assert await running.answers(http) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (Settings(default_model="wasps"), "--default-model wasps: expected one of ants"),
+        (Settings(shadow="wasps"), "--shadow wasps: expected one of ants"),
+        (Settings(default_model="ants", shadow="ants"), "--shadow ants: this is the model that"),
+    ],
+)
+async def test_settings_that_name_no_model_are_refused(
+    running: Running, settings: Settings, says: str
+) -> None:
+    running.service.settings = settings
+    with pytest.raises(InvalidConfig, match=says):
+        running.service.check_settings()
+
+
+async def test_a_shadow_is_asked_and_counted_and_answers_nobody(tmp_path: Path) -> None:
+    version(tmp_path, "bees", 1)
+    shutil.copytree(tmp_path / "bees", tmp_path / "twins")
+    version(tmp_path, "names", 1, [name.upper() for name in CLASSES])
+    for shadow, result in (("twins", "agrees"), ("names", "differs")):
+        settings = Settings(default_model="bees", shadow=shadow, shadow_share=1.0)
+        running = Running(tmp_path, settings)
+        with running.repository:
+            async with client(running.app) as http:
+                expected = await running.answers(http, "/predict/bees")
+                assert await running.answers(http, "/predict") == expected
+                counted = running.service.metrics.shadow.labels(result)._value
+                while counted.get() < 2:
+                    await asyncio.sleep(0)
+                assert await running.answers(http, f"/predict/{shadow}")  # asked by its name
+            model = running.service.model(shadow)
+            await asyncio.wait_for(model.free(), 30)
+            assert counted.get() == 2
+            assert model.admission.memory.held == 0
+
+
+async def test_a_shadow_that_is_not_there_hurts_nobody(tmp_path: Path) -> None:
+    version(tmp_path, "bees", 1)
+    settings = Settings(default_model="bees", shadow="wasps", shadow_share=1.0)
+    running = Running(tmp_path, settings)
+    with running.repository:
+        async with client(running.app) as http:
+            assert await running.answers(http, "/predict")
+            counted = running.service.metrics.shadow.labels("not_asked")._value
+            while counted.get() < 1:
+                await asyncio.sleep(0)
