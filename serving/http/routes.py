@@ -25,7 +25,7 @@ from snapensemble.serving.http.schemas import (
     PredictResponse,
     Ready,
 )
-from snapensemble.serving.http.service import Service
+from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.metrics import CONTENT_TYPE
 
@@ -127,26 +127,47 @@ def _predict_router(settings: Settings) -> APIRouter:
     return router
 
 
-@model_router.api_route("/model", methods=READ, responses={200: {"model": ModelResponse}})
+@model_router.api_route(
+    "/model",
+    methods=READ,
+    responses={200: {"model": ModelResponse}, **problem_responses(errors.UnknownModel)},
+)
 async def model(request: Request) -> JSONResponse:
     """What is served, how it was chosen, and how good it was on the validation split."""
     service: Service = request.app.state.service
-    served = service.model()
-    engine = served.engine
+    return JSONResponse(described(service, service.model()))
+
+
+@model_router.api_route(
+    "/model/{model}",
+    methods=READ,
+    responses={200: {"model": ModelResponse}, **problem_responses(errors.UnknownModel)},
+)
+async def model_by(model: str, request: Request) -> JSONResponse:
+    """The same of one model among several."""
+    service: Service = request.app.state.service
+    return JSONResponse(described(service, service.model(model)))
+
+
+def described(service: Service, model: Model) -> dict[str, Any]:
+    """What `ModelResponse` says of a model."""
+    engine, mode = model.engine, service.settings.mode
     content = engine.bundle.model_dump(mode="json")
     del content["data"]["spec"]  # a path of the machine that trained
-    content["name"] = served.name
-    content["uptime_seconds"] = round(time.monotonic() - service.started, 1)
-    content["lanes"] = engine.scheduler.threads
-    content["providers"] = engine.providers
-    content["workers"] = service.settings.workers
-    content["mode"] = service.settings.mode
-    content["explain"] = engine.maps is not None
-    promises = engine.promises(service.settings.mode)
-    content["abstain"] = [r for r in RISKS if promises is not None and promises.at(r)]
-    point = engine.point
-    content["cascade_point"] = None if point is None else point.model_dump(mode="json")
-    return JSONResponse(content)
+    promises = engine.promises(mode)
+    return content | {
+        "name": model.name,
+        "version": model.version,
+        "uptime_seconds": round(time.monotonic() - service.started, 1),
+        "memory_bytes": model.memory_bytes,
+        "lanes": engine.scheduler.threads,
+        "providers": engine.providers,
+        "workers": service.settings.workers,
+        "mode": mode,
+        "explain": engine.maps is not None,
+        "abstain": [risk for risk in RISKS if promises is not None and promises.at(risk)],
+        "cascade_point": None if engine.point is None else engine.point.model_dump(mode="json"),
+    }
 
 
 @probes_router.api_route("/health/live", methods=READ)

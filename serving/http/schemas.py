@@ -179,7 +179,15 @@ class ModelResponse(BundleManifest):
     """GET /model: the bundle's manifest without the place of its training data, and the server."""
 
     name: str
+    version: Annotated[str, Field(description="the bundle's, or its folder's")]
     uptime_seconds: Annotated[float, Field(ge=0)]
+    memory_bytes: Annotated[
+        int | None,
+        Field(
+            description="by how much the process grew while the model was loaded and warmed up; "
+            "null where nobody measured"
+        ),
+    ]
     lanes: Annotated[int, Field(ge=1, description="inference threads of each worker")]
     workers: Annotated[int, Field(ge=1, description="processes that share the port")]
     providers: Annotated[

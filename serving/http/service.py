@@ -24,10 +24,14 @@ class Model:
         engine: runs its members.
         name: under which it is asked.
         version: among those of this name.
+        memory_bytes: by how much the process grew while it was loaded; None if nobody measured.
     """
 
-    def __init__(self, engine: Engine, name: str, version: str) -> None:
+    def __init__(
+        self, engine: Engine, name: str, version: str, memory_bytes: int | None = None
+    ) -> None:
         self.engine = engine
+        self.memory_bytes = memory_bytes
         self.name = name
         self.version = version
         self.admission = engine.admission
@@ -106,6 +110,8 @@ class Service:
         newest_first = sorted(versions, key=order, reverse=True)
         self.models[model.name] = {version: versions[version] for version in newest_first}
         self.metrics.served(model.name, model.version, model.engine.bundle, is_served=True)
+        if model.memory_bytes is not None:
+            self.metrics.model_bytes.labels(model.name, model.version).set(model.memory_bytes)
         return former
 
     def remove(self, model: Model) -> None:
@@ -116,6 +122,7 @@ class Service:
         else:
             del self.models[model.name]
         self.metrics.served(model.name, model.version, model.engine.bundle, is_served=False)
+        self.metrics.model_bytes.labels(model.name, model.version).set(0)
 
     def model(self, name: str | None = None, version: str | None = None) -> Model:
         """The model of a name, in a version.

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from snapensemble.contracts.cpu import stand_back
@@ -64,7 +66,7 @@ class Repository:
             SnapensembleError: something of it cannot be served.
         """
         for planned in plan.whole().models:
-            self._serve(planned, self._loaded(planned))
+            self._serve(planned, *self._loaded(planned))
 
     async def refresh(self) -> None:
         """Look at the disk, and serve what is there now; what cannot be is left as it was."""
@@ -141,8 +143,8 @@ class Repository:
             if planned in known or only not in (None, planned.name):
                 continue
             try:
-                engine = await self._aside(partial(self._loaded, planned))
-                former = self._serve(planned, engine)
+                loaded = await self._aside(partial(self._loaded, planned))
+                former = self._serve(planned, *loaded)
             except (SnapensembleError, MemoryError) as error:
                 problems[planned.name] = str(error) or "there is no memory for it"
                 continue
@@ -164,9 +166,9 @@ class Repository:
         kept = {} if only is None else {k: v for k, v in self._problems.items() if k != only}
         self._problems = kept | problems
 
-    def _serve(self, planned: Planned, engine: Engine) -> Model | None:
+    def _serve(self, planned: Planned, engine: Engine, memory: int) -> Model | None:
         """Give a model to all requests from now on, and return the one that it replaces."""
-        model = Model(engine, planned.name, planned.version)
+        model = Model(engine, planned.name, planned.version, memory)
         engine.__enter__()
         try:
             former = self._service.add(model)
@@ -206,9 +208,11 @@ class Repository:
         assert self._look is not None, "somebody else looks at the disk"
         return self._look()
 
-    def _loaded(self, planned: Planned) -> Engine:
+    def _loaded(self, planned: Planned) -> tuple[Engine, int]:
+        """An engine, and by how many bytes the process has grown meanwhile."""
         metrics = self._service.metrics
-        return load_engine(
+        before = resident_bytes()
+        engine = load_engine(
             planned.directory,
             on_batch=partial(metrics.batch, planned.name),
             on_decode=metrics.decoded,
@@ -216,6 +220,7 @@ class Repository:
             expected_sha256=planned.sha256,
             pool=self._pool,
         )
+        return engine, max(0, resident_bytes() - before)
 
 
 class Refreshing:
@@ -257,6 +262,14 @@ def may_reload() -> bool:
     """
     has_terminal = any(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
     return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN and not has_terminal
+
+
+def resident_bytes() -> int:
+    """The resident memory of this process; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 def collect() -> None:

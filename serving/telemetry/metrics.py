@@ -136,6 +136,13 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=self.registry,
         )
+        self.model_bytes = Gauge(
+            "snapensemble_model_memory_bytes",
+            "By how much the process grew while a model was loaded and warmed up.",
+            ["name", "version"],
+            multiprocess_mode="livesum",
+            registry=self.registry,
+        )
         self.drift = Gauge(
             "snapensemble_drift_psi",
             "Population stability index of the last full answers against validation.",
