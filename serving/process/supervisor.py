@@ -17,6 +17,7 @@ from snapensemble.serving.process.watchdog import CUT_OFF
 LONG_LIFE_S = 30.0  # a worker that has run so long is replaced at once
 MAX_PAUSE_S = 30.0
 MAX_TRIES = 10  # in a row, to fill a place while no worker answers
+REPEAT_S = 2.0  # after which a signal is sent again
 LAST_S = 5.0  # to end by itself, for a worker that could not get ready
 log = logging.getLogger("snapensemble")
 
@@ -134,6 +135,7 @@ class Supervisor:
             self._stopping.set()
             loop = asyncio.get_running_loop()
             loop.call_later(self._patience_s(signum), self._lose_patience)
+            loop.call_later(REPEAT_S, self._repeat)
         for process in self._processes:
             self._pass_signal_on(process)
 
@@ -251,6 +253,16 @@ class Supervisor:
         if self._processes and not self._signals:
             self.stop(signal.SIGTERM)
         await asyncio.gather(*(self._end_of(process) for process in list(self._processes)))
+
+    def _repeat(self) -> None:
+        """Pass the signal on again: Python loses one that comes while it cannot raise.
+
+        To a worker that is ending already it says nothing new.
+        """
+        if len(self._signals) == 1 and self._processes:
+            for process in self._processes:
+                self._pass_signal_on(process)
+            asyncio.get_running_loop().call_later(REPEAT_S, self._repeat)
 
     def _lose_patience(self) -> None:
         if self._processes:

@@ -129,4 +129,5 @@ def test_failures_are_counted_for_each_member(bundle_dir: Path) -> None:
             assert isinstance(answer.exception(30), InferenceFailed)
     lines = metrics.page().decode().splitlines()  # leaving the block has waited for the lanes
     for member, failures in (("cycle-00", 0), ("cycle-01", 2), ("cycle-02", 0)):
-        assert f'snapensemble_member_failures_total{{member="{member}"}} {failures}.0' in lines
+        labels = f'{{member="{member}",model="insects"}}'
+        assert f"snapensemble_member_failures_total{labels} {failures}.0" in lines

@@ -172,7 +172,9 @@ async def test_a_partial_answer_says_so_and_is_the_calibrated_average_of_those_h
     np.testing.assert_allclose(answer["probabilities"], expected_K, atol=1e-4)
     lines = app.state.metrics.page().decode().splitlines()
     assert "snapensemble_partial_predictions_total 1.0" in lines
-    assert "snapensemble_drift_answers 0.0" in lines  # fewer members are spread in another way
+    assert (
+        'snapensemble_drift_answers{model="insects"} 0.0' in lines
+    )  # fewer members are spread in another way
 
 
 async def test_an_answer_that_is_complete_in_time_does_not_mention_parts(

@@ -2,13 +2,17 @@
 
 import http.client
 import json
+import os
+import pty
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from subprocess import PIPE, Popen
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,7 +20,6 @@ import numpy as np
 import pytest
 
 from snapensemble.contracts.metrics import mean_probabilities
-from snapensemble.contracts.process import SIGNALS
 from snapensemble.predict import predict_with_bundle, predict_with_url
 from snapensemble.server_process import ServerFailed, server_process
 from tests.attacks.pictures import bmp
@@ -197,12 +200,27 @@ def test_many_clients_each_get_their_own_answer(server: tuple[str, Path, int]) -
         np.testing.assert_allclose(answers[seed], expected_K, atol=1e-4)
 
 
-@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_order(bundle_dir: Path, signum: signal.Signals) -> None:
     with server_process(bundle_dir, "--port", "0") as (process, url):
         assert is_well(url)
         process.send_signal(signum)
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2", "--threads", "1")])
+def test_a_hangup_ends_a_server_that_has_a_terminal(
+    bundle_dir: Path, flags: tuple[str, ...]
+) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "snapensemble.cli", "serve", str(bundle_dir), *flags]
+    with Popen([*command, "--port", "0"], stdin=theirs, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert is_well(process.stdout.readline().strip().rpartition(" on ")[2])
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 0
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_a_signal_that_comes_at_once_is_not_lost(bundle_dir: Path) -> None:

@@ -23,6 +23,7 @@ from snapensemble.serving.process.watchdog import CUT_OFF
 
 READY = """echo '{"message": "ready", "protocol": 1, "pid": '$$'}' >/dev/fd/$SAYS; """
 GOOD = READY + "read line"  # lives until a signal, or until its input ends
+LOSES_ONE = "trap 'trap - TERM' TERM; " + READY + "while :; do read line; done"
 DEAF = "trap '' TERM INT; " + GOOD
 BAD = "exit 2"
 TALKATIVE = "echo ready; echo ready >&2; exit 2"
@@ -85,6 +86,32 @@ async def test_a_signal_ends_all_and_that_is_a_good_end(
     assert sorted(ended) == [0, 1, 2]
     assert {process.returncode for process in processes} == {-signum}
     assert spawned.places == [0, 1, 2]
+
+
+async def test_a_signal_that_a_worker_loses_comes_again(signal_handlers: None) -> None:
+    supervisor = Supervisor(Spawned(LOSES_ONE), 2)
+    async with running(supervisor) as task:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(task, 30) == 0
+
+
+async def test_a_hangup_ends_nothing_where_it_means_something_else(signal_handlers: None) -> None:
+    hung_up = asyncio.Event()
+    spawned = Spawned(GOOD)
+    supervisor = Supervisor(spawned, 1, on_hangup=hung_up.set)
+    async with running(supervisor) as task:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.wait_for(hung_up.wait(), 30)
+        assert not task.done() and (await next_of(spawned)).returncode is None
+
+
+async def test_every_worker_hears_a_line(signal_handlers: None) -> None:
+    spawned = Spawned(READY + "read line; exit 3", GOOD)
+    supervisor = Supervisor(spawned, 2)
+    async with running(supervisor):
+        supervisor.tell(b"anything\n")
+        first = await next_of(spawned)
+        assert await asyncio.wait_for(first.wait(), 30) == 3
 
 
 async def test_one_that_dies_is_replaced_in_its_place(signal_handlers: None) -> None:

@@ -79,7 +79,7 @@ async def test_the_gauge_is_absent_until_enough_is_answered(http: httpx.AsyncCli
     await http.post("/predict", content=PNG)
     confidence, disagreement = await psi_lines(http)
     # The same picture a hundred times is not what validation was.
-    assert confidence.startswith('snapensemble_drift_psi{quantity="confidence"}')
+    assert confidence.startswith('snapensemble_drift_psi{model="insects",quantity="confidence"}')
     assert float(confidence.split()[1]) > 0.25 and float(disagreement.split()[1]) > 0.25
 
 
@@ -88,7 +88,10 @@ async def test_answers_of_a_cascade_do_not_count(http: httpx.AsyncClient) -> Non
     for _ in range(3):
         await http.post("/predict?mode=cascade", files=files)
     assert await psi_lines(http) == []
-    assert "snapensemble_drift_answers 0.0" in (await http.get("/metrics")).text.splitlines()
+    assert (
+        'snapensemble_drift_answers{model="insects"} 0.0'
+        in (await http.get("/metrics")).text.splitlines()
+    )
 
 
 async def test_a_bundle_without_a_reference_is_served_without_the_gauge(bundle_dir: Path) -> None:
