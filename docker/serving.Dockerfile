@@ -1,7 +1,7 @@
 # Serves the bundle at /bundle; holds no torch. From the repository's root: make image
 FROM python:3.11-slim-bookworm AS packages
 WORKDIR /src
-# `--build-arg EXTRAS="serving signing"` for SNAPENSEMBLE_VERIFY_KEY.
+# `--build-arg EXTRAS="serving signing"` for SNAPENSEMBLE_VERIFY_KEY, `"serving zstd"` for its coding.
 ARG EXTRAS=serving
 COPY pyproject.toml constraints.txt docker/requirements.py docker/slim.py ./
 # Byte code is compiled here, since nothing can be written later. ONNX Runtime lists three packages

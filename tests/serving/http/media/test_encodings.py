@@ -14,10 +14,10 @@ from snapensemble.serving.http.media.encodings import (
     CODINGS,
     FREE,
     FREE_STREAMS,
-    KIB,
     MAX_RATIO,
     SLACK,
     STEP_OUT,
+    STREAM,
     Decoder,
     coding_of,
 )
@@ -157,7 +157,7 @@ def test_a_body_that_is_larger_packed_costs_no_more_than_its_slack(unit: bytes) 
 @several
 def test_streams_have_some_kilobytes_each(name: str) -> None:
     assert unpacked(name, PACK[name](b"short") * FREE_STREAMS) == b"short" * FREE_STREAMS
-    assert unpacked(name, PACK[name](bytes(KIB)) * 500) == bytes(KIB) * 500
+    assert unpacked(name, PACK[name](NOISE[:STREAM]) * 200) == NOISE[:STREAM] * 200
     with pytest.raises(MalformedBody, match="64 streams have 320 bytes"):
         unpacked(name, PACK[name](b"short") * (FREE_STREAMS + 1))
 
