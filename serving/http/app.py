@@ -7,6 +7,7 @@ from fastapi import FastAPI
 
 from snapensemble.serving.http.adapters import predict
 from snapensemble.serving.http.adapters.adapter import Adapter, Routes
+from snapensemble.serving.http.adapters.open_inference import rest as open_inference
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.http.exchange import Exchanges
 from snapensemble.serving.http.middleware import Auth, Cors
@@ -24,7 +25,10 @@ from snapensemble.serving.telemetry.tracing import Traces
 
 # The contracts that the server speaks. Each makes its adapter from the variables of the
 # environment, or none where they do not ask for it.
-ADAPTERS: tuple[Callable[[Mapping[str, str]], Adapter | None], ...] = (predict.adapter,)
+ADAPTERS: tuple[Callable[[Mapping[str, str]], Adapter | None], ...] = (
+    predict.adapter,
+    open_inference.adapter,
+)
 
 
 def create_app(

@@ -12,7 +12,7 @@ from snapensemble.serving.http.problems import serving_error
 
 # An orchestrator has no token, nor has a browser until the page has asked for one. The page is the
 # same for every bundle and says nothing of this one.
-OPEN = ("/health/live", "/health/ready", "/")
+OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/")
 # Headers that pages of other origins may send, and headers of answers that they may read.
 REQUEST_HEADERS = ("Authorization", "Content-Type", "X-Request-ID")
 RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")

@@ -27,9 +27,19 @@ DESCRIPTION = """\
 Averaged class probabilities of a snapshot ensemble.
 
 Every error is a problem document (RFC 9457, `application/problem+json`) with a `code` that does not
-change. Unknown paths are answered 404 `not_found`, other methods 405 `method_not_allowed`. Objects
+change, except where a contract has words of its own, such as `{"error": TEXT}`. Unknown paths are answered 404 `not_found`, other methods 405 `method_not_allowed`. Objects
 in answers may get more members in later versions."""
 BEFORE_THE_APP = (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)  # refusals of the protocol
+# How the contracts put an error that have no more than a text for it.
+ERROR_TEXT: Json = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "properties": {"error": {"type": "string"}},
+            "required": ["error"],
+        }
+    }
+}
 # Problems that can come in place of any answer.
 ALWAYS = [
     INTERNAL_ERROR,
@@ -120,6 +130,8 @@ def describe(routes: Sequence[BaseRoute]) -> Json:
         code: _problem(status, [(code, code.replace("_", " ").capitalize())])
         for status, code in HTTP_CODES.items()
     }
+    for response in components["responses"].values():
+        response["content"] |= ERROR_TEXT
     components["headers"] = HEADERS
     components["parameters"] = {"RequestId": REQUEST_ID}
     return document
