@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import add_options, build, flag
+from snapensemble.serving.process.grpc_port import grpc_port_taken
 from snapensemble.serving.process.sockets import bind_ports, listening
 from snapensemble.serving.process.startup import greeting, prepare_process
 from snapensemble.serving.settings import SECRETS, Settings, check_environment, variable
@@ -25,6 +26,11 @@ def run(args: argparse.Namespace) -> int:
     bundle_dir: Path = flags.pop("bundle_dir")
     settings = expecting_what_is_signed(bundle_dir, build_settings(flags))
     prepare_process(settings)
+    with grpc_port_taken(settings) as settings:
+        return _serve(bundle_dir, settings)
+
+
+def _serve(bundle_dir: Path, settings: Settings) -> int:
     if settings.workers > 1:
         from snapensemble.serving.process.workers import serve_with_workers
 

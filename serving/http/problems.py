@@ -68,6 +68,20 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     Stopping: (503, "stopping", "The server is shutting down"),
     DeadlineExceeded: (504, "deadline_exceeded", "The deadline passed"),
 }
+# The status of the table -> that of gRPC, where a request came that way. What is worth another try
+# is UNAVAILABLE; what is not, whatever is wrong with it, is INVALID_ARGUMENT.
+GRPC_STATUS: dict[int, str] = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    415: "INVALID_ARGUMENT",
+    422: "INVALID_ARGUMENT",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
 INTERNAL_ERROR = (500, "internal_error", "The server has a defect")
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 MAX_DETAIL = 500  # characters, since what a client sent may be in it
@@ -129,23 +143,32 @@ def serving_error(request: Request, error: Exception) -> Response:
     return serving_problem(error, request.app.state.metrics)
 
 
+def entry_of(error: Exception) -> tuple[int, str, str]:
+    """What the table has of an error, whose cause is logged if it is the server's."""
+    if isinstance(error, InferenceFailed):
+        log.error("inference failed", exc_info=error.__cause__ or error)
+    reason = error.reason if isinstance(error, BadImageInRequest) else error
+    return next(PROBLEMS[c] for c in type(reason).__mro__ if c in PROBLEMS)
+
+
+def retry_after_s(error: Exception) -> int:
+    """Whole seconds after which to try again, for an error of status 503."""
+    return max(1, math.ceil(error.retry_after_s if isinstance(error, Overloaded) else 1.0))
+
+
 def serving_problem(error: Exception, metrics: Metrics) -> Response:
     """The problem document of an error that the table has."""
-    reason = error.reason if isinstance(error, BadImageInRequest) else error
-    status, code, title = next(PROBLEMS[c] for c in type(reason).__mro__ if c in PROBLEMS)
+    status, code, title = entry_of(error)
     headers: dict[str, str] = {}
     if status == 503:
-        wait_s = error.retry_after_s if isinstance(error, Overloaded) else 1.0
-        headers["retry-after"] = str(max(1, math.ceil(wait_s)))
+        headers["retry-after"] = str(retry_after_s(error))
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):  # RFC 7694: in these refusals, and in no others
+        headers["accept-encoding"] = ", ".join(error.accepted)
     if isinstance(error, BodyTooLarge | BodyTimeout | TooManyImages | UnsupportedMediaType):
         # The rest of the body may still be on its way, and nobody will read it.
         headers["connection"] = "close"
-    if isinstance(error, UnsupportedEncoding):  # RFC 7694: in these refusals, and in no others
-        headers["accept-encoding"] = ", ".join(error.accepted)
-    if isinstance(error, InferenceFailed):
-        log.error("inference failed", exc_info=error.__cause__ or error)
     return problem(metrics, status, code, title, str(error), headers)
 
 

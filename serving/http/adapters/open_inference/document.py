@@ -126,12 +126,25 @@ def _input(item: Any, rest: memoryview | None) -> tuple[Tensor, memoryview | Non
 
 
 def _output(item: Any, is_binary: bool) -> Requested:
-    name, parameters = _name(item, "outputs"), _parameters(item, "outputs")
+    return requested(_name(item, "outputs"), _parameters(item, "outputs"), is_binary=is_binary)
+
+
+def requested(name: str, parameters: Mapping[str, Any], *, is_binary: bool) -> Requested:
+    """An output that a request names.
+
+    Args:
+        name: of the output.
+        parameters: of the output.
+        is_binary: how its elements come where the parameters do not say so.
+
+    Raises:
+        InvalidTensor: a parameter is not right, or cannot be granted.
+    """
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
-        raise InvalidTensor(f"{name}: expected classification as a number of classes")
+        raise InvalidTensor(f"{name[:80]}: expected classification as a number of classes")
     if "shared_memory_region" in parameters:
-        raise InvalidTensor(f"{name}: this server shares no memory with its clients")
+        raise InvalidTensor(f"{name[:80]}: this server shares no memory with its clients")
     return Requested(name, classes, _flag(parameters, "binary_data", otherwise=is_binary))
 
 
@@ -158,7 +171,7 @@ def _parameters(item: dict[str, Any], where: str) -> dict[str, Any]:
     return found
 
 
-def _flag(parameters: dict[str, Any], name: str, *, otherwise: bool) -> bool:
+def _flag(parameters: Mapping[str, Any], name: str, *, otherwise: bool) -> bool:
     found = parameters.get(name, otherwise)
     if not isinstance(found, bool):
         raise InvalidTensor(f"{name}: expected true or false")

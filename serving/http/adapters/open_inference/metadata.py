@@ -1,6 +1,7 @@
 """What the protocol says of this server and of its models; both transports give it."""
 
 import json
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -14,8 +15,9 @@ PLATFORM = "snapensemble_onnx"
 EXTENSIONS = ("binary_tensor_data", "classification", "parameters")
 
 
+@cache
 def server_metadata() -> dict[str, Any]:
-    """The name, the version and the extensions of this server."""
+    """The name, the version and the extensions of this server; nobody may change what comes."""
     return {"name": SERVER, "version": version(SERVER), "extensions": list(EXTENSIONS)}
 
 
