@@ -35,6 +35,14 @@ class UnsupportedMediaType(ServingError):
     """The media type is none of those that carry images."""
 
 
+class UnsupportedEncoding(UnsupportedMediaType):
+    """The body is packed in a way that is not read here."""
+
+    def __init__(self, message: str, accepted: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.accepted = accepted
+
+
 class TooManyImages(ServingError):
     """The request has more images than one may have."""
 

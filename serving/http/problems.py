@@ -35,6 +35,7 @@ from snapensemble.serving.errors import (
     TooManyImages,
     Unauthorized,
     UnknownModel,
+    UnsupportedEncoding,
     UnsupportedMediaType,
 )
 from snapensemble.serving.telemetry.logs import request_id
@@ -50,7 +51,11 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     BodyTooLarge: (413, "body_too_large", "The body is too large"),
     TooManyImages: (413, "too_many_images", "Too many images in one request"),
     ImageTooLarge: (413, "image_too_large", "The image has too many pixels"),
-    UnsupportedMediaType: (415, "unsupported_media_type", "The media type carries no images"),
+    UnsupportedMediaType: (
+        415,
+        "unsupported_media_type",
+        "The media type or encoding is not read",
+    ),
     ImageTooCostly: (422, "image_too_costly", "The image is too costly to decode"),
     InvalidImage: (422, "invalid_image", "The image cannot be read"),
     InvalidParameter: (422, "invalid_parameter", "A query parameter is not right"),
@@ -135,6 +140,8 @@ def serving_problem(error: Exception, metrics: Metrics) -> Response:
     if isinstance(error, BodyTooLarge | BodyTimeout | TooManyImages | UnsupportedMediaType):
         # The rest of the body may still be on its way, and nobody will read it.
         headers["connection"] = "close"
+    if isinstance(error, UnsupportedEncoding):  # RFC 7694: in these refusals, and in no others
+        headers["accept-encoding"] = ", ".join(error.accepted)
     if isinstance(error, InferenceFailed):
         log.error("inference failed", exc_info=error.__cause__ or error)
     return problem(metrics, status, code, title, str(error), headers)

@@ -406,20 +406,6 @@ async def test_a_message_does_not_repeat_all_that_was_sent(http: httpx.AsyncClie
     assert len(is_problem(reply, 415, "unsupported_media_type")) <= 501
 
 
-@pytest.mark.parametrize(
-    ("encoding", "status"), [("gzip", 415), ("br, gzip", 415), ("Identity", 200)]
-)
-async def test_a_body_that_is_compressed_is_refused(
-    http: httpx.AsyncClient, encoding: str, status: int
-) -> None:
-    headers = {**HEADERS, "content-encoding": encoding}
-    reply = await http.post("/predict", content=PNG, headers=headers)
-    assert reply.status_code == status
-    if status == 415:
-        is_problem(reply, 415, "unsupported_media_type")
-        assert encoding in reply.json()["detail"]
-
-
 async def test_a_picture_of_many_scans_is_refused(http: httpx.AsyncClient) -> None:
     data = encoded(picture(0, width=64, height=64), "JPEG", progressive=True)
     scan = data.index(b"\xff\xda")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import snapensemble.serving.http.body as json_images
+import snapensemble.serving.http.media.json_images as json_images
 from snapensemble.serving.errors import MalformedBody, TooManyImages
-from snapensemble.serving.http.body import GROWTH, MAX_VALUES, pictures_of_json
+from snapensemble.serving.http.media.json_images import GROWTH, MAX_VALUES, pictures_of_json
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=8), st.booleans(), st.integers(1, 20))
