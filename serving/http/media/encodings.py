@@ -22,6 +22,8 @@ MAX_RATIO, FREE = 200, 2**20
 # cost much time and give nothing, so it may be so many times larger, and so many bytes: a block of
 # zstd gives nothing before all of its 128 KiB have come.
 MAX_GROWTH, SLACK = 2, 2**18
+# To begin a stream costs as much as to unpack a few KiB: these are free, and one for each KiB.
+FREE_STREAMS, KIB = 64, 2**10
 
 
 class Stream(Protocol):
@@ -157,6 +159,8 @@ class Decoder:
         if self._stream is None:
             if self._streams and self._coding.is_one:
                 raise self._malformed("something follows its end")
+            if self._streams >= FREE_STREAMS + self.unpacked // KIB:
+                raise self._malformed(f"{self._streams} streams have {self.unpacked:,} bytes")
             self._stream = self._coding.begin()
             self._streams += 1
         try:

@@ -13,6 +13,8 @@ from snapensemble.serving.errors import BodyTooLarge, MalformedBody, Unsupported
 from snapensemble.serving.http.media.encodings import (
     CODINGS,
     FREE,
+    FREE_STREAMS,
+    KIB,
     MAX_RATIO,
     SLACK,
     STEP_OUT,
@@ -150,6 +152,14 @@ def test_a_body_that_is_larger_packed_costs_no_more_than_its_slack(unit: bytes) 
         while decoder.step() is not None:
             pass
     assert decoder.packed <= 2 * SLACK
+
+
+@several
+def test_streams_have_some_kilobytes_each(name: str) -> None:
+    assert unpacked(name, PACK[name](b"short") * FREE_STREAMS) == b"short" * FREE_STREAMS
+    assert unpacked(name, PACK[name](bytes(KIB)) * 500) == bytes(KIB) * 500
+    with pytest.raises(MalformedBody, match="64 streams have 320 bytes"):
+        unpacked(name, PACK[name](b"short") * (FREE_STREAMS + 1))
 
 
 @pytest.mark.parametrize(
