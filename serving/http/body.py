@@ -21,10 +21,10 @@ from snapensemble.serving.http.exchange import STATE
 from snapensemble.serving.http.media.encodings import Decoder, coding_of
 from snapensemble.serving.http.media.form import Form
 from snapensemble.serving.http.media.json_images import GROWTH, pictures_of_json
+from snapensemble.serving.http.media.texts import is_picture
 from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.settings import Settings
 
-OCTETS = "application/octet-stream"
 FORM = "multipart/form-data"
 JSON = "application/json"
 ENCODING = b"content-encoding"
@@ -242,8 +242,3 @@ class Body:
 def essence(content_type: str) -> str:
     """The media type of a Content-Type, without parameters and in lower case."""
     return content_type.partition(";")[0].strip().lower()
-
-
-def is_picture(media_type: str) -> bool:
-    """Whether a body of this media type, or of none, is one picture."""
-    return media_type in ("", OCTETS) or media_type.startswith("image/")

@@ -12,6 +12,9 @@ CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii", b"iso-8859-1", b"latin-1",
 class Form:
     """A multipart form, parsed as it arrives: its files are pictures, its fields are ignored.
 
+    A part without a file name is a file as well if its own type is that of a picture: some clients
+    give no name to what they have in memory.
+
     Starlette's parser would make a file object for each of them, which costs more than the rest
     of a request.
 
@@ -39,7 +42,8 @@ class Form:
         self._fields = 0
         self._is_in_file = False
         self._is_closed = False
-        self._header_name = self._header_value = self._disposition = b""
+        self._header_name = self._header_value = b""
+        self._disposition = self._type = b""
         try:
             self._parser = MultipartParser(
                 options[b"boundary"],
@@ -82,7 +86,7 @@ class Form:
         return [bytes(file) for file in self._files]
 
     def _on_part_begin(self) -> None:
-        self._disposition = b""
+        self._disposition = self._type = b""
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -91,15 +95,18 @@ class Form:
         self._header_value += data[start:end]
 
     def _on_header_end(self) -> None:
-        if self._header_name.lower() == b"content-disposition":
+        name = self._header_name.lower()
+        if name == b"content-disposition":
             self._disposition = self._header_value
+        elif name == b"content-type":
+            self._type = self._header_value.strip().lower()
         self._header_name = self._header_value = b""
 
     def _on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise _malformed_form("a part has no Content-Disposition with a name")
-        self._is_in_file = b"filename" in options
+        self._is_in_file = b"filename" in options or self._type.startswith(b"image/")
         if self._is_in_file:
             self._files.append(bytearray())
             if len(self._files) > self._limit:

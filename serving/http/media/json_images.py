@@ -1,16 +1,13 @@
 """JSON documents of pictures in base64."""
 
-import base64
-import binascii
-
 from pydantic_core import from_json
 
 from snapensemble.serving.errors import MalformedBody, TooManyImages
+from snapensemble.serving.http.media.texts import picture_of
 
 # Bytes that are held beside the body while it is parsed: its strings, and the pictures in them.
 GROWTH = 2
 MAX_VALUES = 10_000
-SLICE = 2**20  # characters decoded in one step, in which no other thread runs; a multiple of 4
 EXPECTED = 'expected {"images": [base64, …]} with at least one image'
 
 
@@ -56,16 +53,4 @@ def too_many(found: str, limit: int) -> str:
 def _decoded(index: int, text: object) -> bytes:
     if not isinstance(text, str):
         raise MalformedBody(f"images.{index}: expected a string, found {type(text).__name__}")
-    try:
-        return b"".join(
-            _slice_decoded(text[start : start + SLICE], is_last=start + SLICE >= len(text))
-            for start in range(0, len(text), SLICE)
-        )
-    except ValueError as error:
-        raise MalformedBody(f"images.{index}: not base64: {error}") from error
-
-
-def _slice_decoded(text: str, *, is_last: bool) -> bytes:
-    if not is_last and text.endswith("="):
-        raise binascii.Error("padding before the end")
-    return base64.b64decode(text, validate=True)
+    return picture_of(text, f"images.{index}")

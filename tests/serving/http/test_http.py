@@ -25,6 +25,12 @@ from tests.serving.conftest import LIMITS
 
 PNG = encoded(picture(1))
 HEADERS = {"content-type": "image/png"}
+NAMELESS = (  # a field, and a picture without the name of a file
+    b'--x\r\nContent-Disposition: form-data; name="top"\r\n\r\nhello\r\n'
+    b'--x\r\ncontent-type: Image/PNG; a=b\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+    + PNG
+    + b"\r\n--x--\r\n"
+)
 
 
 def exact_MK(data: bytes) -> np.ndarray:
@@ -67,6 +73,7 @@ async def test_the_answer_is_the_mean_of_the_members_softmaxes(http: httpx.Async
 
 async def test_all_body_forms_give_the_same_answer(http: httpx.AsyncClient) -> None:
     octets = {"content-type": "application/octet-stream"}
+    boundary = {"content-type": "multipart/form-data; boundary=x"}
     text = base64.b64encode(PNG).decode()
     replies = [
         await http.post("/predict", content=PNG, headers=HEADERS),
@@ -75,6 +82,9 @@ async def test_all_body_forms_give_the_same_answer(http: httpx.AsyncClient) -> N
         await http.post("/predict", content=PNG, headers={"content-type": ""}),
         await http.post("/predict", files={"anything": ("a.png", PNG)}),
         await http.post("/predict", json={"images": [text]}),
+        await http.post("/predict", json={"images": [f"data:image/png;base64,{text}"]}),
+        await http.post("/predict", json={"images": [base64.encodebytes(PNG).decode()]}),
+        await http.post("/predict", content=NAMELESS, headers=boundary),
     ]
     assert len({reply.text for reply in replies}) == 1
     assert replies[0].status_code == 200
@@ -163,9 +173,13 @@ async def test_a_form_with_too_many_files_is_refused(http: httpx.AsyncClient) ->
     is_problem(reply, 413, "too_many_images")
 
 
-async def test_a_form_without_a_file_says_how_to_send_one(http: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("kind", ["", "Content-Type: text/plain\r\n", "X-A: image/png\r\n"])
+async def test_a_form_without_a_file_says_how_to_send_one(
+    http: httpx.AsyncClient, kind: str
+) -> None:
     boundary = {"content-type": "multipart/form-data; boundary=x"}
-    body = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nhello\r\n--x--\r\n'
+    head = f'Content-Disposition: form-data; name="image"\r\n{kind}'
+    body = f"--x\r\n{head}\r\nhello\r\n--x--\r\n".encode()
     reply = await http.post("/predict", content=body, headers=boundary)
     assert 'curl -F "image=@cat.jpg"' in is_problem(reply, 400, "empty_body")
 

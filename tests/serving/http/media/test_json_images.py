@@ -3,13 +3,12 @@
 import base64
 import json
 import tracemalloc
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import snapensemble.serving.http.media.json_images as json_images
+import snapensemble.serving.http.media.texts as texts_module
 from snapensemble.serving.errors import MalformedBody, TooManyImages
 from snapensemble.serving.http.media.json_images import GROWTH, MAX_VALUES, pictures_of_json
 
@@ -23,23 +22,8 @@ def test_pictures_come_out_as_they_went_in(
     if escaped:  # as PHP writes it
         body = body.replace(b"/", b"\\/")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_images, "SLICE", 4 * quads)
+        patch.setattr(texts_module, "SLICE", 4 * quads)
         assert pictures_of_json(body, limit=8) == pictures
-
-
-@given(st.text("ABab01+/=", max_size=40), st.integers(1, 5))
-def test_slices_accept_what_the_whole_would_be(text: str, quads: int) -> None:
-    try:
-        expected: Any = [base64.b64decode(text, validate=True)]
-    except ValueError:
-        expected = None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_images, "SLICE", 4 * quads)
-        try:
-            found: Any = pictures_of_json(json.dumps({"images": [text]}).encode(), limit=1)
-        except MalformedBody:
-            found = None
-    assert found == expected
 
 
 def test_one_too_many_is_told_with_their_number() -> None:
