@@ -26,7 +26,7 @@ from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.exchange import STATE, RequestState
 from snapensemble.serving.http.problems import serving_problem
 from snapensemble.serving.http.responses import promised, with_summary
-from snapensemble.serving.http.schemas import PredictOptions
+from snapensemble.serving.http.schemas import PredictOptions, invalid_parameters
 from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.inference.engine import Engine
@@ -37,7 +37,6 @@ from snapensemble.serving.inference.request import Answer, MemberOutputs, Pendin
 # small ensemble.
 LISTEN_AFTER_S = 0.05
 MAX_QUERY_BYTES = 2048
-MAX_PROBLEMS = 3  # that a message names; each costs more to word than to find
 
 
 class Predictions:
@@ -320,7 +319,4 @@ def _options_of(query: bytes) -> PredictOptions:
         repeated = {"explain": params.getlist("explain")} if "explain" in params else {}
         return PredictOptions.model_validate({**params, **repeated})
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        more = len(problems) - MAX_PROBLEMS
-        shown = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-        raise InvalidParameter("; ".join(shown)) from error
+        raise invalid_parameters(error) from error
