@@ -7,8 +7,8 @@ from pathlib import Path
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import add_options, build, flag
 from snapensemble.serving.platforms import (
-    PREDICT_ROUTE,
     HEALTH_ROUTE,
+    PREDICT_ROUTE,
     SAGEMAKER_PORT,
     bundle_place,
     check_ports,

@@ -15,12 +15,13 @@ from snapensemble.contracts.errors import InvalidConfig
 # say, and the places of this image, SageMaker, KServe and Hugging Face.
 PLACE_VARIABLES = ("AZUREML_MODEL_DIR", "HF_MODEL_DIR", "AIP_STORAGE_URI")
 PLACES = ("/bundle", "/opt/ml/model", "/mnt/models", "/repository")
-# The first that is set counts.
-PORT_VARIABLES = ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT")
+# Of SageMaker, of Vertex AI, and of Cloud Run, Knative and Heroku; the first that is set counts.
+PORT_VARIABLES = ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT", "PORT")
 PORT_RANGE = "SAGEMAKER_SAFE_PORT_RANGE"
 SAGEMAKER_WORD = "serve"  # SageMaker starts `docker run IMAGE serve`, and asks at port 8080
 SAGEMAKER_PORT = "8080"
 HEALTH_ROUTE, PREDICT_ROUTE = "AIP_HEALTH_ROUTE", "AIP_PREDICT_ROUTE"
+NAME_ONE = "name one: snapensemble serve BUNDLE_DIR"
 _ROUTE = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@-]*)+")
 _RANGE = re.compile(r"(\d{1,5})-(\d{1,5})")
 
@@ -52,7 +53,9 @@ def check_ports(environment: Mapping[str, str], others: Mapping[str, int | None]
     found = _RANGE.fullmatch(text)
     low, high = map(int, found.groups()) if found else (1, 0)
     if low > high:
-        raise InvalidConfig(f"{PORT_RANGE}: found {text!r}, expected LOWEST-HIGHEST, as 20000-29999")
+        raise InvalidConfig(
+            f"{PORT_RANGE}: found {text!r}, expected LOWEST-HIGHEST, as 20000-29999"
+        )
     for flag, port in opened.items():
         if not low <= port <= high:
             raise InvalidConfig(
@@ -99,8 +102,7 @@ def bundle_place(environment: Mapping[str, str], places: Sequence[str] = PLACES)
         return found[0]
     if found:
         raise InvalidConfig(
-            f"no bundle is named, and there are several: {', '.join(map(str, found))}; name one: "
-            "snapensemble serve BUNDLE_DIR"
+            f"no bundle is named, and there are several: {', '.join(map(str, found))}; {NAME_ONE}"
         )
     notes = [
         f"{name} is {text}, which this server cannot fetch: copy the bundle into the image "
@@ -109,10 +111,7 @@ def bundle_place(environment: Mapping[str, str], places: Sequence[str] = PLACES)
     ]
     missing = ", ".join(f"{each}/{BUNDLE_FILE}" for each in looked_at)
     raise InvalidConfig(
-        "; ".join(
-            [f"no bundle is named, and none of these exists: {missing}", *notes]
-            + ["name one: snapensemble serve BUNDLE_DIR"]
-        )
+        "; ".join([f"no bundle is named, and none of these exists: {missing}", *notes, NAME_ONE])
     )
 
 

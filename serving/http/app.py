@@ -1,15 +1,16 @@
 """create_app(): engine and settings -> an ASGI application."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from fastapi import FastAPI
 
+from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.serving.http.adapters import predict
 from snapensemble.serving.http.adapters.adapter import Adapter, Routes
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.http.exchange import Exchanges
-from snapensemble.serving.http.middleware import Auth, Cors
+from snapensemble.serving.http.middleware import Auth, Cors, Prefix
 from snapensemble.serving.http.openapi import describe
 from snapensemble.serving.http.pages import ASSETS, docs_assets
 from snapensemble.serving.http.prediction import Predictions
@@ -37,7 +38,8 @@ def create_app(
     """Assemble the server around a running engine, whose owner starts and stops it.
 
     Raises:
-        InvalidConfig: the tokens cannot be read or are not right.
+        InvalidConfig: the tokens cannot be read or are not right, or a proxy's path is that of a
+            route.
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
     """
     tokens = read_tokens(settings)
@@ -72,6 +74,9 @@ def create_app(
         traces=traces,
         access_log=settings.access_log,
     )
+    if settings.root_path:
+        check_prefix(settings.root_path, app.state.document["paths"])
+        app.add_middleware(Prefix, prefix=settings.root_path)
     return app
 
 
@@ -79,3 +84,15 @@ def adapters_of(environment: Mapping[str, str]) -> list[Adapter]:
     """All contracts that a server speaks in an environment."""
     made = [make(environment) for make in ADAPTERS]
     return [adapter for adapter in made if adapter is not None]
+def check_prefix(prefix: str, routes: Iterable[str]) -> None:
+    """Refuse a path of a proxy under which a request could be for one route and for another.
+
+    Raises:
+        InvalidConfig: it begins like a route.
+    """
+    first = prefix.split("/")[1]
+    if first in {route.split("/")[1] for route in routes}:
+        raise InvalidConfig(
+            f"--root-path {prefix}: this server has a route /{first}; choose a path that begins "
+            "in another way"
+        )

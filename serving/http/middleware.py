@@ -1,4 +1,4 @@
-"""Layers around the application: tokens, and requests from pages of other origins."""
+"""Layers around the application: a proxy's path, tokens, and pages of other origins."""
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -14,8 +14,32 @@ from snapensemble.serving.http.problems import serving_error
 # same for every bundle and says nothing of this one.
 OPEN = ("/health/live", "/health/ready", "/")
 # Headers that pages of other origins may send, and headers of answers that they may read.
-REQUEST_HEADERS = ("Authorization", "Content-Type", "X-Request-ID")
+REQUEST_HEADERS = ("Authorization", "Content-Encoding", "Content-Type", "X-Request-ID")
 RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")
+
+
+class Prefix:
+    """Takes the path of a proxy off the paths of requests, where the proxy has left it there.
+
+    All other layers then see the server's own routes, so that their metrics, logs and rules for
+    tokens are the same as without a proxy. Requests that come without the path are left as they
+    are.
+
+    Args:
+        app: answers the requests.
+        prefix: begins with `/` and does not end so.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand one request on."""
+        path: str = scope.get("path", "")
+        if f"{path}/".startswith(f"{self._prefix}/"):
+            scope = {**scope, "path": path.removeprefix(self._prefix) or "/"}
+        await self._app(scope, receive, send)
 
 
 class Auth:
