@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ REQUEST_ID = {
 
 
 def problem_responses(
-    *raises: type[Exception], worded: Json | None = None
+    *raises: type[Exception], worded: Mapping[str, Any] | None = None
 ) -> dict[int | str, Json]:
     """The `responses` of a route that can raise these errors, and those that any route can give.
 
@@ -77,7 +77,7 @@ def problem_responses(
     responses: dict[int | str, Json] = {}
     for each, codes in by_status.items():
         responses[each] = _problem(int(each), codes)
-        responses[each]["content"] |= worded or {}
+        responses[each]["content"] |= dict(worded or {})
     return responses
 
 
@@ -120,6 +120,8 @@ def describe(routes: Sequence[BaseRoute]) -> Json:
         code: _problem(status, [(code, code.replace("_", " ").capitalize())])
         for status, code in HTTP_CODES.items()
     }
+    for answer in components["responses"].values():  # in the words of the contract of a path
+        answer["content"]["application/json"] = {"schema": {"type": "object"}}
     components["headers"] = HEADERS
     components["parameters"] = {"RequestId": REQUEST_ID}
     return document

@@ -36,6 +36,7 @@ from snapensemble.serving.inference.request import Answer, MemberOutputs, Pendin
 # Most answers are there before a client could have left; to listen for that costs more than a
 # small ensemble.
 LISTEN_AFTER_S = 0.05
+METHODS = ("POST", "PUT")  # by which anything is asked
 MAX_QUERY_BYTES = 2048
 
 
@@ -55,9 +56,9 @@ class Predictions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "http" and scope["method"] == "POST":
+        if scope["type"] == "http" and scope["method"] in METHODS:
             route = self._routes.find(scope["path"])
-            if route is not None:
+            if route is not None and scope["method"] in route.adapter.methods:
                 await self._predict(route, scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -97,6 +98,7 @@ async def answer(service: Service, route: Route, scope: Scope, receive: Receive)
         began = asyncio.get_running_loop().time()
         wanted = Wanted(service, model, options)  # what the query says is checked before the body
         head = Head(
+            template=route.template,
             params=route.params,
             headers=dict(scope["headers"]),
             options=options,

@@ -22,7 +22,6 @@ PREDICT_ERRORS = (
     errors.TooManyImages,
     ImageTooLarge,
     errors.UnsupportedMediaType,
-    errors.UnsupportedEncoding,
     ImageTooCostly,
     InvalidImage,
     errors.InvalidParameter,
@@ -68,7 +67,7 @@ def add_prediction(
     takes_pictures: bool = True,
     methods: Sequence[str] = ("POST",),
 ) -> None:
-    """Describe a path that asks for predictions; the application answers it before FastAPI is asked.
+    """Describe a path that asks for predictions, which is answered before FastAPI is asked.
 
     Args:
         router: that of the contract.
@@ -88,10 +87,6 @@ def add_prediction(
         "multipart/form-data": {"schema": {**form, "required": ["image"]}},
     }
     content = {JSON: {"schema": documents}, **(pictures if takes_pictures else {})}
-    parameters = [
-        {"name": part, "in": "path", "required": True, "schema": TEXT}
-        for part in re.findall(r"\{(\w+)\}", path)
-    ]
     for method in methods:
         router.add_api_route(
             path,
@@ -106,9 +101,19 @@ def add_prediction(
             },
             openapi_extra={
                 "requestBody": {"required": True, "content": content},
-                "parameters": parameters,
+                **path_parameters(path),
             },
         )
+
+
+def path_parameters(path: str) -> Json:
+    """The parameters of an operation that are the names in the template of its path."""
+    names = re.findall(r"\{(\w+)\}", path)
+    return {
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": TEXT} for name in names
+        ]
+    }
 
 
 def _never_called() -> Callable[..., None]:

@@ -5,15 +5,15 @@ names. What they have in common is read here, and each contract has a `Grammar` 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from snapensemble.serving.errors import MalformedBody, TooManyImages
-from snapensemble.serving.http.adapters.adapter import JSON, Head
-from snapensemble.serving.http.body import FORM, Body
+from snapensemble.serving.http.adapters.adapter import JSON, Head, InferenceResponse, Reply
+from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.media.json_images import (
     GROWTH,
     MAX_VALUES,
@@ -44,7 +44,7 @@ def rows(value: Any, where: str) -> Sequence[Any]:
     return value
 
 
-def one_or_rows(value: Any, where: str) -> Sequence[Any]:
+def one_or_rows(value: Any, _: str) -> Sequence[Any]:
     """One instance, or a list of them."""
     return value if isinstance(value, list) else [value]
 
@@ -183,9 +183,21 @@ class Grammar:
             word = str(explain).lower() if isinstance(explain, bool) else explain
             given = {**given, "explain": [word]}
         try:
-            return PredictOptions.model_validate({**options.model_dump(exclude_unset=True), **given})
+            return PredictOptions.model_validate(
+                {**options.model_dump(exclude_unset=True), **given}
+            )
         except ValidationError as error:
             raise invalid_parameters(error) from error
+
+
+def row_reply(answered: InferenceResponse) -> Reply:
+    """One prediction for each instance, in their order, and nothing else."""
+    return json_reply({"predictions": answered.predictions()})
+
+
+def json_reply(content: Any) -> Reply:
+    """An answer in JSON; numbers that are none become null."""
+    return Reply(to_json(content, inf_nan_mode="null"))
 
 
 def document_of(text: bytes) -> Json:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
-from pydantic_core import to_json
 
 from snapensemble.serving import errors
 from snapensemble.serving.http.adapters.adapter import (
@@ -19,8 +18,6 @@ from snapensemble.serving.http.adapters.adapter import (
     Adapter,
     Head,
     InferenceRequest,
-    InferenceResponse,
-    Reply,
 )
 from snapensemble.serving.http.adapters.documented import (
     INSTANCES,
@@ -37,9 +34,9 @@ from snapensemble.serving.http.adapters.instances import (
     rows,
     table,
 )
+from snapensemble.serving.http.adapters.predict import encode
 from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.openapi import READ, problem_responses
-from snapensemble.serving.http.responses import response
 from snapensemble.serving.http.service import Service
 
 INVOCATIONS, PING = "/invocations", "/ping"
@@ -99,12 +96,16 @@ def adapter(_: Mapping[str, str]) -> Adapter:
         answers=an_object({"predictions": PREDICTIONS, "model": MODEL}),
         worded=WORDED,
     )
-    responses = problem_responses(worded=WORDED)
+    responses = problem_responses()
     router.add_api_route(
         "/execution-parameters", execution_parameters, methods=READ, responses=responses
     )
     router.add_api_route(
-        "/version", version_text, methods=READ, responses=responses, response_class=PlainTextResponse
+        "/version",
+        version_text,
+        methods=READ,
+        responses=responses,
+        response_class=PlainTextResponse,
     )
     probes = APIRouter(tags=["operation"])
     for path, probe in ((PING, ping), ("/health", health)):
@@ -112,28 +113,25 @@ def adapter(_: Mapping[str, str]) -> Adapter:
             path,
             probe,
             methods=READ,
-            responses=problem_responses(errors.Stopping, errors.MemberFailing, worded=WORDED),
+            responses=problem_responses(errors.Stopping, errors.MemberFailing),
         )
     return Adapter(
         predictions=(INVOCATIONS,),
         read=read,
         words=words,
-        worded_paths=(PING, "/health", "/version", "/execution-parameters"),
+        error_content=WORDED,
         router=router,
         probes=probes,
     )
 
 
 async def read(body: Body, head: Head, deadline: float) -> InferenceRequest:
-    """Read a picture of any kind, a form, or JSON of this server or of MLflow."""
+    """Read a picture of any kind, a form, or JSON of this server or of MLflow.
+
+    The answer is that of `POST /predict`, which MLflow's clients read as well.
+    """
     asked = await GRAMMAR.read(body, head, deadline)
     return InferenceRequest(asked.pictures, asked.options, encode)
-
-
-def encode(answered: InferenceResponse) -> Reply:
-    """The predictions as `POST /predict` gives them, which MLflow's clients read as well."""
-    content = response(answered.predictions(), answered.name, answered.version)
-    return Reply(to_json(content, inf_nan_mode="null"))
 
 
 def words(document: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -163,6 +161,4 @@ async def execution_parameters(request: Request) -> ExecutionParameters:
     """How a SageMaker transform job should ask: as many pictures at a time as it may send."""
     service: Service = request.app.state.service
     payload = min(max(1, service.settings.max_body_bytes // MIB), MAX_MIB)
-    return ExecutionParameters(
-        MaxConcurrentTransforms=MAX_MIB // payload, MaxPayloadInMB=payload
-    )
+    return ExecutionParameters(MaxConcurrentTransforms=MAX_MIB // payload, MaxPayloadInMB=payload)

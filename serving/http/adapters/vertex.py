@@ -7,15 +7,12 @@ client of the other one asks there.
 from collections.abc import Mapping
 
 from fastapi import APIRouter
-from pydantic_core import to_json
 
 from snapensemble.serving import errors
 from snapensemble.serving.http.adapters.adapter import (
     Adapter,
     Head,
     InferenceRequest,
-    InferenceResponse,
-    Reply,
     error_words,
 )
 from snapensemble.serving.http.adapters.documented import (
@@ -26,13 +23,12 @@ from snapensemble.serving.http.adapters.documented import (
     an_object,
     in_words,
 )
-from snapensemble.serving.http.adapters.instances import Grammar, rows
-from snapensemble.serving.http.adapters.predict import PREDICT
+from snapensemble.serving.http.adapters.instances import Grammar, row_reply, rows
+from snapensemble.serving.http.adapters.predict import PREDICT, encode
 from snapensemble.serving.http.adapters.sagemaker import ping
 from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.openapi import READ, problem_responses
 from snapensemble.serving.http.problems import problem_document
-from snapensemble.serving.http.responses import response
 from snapensemble.serving.platforms import HEALTH_ROUTE, PREDICT_ROUTE, vertex_route
 
 GRAMMAR = Grammar(places={"instances": rows, "images": rows})
@@ -67,13 +63,13 @@ def adapter(environment: Mapping[str, str]) -> Adapter | None:
             name="vertexHealth",
             description="As /health/ready, for Vertex AI",
             methods=READ,
-            responses=problem_responses(errors.Stopping, errors.MemberFailing, worded=WORDED),
+            responses=problem_responses(errors.Stopping, errors.MemberFailing),
         )
     return Adapter(
         predictions=() if predict is None else (predict,),
         read=read,
         words=problem_document if predict == PREDICT else error_words,
-        worded_paths=() if health is None else (health,),
+        error_content=WORDED,
         router=router,
         probes=probes,
     )
@@ -83,16 +79,5 @@ async def read(body: Body, head: Head, deadline: float) -> InferenceRequest:
     """Read instances with a picture in base64 each, or (rawPredict) what `POST /predict` reads."""
     asked = await GRAMMAR.read(body, head, deadline)
     return InferenceRequest(
-        asked.pictures, asked.options, encode if asked.place == "instances" else encode_all
+        asked.pictures, asked.options, row_reply if asked.place == "instances" else encode
     )
-
-
-def encode(answered: InferenceResponse) -> Reply:
-    """One prediction for each instance, in their order."""
-    return Reply(to_json({"predictions": answered.predictions()}, inf_nan_mode="null"))
-
-
-def encode_all(answered: InferenceResponse) -> Reply:
-    """The answer of `POST /predict`."""
-    content = response(answered.predictions(), answered.name, answered.version)
-    return Reply(to_json(content, inf_nan_mode="null"))
