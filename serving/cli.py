@@ -6,6 +6,16 @@ from pathlib import Path
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import add_options, build, flag
+from snapensemble.serving.platforms import (
+    HEALTH_ROUTE,
+    PREDICT_ROUTE,
+    SAGEMAKER_PORT,
+    bundle_place,
+    check_ports,
+    is_word_of_sagemaker,
+    port_variable,
+    vertex_route,
+)
 from snapensemble.serving.process.grpc_port import grpc_port_taken
 from snapensemble.serving.process.sockets import bind_ports, listening
 from snapensemble.serving.process.startup import greeting, prepare_process
@@ -15,7 +25,11 @@ from snapensemble.serving.settings import SECRETS, Settings, check_environment, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting; variables SNAPENSEMBLE_* count where a flag is not given."""
     parser.add_argument(
-        "bundle_dir", type=Path, metavar="BUNDLE_DIR", help="made by snapensemble export"
+        "bundle_dir",
+        type=Path,
+        nargs="?",
+        metavar="BUNDLE_DIR",
+        help="made by snapensemble export; where a platform has put it if not given",
     )
     add_options(parser, Settings, without=SECRETS)
 
@@ -23,8 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; 0 after an orderly end."""
     flags = vars(args)
-    bundle_dir: Path = flags.pop("bundle_dir")
-    settings = expecting_what_is_signed(bundle_dir, build_settings(flags))
+    named: Path | None = flags.pop("bundle_dir")
+    is_on_sagemaker = is_word_of_sagemaker(named)
+    settings = build_settings(flags, usual_port=SAGEMAKER_PORT if is_on_sagemaker else None)
+    check_ports(os.environ, {"--metrics-port": settings.metrics_port})
+    for name in (HEALTH_ROUTE, PREDICT_ROUTE):
+        vertex_route(os.environ, name)
+    bundle_dir = bundle_place(os.environ) if named is None or is_on_sagemaker else named
+    settings = expecting_what_is_signed(bundle_dir, settings)
     prepare_process(settings)
     with grpc_port_taken(settings) as settings:
         return _serve(bundle_dir, settings)
@@ -76,21 +96,33 @@ def expecting_what_is_signed(bundle_dir: Path, settings: Settings) -> Settings:
     return settings.model_copy(update={"expect_bundle": signed})
 
 
-def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Settings:
+def build_settings(
+    flags: dict[str, object], *, for_server: bool = True, usual_port: str | None = None
+) -> Settings:
     """The settings: flags win over variables, and variables over defaults.
+
+    The port may also come from the variable of a platform, if no setting says it.
 
     Args:
         flags: values by names of settings.
         for_server: whether a port is to be opened with them, so that variables must be right.
+        usual_port: the port if nothing else says it, in place of the default.
 
     Raises:
         InvalidConfig: a value is out of bounds, or a variable no setting; the message names it.
     """
     if for_server:
         check_environment(os.environ, Settings.model_fields, flags)
-    found = {name.upper() for name in os.environ}
+    found = {name.upper() for name, value in os.environ.items() if value}
+    platforms = None
+    if for_server and "port" not in flags and variable("port") not in found:
+        platforms = port_variable(os.environ)
+        port = os.environ[platforms] if platforms else usual_port
+        flags = {**flags, **({} if port is None else {"port": port})}
 
     def word(name: str) -> str:
+        if name == "port" and platforms:
+            return platforms
         is_variable = name in SECRETS or (name not in flags and variable(name) in found)
         return variable(name) if is_variable else flag(name)
 

@@ -36,7 +36,10 @@ _OF_KUBERNETES = re.compile(
 )
 MIB = 2**20
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?|https?://\[[0-9a-fA-F:]+\](:\d{1,5})?")
+MODE = re.compile(r"[0-7]{3}")
+PATH = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~@:-]+)+")
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+MAX_PREFIX = 256  # characters
 SECRETS = ("tokens",)  # no flags: everybody on the machine can read a command line
 Positive = Annotated[int, Field(ge=1)]
 
@@ -52,7 +55,16 @@ class Settings(BaseSettings):
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port; 0 takes a free one")
+    port: int = Field(
+        8000, ge=0, le=65535, description="port; 0 takes a free one; PORT counts, too"
+    )
+    uds: Path | None = Field(
+        None, description="path of a Unix socket to listen on, in place of host and port"
+    )
+    uds_mode: str = Field("660", description="permissions of the Unix socket, octal")
+    root_path: str = Field(
+        "", description="path under which a proxy shows this server, such as /models/photos"
+    )
     grpc_port: int | None = Field(
         None,
         ge=0,
@@ -150,6 +162,23 @@ class Settings(BaseSettings):
             raise ValueError("expected 64 hexadecimal digits, as sha256sum prints them")
         return None if text is None else text.lower()
 
+    @field_validator("uds_mode")
+    @classmethod
+    def _a_mode_is_octal(cls, text: str) -> str:
+        if not MODE.fullmatch(text):
+            raise ValueError("expected three octal digits, such as 660 or 666")
+        return text
+
+    @field_validator("root_path")
+    @classmethod
+    def _a_prefix_is_a_path(cls, text: str) -> str:
+        text = text.rstrip("/")
+        if text and not is_prefix(text):
+            raise ValueError(
+                "expected a path such as /models/photos, of letters, digits and any of - . _ ~ @ :"
+            )
+        return text
+
     @field_validator("providers")
     @classmethod
     def _providers_are_known(cls, text: str) -> str:
@@ -192,6 +221,11 @@ class Settings(BaseSettings):
             max_picture_bytes=self.max_bytes_in_flight - self.max_body_bytes,
             providers=cast("tuple[Provider, ...]", split_at_commas(self.providers)),
         )
+
+
+def is_prefix(text: str) -> bool:
+    """Whether a text is a path, without an end of `/` and without any character to be escaped."""
+    return len(text) <= MAX_PREFIX and PATH.fullmatch(text) is not None
 
 
 def split_at_commas(text: str) -> tuple[str, ...]:

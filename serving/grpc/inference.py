@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from snapensemble.serving.errors import InvalidTensor
-from snapensemble.serving.grpc.messages import CHOICE, CLASSES, parsed
+from snapensemble.serving.grpc.messages import CHOICE, CLASSES, SERVICE, parsed
 from snapensemble.serving.http.adapters.adapter import (
     Head,
     InferenceRequest,
@@ -35,6 +35,7 @@ from snapensemble.serving.inference.admission import PendingRequest
 # the tensors made of it. A number in a typed list takes a byte of the message and four of these.
 RAW_GROWTH, TYPED_GROWTH = 2, 6
 MEDIA_TYPE = "application/grpc"
+INFER = f"/{SERVICE}/ModelInfer"
 # The list of a message that has the elements of a datatype.
 LISTS = {
     "BOOL": "bool_contents",
@@ -81,7 +82,8 @@ async def infer(
     memory = service.model(params["model"], params["version"]).admission.memory
     memory.hold(len(raw))
     try:
-        call = Call({k: v for k, v in params.items() if v}, headers, options, read)
+        named = {name: each for name, each in params.items() if each}
+        call = Call(INFER, named, headers, options, read)
         reply = await answer(service, call, state)
     finally:
         memory.let_go(len(raw))

@@ -1,21 +1,29 @@
 """create_app(): engine and settings -> an ASGI application."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from fastapi import FastAPI
 
-from snapensemble.serving.http.adapters import predict
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.serving.http.adapters import (
+    hugging_face,
+    predict,
+    sagemaker,
+    torchserve,
+    v1,
+    vertex,
+)
 from snapensemble.serving.http.adapters.adapter import Adapter, Routes
 from snapensemble.serving.http.adapters.open_inference import rest as open_inference
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.http.exchange import Exchanges
-from snapensemble.serving.http.middleware import Auth, Cors
+from snapensemble.serving.http.middleware import Auth, Cors, Prefix
 from snapensemble.serving.http.openapi import describe
 from snapensemble.serving.http.pages import ASSETS, docs_assets
 from snapensemble.serving.http.prediction import Predictions
 from snapensemble.serving.http.problems import add_problem_handlers
-from snapensemble.serving.http.routes import router_of
+from snapensemble.serving.http.routes import asked_by, router_of
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
@@ -24,10 +32,16 @@ from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
 
 # The contracts that the server speaks. Each makes its adapter from the variables of the
-# environment, or none where they do not ask for it.
+# environment, or none where they do not ask for it. Of two that have a route in common the first
+# has it, so those come first whose routes the environment names.
 ADAPTERS: tuple[Callable[[Mapping[str, str]], Adapter | None], ...] = (
+    vertex.adapter,
     predict.adapter,
     open_inference.adapter,
+    sagemaker.adapter,
+    v1.adapter,
+    hugging_face.adapter,
+    torchserve.adapter,
 )
 
 
@@ -41,7 +55,8 @@ def create_app(
     """Assemble the server around a running engine, whose owner starts and stops it.
 
     Raises:
-        InvalidConfig: the tokens cannot be read or are not right.
+        InvalidConfig: the tokens cannot be read or are not right, or a proxy's path is that of a
+            route.
         InvalidParameter: the bundle cannot answer in the mode that the settings ask for.
     """
     tokens = read_tokens(settings)
@@ -64,18 +79,21 @@ def create_app(
     # than a small ensemble, so predictions are answered before it.
     app.add_middleware(Predictions, service=app.state.service, routes=routes)
     if tokens is not None:
-        app.add_middleware(Auth, tokens=tokens)
+        app.add_middleware(Auth, tokens=tokens, probes=probes_of(adapters))
     if settings.allowed_origins:  # around the tokens: a preflight request has none
         app.add_middleware(Cors, origins=settings.allowed_origins)
     app.add_middleware(
         Exchanges,
-        routes=tuple(app.state.document["paths"]),
+        routes=frozenset(app.state.document["paths"]),
         metrics=metrics,
         shutdown=shutdown,
         words=routes.words,
         traces=traces,
         access_log=settings.access_log,
     )
+    if settings.root_path:
+        check_prefix(settings.root_path, app.state.document["paths"])
+        app.add_middleware(Prefix, prefix=settings.root_path)
     return app
 
 
@@ -83,3 +101,23 @@ def adapters_of(environment: Mapping[str, str]) -> list[Adapter]:
     """All contracts that a server speaks in an environment."""
     made = [make(environment) for make in ADAPTERS]
     return [adapter for adapter in made if adapter is not None]
+
+
+def probes_of(adapters: Iterable[Adapter]) -> set[str]:
+    """The paths that tell platforms whether the server is ready, and nothing else."""
+    routers = [adapter.probes for adapter in adapters if adapter.probes is not None]
+    return {path for router in routers for route in router.routes for path, _ in asked_by(route)}
+
+
+def check_prefix(prefix: str, routes: Iterable[str]) -> None:
+    """Refuse a path of a proxy under which a request could be for one route and for another.
+
+    Raises:
+        InvalidConfig: it begins like a route.
+    """
+    first = prefix.split("/")[1]
+    if first in {route.split("/")[1] for route in routes}:
+        raise InvalidConfig(
+            f"--root-path {prefix}: this server has a route /{first}; choose a path that begins "
+            "in another way"
+        )

@@ -1,4 +1,6 @@
-"""Layers around the application: tokens, and requests from pages of other origins."""
+"""Layers around the application: a proxy's path, tokens, and pages of other origins."""
+
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -8,23 +10,57 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from snapensemble.serving.errors import Unauthorized
 from snapensemble.serving.http.auth import Tokens
+from snapensemble.serving.http.openapi import READ
 from snapensemble.serving.http.problems import serving_error
 
 # An orchestrator has no token, nor has a browser until the page has asked for one. The page is the
 # same for every bundle and says nothing of this one.
-OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/")
+OPEN = ("/health/live", "/health/ready", "/")
 # Headers that pages of other origins may send, and headers of answers that they may read.
 JSON_BYTES = "Inference-Header-Content-Length"
-REQUEST_HEADERS = ("Authorization", "Content-Type", "X-Request-ID", JSON_BYTES)
+REQUEST_HEADERS = (
+    "Authorization", "Content-Encoding", "Content-Type", "X-Request-ID", JSON_BYTES,
+)  # fmt: skip
 RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", JSON_BYTES)
 
 
-class Auth:
-    """Answers 401 to requests without a right token, before any of their body is read."""
+class Prefix:
+    """Takes the path of a proxy off the paths of requests, where the proxy has left it there.
 
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+    All other layers then see the server's own routes, so that their metrics, logs and rules for
+    tokens are the same as without a proxy. Requests that come without the path are left as they
+    are.
+
+    Args:
+        app: answers the requests.
+        prefix: begins with `/` and does not end so.
+    """
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand one request on."""
+        path: str = scope.get("path", "")
+        if f"{path}/".startswith(f"{self._prefix}/"):
+            scope = {**scope, "path": path.removeprefix(self._prefix) or "/"}
+        await self._app(scope, receive, send)
+
+
+class Auth:
+    """Answers 401 to requests without a right token, before any of their body is read.
+
+    Args:
+        app: answers the others.
+        tokens: those that open the server.
+        probes: paths that platforms ask whether the server is ready, as /health/ready.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, probes: Collection[str] = ()) -> None:
         self._app = app
         self._tokens = tokens
+        self._open = frozenset([*OPEN, *probes])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through, or refuse it."""
@@ -35,7 +71,8 @@ class Auth:
         await serving_error(Request(scope), error)(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:
-        return scope["path"] in OPEN or self._tokens.accept(scope["headers"])
+        is_probe = scope["method"] in READ and scope["path"] in self._open
+        return is_probe or self._tokens.accept(scope["headers"])
 
 
 class Cors(CORSMiddleware):

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -31,16 +31,6 @@ change, except where a contract has words of its own, such as `{"error": TEXT}`.
 answered 404 `not_found`, other methods 405 `method_not_allowed`. Objects in answers may get more
 members in later versions."""
 BEFORE_THE_APP = (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)  # refusals of the protocol
-# How the contracts put an error that have no more than a text for it.
-ERROR_TEXT: Json = {
-    "application/json": {
-        "schema": {
-            "type": "object",
-            "properties": {"error": {"type": "string"}},
-            "required": ["error"],
-        }
-    }
-}
 # Problems that can come in place of any answer.
 ALWAYS = [
     INTERNAL_ERROR,
@@ -73,7 +63,7 @@ REQUEST_ID = {
 
 
 def problem_responses(
-    *raises: type[Exception], worded: Json | None = None
+    *raises: type[Exception], worded: Mapping[str, Any] | None = None
 ) -> dict[int | str, Json]:
     """The `responses` of a route that can raise these errors, and those that any route can give.
 
@@ -88,7 +78,7 @@ def problem_responses(
     responses: dict[int | str, Json] = {}
     for each, codes in by_status.items():
         responses[each] = _problem(int(each), codes)
-        responses[each]["content"] |= worded or {}
+        responses[each]["content"] |= dict(worded or {})
     return responses
 
 
@@ -131,8 +121,8 @@ def describe(routes: Sequence[BaseRoute]) -> Json:
         code: _problem(status, [(code, code.replace("_", " ").capitalize())])
         for status, code in HTTP_CODES.items()
     }
-    for response in components["responses"].values():
-        response["content"] |= ERROR_TEXT
+    for answer in components["responses"].values():  # in the words of the contract of a path
+        answer["content"]["application/json"] = {"schema": {"type": "object"}}
     components["headers"] = HEADERS
     components["parameters"] = {"RequestId": REQUEST_ID}
     return document

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from snapensemble.serving.http.openapi import READ, problem_responses
+from snapensemble.serving.settings import Settings, is_prefix
 
 SCRIPTS = ("server.js", "pictures.js", "csv.js", "row.js", "page.js")  # in the order they run
 ASSETS = "docs/assets"  # relative to /docs, so it is right behind a proxy with a prefix, too
@@ -100,4 +101,20 @@ async def docs() -> HTMLResponse:
 @pages_router.api_route("/openapi.json", methods=READ, response_model=dict[str, Any])
 async def openapi(request: Request) -> JSONResponse:
     """This document."""
-    return JSONResponse(request.app.state.document)
+    document, prefix = request.app.state.document, prefix_of(request)
+    return JSONResponse({**document, "servers": [{"url": prefix}]} if prefix else document)
+
+
+def prefix_of(request: Request) -> str:
+    """The path under which a proxy shows this server, without a `/` at its end; empty if unknown.
+
+    The setting counts, else X-Forwarded-Prefix, in which each proxy on the way has put its part.
+    Anyone can send that header. So it counts only if it is a plain path, and only for the links in
+    the document that is the answer to its sender; it never says what a request is for.
+    """
+    settings: Settings = request.app.state.service.settings
+    if settings.root_path:
+        return settings.root_path
+    lines = ",".join(request.headers.getlist("x-forwarded-prefix")).split(",")
+    prefix = "".join([line.strip().rstrip("/") for line in lines])
+    return prefix if is_prefix(prefix) else ""

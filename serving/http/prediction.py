@@ -36,6 +36,7 @@ from snapensemble.serving.inference.request import Answer, MemberOutputs, Pendin
 # Most answers are there before a client could have left; to listen for that costs more than a
 # small ensemble.
 LISTEN_AFTER_S = 0.05
+METHODS = ("POST", "PUT")  # by which anything is asked
 MAX_QUERY_BYTES = 2048
 
 
@@ -55,9 +56,9 @@ class Predictions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "http" and scope["method"] == "POST":
+        if scope["type"] == "http" and scope["method"] in METHODS:
             route = self._routes.find(scope["path"])
-            if route is not None:
+            if route is not None and scope["method"] in route.adapter.methods:
                 await self._predict(route, scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -87,6 +88,7 @@ class Call:
     """A request for predictions, as its transport hands it over.
 
     Args:
+        template: that of its path.
         params: what is asked, by `model` and `version`.
         headers: names in lower case.
         options: those that are known before its body.
@@ -94,6 +96,7 @@ class Call:
         left: waits until its sender has left; None where a transport cancels the call then.
     """
 
+    template: str
     params: Mapping[str, str]
     headers: Mapping[bytes, bytes]
     options: PredictOptions
@@ -113,7 +116,7 @@ def call_of(service: Service, route: Route, scope: Scope, receive: Receive) -> C
             pass
 
     options = options_of(scope["query_string"])
-    return Call(route.params, dict(scope["headers"]), options, read, left)
+    return Call(route.template, route.params, dict(scope["headers"]), options, read, left)
 
 
 async def answer(service: Service, call: Call, state: RequestState) -> Reply:
@@ -132,6 +135,7 @@ async def answer(service: Service, call: Call, state: RequestState) -> Reply:
         began = asyncio.get_running_loop().time()
         wanted = Wanted(service, model, options)  # what is known is checked before the body
         head = Head(
+            template=call.template,
             params=call.params,
             headers=call.headers,
             options=options,

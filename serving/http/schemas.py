@@ -92,10 +92,15 @@ def checked_options(given: Mapping[str, Any]) -> PredictOptions:
     try:
         return PredictOptions.model_validate(given)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        more = len(problems) - MAX_PROBLEMS
-        shown = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-        raise InvalidParameter("; ".join(shown)) from error
+        raise invalid_parameters(error) from error
+
+
+def invalid_parameters(error: ValidationError) -> InvalidParameter:
+    """The error of options that the model does not accept; its message names the first ones."""
+    problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    more = len(problems) - MAX_PROBLEMS
+    shown = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+    return InvalidParameter("; ".join(shown))
 
 
 class ClassProbability(BaseModel):

@@ -103,3 +103,8 @@ class Service:
             raise Stopping("the server is shutting down; send new requests elsewhere")
         for model in self.models.values():
             model.check_ready()
+
+
+def served(service: Service) -> list[Model]:
+    """All models that can be asked by their names, in the version that is asked by default."""
+    return [service.model()]

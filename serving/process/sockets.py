@@ -3,17 +3,21 @@
 A listening socket that is closed resets the connections that nobody has accepted yet, and there is
 always one between the last look and the close. So it is shut first: the kernel drops requests for
 new connections, whose clients ask again and are refused once it is closed, while connections that
-wait, or are half way through their handshake, are still accepted.
+wait, or are half way through their handshake, are still accepted. A socket in the file system is
+shut by removing its file.
 """
 
 import contextlib
 import ctypes
+import ipaddress
+import select
 import socket
 import struct
 import sys
 from dataclasses import dataclass
 
 from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.serving.process.unix_sockets import bind_path, remove
 from snapensemble.serving.settings import Settings
 
 BACKLOG = 2048
@@ -59,13 +63,17 @@ class Ports:
 
 
 def bind_ports(settings: Settings) -> Ports:
-    """Bind sockets to the ports; they refuse connections until they listen.
+    """Bind sockets to the ports, or to a path; they refuse connections until they listen.
 
     Raises:
-        InvalidConfig: a port is taken, or the address is not this machine's.
+        InvalidConfig: a port or the path is taken, or the address is not this machine's.
     """
     with contextlib.ExitStack() as stack:
-        clients = stack.enter_context(bind_port(settings.host, settings.port))
+        if settings.uds is None:
+            clients = stack.enter_context(bind_port(settings.host, settings.port))
+        else:
+            clients = stack.enter_context(bind_path(settings.uds, int(settings.uds_mode, 8)))
+            stack.callback(remove, clients)
         metrics = None
         if settings.metrics_port is not None:
             metrics = bind_port(settings.host, settings.metrics_port, flag="--metrics-port")
@@ -91,8 +99,12 @@ def listening(ports: Ports) -> Ports:
 def shut(listener: socket.socket) -> None:
     """Let no client connect any more, for all processes that listen on this socket.
 
-    Elsewhere than on Linux nothing happens: then one that comes at the last moment may be reset.
+    A socket in the file system loses its file, unless it was shut before: another server may have
+    the path by now. Elsewhere than on Linux nothing happens to a port: then one that comes at the
+    last moment may be reset.
     """
+    if listener.family == socket.AF_UNIX and not (sys.platform == "linux" and is_shut(listener)):
+        remove(listener)  # the kernel keeps the program below, as a mark
     if sys.platform == "linux":
         program = ctypes.create_string_buffer(
             b"".join(struct.pack("HBBI", *line) for line in NO_NEWCOMERS)
@@ -112,6 +124,10 @@ def is_shut(listener: socket.socket) -> bool:
 
 def at_the_door(listener: socket.socket) -> int:
     """How many connections nobody has accepted yet; 0 where the kernel does not say."""
+    if listener.family == socket.AF_UNIX:
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        return len(poll.poll(0))  # 1 if there are any
     if sys.platform != "linux":
         return 0
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
@@ -123,7 +139,7 @@ def bind_port(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     """Bind one socket to a port; it refuses connections until it listens.
 
     Args:
-        host: the address.
+        host: the address; `::` is all addresses, those of IPv4 too where the system allows it.
         port: 0 takes a free one.
         flag: the flag that sets the port, for the message.
 
@@ -135,7 +151,8 @@ def bind_port(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            is_for_both = _is_every_address(host) and socket.has_dualstack_ipv6()
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not is_for_both)
         listener.bind((host, port))
     except OSError as error:
         listener.close()
@@ -146,8 +163,17 @@ def bind_port(host: str, port: int, *, flag: str = "--port") -> socket.socket:
     return listener
 
 
+def _is_every_address(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:  # bind will say so
+        return False
+
+
 def url_of(listener: socket.socket) -> str:
-    """The URL under which a socket can be reached."""
+    """The URL under which a socket can be reached; `unix:` and the path where it is a file."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}"

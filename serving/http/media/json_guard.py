@@ -7,6 +7,7 @@ from pydantic_core import from_json
 from snapensemble.serving.errors import MalformedBody
 
 MAX_VALUES = 10_000
+WIDE_GROWTH = 5  # bytes held for each of a document whose strings may take four for a character
 
 
 def values_in(body: bytes | bytearray) -> int:

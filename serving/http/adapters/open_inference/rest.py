@@ -1,10 +1,9 @@
 """The protocol over HTTP: JSON, and its extension for binary tensors."""
 
-import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -19,6 +18,7 @@ from snapensemble.serving.http.adapters.adapter import (
     Reply,
     error_words,
 )
+from snapensemble.serving.http.adapters.documented import PREDICT_ERRORS, TEXT, in_words
 from snapensemble.serving.http.adapters.open_inference.document import (
     HEADER,
     asked_of,
@@ -50,21 +50,24 @@ from snapensemble.serving.http.adapters.open_inference.schemas import (
     Ready,
     ServerMetadata,
 )
-from snapensemble.serving.http.body import LARGE, Body
-from snapensemble.serving.http.media.json_guard import MAX_VALUES, is_narrow, values_in
+from snapensemble.serving.http.body import Body
+from snapensemble.serving.http.media.json_guard import (
+    MAX_VALUES,
+    WIDE_GROWTH,
+    is_narrow,
+    values_in,
+)
+from snapensemble.serving.http.media.json_images import GROWTH
 from snapensemble.serving.http.media.texts import OCTETS
-from snapensemble.serving.http.openapi import ERROR_TEXT, READ, problem_responses
-from snapensemble.serving.http.routes import PREDICT_ERRORS
+from snapensemble.serving.http.openapi import READ, problem_responses
 from snapensemble.serving.http.service import Service
 
 V2 = "/v2"
 MODELS = (f"{V2}/models/{{model}}", f"{V2}/models/{{model}}/versions/{{version}}")
 MOST_VALUES = 2**20  # of the JSON of one request; larger tensors come as binary data
-# Bytes that are held beside a body while it is parsed: for each value that it has, and for each
-# byte of its texts, which may take four where there are wide characters, and of what is in them.
-VALUE_BYTES = 64
-NARROW, WIDE = 2, 5
-Parsed = TypeVar("Parsed")
+UNREADY = (errors.Stopping, errors.MemberFailing)
+WORDED = in_words({"error": TEXT})
+VALUE_BYTES = 64  # held for each value of a document while it is parsed
 BINARY_HEADER = HEADER.lower().encode()
 
 
@@ -75,7 +78,9 @@ def adapter(_: Mapping[str, str]) -> Adapter:
         read=read,
         words=error_words,
         worded=(V2,),
+        error_content=WORDED,
         router=_router(),
+        probes=_probes(),
     )
 
 
@@ -85,28 +90,22 @@ async def read(body: Body, head: Head, deadline: float) -> InferenceRequest:
     content = await body.content(deadline)
     shape, limit = head.bundle.image.shape, head.settings.max_images_per_request
     if json_bytes == 0:
-        asked = one_picture(content)
+        text, asked = b"", one_picture(content)
     else:
         text, binary = split(content, json_bytes)
         most = min(MOST_VALUES, MAX_VALUES + limit * math.prod(shape))
-        growth = NARROW if is_narrow(text) else WIDE
-        body.hold(growth * len(text) + VALUE_BYTES * min(values_in(text), most))
-        asked = await _beside(len(text), partial(asked_of, text, binary, most=most))
+        growth = GROWTH if is_narrow(text) else WIDE_GROWTH
+        body.hold(VALUE_BYTES * min(values_in(text), most))
+        asked = await body.parsed(text, partial(asked_of, binary=binary, most=most), growth)
     options = options_with(head.options, asked.parameters)
     wanted = wanted_outputs(asked.outputs, options, is_binary=asked.is_binary)
     for tensor in asked.inputs:
         if tensor.raw is not None and tensor.name == PICTURES:  # each picture is copied
             body.hold(len(tensor.raw))
-    images = await _beside(
-        len(content) if json_bytes is None else 0,
-        partial(images_of, asked.inputs, shape, limit=limit),
+    images = await body.parsed(
+        text, lambda _: images_of(asked.inputs, shape, limit=limit), growth=0
     )
     return InferenceRequest(images, options, partial(encoded, asked.identity, wanted))
-
-
-async def _beside(size: int, parse: Callable[[], Parsed]) -> Parsed:
-    """Parse so many bytes of JSON, beside the event loop if they are many."""
-    return parse() if size < LARGE else await asyncio.to_thread(parse)
 
 
 def encoded(
@@ -142,31 +141,36 @@ def encoded(
     return Reply(b"".join([text, *chunks]), OCTETS, headers=(length,))
 
 
-def _router() -> APIRouter:
-    router = APIRouter(tags=["open inference protocol"])
-    plain = problem_responses(worded=ERROR_TEXT)
-    of_model = problem_responses(errors.UnknownModel, worded=ERROR_TEXT)
-    ready_or_not = (errors.Stopping, errors.MemberFailing)
+def _probes() -> APIRouter:
+    probes = APIRouter(tags=["open inference protocol"])
 
-    @router.api_route(V2, methods=READ, responses={200: {"model": ServerMetadata}, **plain})
-    async def v2() -> JSONResponse:
-        """The server and the extensions of the protocol that it speaks."""
-        return JSONResponse(server_metadata())
-
-    @router.api_route(f"{V2}/health/live", methods=READ, responses=plain)
+    @probes.api_route(f"{V2}/health/live", methods=READ, responses=problem_responses(worded=WORDED))
     async def v2_live() -> Live:
         """200 as long as the process answers."""
         return Live(live=True)
 
-    @router.api_route(
+    @probes.api_route(
         f"{V2}/health/ready",
         methods=READ,
-        responses=problem_responses(*ready_or_not, worded=ERROR_TEXT),
+        responses=problem_responses(*UNREADY, worded=WORDED),
     )
     async def v2_ready(request: Request) -> Ready:
         """200 when all models can be asked, until the server stops."""
         _service(request).check_ready()
         return Ready(ready=True)
+
+    return probes
+
+
+def _router() -> APIRouter:
+    router = APIRouter(tags=["open inference protocol"])
+    plain = problem_responses(worded=WORDED)
+    of_model = problem_responses(errors.UnknownModel, worded=WORDED)
+
+    @router.api_route(V2, methods=READ, responses={200: {"model": ServerMetadata}, **plain})
+    async def v2() -> JSONResponse:
+        """The server and the extensions of the protocol that it speaks."""
+        return JSONResponse(server_metadata())
 
     async def metadata(request: Request, model: str, version: str | None = None) -> JSONResponse:
         """The inputs and outputs of a model."""
@@ -197,7 +201,7 @@ def _router() -> APIRouter:
             model_ready,
             name=f"v2_model_ready{suffix}",
             methods=READ,
-            responses=problem_responses(errors.UnknownModel, *ready_or_not, worded=ERROR_TEXT),
+            responses=problem_responses(errors.UnknownModel, *UNREADY, worded=WORDED),
         )
         router.add_api_route(
             f"{path}/infer",
@@ -206,7 +210,7 @@ def _router() -> APIRouter:
             methods=["POST"],
             responses={
                 200: {"model": InferResponse, "content": {OCTETS: {"schema": BYTES}}},
-                **problem_responses(*PREDICT_ERRORS, errors.InvalidTensor, worded=ERROR_TEXT),
+                **problem_responses(*PREDICT_ERRORS, errors.InvalidTensor, worded=WORDED),
             },
             openapi_extra={"requestBody": INFER_BODY, "parameters": [JSON_BYTES]},
         )
