@@ -53,7 +53,9 @@ def waiting(host: str, model: str, pictures: list[bytes]) -> dict[str, Any]:
         "id": usual.get_response()["id"],
         "binary": arrays(packed),
         "json": arrays(client.infer(model, asked, outputs=outputs(is_binary=False))),
-        "classified": [[str(x) for x in row] for row in classified.as_numpy("probabilities")],
+        "classified": [
+            [str(each, "utf-8") for each in row] for row in classified.as_numpy("probabilities")
+        ],
         "refusal": refusal,
     }
 
