@@ -149,7 +149,7 @@ async def answer(service: Service, call: Call, state: RequestState) -> Reply:
             wanted = Wanted(service, model, asked.options)
         deadline = began + within_s(asked.options)  # by the event loop's clock
         state.notes["images"] = len(asked.images)
-        images = request.accept(asked.images)
+        images = request.accept(asked.images, within_s(asked.options))
         if wanted.maps is not None:
             hold_maps(model.engine, request, images, wanted.maps)
         state.times = [image.times for image in images]

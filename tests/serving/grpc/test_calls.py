@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from snapensemble.serving.grpc.messages import CLASSES
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.problems import GRPC_STATUS, PROBLEMS
 from snapensemble.serving.inference.engine import Engine
@@ -18,6 +17,7 @@ from tests.fakes import GatedMember, client
 from tests.serving.conftest import LIMITS
 from tests.serving.grpc.calling import (
     CHW,
+    CLASSES,
     PNGS,
     Client,
     forms,
@@ -213,9 +213,8 @@ async def test_calls_are_counted_and_logged_and_their_id_is_repeated(
     path = "/inference.GRPCInferenceService/ModelInfer"
     page = service.metrics.page().decode()
     assert re.search(rf'requests_total{{[^}}]*"{re.escape(path)}"[^}}]*}} ', page)
-    logged_as = [
-        (record.route, record.status) for record in caplog.records if hasattr(record, "route")
-    ]
+    fields = [record.__dict__["fields"] for record in caplog.records]
+    logged_as = [(each["route"], each["status"]) for each in fields]
     assert logged_as == [(path, 200), (path, 400)]
 
 

@@ -58,7 +58,6 @@ def test_a_server_answers_over_grpc_and_drains_it(bundle_dir: Path, workers: str
         assert process.stdout is not None
         address = process.stdout.readline().strip().removeprefix("gRPC on ")
         asyncio.run(asked_while_it_drains(process, address, url))
-        process.send_signal(signal.SIGINT if workers == "2" else signal.SIGKILL)
 
 
 async def asked_while_it_drains(process: Any, address: str, url: str) -> None:
