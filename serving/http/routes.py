@@ -44,10 +44,8 @@ def router_of(settings: Settings, adapters: Sequence[Adapter], *, guarded: bool)
         guarded: whether the document says that requests need a token, which a layer around the
             application checks.
     """
-    parts: list[
-        tuple[APIRouter, bool, Mapping[str, Any] | None]
-    ] = [  # with whether it needs a token
-        (_predict_router(settings), True, None),
+    # Whether a token is needed, and how errors are put beside problem documents.
+    parts: list[tuple[APIRouter, bool, Mapping[str, Any] | None]] = [
         (model_router, True, None),
         (probes_router, False, None),
         *([(metrics_router, True, None)] if settings.metrics_port is None else []),
@@ -59,10 +57,11 @@ def router_of(settings: Settings, adapters: Sequence[Adapter], *, guarded: bool)
             parts.append((adapter.router, True, adapter.error_content))
         if adapter.probes is not None:
             parts.append((adapter.probes, False, None))
+    parts.append((_predict_router(settings), True, None))
     router = APIRouter(generate_unique_id_function=lambda route: route.name)
     known: set[tuple[str, str]] = set()
     for part, is_for_tokens, worded in parts:
-        # A route that the environment names may be there already.
+        # A route that the environment names may be another one's as well; the first has it.
         part.routes[:] = [route for route in part.routes if not known & asked_by(route)]
         known = known.union(*map(asked_by, part.routes))
         needs: dict[str, Any] = {}
