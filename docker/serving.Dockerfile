@@ -1,4 +1,4 @@
-# Serves the bundle at /bundle; holds no torch. From the repository's root: make image
+# Serves the bundle at /bundle, or where a platform has put it; holds no torch. From the repository's root: make image
 FROM python:3.11-slim-bookworm AS packages
 WORKDIR /src
 # `--build-arg EXTRAS="serving signing"` for SNAPENSEMBLE_VERIFY_KEY, `"serving zstd"` for its coding.
@@ -58,7 +58,8 @@ USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s CMD ["python", "/app/healthcheck.py"]
-ENTRYPOINT ["snapensemble", "serve", "/bundle"]
+# Without a bundle it takes the one at /bundle, or where a platform has put it: docs/clients.md.
+ENTRYPOINT ["snapensemble", "serve"]
 ARG VERSION=unknown
 ARG COMMIT=unknown
 ARG CREATED=unknown

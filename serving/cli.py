@@ -9,6 +9,17 @@ from pathlib import Path
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import add_options, build, flag
 from snapensemble.serving.inference.repository import Plan, plan
+from snapensemble.serving.platforms import (
+    HEALTH_ROUTE,
+    PREDICT_ROUTE,
+    SAGEMAKER_PORT,
+    bundle_place,
+    check_ports,
+    is_word_of_sagemaker,
+    port_variable,
+    vertex_route,
+)
+from snapensemble.serving.process.grpc_port import grpc_port_taken
 from snapensemble.serving.process.sockets import bind_ports, listening
 from snapensemble.serving.process.startup import greeting, prepare_process
 from snapensemble.serving.settings import SECRETS, Settings, check_environment, variable
@@ -21,8 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "bundle_dir",
         type=Path,
+        nargs="?",
         metavar="BUNDLE_DIR",
-        help="made by snapensemble export; or a directory of models: NAME/ or NAME/VERSION/",
+        help="made by snapensemble export, or a directory of models: NAME/ or NAME/VERSION/; where "
+        "a platform has put it if not given",
     )
     add_options(parser, Settings, without=SECRETS)
 
@@ -30,10 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM, SIGINT or SIGHUP; 0 after an orderly end."""
     flags = vars(args)
-    bundle_dir: Path = flags.pop("bundle_dir")
-    settings = build_settings(flags)
+    named: Path | None = flags.pop("bundle_dir")
+    is_on_sagemaker = is_word_of_sagemaker(named)
+    settings = build_settings(flags, usual_port=SAGEMAKER_PORT if is_on_sagemaker else None)
+    check_ports(os.environ, {"--metrics-port": settings.metrics_port})
+    for name in (HEALTH_ROUTE, PREDICT_ROUTE):
+        vertex_route(os.environ, name)
+    directory = bundle_place(os.environ) if named is None or is_on_sagemaker else named
     prepare_process(settings)
-    look = looking(bundle_dir, settings)
+    with grpc_port_taken(settings) as settings:
+        return _serve(looking(directory, settings), settings)
+
+
+def _serve(look: Callable[[], Plan], settings: Settings) -> int:
     if settings.workers > 1:
         from snapensemble.serving.process.workers import serve_with_workers
 
@@ -86,14 +108,17 @@ def expected_sha256(bundle_dir: Path, settings: Settings) -> str | None:
     return signed
 
 
-def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Settings:
+def build_settings(
+    flags: dict[str, object], *, for_server: bool = True, usual_port: str | None = None
+) -> Settings:
     """The settings: flags win over variables, and variables over defaults.
 
-    The port may also come from the variable that platforms set, if no setting says it.
+    The port may also come from the variable of a platform, if no setting says it.
 
     Args:
         flags: values by names of settings.
         for_server: whether a port is to be opened with them, so that variables must be right.
+        usual_port: the port if nothing else says it, in place of the default.
 
     Raises:
         InvalidConfig: a value is out of bounds, or a variable no setting; the message names it.
@@ -101,18 +126,15 @@ def build_settings(flags: dict[str, object], *, for_server: bool = True) -> Sett
     if for_server:
         check_environment(os.environ, Settings.model_fields, flags)
     found = {name.upper() for name, value in os.environ.items() if value}
-    is_port_of_platform = (
-        for_server
-        and "port" not in flags
-        and variable("port") not in found
-        and bool(os.environ.get(PLATFORM_PORT))
-    )
-    if is_port_of_platform:
-        flags = {**flags, "port": os.environ[PLATFORM_PORT]}
+    platforms = None
+    if for_server and "port" not in flags and variable("port") not in found:
+        platforms = port_variable(os.environ)
+        port = os.environ[platforms] if platforms else usual_port
+        flags = {**flags, **({} if port is None else {"port": port})}
 
     def word(name: str) -> str:
-        if name == "port" and is_port_of_platform:
-            return PLATFORM_PORT
+        if name == "port" and platforms:
+            return platforms
         is_variable = name in SECRETS or (name not in flags and variable(name) in found)
         return variable(name) if is_variable else flag(name)
 

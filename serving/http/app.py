@@ -6,8 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from fastapi import FastAPI
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.serving.http.adapters import predict, repository
+from snapensemble.serving.http.adapters import (
+    hugging_face,
+    predict,
+    repository,
+    sagemaker,
+    torchserve,
+    v1,
+    vertex,
+)
 from snapensemble.serving.http.adapters.adapter import Adapter, Routes
+from snapensemble.serving.http.adapters.open_inference import rest as open_inference
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.http.exchange import Exchanges
 from snapensemble.serving.http.middleware import Auth, Cors, Prefix
@@ -15,8 +24,9 @@ from snapensemble.serving.http.openapi import describe
 from snapensemble.serving.http.pages import ASSETS, docs_assets
 from snapensemble.serving.http.prediction import Predictions
 from snapensemble.serving.http.problems import add_problem_handlers
-from snapensemble.serving.http.routes import router_of
+from snapensemble.serving.http.routes import asked_by, router_of
 from snapensemble.serving.http.service import Model, Service
+from snapensemble.serving.http.shadow import Shadow
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.shutdown import Shutdown
@@ -24,10 +34,17 @@ from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
 
 # The contracts that the server speaks. Each makes its adapter from the variables of the
-# environment, or none where they do not ask for it.
+# environment, or none where they do not ask for it. Of two that have a route in common the first
+# has it, so those come first whose routes the environment names.
 ADAPTERS: tuple[Callable[[Mapping[str, str]], Adapter | None], ...] = (
+    vertex.adapter,
     predict.adapter,
+    open_inference.adapter,
     repository.adapter,
+    sagemaker.adapter,
+    v1.adapter,
+    hugging_face.adapter,
+    torchserve.adapter,
 )
 
 
@@ -62,6 +79,8 @@ def create_app(
     if engine is not None:
         name = settings.name or engine.bundle.name
         service.add(Model(engine, name, engine.bundle.version))
+    if settings.shadow is not None:
+        service.shadow = Shadow(service)
     app.state.service = service
     app.state.engine = engine
     app.state.metrics = metrics
@@ -76,12 +95,12 @@ def create_app(
     # than a small ensemble, so predictions are answered before it.
     app.add_middleware(Predictions, service=service, routes=routes)
     if tokens is not None:
-        app.add_middleware(Auth, tokens=tokens)
+        app.add_middleware(Auth, tokens=tokens, probes=probes_of(adapters))
     if settings.allowed_origins:  # around the tokens: a preflight request has none
         app.add_middleware(Cors, origins=settings.allowed_origins)
     app.add_middleware(
         Exchanges,
-        routes=tuple(app.state.document["paths"]),
+        routes=frozenset(app.state.document["paths"]),
         metrics=metrics,
         shutdown=shutdown,
         words=routes.words,
@@ -98,6 +117,12 @@ def adapters_of(environment: Mapping[str, str]) -> list[Adapter]:
     """All contracts that a server speaks in an environment."""
     made = [make(environment) for make in ADAPTERS]
     return [adapter for adapter in made if adapter is not None]
+
+
+def probes_of(adapters: Iterable[Adapter]) -> set[str]:
+    """The paths that tell platforms whether the server is ready, and nothing else."""
+    routers = [adapter.probes for adapter in adapters if adapter.probes is not None]
+    return {path for router in routers for route in router.routes for path, _ in asked_by(route)}
 
 
 def check_prefix(prefix: str, routes: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -37,6 +38,7 @@ FORMS = (
     'files as multipart/form-data, or JSON {"images": [base64, …]}'
 )
 Read = TypeVar("Read", bytes, list[bytes])
+Parsed = TypeVar("Parsed")
 
 
 class Body:
@@ -94,7 +96,10 @@ class Body:
         body = await self._read(self._whole, deadline)
         if not body:
             raise EmptyBody(f"the body is empty; send {FORMS}")
-        return await self._parsed(body) if media_type == JSON else [body]
+        if media_type != JSON:
+            return [body]
+        limit = self._settings.max_images_per_request
+        return await self.parsed(body, partial(pictures_of_json, limit=limit))
 
     async def content(self, deadline: float = math.inf) -> bytes:
         """Read the body, and return it whole, unpacked, and whatever its media type is.
@@ -113,6 +118,10 @@ class Body:
         if not body:
             raise EmptyBody("the body is empty")
         return body
+
+    def hold(self, size: int) -> None:
+        """Hold bytes beside the body until its images are accepted; raises Overloaded."""
+        self._held.hold(size)
 
     async def _read(self, read: Callable[[], Awaitable[Read]], deadline: float) -> Read:
         try:
@@ -150,12 +159,24 @@ class Body:
             self._held.let_go(len(whole))
         return body
 
-    async def _parsed(self, body: bytes) -> list[bytes]:
-        self._held.hold(GROWTH * len(body))
-        limit = self._settings.max_images_per_request
+    async def parsed(
+        self, body: bytes, parse: Callable[[bytes], Parsed], growth: int = GROWTH
+    ) -> Parsed:
+        """Parse a whole body as JSON; a large one on a thread, beside the event loop.
+
+        Args:
+            body: what `content` gave.
+            parse: makes something of it.
+            growth: how many times its size is held beside it meanwhile.
+
+        Raises:
+            ServingError: as `parse`.
+            Overloaded: all requests together hold too much.
+        """
+        self._held.hold(growth * len(body))
         if len(body) < LARGE:
-            return pictures_of_json(body, limit=limit)
-        return await asyncio.to_thread(pictures_of_json, body, limit=limit)
+            return parse(body)
+        return await asyncio.to_thread(parse, body)
 
     async def _form(self) -> list[bytes]:
         form = Form(self._headers[b"content-type"], limit=self._settings.max_images_per_request)

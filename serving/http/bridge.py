@@ -9,12 +9,11 @@ import contextlib
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
 
 from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.errors import InvalidImage
@@ -28,6 +27,7 @@ from snapensemble.serving.inference.scheduler import Scheduler
 LISTEN_AFTER_S = 0.05
 log = logging.getLogger("snapensemble")
 Callback = Callable[[Any], None]  # called with the answer
+Left = Callable[[], Awaitable[None]]  # waits until a client has left
 
 
 class Bridge:
@@ -87,7 +87,7 @@ async def classified(
     request: PendingRequest,
     images: Sequence[PendingImage],
     mode: Mode,
-    receive: Receive,
+    left: Left | None,
     deadline: float,
 ) -> list[MemberOutputs]:
     """Let the scheduler answer all images of a request, and return the members' outputs for each.
@@ -97,7 +97,7 @@ async def classified(
         request: holds the images.
         images: all of the request, accepted.
         mode: which members to ask.
-        receive: gives a message when the client has left, since the body has been read.
+        left: waits until the sender has left; None where nobody can, or a transport cancels then.
         deadline: when to answer with what there is, by the event loop's clock; infinite: never.
 
     Raises:
@@ -107,21 +107,21 @@ async def classified(
         ClientDisconnect: the client has left.
     """
     is_over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    left = len(images)
+    missing = len(images)
 
     def answered(answer: Answer) -> None:
-        nonlocal left
-        left -= 1
+        nonlocal missing
+        missing -= 1
         if is_over.done():
             return
-        if left == 0:
+        if missing == 0:
             is_over.set_result(None)
         elif not answer.cancelled() and answer.exception() is not None:
             is_over.set_exception(_failure_of(images, answer))
 
     bridge.submit(images, mode, answered)
-    await _over_or_left(is_over, receive, deadline)
-    if left == 0:
+    await _over_or_left(is_over, left, deadline)
+    if missing == 0:
         request.all_answered()
     return [_outputs_of(image, index, len(images)) for index, image in enumerate(images)]
 
@@ -144,14 +144,16 @@ def _failure_of(images: Sequence[PendingImage], failed: Answer) -> BaseException
     return error
 
 
-async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadline: float) -> None:
+async def _over_or_left(
+    is_over: "asyncio.Future[None]", left: Left | None, deadline: float
+) -> None:
     """Wait for the images, at most until the deadline; ClientDisconnect if the client leaves."""
     loop = asyncio.get_running_loop()
     listeners: list[asyncio.Task[None]] = []
 
     async def listen() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        assert left is not None
+        await left()
         if not is_over.done():
             is_over.set_exception(ClientDisconnect())
 
@@ -162,7 +164,7 @@ async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadl
         if not is_over.done():
             is_over.set_result(None)
 
-    timers = [loop.call_later(LISTEN_AFTER_S, begin_to_listen)]
+    timers = [] if left is None else [loop.call_later(LISTEN_AFTER_S, begin_to_listen)]
     if deadline < math.inf:
         timers.append(loop.call_at(deadline, end))
     try:

@@ -1,5 +1,7 @@
 """Layers around the application: a proxy's path, tokens, and pages of other origins."""
 
+from collections.abc import Collection
+
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -8,14 +10,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from snapensemble.serving.errors import Unauthorized
 from snapensemble.serving.http.auth import Tokens
+from snapensemble.serving.http.openapi import READ
 from snapensemble.serving.http.problems import serving_error
 
 # An orchestrator has no token, nor has a browser until the page has asked for one. The page is the
 # same for every bundle and says nothing of this one.
 OPEN = ("/health/live", "/health/ready", "/")
 # Headers that pages of other origins may send, and headers of answers that they may read.
-REQUEST_HEADERS = ("Authorization", "Content-Encoding", "Content-Type", "X-Request-ID")
-RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")
+JSON_BYTES = "Inference-Header-Content-Length"
+REQUEST_HEADERS = (
+    "Authorization", "Content-Encoding", "Content-Type", "X-Request-ID", JSON_BYTES,
+)  # fmt: skip
+RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", JSON_BYTES)
 
 
 class Prefix:
@@ -43,11 +49,18 @@ class Prefix:
 
 
 class Auth:
-    """Answers 401 to requests without a right token, before any of their body is read."""
+    """Answers 401 to requests without a right token, before any of their body is read.
 
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+    Args:
+        app: answers the others.
+        tokens: those that open the server.
+        probes: paths that platforms ask whether the server is ready, as /health/ready.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Tokens, probes: Collection[str] = ()) -> None:
         self._app = app
         self._tokens = tokens
+        self._open = frozenset([*OPEN, *probes])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through, or refuse it."""
@@ -58,7 +71,8 @@ class Auth:
         await serving_error(Request(scope), error)(scope, receive, send)
 
     def _may_pass(self, scope: Scope) -> bool:
-        return scope["path"] in OPEN or self._tokens.accept(scope["headers"])
+        is_probe = scope["method"] in READ and scope["path"] in self._open
+        return is_probe or self._tokens.accept(scope["headers"])
 
 
 class Cors(CORSMiddleware):

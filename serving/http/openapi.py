@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -27,8 +27,9 @@ DESCRIPTION = """\
 Averaged class probabilities of a snapshot ensemble.
 
 Every error is a problem document (RFC 9457, `application/problem+json`) with a `code` that does not
-change. Unknown paths are answered 404 `not_found`, other methods 405 `method_not_allowed`. Objects
-in answers may get more members in later versions."""
+change, except where a contract has words of its own, such as `{"error": TEXT}`. Unknown paths are
+answered 404 `not_found`, other methods 405 `method_not_allowed`. Objects in answers may get more
+members in later versions."""
 BEFORE_THE_APP = (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)  # refusals of the protocol
 # Problems that can come in place of any answer.
 ALWAYS = [
@@ -67,7 +68,7 @@ REQUEST_ID = {
 
 
 def problem_responses(
-    *raises: type[Exception], worded: Json | None = None
+    *raises: type[Exception], worded: Mapping[str, Any] | None = None
 ) -> dict[int | str, Json]:
     """The `responses` of a route that can raise these errors, and those that any route can give.
 
@@ -82,7 +83,7 @@ def problem_responses(
     responses: dict[int | str, Json] = {}
     for each, codes in by_status.items():
         responses[each] = _problem(int(each), codes)
-        responses[each]["content"] |= worded or {}
+        responses[each]["content"] |= dict(worded or {})
     return responses
 
 
@@ -125,6 +126,8 @@ def describe(routes: Sequence[BaseRoute]) -> Json:
         code: _problem(status, [(code, code.replace("_", " ").capitalize())])
         for status, code in HTTP_CODES.items()
     }
+    for answer in components["responses"].values():  # in the words of the contract of a path
+        answer["content"]["application/json"] = {"schema": {"type": "object"}}
     components["headers"] = HEADERS
     components["parameters"] = {"RequestId": REQUEST_ID}
     return document

@@ -3,10 +3,10 @@
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,16 +26,15 @@ from snapensemble.serving.http.bridge import classified
 from snapensemble.serving.http.exchange import STATE, RequestState
 from snapensemble.serving.http.problems import serving_problem
 from snapensemble.serving.http.responses import promised, with_summary
-from snapensemble.serving.http.schemas import PredictOptions
+from snapensemble.serving.http.schemas import PredictOptions, checked_options
 from snapensemble.serving.http.service import Model, Service
-from snapensemble.serving.http.shadow import Shadow
 from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.explain import Asked
 from snapensemble.serving.inference.request import PendingImage
 
+METHODS = ("POST", "PUT")  # by which anything is asked
 MAX_QUERY_BYTES = 2048
-MAX_PROBLEMS = 3  # that a message names; each costs more to word than to find
 
 
 class Predictions:
@@ -51,21 +50,22 @@ class Predictions:
         self._app = app
         self._service = service
         self._routes = routes
-        self._shadow = Shadow(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] == "http" and scope["method"] == "POST":
+        if scope["type"] == "http" and scope["method"] in METHODS:
             route = self._routes.find(scope["path"])
-            if route is not None:
+            if route is not None and scope["method"] in route.adapter.methods:
                 await self._predict(route, scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     async def _predict(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"][STATE].route = route.template
+        state: RequestState = scope["state"][STATE]
+        state.route = route.template
         try:
-            reply = await answer(self._service, self._shadow, route, scope, receive)
+            call = call_of(self._service, route, scope, receive)
+            reply = await answer(self._service, call, state)
         except ServingError as error:
             await serving_problem(error, self._service.metrics)(scope, receive, send)
         except ClientDisconnect:  # nobody is there to be answered
@@ -80,44 +80,82 @@ class Predictions:
             await send({"type": "http.response.body", "body": reply.content})
 
 
-async def answer(
-    service: Service, shadow: Shadow, route: Route, scope: Scope, receive: Receive
-) -> Reply:
-    """Answer one request of any contract: decode, ask the model, encode.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request for predictions, as its transport hands it over.
+
+    Args:
+        template: that of its path.
+        params: what is asked, by `model` and `version`.
+        headers: names in lower case.
+        options: those that are known before its body.
+        read: reads the body, given what holds its bytes, the head and the deadline.
+        left: waits until its sender has left; None where a transport cancels the call then.
+    """
+
+    template: str
+    params: Mapping[str, str]
+    headers: Mapping[bytes, bytes]
+    options: PredictOptions
+    read: Callable[[PendingRequest, Head, float], Awaitable[InferenceRequest]]
+    left: Callable[[], Awaitable[None]] | None = None
+
+
+def call_of(service: Service, route: Route, scope: Scope, receive: Receive) -> Call:
+    """The call of an HTTP request; raises InvalidParameter if its query is not right."""
+
+    async def read(request: PendingRequest, head: Head, deadline: float) -> InferenceRequest:
+        assert route.adapter.read is not None
+        body = Body(scope, receive, request, service.settings)
+        return await route.adapter.read(body, head, deadline)
+
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    options = options_of(scope["query_string"])
+    return Call(route.template, route.params, dict(scope["headers"]), options, read, left)
+
+
+async def answer(service: Service, call: Call, state: RequestState) -> Reply:
+    """Answer one request of any contract over any transport: decode, ask the model, encode.
 
     Raises:
         ServingError: the request gets no prediction.
         ClientDisconnect: its sender has left.
     """
-    state: RequestState = scope["state"][STATE]
-    options = options_of(scope["query_string"])
-    model = service.model(route.params.get("model"), route.params.get("version"))
+    options = call.options
+    model = service.model(call.params.get("model"), call.params.get("version"))
     with (
         model.used(),
         model.admission.request(within_s(options), is_crowded=state.is_crowded) as request,
     ):
         began = asyncio.get_running_loop().time()
-        wanted = Wanted(service, model, options)  # what the query says is checked before the body
+        wanted = Wanted(service, model, options)  # what is known is checked before the body
         head = Head(
-            params=route.params,
-            headers=dict(scope["headers"]),
+            template=call.template,
+            params=call.params,
+            headers=call.headers,
             options=options,
             name=model.name,
             version=model.version,
             bundle=model.engine.bundle,
             settings=service.settings,
         )
-        asked = await _received(service, route, head, scope, receive, request, began)
+        asked = await _received(service, call, head, state, request, began)
         if asked.options is not options:
             wanted = Wanted(service, model, asked.options)
         deadline = began + within_s(asked.options)  # by the event loop's clock
         state.notes["images"] = len(asked.images)
-        copies = shadow.copies(model, asked.images)
-        images = request.accept(asked.images)
+        shadow = service.shadow
+        copies = None if shadow is None else shadow.copies(model, asked.images)
+        images = request.accept(asked.images, within_s(asked.options))
         if wanted.maps is not None:
             hold_maps(model.engine, request, images, wanted.maps)
         state.times = [image.times for image in images]
-        outputs_N = await classified(model.bridge, request, images, wanted.mode, receive, deadline)
+        outputs_N = await classified(
+            model.bridge, request, images, wanted.mode, call.left, deadline
+        )
         state.notes["members_used"] = sum([len(each.probs_dK) for each in outputs_N])
         answered = InferenceResponse(
             [with_summary(each, model.engine.bundle) for each in outputs_N],
@@ -128,7 +166,7 @@ async def answer(
             model.engine.bundle,
         )
         _count(service, model, wanted.mode, answered)
-    if copies is not None:
+    if shadow is not None and copies is not None:
         shadow.ask(copies, answered)
     return asked.encode(answered)
 
@@ -177,23 +215,20 @@ def hold_maps(
 
 async def _received(
     service: Service,
-    route: Route,
+    call: Call,
     head: Head,
-    scope: Scope,
-    receive: Receive,
+    state: RequestState,
     request: PendingRequest,
     began: float,
 ) -> InferenceRequest:
     """Read what a request asks, and measure how long it took, well or not."""
     started = time.monotonic()
     try:
-        body = Body(scope, receive, request, service.settings)
-        assert route.adapter.read is not None
-        return await route.adapter.read(body, head, began + within_s(head.options))
+        return await call.read(request, head, began + within_s(head.options))
     finally:
         ended = time.monotonic()
         service.metrics.receive_seconds.observe(ended - started)
-        scope["state"][STATE].received = started, ended
+        state.received = started, ended
 
 
 def _count(service: Service, model: Model, mode: Mode, answered: InferenceResponse) -> None:
@@ -228,12 +263,6 @@ def options_of(query: bytes) -> PredictOptions:
 
 @lru_cache(maxsize=256)
 def _options_of(query: bytes) -> PredictOptions:
-    try:
-        params = QueryParams(query)
-        repeated = {"explain": params.getlist("explain")} if "explain" in params else {}
-        return PredictOptions.model_validate({**params, **repeated})
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        more = len(problems) - MAX_PROBLEMS
-        shown = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
-        raise InvalidParameter("; ".join(shown)) from error
+    params = QueryParams(query)
+    repeated = {"explain": params.getlist("explain")} if "explain" in params else {}
+    return checked_options({**params, **repeated})

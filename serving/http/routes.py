@@ -1,18 +1,20 @@
 """The routes, with what the OpenAPI document says of each. FastAPI answers all but predictions."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Security
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from starlette.routing import BaseRoute
 
 from snapensemble.contracts.abstention import RISKS
-from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
 from snapensemble.serving import errors
-from snapensemble.serving.http.adapters.adapter import Adapter
+from snapensemble.serving.http.adapters.adapter import JSON, Adapter
+from snapensemble.serving.http.adapters.documented import BINARY, PREDICT_ERRORS
 from snapensemble.serving.http.adapters.predict import PREDICT
 from snapensemble.serving.http.media.encodings import CODINGS
 from snapensemble.serving.http.openapi import READ, problem_responses
@@ -29,26 +31,6 @@ from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.metrics import CONTENT_TYPE
 
-PREDICT_ERRORS = (
-    errors.EmptyBody,
-    errors.MalformedBody,
-    errors.UnknownModel,
-    errors.BodyTimeout,
-    errors.BodyTooLarge,
-    errors.TooManyImages,
-    ImageTooLarge,
-    errors.UnsupportedMediaType,
-    ImageTooCostly,
-    InvalidImage,
-    errors.InvalidParameter,
-    errors.NotExplainable,
-    errors.InferenceFailed,
-    errors.Overloaded,
-    errors.Stopping,
-    errors.DeadlineExceeded,
-)
-JSON = "application/json"
-BINARY = {"type": "string", "format": "binary"}
 probes_router = APIRouter(tags=["operation"], responses=problem_responses())
 metrics_router = APIRouter(tags=["operation"], responses=problem_responses())
 model_router = APIRouter(tags=["model"], responses=problem_responses())
@@ -63,22 +45,38 @@ def router_of(settings: Settings, adapters: Sequence[Adapter], *, guarded: bool)
         guarded: whether the document says that requests need a token, which a layer around the
             application checks.
     """
-    needs: dict[str, Any] = {}
-    if guarded:
-        needs["responses"] = problem_responses(errors.Unauthorized)
-        needs["dependencies"] = [Security(HTTPBearer(scheme_name="bearer", auto_error=False))]
-    router = APIRouter(generate_unique_id_function=lambda route: route.name)
-    router.include_router(_predict_router(settings), **needs)
-    router.include_router(model_router, **needs)
+    # Whether a token is needed, and how errors are put beside problem documents.
+    parts: list[tuple[APIRouter, bool, Mapping[str, Any] | None]] = [
+        (model_router, True, None),
+        (probes_router, False, None),
+        *([(metrics_router, True, None)] if settings.metrics_port is None else []),
+        (first_page_router, False, None),
+        (pages_router, True, None),
+    ]
     for adapter in adapters:
         if adapter.router is not None:
-            router.include_router(adapter.router, **needs)
-    router.include_router(probes_router)
-    if settings.metrics_port is None:
-        router.include_router(metrics_router, **needs)
-    router.include_router(first_page_router)
-    router.include_router(pages_router, **needs)
+            parts.append((adapter.router, True, adapter.error_content))
+        if adapter.probes is not None:
+            parts.append((adapter.probes, False, None))
+    parts.append((_predict_router(settings), True, None))
+    router = APIRouter(generate_unique_id_function=lambda route: route.name)
+    known: set[tuple[str, str]] = set()
+    for part, is_for_tokens, worded in parts:
+        # A route that the environment names may be another one's as well; the first has it.
+        part.routes[:] = [route for route in part.routes if not known & asked_by(route)]
+        known = known.union(*map(asked_by, part.routes))
+        needs: dict[str, Any] = {}
+        if guarded and is_for_tokens:
+            needs["responses"] = problem_responses(errors.Unauthorized, worded=worded)
+            needs["dependencies"] = [Security(HTTPBearer(scheme_name="bearer", auto_error=False))]
+        router.include_router(part, **needs)
     return router
+
+
+def asked_by(route: BaseRoute) -> set[tuple[str, str]]:
+    """The path of a route with each of its methods."""
+    assert isinstance(route, APIRoute)
+    return {(route.path, method) for method in route.methods or ()}
 
 
 def _predict_router(settings: Settings) -> APIRouter:

@@ -1,13 +1,16 @@
 """HTTP bodies and parameters, for validation and for the OpenAPI document."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.cascade import CascadePoint, Mode
+from snapensemble.serving.errors import InvalidParameter
 from snapensemble.serving.inference.explain import MAX_CLASSES
 
+MAX_PROBLEMS = 3  # that a message names; each costs more to word than to find
 Probability = Annotated[float, Field(ge=0, le=1)]
 EXAMPLE = {
     "predictions": [
@@ -78,6 +81,26 @@ class PredictOptions(BaseModel):
             description="answer then from the members heard so far, or 504; milliseconds",
         ),
     ] = None
+
+
+def checked_options(given: Mapping[str, Any]) -> PredictOptions:
+    """The options of these names and values.
+
+    Raises:
+        InvalidParameter: one is unknown or out of bounds, and the message names it.
+    """
+    try:
+        return PredictOptions.model_validate(given)
+    except ValidationError as error:
+        raise invalid_parameters(error) from error
+
+
+def invalid_parameters(error: ValidationError) -> InvalidParameter:
+    """The error of options that the model does not accept; its message names the first ones."""
+    problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    more = len(problems) - MAX_PROBLEMS
+    shown = problems[:MAX_PROBLEMS] + ([f"and {more} more"] if more > 0 else [])
+    return InvalidParameter("; ".join(shown))
 
 
 class ClassProbability(BaseModel):

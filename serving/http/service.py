@@ -81,6 +81,16 @@ class Control(Protocol):
         """Serve a model no more, until it is loaded again."""
 
 
+class Compares(Protocol):
+    """What `snapensemble.serving.http.shadow.Shadow` does with requests and their answers."""
+
+    def copies(self, model: "Model", images: Any) -> Any:
+        """The images of a request, if they are to be compared; None otherwise."""
+
+    def ask(self, images: Any, answered: Any) -> None:
+        """Compare an answer; this waits for nothing."""
+
+
 class Service:
     """The models and the counters of one server. For one thread, that of the event loop."""
 
@@ -91,6 +101,7 @@ class Service:
         self.started = time.monotonic()
         self.models: dict[str, dict[str, Model]] = {}  # by name; by version, the newest first
         self.control: Control | None = None  # where clients may load and unload models
+        self.shadow: Compares | None = None
 
     @property
     def all_models(self) -> list[Model]:
@@ -194,3 +205,8 @@ class Service:
             raise Stopping("the server is shutting down; send new requests elsewhere")
         for model in self.all_models:
             model.check_ready()
+
+
+def served(service: Service) -> list[Model]:
+    """All models that can be asked by their names, in the version that is asked by default."""
+    return [service.model()]

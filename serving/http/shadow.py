@@ -11,7 +11,6 @@ import random
 
 import numpy as np
 from numpy.typing import NDArray
-from starlette.types import Message
 
 from snapensemble.contracts.errors import SnapensembleError
 from snapensemble.serving.http.adapters.adapter import InferenceResponse
@@ -72,9 +71,7 @@ class Shadow:
         with model.used(), model.admission.request() as request:
             request.hold(sum(map(len, images)) if isinstance(images, list) else images.nbytes)
             accepted = request.accept(images)
-            outputs_N = await classified(
-                model.bridge, request, accepted, mode, nobody_leaves, math.inf
-            )
+            outputs_N = await classified(model.bridge, request, accepted, mode, None, math.inf)
         bundle = model.engine.bundle
         summaries_N = [with_summary(each, bundle).summary for each in outputs_N]
         return [bundle.classes[each.order_K[0]] for each in summaries_N if each is not None]
@@ -85,9 +82,3 @@ def likeliest(answered: InferenceResponse, place: int) -> str:
     summary = answered.outputs_N[place].summary
     assert summary is not None
     return answered.bundle.classes[summary.order_K[0]]
-
-
-async def nobody_leaves() -> Message:
-    """Wait for ever: there is no client who could leave."""
-    never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-    return await never

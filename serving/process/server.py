@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,6 +21,10 @@ from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.inference.admission import MemoryBudget
 from snapensemble.serving.process.sockets import at_the_door, is_shut, shut
 from snapensemble.serving.shutdown import Shutdown
+from snapensemble.serving.telemetry.tracing import Traces
+
+if TYPE_CHECKING:  # its packages come with the extra `grpc`
+    from snapensemble.serving.grpc.server import GrpcServer
 
 LAST_S = 1.0  # for clients that have connected and are slow to send a request
 HANDSHAKES_S = 0.25  # for handshakes that had begun when the port was shut
@@ -35,6 +39,7 @@ class Server(uvicorn.Server):
         shutdown: tells when to stop.
         service: what is served.
         shares_port: whether other processes have the port, too, so that this one does not shut it.
+        grpc: the server on the port for gRPC, if there is one.
         jobs: what runs on the event loop beside it, until it is cancelled.
     """
 
@@ -45,19 +50,25 @@ class Server(uvicorn.Server):
         service: Service,
         *,
         shares_port: bool = False,
+        grpc: "GrpcServer | None" = None,
         jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
     ) -> None:
         super().__init__(config)
         self.service = service
+        self.when_started: Callable[[], None] = lambda: None
+        self._grpc = grpc
         self._shutdown = shutdown
         self._shares_port = shares_port
         self._jobs = jobs
         self._running: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept, and begin what runs beside."""
+        """Listen for gRPC too, begin what runs beside, and say then that the server has started."""
+        if self._grpc is not None:
+            await self._grpc.start()
         await super().startup(sockets)
         self._running = [asyncio.get_running_loop().create_task(job()) for job in self._jobs]
+        self.when_started()
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop listening; asked ten times a second."""
@@ -67,7 +78,13 @@ class Server(uvicorn.Server):
         """Accept all who have connected, answer them, and close, in the time that is left."""
         for job in self._running:
             job.cancel()
-        await self._accept_the_last(sockets or [])
+        async with asyncio.TaskGroup() as tasks:
+            if self._grpc is not None:
+                tasks.create_task(self._grpc.stop(self._shutdown.left_s))
+            await self._shut(sockets or [])
+
+    async def _shut(self, sockets: list[socket.socket]) -> None:
+        await self._accept_the_last(sockets)
         if self._shutdown.stopping:
             self.config.timeout_graceful_shutdown = self._shutdown.left_s  # type: ignore[assignment]
         await super().shutdown(sockets)
@@ -110,6 +127,7 @@ def make_server(
     app: FastAPI,
     memory: MemoryBudget,
     shutdown: Shutdown,
+    traces: Traces | None = None,
     jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
 ) -> Server:
     """Make a server that SIGTERM, SIGINT or SIGHUP ends in order from now on, also before it runs.
@@ -120,6 +138,7 @@ def make_server(
         app: made by `create_app`.
         memory: counts the bytes that its requests hold.
         shutdown: tells when to stop.
+        traces: makes spans of the calls over gRPC; there are none without it.
         jobs: what runs on the event loop beside it, until it is cancelled.
     """
     service: Service = app.state.service
@@ -138,7 +157,12 @@ def make_server(
     )
     for signum in signals_to_obey():
         signal.signal(signum, shutdown.stop)
-    return Server(config, shutdown, service, shares_port=settings.workers > 1, jobs=jobs)
+    grpc = None
+    if settings.grpc_port is not None:
+        from snapensemble.serving.grpc.server import GrpcServer
+
+        grpc = GrpcServer(service, traces)
+    return Server(config, shutdown, service, shares_port=settings.workers > 1, grpc=grpc, jobs=jobs)
 
 
 def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:

@@ -46,6 +46,7 @@ def greeting(settings: Settings, plan: Plan, lanes: int, ports: Ports) -> str:
         [
             f"Serving {names} (members: {members}, lanes: {lanes}{workers}) on {url}",
             *(f"Metrics on {other}/metrics" for other in others),
+            *([f"gRPC on {settings.grpc_address}"] if settings.grpc_address else []),
         ]
     )
 

@@ -83,14 +83,14 @@ def serve(
                     jobs.append(refreshing.run)
                 if plans is not None:
                     jobs.append(partial(plans.followed_by, repository.follow))
-                server = make_server(app, repository.memory, shutdown, jobs)
+                server = make_server(app, repository.memory, shutdown, traces, jobs)
                 if look is not None and may_reload():
                     signal.signal(signal.SIGHUP, lambda *_: refreshing.want())
                 if ports.metrics is not None:
                     stack.enter_context(serve_metrics(ports.metrics, service))
                 gc.collect()
                 gc.freeze()  # these objects stay: to look through them took a twentieth of the time
-                announce(repository.lanes, ports)
+                server.when_started = partial(announce, repository.lanes, ports)
                 server.run(sockets=[ports.clients])
 
 

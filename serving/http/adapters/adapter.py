@@ -4,7 +4,7 @@ Shapes: N images, C channels, H height, W width.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +28,7 @@ JSON = "application/json"
 class Head:
     """What is known of a request before its body: where it goes, and how it is described."""
 
+    template: str  # of the path, where the contract has several
     params: Mapping[str, str]  # what the path names, such as `model` and `version`
     headers: Mapping[bytes, bytes]  # names in lower case; of one that is repeated the last
     options: PredictOptions  # those of the query
@@ -89,15 +90,21 @@ class Adapter:
         read: reads a body, by a deadline on the event loop's clock; raises what `Body` raises, and
             MalformedBody or InvalidParameter. None if there are no predictions.
         words: how an error is put; a problem document unless given.
+        error_content: by media type, the schema of the errors that `words` puts.
         worded: beginnings of the paths whose errors are put so, beside those of `predictions`.
-        router: all other routes.
+        router: all other routes, and for the document those that ask for predictions.
+        probes: routes that tell whether the server is ready and nothing else, and need no token.
+        methods: those by which predictions are asked.
     """
 
     predictions: Sequence[str] = ()
     read: Callable[[Body, Head, float], Awaitable[InferenceRequest]] | None = None
     words: Words = problem_document
+    error_content: Mapping[str, Any] | None = None
     worded: tuple[str, ...] = ()
     router: APIRouter | None = None
+    probes: APIRouter | None = None
+    methods: Collection[str] = ("POST",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from snapensemble.serving.errors import MalformedBody
 
 # Media types of what is one picture; clients that do not know give none.
-PICTURE_TYPE = re.compile(r"(image/.*|application/octet-stream)?")
+OCTETS = "application/octet-stream"
+PICTURE_TYPE = re.compile(rf"(image/.*|{OCTETS})?")
 SLICE = 2**17  # characters decoded in one step, in which no other thread runs; a multiple of 4
 MAX_HEAD = 1000  # characters of a `data:` URI before its data
 DATA_URI = "expected data:image/png;base64, and the picture in base64"

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from openapi_spec_validator import validate as validate_document
 from pydantic import SecretStr
 
-from snapensemble.serving.http.app import create_app
+from snapensemble.serving.http.app import adapters_of, create_app
 from snapensemble.serving.http.problems import (
     HEAD_TOO_LARGE,
     HTTP_CODES,
@@ -17,6 +17,7 @@ from snapensemble.serving.http.problems import (
     NO_MEMORY,
     PROBLEMS,
 )
+from snapensemble.serving.http.routes import asked_by
 from snapensemble.serving.http.schemas import EXAMPLE, PredictOptions
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
@@ -24,6 +25,9 @@ from tests.fakes import client
 from tests.openapi import check_answer, close_objects, document_of, resolve, validate
 from tests.serving.http.test_http import HEADERS, PNG
 
+OPEN = (
+    "/health/live", "/health/ready", "/", "/ping", "/health", "/v2/health/live", "/v2/health/ready",
+)  # fmt: skip
 TOKEN = "a-token-that-is-long-enough"
 DOCUMENT = document_of(Settings(), guarded=True)
 
@@ -50,23 +54,30 @@ async def test_the_server_gives_the_document(http: httpx.AsyncClient, app: FastA
 async def test_every_operation_of_the_document_is_answered(
     http: httpx.AsyncClient, app: FastAPI
 ) -> None:
+    model = app.state.service.model()
+    names = {"model": model.name, "version": model.version, "label": "stable"}
     for path, item in app.state.document["paths"].items():
         for method in item:
-            model = app.state.service.model()
-            reply = await http.request(method, path.format(model=model.name, version=model.version))
+            reply = await http.request(method, path.format(**names))
             assert reply.status_code not in (404, 405), f"{method} {path}"
 
 
 @pytest.mark.parametrize("settings", [Settings(), Settings(metrics_port=9000)])
 def test_every_path_that_is_answered_is_in_the_document(engine: Engine, settings: Settings) -> None:
     paths = create_app(settings, engine).state.document["paths"]
+    adapters = adapters_of({})
+    routers = [each for adapter in adapters for each in (adapter.router, adapter.probes) if each]
+    of_contracts = {
+        path for router in routers for each in router.routes for path, _ in asked_by(each)
+    }
+    predictions = {template for adapter in adapters for template in adapter.predictions}
     assert set(paths) == {
-        *(() if settings.metrics_port else ("/metrics",)), "/predict", "/predict/{model}",
-        "/predict/{model}/{version}", "/model", "/health/live", "/health/ready", "/", "/docs",
-        "/openapi.json",
+        *(() if settings.metrics_port else ("/metrics",)), "/model", "/health/live",
+        "/health/ready", "/", "/docs", "/openapi.json", *of_contracts, *predictions,
     }  # fmt: skip
     for path, item in paths.items():
-        assert set(item) == ({"post"} if "/predict" in path else {"get", "head"})
+        assert ("post" in item) is (path in predictions)
+        assert set(item) <= {"get", "head", "post", "put"} and ("get" in item) is ("head" in item)
 
 
 def test_operations_have_names_of_their_own_a_group_and_a_line_that_says_what_they_do() -> None:
@@ -121,8 +132,8 @@ def test_every_answer_names_its_headers() -> None:
 
 def test_the_probes_are_open_and_all_else_wants_the_token() -> None:
     for path, item in DOCUMENT["paths"].items():
-        for operation in item.values():
-            is_open = path.startswith("/health/") or path == "/"
+        for method, operation in item.items():
+            is_open = method in ("get", "head") and path in OPEN
             assert ("security" not in operation) is is_open
             assert ("401" not in operation["responses"]) is is_open
     assert DOCUMENT["components"]["securitySchemes"] == {
