@@ -15,7 +15,7 @@ from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.lanes import Task
 from snapensemble.serving.inference.request import Answer, PendingImage, Picture
 from snapensemble.serving.inference.scheduler import Scheduler
-from tests.openapi import checks
+from tests.openapi import checks, document_of_app
 
 
 class GatedMember:
@@ -61,8 +61,8 @@ def client(app: FastAPI) -> httpx.AsyncClient:
     An answer that the app's OpenAPI document does not declare fails the test.
     """
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    document = getattr(app.state, "document", None)
-    hooks = {} if document is None else {"response": [checks(document)]}
+    has_document = hasattr(app.state, "document")
+    hooks = {"response": [checks(document_of_app(app))]} if has_document else {}
     return httpx.AsyncClient(transport=transport, base_url="http://test", event_hooks=hooks)
 
 

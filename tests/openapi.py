@@ -1,10 +1,12 @@
 """The OpenAPI document of a server, and whether an answer is one that it declares."""
 
 import copy
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from openapi_schema_validator import OAS31Validator
 
 from snapensemble.serving.http.adapters.adapter import pattern_of
@@ -15,17 +17,31 @@ from snapensemble.serving.http.routes import router_of
 from snapensemble.serving.settings import Settings
 
 Json = dict[str, Any]
+_documents: dict[tuple[object, ...], Json] = {}
 LEFT = 499  # the client has left, so nobody reads this answer
 
 
 def document_of(settings: Settings, *, guarded: bool) -> Json:
     """The document of a server with these settings."""
-    return describe(router_of(settings, adapters_of({}), guarded=guarded).routes)
+    router, _ = router_of(settings, adapters_of({}), guarded=guarded)
+    return describe(router.routes)
 
 
-def checks(document: Json) -> Callable[[httpx.Response], Awaitable[None]]:
+def document_of_app(app: FastAPI) -> Json:
+    """The document of an app, with closed objects; it is made once for all apps that are alike."""
+    settings: Settings = app.state.service.settings
+    alike = (
+        settings.max_images_per_request, settings.max_body_bytes, settings.metrics_port is None,
+        settings.tokens is None and settings.tokens_file is None,
+        tuple(sorted(name for name in os.environ if name.startswith("AIP_"))),
+    )  # fmt: skip
+    if alike not in _documents:
+        _documents[alike] = close_objects(app.state.document())
+    return _documents[alike]
+
+
+def checks(closed: Json) -> Callable[[httpx.Response], Awaitable[None]]:
     """A hook for an httpx client that refuses answers which the document does not declare."""
-    closed = close_objects(document)
 
     async def check(response: httpx.Response) -> None:
         await response.aread()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
 
 from fastapi import FastAPI
 
@@ -86,8 +87,8 @@ def create_app(
     app.state.metrics = metrics
     adapters = adapters_of(os.environ)
     routes = Routes(adapters)
-    router = router_of(settings, adapters, guarded=tokens is not None)
-    app.state.document = describe(router.routes)
+    router, paths = router_of(settings, adapters, guarded=tokens is not None)
+    app.state.document = cache(partial(describe, router.routes))  # made when it is asked for
     app.include_router(router)
     app.mount(f"/{ASSETS}", docs_assets())
     add_problem_handlers(app)
@@ -100,7 +101,7 @@ def create_app(
         app.add_middleware(Cors, origins=settings.allowed_origins)
     app.add_middleware(
         Exchanges,
-        routes=frozenset(app.state.document["paths"]),
+        routes=paths,
         metrics=metrics,
         shutdown=shutdown,
         words=routes.words,
@@ -108,7 +109,7 @@ def create_app(
         access_log=settings.access_log,
     )
     if settings.root_path:
-        check_prefix(settings.root_path, app.state.document["paths"])
+        check_prefix(settings.root_path, paths)
         app.add_middleware(Prefix, prefix=settings.root_path)
     return app
 

@@ -36,8 +36,10 @@ metrics_router = APIRouter(tags=["operation"], responses=problem_responses())
 model_router = APIRouter(tags=["model"], responses=problem_responses())
 
 
-def router_of(settings: Settings, adapters: Sequence[Adapter], *, guarded: bool) -> APIRouter:
-    """The router with all routes of a server.
+def router_of(
+    settings: Settings, adapters: Sequence[Adapter], *, guarded: bool
+) -> tuple[APIRouter, frozenset[str]]:
+    """The router with all routes of a server, and the templates of their paths.
 
     Args:
         settings: limits for the document, and whether /metrics is on this port.
@@ -70,7 +72,7 @@ def router_of(settings: Settings, adapters: Sequence[Adapter], *, guarded: bool)
             needs["responses"] = problem_responses(errors.Unauthorized, worded=worded)
             needs["dependencies"] = [Security(HTTPBearer(scheme_name="bearer", auto_error=False))]
         router.include_router(part, **needs)
-    return router
+    return router, frozenset(path for path, _ in known)
 
 
 def asked_by(route: BaseRoute) -> set[tuple[str, str]]:

@@ -82,7 +82,7 @@ async def test_the_page_needs_no_token_and_says_nothing_of_the_bundle(
     reply = await http.get("/")
     assert reply.status_code == 200 and reply.text == PAGE
     assert "insects" not in PAGE and "0badcafe" not in PAGE
-    assert "security" not in app.state.document["paths"]["/"]["get"]
+    assert "security" not in app.state.document()["paths"]["/"]["get"]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

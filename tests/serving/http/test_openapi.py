@@ -48,7 +48,7 @@ def test_the_document_is_valid(guarded: bool, metrics_port: int | None) -> None:
 async def test_the_server_gives_the_document(http: httpx.AsyncClient, app: FastAPI) -> None:
     reply = await http.get("/openapi.json")
     assert reply.headers["content-type"] == "application/json"
-    assert reply.json() == app.state.document
+    assert reply.json() == app.state.document()
 
 
 async def test_every_operation_of_the_document_is_answered(
@@ -56,7 +56,7 @@ async def test_every_operation_of_the_document_is_answered(
 ) -> None:
     model = app.state.service.model()
     names = {"model": model.name, "version": model.version, "label": "stable"}
-    for path, item in app.state.document["paths"].items():
+    for path, item in app.state.document()["paths"].items():
         for method in item:
             reply = await http.request(method, path.format(**names))
             assert reply.status_code not in (404, 405), f"{method} {path}"
@@ -64,7 +64,7 @@ async def test_every_operation_of_the_document_is_answered(
 
 @pytest.mark.parametrize("settings", [Settings(), Settings(metrics_port=9000)])
 def test_every_path_that_is_answered_is_in_the_document(engine: Engine, settings: Settings) -> None:
-    paths = create_app(settings, engine).state.document["paths"]
+    paths = create_app(settings, engine).state.document()["paths"]
     adapters = adapters_of({})
     routers = [each for adapter in adapters for each in (adapter.router, adapter.probes) if each]
     of_contracts = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.inference.engine import load_engine
 from tests.factories import make_bundle
-from tests.openapi import check_answer, close_objects
+from tests.openapi import check_answer, document_of_app
 from tests.serving import strange
 from tests.serving.conftest import LIMITS
 from tests.serving.port import GO_ON, Port, first_answer, open_port
@@ -94,7 +94,7 @@ def first_line(data: bytes) -> tuple[str, str]:
 @settings(max_examples=250)
 @given(requests())
 def test_strange_bytes_are_answered_or_hung_up_on(port: Port, data: bytes) -> None:
-    document = close_objects(port.app.state.document)
+    document = document_of_app(port.app)
     said = port.exchange(data + LAST).removeprefix(GO_ON)
     port.wait_until_nothing_is_left()
     if said:

@@ -14,7 +14,7 @@ from snapensemble.serving.http.app import create_app
 from snapensemble.serving.inference.engine import load_engine
 from tests.factories import make_cascade_bundle
 from tests.fakes import prediction_scope
-from tests.openapi import check_answer, close_objects
+from tests.openapi import check_answer, document_of_app
 from tests.serving import strange
 from tests.serving.conftest import LIMITS
 
@@ -28,7 +28,7 @@ class Asker:
     def __init__(self, app: FastAPI, runner: asyncio.Runner) -> None:
         self._app = app
         self._runner = runner
-        self._document = close_objects(app.state.document)
+        self._document = document_of_app(app)
 
     def __call__(
         self, chunks: Sequence[bytes], media_type: bytes, more: Pairs = (), query: bytes = b""
