@@ -75,7 +75,8 @@ class Server(uvicorn.Server):
         """Accept all who have connected, answer them, and close, in the time that is left."""
         async with asyncio.TaskGroup() as tasks:
             if self._grpc is not None:
-                tasks.create_task(self._grpc.stop(self._shutdown.left_s))
+                left_s = min(self._shutdown.left_s, self.service.settings.shutdown_timeout_s)
+                tasks.create_task(self._grpc.stop(left_s))
             await self._shut(sockets or [])
 
     async def _shut(self, sockets: list[socket.socket]) -> None:

@@ -10,26 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+pytest.importorskip("grpc", reason="gRPC is not tried: pip install 'snapensemble[grpc]'")
+
+import grpc
+
+from snapensemble.serving.grpc.messages import CLASSES
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.problems import GRPC_STATUS, PROBLEMS
 from snapensemble.serving.inference.engine import Engine
 from tests.fakes import GatedMember, client
 from tests.serving.conftest import LIMITS
 from tests.serving.grpc.calling import (
-    CHW,
-    CLASSES,
-    PNGS,
     Client,
     forms,
-    grpc,
     output,
     raw_pictures,
     request,
-    serialized,
     serving,
     tensor,
     tensors_of,
 )
+from tests.serving.http.open_inference.asking import CHW, PNGS, serialized
 
 TOKEN = "0123456789abcdef"
 NONE = b""
