@@ -20,7 +20,7 @@ BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
 	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
-	test-container test-browser screenshots test-gpu kubernetes audit
+	conformance test-container test-browser screenshots test-gpu kubernetes audit
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -45,6 +45,14 @@ test: .venv/installed ## run the tests
 
 test-serving: .venv-serving/installed ## run the serving tests where torch is not installed
 	$(SERVING_BIN)/pytest $(SHARED) tests/contracts tests/serving --override-ini=cache_dir=.venv-serving/cache
+
+.venv-conformance/installed: tests/conformance/requirements.txt
+	$(PYTHON) -m venv .venv-conformance
+	.venv-conformance/bin/pip install --quiet --requirement $<
+	@touch $@
+
+conformance: .venv/installed .venv-conformance/installed ## ask a server by other people's clients
+	$(BIN)/pytest tests/conformance $(ARGS)
 
 test-gpu: .venv/installed ## run the tests that need a GPU
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest tests/trainer/test_cuda.py $(ARGS)

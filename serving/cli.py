@@ -16,6 +16,7 @@ from snapensemble.serving.platforms import (
     port_variable,
     vertex_route,
 )
+from snapensemble.serving.process.grpc_port import grpc_port_taken
 from snapensemble.serving.process.sockets import bind_ports, listening
 from snapensemble.serving.process.startup import greeting, prepare_process
 from snapensemble.serving.settings import SECRETS, Settings, check_environment, variable
@@ -39,12 +40,18 @@ def run(args: argparse.Namespace) -> int:
     named: Path | None = flags.pop("bundle_dir")
     is_on_sagemaker = is_word_of_sagemaker(named)
     settings = build_settings(flags, usual_port=SAGEMAKER_PORT if is_on_sagemaker else None)
-    check_ports(os.environ, {"--metrics-port": settings.metrics_port})
+    others = {"--metrics-port": settings.metrics_port, "--grpc-port": settings.grpc_port}
+    check_ports(os.environ, others)
     for name in (HEALTH_ROUTE, PREDICT_ROUTE):
         vertex_route(os.environ, name)
     bundle_dir = bundle_place(os.environ) if named is None or is_on_sagemaker else named
     settings = expecting_what_is_signed(bundle_dir, settings)
     prepare_process(settings)
+    with grpc_port_taken(settings) as settings:
+        return _serve(bundle_dir, settings)
+
+
+def _serve(bundle_dir: Path, settings: Settings) -> int:
     if settings.workers > 1:
         from snapensemble.serving.process.workers import serve_with_workers
 

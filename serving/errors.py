@@ -31,6 +31,10 @@ class MalformedBody(ServingError):
     """The body is not what its media type says."""
 
 
+class InvalidTensor(ServingError):
+    """The tensors of a request are not those that the model takes and gives."""
+
+
 class UnsupportedMediaType(ServingError):
     """The media type is none of those that carry images."""
 

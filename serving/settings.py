@@ -65,6 +65,12 @@ class Settings(BaseSettings):
     root_path: str = Field(
         "", description="path under which a proxy shows this server, such as /models/photos"
     )
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port for gRPC, of the Open Inference Protocol; none if not set",
+    )
     name: str | None = Field(None, description="model name to answer with, instead of the bundle's")
     expect_bundle: str | None = Field(
         None, description="SHA-256 of the bundle's ensemble.json; another one is refused at start"
@@ -196,6 +202,12 @@ class Settings(BaseSettings):
     def allowed_origins(self) -> tuple[str, ...]:
         """The origins in `cors_origins`, one by one."""
         return () if self.cors_origins is None else split_at_commas(self.cors_origins)
+
+    @property
+    def grpc_address(self) -> str | None:
+        """Where gRPC is listened for, as gRPC writes it; None if it is not."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return None if self.grpc_port is None else f"{host}:{self.grpc_port}"
 
     def limits(self) -> Limits:
         """The settings that the engine needs, in its units."""

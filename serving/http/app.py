@@ -15,6 +15,7 @@ from snapensemble.serving.http.adapters import (
     vertex,
 )
 from snapensemble.serving.http.adapters.adapter import Adapter, Routes
+from snapensemble.serving.http.adapters.open_inference import rest as open_inference
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.http.exchange import Exchanges
 from snapensemble.serving.http.middleware import Auth, Cors, Prefix
@@ -36,6 +37,7 @@ from snapensemble.serving.telemetry.tracing import Traces
 ADAPTERS: tuple[Callable[[Mapping[str, str]], Adapter | None], ...] = (
     vertex.adapter,
     predict.adapter,
+    open_inference.adapter,
     sagemaker.adapter,
     v1.adapter,
     hugging_face.adapter,

@@ -119,6 +119,10 @@ class Body:
             raise EmptyBody("the body is empty")
         return body
 
+    def hold(self, size: int) -> None:
+        """Hold bytes beside the body until its images are accepted; raises Overloaded."""
+        self._held.hold(size)
+
     async def _read(self, read: Callable[[], Awaitable[Read]], deadline: float) -> Read:
         try:
             self._look_at_the_head()

@@ -133,12 +133,12 @@ class Exchange:
         self._scope = scope
         self._state: RequestState = scope.setdefault("state", {}).setdefault(STATE, RequestState())
         self._send = send
-        self._identity = id_of_request(scope["headers"])
+        self.identity = id_of_request(scope["headers"])
 
     def __enter__(self) -> "Exchange":
         self._started = time.monotonic()
         self._tokens = (
-            request_id.set(self._identity),
+            request_id.set(self.identity),
             words_here.set(self._layer.words(self._scope["path"])),
         )
         return self
@@ -164,7 +164,7 @@ class Exchange:
                     scheme=self._scope["scheme"],
                     carrier=self._layer.traces.carrier(self._scope["headers"]),
                     route=route,
-                    identity=self._identity,
+                    identity=self.identity,
                     status=self.status,
                     started=self._started,
                     ended=ended,
@@ -192,7 +192,7 @@ class Exchange:
             headers = list(message.get("headers", ()))
             present = {name for name, _ in headers}
             headers += [pair for pair in DEFAULTS.items() if pair[0] not in present]
-            headers.append((b"x-request-id", self._identity.encode()))
+            headers.append((b"x-request-id", self.identity.encode()))
             if (
                 self._layer.shutdown.stopping or self._state.is_crowded
             ) and b"connection" not in present:

@@ -17,8 +17,11 @@ from snapensemble.serving.http.problems import serving_error
 # same for every bundle and says nothing of this one.
 OPEN = ("/health/live", "/health/ready", "/")
 # Headers that pages of other origins may send, and headers of answers that they may read.
-REQUEST_HEADERS = ("Authorization", "Content-Encoding", "Content-Type", "X-Request-ID")
-RESPONSE_HEADERS = ("X-Request-ID", "Retry-After")
+JSON_BYTES = "Inference-Header-Content-Length"
+REQUEST_HEADERS = (
+    "Authorization", "Content-Encoding", "Content-Type", "X-Request-ID", JSON_BYTES,
+)  # fmt: skip
+RESPONSE_HEADERS = ("X-Request-ID", "Retry-After", JSON_BYTES)
 
 
 class Prefix:

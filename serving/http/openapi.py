@@ -27,8 +27,9 @@ DESCRIPTION = """\
 Averaged class probabilities of a snapshot ensemble.
 
 Every error is a problem document (RFC 9457, `application/problem+json`) with a `code` that does not
-change. Unknown paths are answered 404 `not_found`, other methods 405 `method_not_allowed`. Objects
-in answers may get more members in later versions."""
+change, except where a contract has words of its own, such as `{"error": TEXT}`. Unknown paths are
+answered 404 `not_found`, other methods 405 `method_not_allowed`. Objects in answers may get more
+members in later versions."""
 BEFORE_THE_APP = (HEAD_TOO_LARGE, MALFORMED, NO_MEMORY)  # refusals of the protocol
 # Problems that can come in place of any answer.
 ALWAYS = [

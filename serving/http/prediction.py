@@ -3,10 +3,10 @@
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -26,7 +26,7 @@ from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.exchange import STATE, RequestState
 from snapensemble.serving.http.problems import serving_problem
 from snapensemble.serving.http.responses import promised, with_summary
-from snapensemble.serving.http.schemas import PredictOptions, invalid_parameters
+from snapensemble.serving.http.schemas import PredictOptions, checked_options
 from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.inference.engine import Engine
@@ -64,9 +64,11 @@ class Predictions:
         await self._app(scope, receive, send)
 
     async def _predict(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"][STATE].route = route.template
+        state: RequestState = scope["state"][STATE]
+        state.route = route.template
         try:
-            reply = await answer(self._service, route, scope, receive)
+            call = call_of(self._service, route, scope, receive)
+            reply = await answer(self._service, call, state)
         except ServingError as error:
             await serving_problem(error, self._service.metrics)(scope, receive, send)
         except ClientDisconnect:  # nobody is there to be answered
@@ -81,42 +83,77 @@ class Predictions:
             await send({"type": "http.response.body", "body": reply.content})
 
 
-async def answer(service: Service, route: Route, scope: Scope, receive: Receive) -> Reply:
-    """Answer one request of any contract: decode, ask the model, encode.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request for predictions, as its transport hands it over.
+
+    Args:
+        template: that of its path.
+        params: what is asked, by `model` and `version`.
+        headers: names in lower case.
+        options: those that are known before its body.
+        read: reads the body, given what holds its bytes, the head and the deadline.
+        left: waits until its sender has left; None where a transport cancels the call then.
+    """
+
+    template: str
+    params: Mapping[str, str]
+    headers: Mapping[bytes, bytes]
+    options: PredictOptions
+    read: Callable[[PendingRequest, Head, float], Awaitable[InferenceRequest]]
+    left: Callable[[], Awaitable[None]] | None = None
+
+
+def call_of(service: Service, route: Route, scope: Scope, receive: Receive) -> Call:
+    """The call of an HTTP request; raises InvalidParameter if its query is not right."""
+
+    async def read(request: PendingRequest, head: Head, deadline: float) -> InferenceRequest:
+        body = Body(scope, receive, request, service.settings)
+        return await route.adapter.read(body, head, deadline)
+
+    async def left() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    options = options_of(scope["query_string"])
+    return Call(route.template, route.params, dict(scope["headers"]), options, read, left)
+
+
+async def answer(service: Service, call: Call, state: RequestState) -> Reply:
+    """Answer one request of any contract over any transport: decode, ask the model, encode.
 
     Raises:
         ServingError: the request gets no prediction.
         ClientDisconnect: its sender has left.
     """
-    state: RequestState = scope["state"][STATE]
-    options = options_of(scope["query_string"])
-    model = service.model(route.params.get("model"), route.params.get("version"))
+    options = call.options
+    model = service.model(call.params.get("model"), call.params.get("version"))
     with (
         model.used(),
         model.admission.request(within_s(options), is_crowded=state.is_crowded) as request,
     ):
         began = asyncio.get_running_loop().time()
-        wanted = Wanted(service, model, options)  # what the query says is checked before the body
+        wanted = Wanted(service, model, options)  # what is known is checked before the body
         head = Head(
-            template=route.template,
-            params=route.params,
-            headers=dict(scope["headers"]),
+            template=call.template,
+            params=call.params,
+            headers=call.headers,
             options=options,
             name=model.name,
             version=model.version,
             bundle=model.engine.bundle,
             settings=service.settings,
         )
-        asked = await _received(service, route, head, scope, receive, request, began)
+        asked = await _received(service, call, head, state, request, began)
         if asked.options is not options:
             wanted = Wanted(service, model, asked.options)
         deadline = began + within_s(asked.options)  # by the event loop's clock
         state.notes["images"] = len(asked.images)
-        images = request.accept(asked.images)
+        images = request.accept(asked.images, within_s(asked.options))
         if wanted.maps is not None:
             hold_maps(model.engine, request, images, wanted.maps)
         state.times = [image.times for image in images]
-        outputs_N = await _classified(model, request, images, wanted.mode, receive, deadline)
+        outputs_N = await _classified(model, request, images, wanted.mode, call, deadline)
         state.notes["members_used"] = sum([len(each.probs_dK) for each in outputs_N])
         answered = InferenceResponse(
             [with_summary(each, model.engine.bundle) for each in outputs_N],
@@ -174,22 +211,20 @@ def hold_maps(
 
 async def _received(
     service: Service,
-    route: Route,
+    call: Call,
     head: Head,
-    scope: Scope,
-    receive: Receive,
+    state: RequestState,
     request: PendingRequest,
     began: float,
 ) -> InferenceRequest:
     """Read what a request asks, and measure how long it took, well or not."""
     started = time.monotonic()
     try:
-        body = Body(scope, receive, request, service.settings)
-        return await route.adapter.read(body, head, began + within_s(head.options))
+        return await call.read(request, head, began + within_s(head.options))
     finally:
         ended = time.monotonic()
         service.metrics.receive_seconds.observe(ended - started)
-        scope["state"][STATE].received = started, ended
+        state.received = started, ended
 
 
 async def _classified(
@@ -197,7 +232,7 @@ async def _classified(
     request: PendingRequest,
     images: Sequence[PendingImage],
     mode: Mode,
-    receive: Receive,
+    call: Call,
     deadline: float,
 ) -> list[MemberOutputs]:
     """Let the scheduler answer all images of a request, and return the members' outputs for each.
@@ -207,7 +242,7 @@ async def _classified(
         request: holds the images.
         images: all of the request, accepted.
         mode: which members to ask.
-        receive: gives a message when the client has left, since the body has been read.
+        call: tells when its sender has left.
         deadline: when to answer with what there is, by the event loop's clock; infinite: never.
 
     Raises:
@@ -230,7 +265,7 @@ async def _classified(
             is_over.set_exception(_failure_of(images, answer))
 
     model.bridge.submit(images, mode, answered)
-    await _over_or_left(is_over, receive, deadline)
+    await _over_or_left(is_over, call, deadline)
     if left == 0:
         request.all_answered()
     return [_outputs_of(image, index, len(images)) for index, image in enumerate(images)]
@@ -254,14 +289,14 @@ def _failure_of(images: Sequence[PendingImage], failed: Answer) -> BaseException
     return error
 
 
-async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadline: float) -> None:
+async def _over_or_left(is_over: "asyncio.Future[None]", call: Call, deadline: float) -> None:
     """Wait for the images, at most until the deadline; ClientDisconnect if the client leaves."""
     loop = asyncio.get_running_loop()
     listeners: list[asyncio.Task[None]] = []
 
     async def listen() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        assert call.left is not None
+        await call.left()
         if not is_over.done():
             is_over.set_exception(ClientDisconnect())
 
@@ -272,7 +307,7 @@ async def _over_or_left(is_over: "asyncio.Future[None]", receive: Receive, deadl
         if not is_over.done():
             is_over.set_result(None)
 
-    timers = [loop.call_later(LISTEN_AFTER_S, begin_to_listen)]
+    timers = [loop.call_later(LISTEN_AFTER_S, begin_to_listen)] if call.left is not None else []
     if deadline < math.inf:
         timers.append(loop.call_at(deadline, end))
     try:
@@ -316,9 +351,6 @@ def options_of(query: bytes) -> PredictOptions:
 
 @lru_cache(maxsize=256)
 def _options_of(query: bytes) -> PredictOptions:
-    try:
-        params = QueryParams(query)
-        repeated = {"explain": params.getlist("explain")} if "explain" in params else {}
-        return PredictOptions.model_validate({**params, **repeated})
-    except ValidationError as error:
-        raise invalid_parameters(error) from error
+    params = QueryParams(query)
+    repeated = {"explain": params.getlist("explain")} if "explain" in params else {}
+    return checked_options({**params, **repeated})

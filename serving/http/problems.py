@@ -26,6 +26,7 @@ from snapensemble.serving.errors import (
     EmptyBody,
     InferenceFailed,
     InvalidParameter,
+    InvalidTensor,
     MalformedBody,
     MemberFailing,
     NotExplainable,
@@ -45,6 +46,7 @@ from snapensemble.serving.telemetry.metrics import Metrics
 PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     EmptyBody: (400, "empty_body", "There is no image in the request"),
     MalformedBody: (400, "malformed_body", "The body is not what its media type says"),
+    InvalidTensor: (400, "invalid_tensor", "The tensors are not those of the model"),
     Unauthorized: (401, "unauthorized", "A token is needed"),
     UnknownModel: (404, "unknown_model", "There is no such model"),
     BodyTimeout: (408, "body_timeout", "The body arrived too slowly"),
@@ -58,13 +60,27 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     ),
     ImageTooCostly: (422, "image_too_costly", "The image is too costly to decode"),
     InvalidImage: (422, "invalid_image", "The image cannot be read"),
-    InvalidParameter: (422, "invalid_parameter", "A query parameter is not right"),
+    InvalidParameter: (422, "invalid_parameter", "A parameter is not right"),
     NotExplainable: (422, "not_explainable", "The model gives no class activation maps"),
     InferenceFailed: (500, "inference_failed", "The ensemble could not answer"),
     Overloaded: (503, "overloaded", "The server has more work than it can do in time"),
     MemberFailing: (503, "member_failing", "A member fails again and again"),
     Stopping: (503, "stopping", "The server is shutting down"),
     DeadlineExceeded: (504, "deadline_exceeded", "The deadline passed"),
+}
+# The status of the table -> that of gRPC, where a request came that way. What is worth another try
+# is UNAVAILABLE; what is not, whatever is wrong with it, is INVALID_ARGUMENT.
+GRPC_STATUS: dict[int, str] = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    413: "INVALID_ARGUMENT",
+    415: "INVALID_ARGUMENT",
+    422: "INVALID_ARGUMENT",
+    500: "INTERNAL",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
 }
 INTERNAL_ERROR = (500, "internal_error", "The server has a defect")
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -127,23 +143,32 @@ def serving_error(request: Request, error: Exception) -> Response:
     return serving_problem(error, request.app.state.metrics)
 
 
+def entry_of(error: Exception) -> tuple[int, str, str]:
+    """What the table has of an error, whose cause is logged if it is the server's."""
+    if isinstance(error, InferenceFailed):
+        log.error("inference failed", exc_info=error.__cause__ or error)
+    reason = error.reason if isinstance(error, BadImageInRequest) else error
+    return next(PROBLEMS[c] for c in type(reason).__mro__ if c in PROBLEMS)
+
+
+def retry_after_s(error: Exception) -> int:
+    """Whole seconds after which to try again, for an error of status 503."""
+    return max(1, math.ceil(error.retry_after_s if isinstance(error, Overloaded) else 1.0))
+
+
 def serving_problem(error: Exception, metrics: Metrics) -> Response:
     """The problem document of an error that the table has."""
-    reason = error.reason if isinstance(error, BadImageInRequest) else error
-    status, code, title = next(PROBLEMS[c] for c in type(reason).__mro__ if c in PROBLEMS)
+    status, code, title = entry_of(error)
     headers: dict[str, str] = {}
     if status == 503:
-        wait_s = error.retry_after_s if isinstance(error, Overloaded) else 1.0
-        headers["retry-after"] = str(max(1, math.ceil(wait_s)))
+        headers["retry-after"] = str(retry_after_s(error))
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedEncoding):  # RFC 7694: in these refusals, and in no others
+        headers["accept-encoding"] = ", ".join(error.accepted)
     if isinstance(error, BodyTooLarge | BodyTimeout | TooManyImages | UnsupportedMediaType):
         # The rest of the body may still be on its way, and nobody will read it.
         headers["connection"] = "close"
-    if isinstance(error, UnsupportedEncoding):  # RFC 7694: in these refusals, and in no others
-        headers["accept-encoding"] = ", ".join(error.accepted)
-    if isinstance(error, InferenceFailed):
-        log.error("inference failed", exc_info=error.__cause__ or error)
     return problem(metrics, status, code, title, str(error), headers)
 
 

@@ -1,6 +1,7 @@
 """HTTP bodies and parameters, for validation and for the OpenAPI document."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -80,6 +81,18 @@ class PredictOptions(BaseModel):
             description="answer then from the members heard so far, or 504; milliseconds",
         ),
     ] = None
+
+
+def checked_options(given: Mapping[str, Any]) -> PredictOptions:
+    """The options of these names and values.
+
+    Raises:
+        InvalidParameter: one is unknown or out of bounds, and the message names it.
+    """
+    try:
+        return PredictOptions.model_validate(given)
+    except ValidationError as error:
+        raise invalid_parameters(error) from error
 
 
 def invalid_parameters(error: ValidationError) -> InvalidParameter:

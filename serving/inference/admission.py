@@ -257,18 +257,21 @@ class PendingRequest:
             self._admission.memory.let_go(size)
             self._bytes -= size
 
-    def accept(self, pictures: list[bytes] | NDArray[np.uint8]) -> Sequence[PendingImage]:
+    def accept(
+        self, pictures: list[bytes] | NDArray[np.uint8], within_s: float = math.inf
+    ) -> Sequence[PendingImage]:
         """Let the pictures in, as images for the scheduler, which frees the bytes of each.
 
         Args:
             pictures: held already. Encoded: nobody else may keep them, the list is emptied. Or
                 images_NCHW, whose bytes the request holds to its end.
+            within_s: seconds in which their sender needs the answer.
 
         Raises:
             Overloaded: there is no room, or no time, for all of them.
             Stopping: nobody is let in any more.
         """
-        predicted_s = self._admission.check(len(pictures))
+        predicted_s = self._admission.check(len(pictures), within_s)
         let_go = self._admission.memory.let_go
         found = (
             [Encoded(each, let_go) for each in pictures]

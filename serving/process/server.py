@@ -6,9 +6,9 @@ import math
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -25,6 +25,9 @@ from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Metrics
 from snapensemble.serving.telemetry.tracing import Traces
 
+if TYPE_CHECKING:  # its packages come with the extra `grpc`
+    from snapensemble.serving.grpc.server import GrpcServer
+
 LAST_S = 1.0  # for clients that have connected and are slow to send a request
 HANDSHAKES_S = 0.25  # for handshakes that had begun when the port was shut
 TICK_S = 0.02
@@ -38,6 +41,7 @@ class Server(uvicorn.Server):
         shutdown: tells when to stop.
         service: what is served.
         shares_port: whether other processes have the port, too, so that this one does not shut it.
+        grpc: the server on the port for gRPC, if there is one.
     """
 
     def __init__(
@@ -47,11 +51,21 @@ class Server(uvicorn.Server):
         service: Service,
         *,
         shares_port: bool = False,
+        grpc: "GrpcServer | None" = None,
     ) -> None:
         super().__init__(config)
         self.service = service
+        self.when_started: Callable[[], None] = lambda: None
+        self._grpc = grpc
         self._shutdown = shutdown
         self._shares_port = shares_port
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen for gRPC too, and say then that the server has started."""
+        if self._grpc is not None:
+            await self._grpc.start()
+        await super().startup(sockets)
+        self.when_started()
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop listening; asked ten times a second."""
@@ -59,7 +73,14 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept all who have connected, answer them, and close, in the time that is left."""
-        await self._accept_the_last(sockets or [])
+        async with asyncio.TaskGroup() as tasks:
+            if self._grpc is not None:
+                left_s = min(self._shutdown.left_s, self.service.settings.shutdown_timeout_s)
+                tasks.create_task(self._grpc.stop(left_s))
+            await self._shut(sockets or [])
+
+    async def _shut(self, sockets: list[socket.socket]) -> None:
+        await self._accept_the_last(sockets)
         if self._shutdown.stopping:
             self.config.timeout_graceful_shutdown = self._shutdown.left_s  # type: ignore[assignment]
         await super().shutdown(sockets)
@@ -125,7 +146,12 @@ def make_server(
     )
     for signum in signals_to_obey():
         signal.signal(signum, shutdown.stop)
-    return Server(config, shutdown, service, shares_port=settings.workers > 1)
+    grpc = None
+    if settings.grpc_port is not None:
+        from snapensemble.serving.grpc.server import GrpcServer
+
+        grpc = GrpcServer(service, traces)
+    return Server(config, shutdown, service, shares_port=settings.workers > 1, grpc=grpc)
 
 
 def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:

@@ -45,6 +45,7 @@ def greeting(settings: Settings, bundle: BundleManifest, lanes: int, ports: Port
             f"Serving {settings.name or bundle.name} {bundle.version} "
             f"(members: {len(bundle.members)}, lanes: {lanes}{workers}) on {url}",
             *(f"Metrics on {other}/metrics" for other in others),
+            *([f"gRPC on {settings.grpc_address}"] if settings.grpc_address else []),
         ]
     )
 

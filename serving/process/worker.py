@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic_core import from_json
@@ -75,7 +76,7 @@ def serve(
                 stack.enter_context(serve_metrics(ports.metrics, server.service))
             gc.collect()
             gc.freeze()  # these objects stay: looking through them took a twentieth of the time
-            announce(engine, ports)
+            server.when_started = partial(announce, engine, ports)
             server.run(sockets=[ports.clients])
 
 

@@ -9,18 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from snapensemble.serving.errors import MalformedBody, TooManyImages
 from snapensemble.serving.http.adapters.adapter import JSON, Head, InferenceResponse, Reply
 from snapensemble.serving.http.body import Body
-from snapensemble.serving.http.media.json_images import (
-    GROWTH,
-    MAX_VALUES,
-    WIDE_GROWTH,
-    is_narrow,
-    too_many,
-)
+from snapensemble.serving.http.media.json_guard import WIDE_GROWTH, is_narrow, parsed_json
+from snapensemble.serving.http.media.json_images import GROWTH, too_many
 from snapensemble.serving.http.media.texts import OCTETS, picture_of
 from snapensemble.serving.http.schemas import PredictOptions, invalid_parameters
 
@@ -206,16 +201,7 @@ def document_of(text: bytes) -> Json:
     Raises:
         MalformedBody: it is another kind of JSON or none, or has too many values.
     """
-    separators = sum(text.count(character) for character in b",:[{")
-    if separators > MAX_VALUES:
-        raise MalformedBody(
-            f"the JSON has {separators:,} values or more, at most {MAX_VALUES:,} are parsed; send "
-            "encoded pictures in base64, and not their pixels"
-        )
-    try:
-        document = from_json(text, allow_inf_nan=False, cache_strings="none")
-    except ValueError as error:
-        raise MalformedBody(f"the body is not JSON: {error}") from error
+    document = parsed_json(text, expected="send encoded pictures in base64, and not their pixels")
     if not isinstance(document, dict):
         raise MalformedBody(f"the body: expected an object, found {kind_of(document)}")
     return document

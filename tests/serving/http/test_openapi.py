@@ -25,7 +25,9 @@ from tests.fakes import client
 from tests.openapi import check_answer, close_objects, document_of, resolve, validate
 from tests.serving.http.test_http import HEADERS, PNG
 
-OPEN = ("/health/live", "/health/ready", "/", "/ping", "/health")
+OPEN = (
+    "/health/live", "/health/ready", "/", "/ping", "/health", "/v2/health/live", "/v2/health/ready",
+)  # fmt: skip
 TOKEN = "a-token-that-is-long-enough"
 DOCUMENT = document_of(Settings(), guarded=True)
 

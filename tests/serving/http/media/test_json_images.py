@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import snapensemble.serving.http.media.texts as texts_module
 from snapensemble.serving.errors import MalformedBody, TooManyImages
-from snapensemble.serving.http.media.json_images import GROWTH, MAX_VALUES, pictures_of_json
+from snapensemble.serving.http.media.json_guard import MAX_VALUES
+from snapensemble.serving.http.media.json_images import GROWTH, pictures_of_json
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=8), st.booleans(), st.integers(1, 20))

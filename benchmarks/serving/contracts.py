@@ -1,0 +1,172 @@
+"""What does each contract cost beside /predict?
+
+    python -m benchmarks.serving.contracts DIR               # a bundle, or a run
+    python -m benchmarks.serving.contracts DIR --resnet20    # five with random weights instead
+
+One picture per request, 32 at once, from one client process. All contracts take turns, round by
+round; ratios are those of one round. Beside requests/s stands the processor time that the server
+takes per request, which does not depend on how much the client takes.
+"""
+
+import argparse
+import asyncio
+import base64
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks.machine import save, spread
+from benchmarks.random_members import PICTURES, random_bundle
+from benchmarks.serving.bundles import add_arguments, bundle_of, pictures_of
+from snapensemble.bench.http_load import HttpClient
+from snapensemble.bench.load import Answer, closed_loop
+from snapensemble.bench.processes import cpu_seconds
+from snapensemble.contracts.bundle import read_bundle
+from snapensemble.server_process import server_process
+
+CONCURRENCY = 32
+CHANNELS = 4  # connections of the client for gRPC
+PREDICT, MODEL_INFER = "/predict", "/inference.GRPCInferenceService/ModelInfer"
+Ask = Callable[[int], Awaitable[Answer]]
+
+
+def main() -> None:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_arguments(parser, "serving-contracts")
+    parser.add_argument("--rounds", type=int, default=5, help="after one that warms up (5)")
+    parser.add_argument("--seconds", type=float, default=5, help="of one turn (5)")
+    parser.add_argument("--resnet20", action="store_true", help="five with random weights")
+    args = parser.parse_args()
+    with ExitStack() as stack:
+        if args.resnet20:
+            work = stack.enter_context(tempfile.TemporaryDirectory())
+            bundle_dir, pictures = random_bundle(Path(work) / "bundle"), PICTURES
+        else:
+            bundle_dir = stack.enter_context(bundle_of(args))
+            pictures = pictures_of(args, bundle_dir).encoded
+        bundle = read_bundle(bundle_dir)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            rounds = runner.run(measure(bundle_dir, bundle.name, pictures, args))
+    figures = {"model": bundle.model, "members": len(bundle.members), "seconds": args.seconds}
+    save(args.name, {**figures, "concurrency": CONCURRENCY, "rounds": rounds}, table(rounds))
+
+
+async def measure(
+    bundle_dir: Path, name: str, pictures: Sequence[bytes], args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Requests/s and the server's processor milliseconds of each contract, for each round."""
+    with server_process(bundle_dir, "--port", "0", "--grpc-port", "0") as (process, url):
+        assert process.stdout is not None
+        address = process.stdout.readline().strip().removeprefix("gRPC on ")
+        client = HttpClient(url)
+        ways = {**http_ways(client, name, pictures), "gRPC": grpc_way(address, name, pictures)}
+        rounds = []
+        for turn in range(args.rounds + 1):
+            found = {}
+            for way, ask in ways.items():
+                before = cpu_seconds(process.pid)
+                samples = await closed_loop(ask, concurrency=CONCURRENCY, seconds=args.seconds)
+                after = cpu_seconds(process.pid)
+                wrong = {s.answer.code for s in samples} - {None}
+                if wrong:
+                    raise SystemExit(f"{way}: answers with {wrong}")
+                assert before is not None and after is not None
+                elapsed = max(s.ended for s in samples) - min(s.started for s in samples)
+                found[way] = {
+                    "per_second": len(samples) / elapsed,
+                    "cpu_ms": 1000 * (after - before) / len(samples),
+                }
+            if turn:  # the first turn warms up
+                rounds.append(found)
+            print(f"round {turn} of {args.rounds}", file=sys.stderr)
+        await client.close()
+    return rounds
+
+
+def http_ways(client: HttpClient, name: str, pictures: Sequence[bytes]) -> dict[str, Ask]:
+    """What asks each contract over HTTP."""
+    v2 = f"/v2/models/{name}/infer"
+    tensor = '{"name":"pictures","datatype":"BYTES","shape":[1],%s}'
+    forms: dict[str, list[bytes]] = {
+        PREDICT: [client.request("POST", PREDICT, each, "image/png") for each in pictures],
+        "/v2 JSON": [],
+        "/v2 binary": [],
+        "/invocations": [
+            client.request("POST", "/invocations", each, "image/png") for each in pictures
+        ],
+    }
+    for each in pictures:
+        data = f'"data":["{base64.b64encode(each).decode()}"]'
+        document = f'{{"inputs":[{tensor % data}]}}'.encode()
+        forms["/v2 JSON"].append(client.request("POST", v2, document, "application/json"))
+        size = f'"parameters":{{"binary_data_size":{len(each) + 4}}}'
+        head = f'{{"inputs":[{tensor % size}],"parameters":{{"binary_data_output":true}}}}'.encode()
+        media_type = f"application/octet-stream\r\ninference-header-content-length: {len(head)}"
+        body = head + len(each).to_bytes(4, "little") + each
+        forms["/v2 binary"].append(client.request("POST", v2, body, media_type))
+    return {way: _asker(client, requests) for way, requests in forms.items()}
+
+
+def _asker(client: HttpClient, requests: Sequence[bytes]) -> Ask:
+    async def ask(number: int) -> Answer:
+        reply = await client.exchange(requests[number % len(requests)])
+        return Answer(None if reply.status == 200 else str(reply.status))
+
+    return ask
+
+
+def grpc_way(address: str, name: str, pictures: Sequence[bytes]) -> Ask:
+    """What asks over gRPC, by prepared messages."""
+    import grpc
+
+    from snapensemble.serving.grpc.messages import CLASSES
+
+    tensor = CLASSES["ModelInferRequest.InferInputTensor"](
+        name="pictures", datatype="BYTES", shape=[1]
+    )
+    messages = [
+        CLASSES["ModelInferRequest"](
+            model_name=name,
+            inputs=[tensor],
+            raw_input_contents=[len(each).to_bytes(4, "little") + each],
+        ).SerializeToString()
+        for each in pictures
+    ]
+    stubs = [
+        grpc.aio.insecure_channel(
+            address, options=[("grpc.use_local_subchannel_pool", 1)]
+        ).unary_unary(MODEL_INFER)
+        for _ in range(CHANNELS)
+    ]
+
+    async def ask(number: int) -> Answer:
+        try:
+            await stubs[number % CHANNELS](messages[number % len(messages)])
+        except grpc.aio.AioRpcError as error:
+            return Answer(error.code().name)
+        return Answer()
+
+    return ask
+
+
+def table(rounds: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A row per contract: requests/s, its ratio to /predict, and the server's time."""
+    rows: list[tuple[str, ...]] = [
+        ("contract", "requests/s", "of /predict", "server, ms of processor")
+    ]
+    for way in rounds[0]:
+        rates = [each[way]["per_second"] for each in rounds]
+        ratios = [each[way]["per_second"] / each[PREDICT]["per_second"] for each in rounds]
+        times = [each[way]["cpu_ms"] for each in rounds]
+        rows.append((way, spread(rates, ".0f"), spread(ratios, ".2f"), spread(times, ".2f")))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

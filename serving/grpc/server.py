@@ -1,0 +1,221 @@
+"""The methods of the service, on a port of their own and on the event loop of the other one."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn
+
+import grpc
+from starlette.types import Message, Receive, Scope, Send
+
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.serving.errors import ServingError, Unauthorized
+from snapensemble.serving.grpc.inference import infer
+from snapensemble.serving.grpc.messages import CLASSES, SERVICE, parsed
+from snapensemble.serving.http.adapters.open_inference.metadata import (
+    check_model_ready,
+    model_metadata,
+    server_metadata,
+)
+from snapensemble.serving.http.auth import read_tokens
+from snapensemble.serving.http.exchange import STATE, Exchange, Exchanges, RequestState
+from snapensemble.serving.http.problems import (
+    GRPC_STATUS,
+    INTERNAL_ERROR,
+    entry_of,
+    problem_body,
+    retry_after_s,
+)
+from snapensemble.serving.http.service import Model, Service
+from snapensemble.serving.telemetry.tracing import Traces
+
+MAX_METADATA_BYTES = 64 * 1024
+SPARE_CALLS = 100  # beside those with images: probes
+PUSHBACK = "grpc-retry-pushback-ms"
+OPEN = tuple(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady"))  # without a token
+Headers = list[tuple[bytes, bytes]]
+Context = Any  # grpc.aio.ServicerContext; the package ships no types
+log = logging.getLogger("snapensemble")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What is known of a call beside its message."""
+
+    headers: Mapping[bytes, bytes]
+    within_s: float | None  # seconds until the client's deadline
+    state: RequestState
+
+
+Method = Callable[[bytes, Given], Awaitable[bytes]]
+
+
+class GrpcServer:
+    """The service on its port: started and stopped on the event loop.
+
+    Args:
+        service: what the answers come from; its settings say where.
+        traces: makes spans of the calls.
+    """
+
+    def __init__(self, service: Service, traces: Traces | None = None) -> None:
+        settings = service.settings
+        self._service = service
+        self._tokens = read_tokens(settings)
+        methods = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+        }
+        self._methods = {f"/{SERVICE}/{name}": method for name, method in methods.items()}
+        # Every call is a POST over HTTP/2, so it is counted, logged and traced like one.
+        self._layer = Exchanges(
+            _no_app,
+            routes=tuple(self._methods),
+            metrics=service.metrics,
+            shutdown=service.shutdown,
+            traces=traces,
+            access_log=settings.access_log,
+        )
+        self._server: Any = None
+
+    async def start(self) -> None:
+        """Listen; raises InvalidConfig if the port is taken."""
+        settings = self._service.settings
+        server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", settings.max_body_bytes),
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.max_connection_idle_ms", settings.keep_alive_s * 1000),
+                ("grpc.so_reuseport", 1),  # with other workers, and with who has taken the port
+            ),
+            maximum_concurrent_rpcs=settings.max_queue + SPARE_CALLS,
+        )
+        handlers = {
+            path.rpartition("/")[2]: grpc.unary_unary_rpc_method_handler(
+                partial(self._call, path, method)
+            )
+            for path, method in self._methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        try:
+            server.add_insecure_port(settings.grpc_address)
+        except RuntimeError as error:
+            raise InvalidConfig(
+                f"cannot listen on {settings.grpc_address} for gRPC; choose another --grpc-port"
+            ) from error
+        await server.start()
+        self._server = server
+
+    async def stop(self, left_s: float) -> None:
+        """Accept no more calls, and wait for those that were accepted, so long at most."""
+        if self._server is not None:
+            await self._server.stop(left_s)
+
+    async def _call(self, path: str, method: Method, raw: bytes, context: Context) -> bytes:
+        """Answer one call of any method: counted, logged, traced, and refused in gRPC's words."""
+        state = RequestState(is_whole=True)
+        headers = [
+            (name.encode(), value if isinstance(value, bytes) else value.encode())
+            for name, value in context.invocation_metadata()
+        ]
+        scope = {
+            "type": "http", "method": "POST", "scheme": "http", "path": path,
+            "headers": headers, "state": {STATE: state},
+        }  # fmt: skip
+        with Exchange(self._layer, scope, _no_send) as exchange:
+            try:
+                if self._tokens is not None and path not in OPEN:
+                    self._check_token(headers)
+                reply = await method(raw, Given(dict(headers), context.time_remaining(), state))
+            except ServingError as error:
+                exchange.status, code, title = entry_of(error)
+                wait_s = retry_after_s(error) if exchange.status == 503 else None
+                await self._abort(context, exchange, code, title, str(error), wait_s)
+            except asyncio.CancelledError:  # nobody is there to be answered
+                if not self._service.shutdown.stopping:  # or the time for that is over
+                    self._service.metrics.departed.inc()
+                raise
+            except Exception:  # a defect: logged here, and the client learns no more than that
+                log.exception("unexpected error in %s", path)
+                exchange.status, code, title = INTERNAL_ERROR
+                await self._abort(context, exchange, code, title, "the server's log says more")
+            exchange.status = 200
+            context.set_trailing_metadata((("x-request-id", exchange.identity),))
+            return reply
+
+    async def _abort(
+        self,
+        context: Context,
+        exchange: Exchange,
+        code: str,
+        title: str,
+        detail: str,
+        wait_s: int | None = None,
+    ) -> NoReturn:
+        """Answer with an error; its code is counted, and clients of gRPC obey the time to wait."""
+        self._service.metrics.problems.labels(code).inc()
+        trailing = [("x-request-id", exchange.identity), ("code", code)]
+        if wait_s is not None:
+            trailing += [("retry-after", str(wait_s)), (PUSHBACK, str(wait_s * 1000))]
+        body = problem_body(exchange.status, code, title, detail)
+        status = getattr(grpc.StatusCode, GRPC_STATUS[exchange.status])
+        await context.abort(status, f"{body['title']}: {body['detail']}", tuple(trailing))
+        raise AssertionError  # abort has raised
+
+    def _check_token(self, headers: Headers) -> None:
+        assert self._tokens is not None
+        if not self._tokens.accept(headers):
+            raise Unauthorized("send a token, as metadata: `authorization: Bearer TOKEN`")
+
+    async def _server_live(self, _: bytes, __: Given) -> bytes:
+        return _bytes("ServerLiveResponse", live=True)
+
+    async def _server_ready(self, _: bytes, __: Given) -> bytes:
+        return _bytes("ServerReadyResponse", ready=_is_ready(self._service.check_ready))
+
+    async def _model_ready(self, raw: bytes, _: Given) -> bytes:
+        model = self._model(raw, "ModelReadyRequest")
+        check = partial(check_model_ready, self._service, model)
+        return _bytes("ModelReadyResponse", ready=_is_ready(check))
+
+    async def _server_metadata(self, _: bytes, __: Given) -> bytes:
+        return _bytes("ServerMetadataResponse", **server_metadata())
+
+    async def _model_metadata(self, raw: bytes, _: Given) -> bytes:
+        model = self._model(raw, "ModelMetadataRequest")
+        return _bytes("ModelMetadataResponse", **model_metadata(self._service, model))
+
+    async def _model_infer(self, raw: bytes, given: Given) -> bytes:
+        return await infer(self._service, raw, given.headers, given.within_s, given.state)
+
+    def _model(self, raw: bytes, kind: str) -> Model:
+        message = parsed(kind, raw)
+        return self._service.model(message.name or None, message.version or None)
+
+
+def _bytes(kind: str, **fields: Any) -> bytes:
+    message: bytes = CLASSES[kind](**fields).SerializeToString()
+    return message
+
+
+def _is_ready(check: Callable[[], None]) -> bool:
+    try:
+        check()
+    except ServingError:
+        return False
+    return True
+
+
+async def _no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Nothing is below the layer here."""
+
+
+async def _no_send(message: Message) -> None:
+    """Answers go another way."""

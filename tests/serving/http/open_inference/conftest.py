@@ -1,0 +1,35 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import FastAPI
+
+from snapensemble.serving.http.app import create_app
+from snapensemble.serving.inference.engine import Engine, load_engine
+from tests.factories import calibration_record, cascade_record, make_bundle
+from tests.fakes import client
+from tests.serving.conftest import LIMITS
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    bundle_dir = make_bundle(
+        tmp_path / "bundle",
+        cascade=cascade_record((0.8, 0.5), (0.5, 0.3)),
+        calibration=calibration_record(0.6),
+    )
+    with load_engine(bundle_dir, LIMITS.limits()) as engine:
+        yield engine
+
+
+@pytest.fixture
+def app(engine: Engine) -> FastAPI:
+    return create_app(LIMITS, engine)
+
+
+@pytest_asyncio.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(app) as http:
+        yield http
