@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     named: Path | None = flags.pop("bundle_dir")
     is_on_sagemaker = is_word_of_sagemaker(named)
     settings = build_settings(flags, usual_port=SAGEMAKER_PORT if is_on_sagemaker else None)
-    check_ports(os.environ, {"--metrics-port": settings.metrics_port})
+    others = {"--metrics-port": settings.metrics_port, "--grpc-port": settings.grpc_port}
+    check_ports(os.environ, others)
     for name in (HEALTH_ROUTE, PREDICT_ROUTE):
         vertex_route(os.environ, name)
     directory = bundle_place(os.environ) if named is None or is_on_sagemaker else named

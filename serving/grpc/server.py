@@ -139,7 +139,8 @@ class GrpcServer:
                 wait_s = retry_after_s(error) if exchange.status == 503 else None
                 await self._abort(context, exchange, code, title, str(error), wait_s)
             except asyncio.CancelledError:  # nobody is there to be answered
-                self._service.metrics.departed.inc()
+                if not self._service.shutdown.stopping:  # or the time for that is over
+                    self._service.metrics.departed.inc()
                 raise
             except Exception:  # a defect: logged here, and the client learns no more than that
                 log.exception("unexpected error in %s", path)

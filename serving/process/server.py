@@ -80,7 +80,8 @@ class Server(uvicorn.Server):
             job.cancel()
         async with asyncio.TaskGroup() as tasks:
             if self._grpc is not None:
-                tasks.create_task(self._grpc.stop(self._shutdown.left_s))
+                left_s = min(self._shutdown.left_s, self.service.settings.shutdown_timeout_s)
+                tasks.create_task(self._grpc.stop(left_s))
             await self._shut(sockets or [])
 
     async def _shut(self, sockets: list[socket.socket]) -> None:

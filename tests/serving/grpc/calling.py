@@ -4,12 +4,8 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import numpy as np
-import pytest
-
-pytest.importorskip("grpc", reason="gRPC is not tried: pip install 'snapensemble[grpc]'")
-
 import grpc
+import numpy as np
 
 from snapensemble.serving.grpc.messages import CLASSES, SERVICE
 from snapensemble.serving.grpc.server import GrpcServer

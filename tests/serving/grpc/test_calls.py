@@ -10,26 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+pytest.importorskip("grpc", reason="gRPC is not tried: pip install 'snapensemble[grpc]'")
+
+import grpc
+
+from snapensemble.serving.grpc.messages import CLASSES
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.problems import GRPC_STATUS, PROBLEMS
 from snapensemble.serving.inference.engine import Engine
 from tests.fakes import GatedMember, client
 from tests.serving.conftest import LIMITS
 from tests.serving.grpc.calling import (
-    CHW,
-    CLASSES,
-    PNGS,
     Client,
     forms,
-    grpc,
     output,
     raw_pictures,
     request,
-    serialized,
     serving,
     tensor,
     tensors_of,
 )
+from tests.serving.http.open_inference.asking import CHW, PNGS, serialized
 
 TOKEN = "0123456789abcdef"
 NONE = b""
@@ -42,18 +43,18 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-@pytest.mark.parametrize("place", range(4))
-async def test_the_numbers_are_those_of_predict(engine: Engine, place: int) -> None:
+async def test_the_numbers_are_those_of_predict_in_every_form(engine: Engine) -> None:
     async with client(create_app(LIMITS, engine)) as http:
         files = [("image", (f"{k}.png", png)) for k, png in enumerate(PNGS)]
         expected = (await http.post("/predict", files=files)).json()["predictions"]
-    async with serving(LIMITS, engine) as (caller, _, _):
-        answer = await caller.call("ModelInfer", forms()[place])
-    found = tensors_of(answer)
     probs_NK = [each["probabilities"] for each in expected]
-    np.testing.assert_allclose(found["probabilities"], probs_NK, atol=1e-6, rtol=0)
-    assert found["class"].tolist() == [each["class"] for each in expected]
-    assert bool(answer.raw_output_contents) == bool(forms()[place].raw_input_contents)
+    async with serving(LIMITS, engine) as (caller, _, _):
+        for form in forms():
+            answer = await caller.call("ModelInfer", form)
+            found = tensors_of(answer)
+            np.testing.assert_allclose(found["probabilities"], probs_NK, atol=1e-6, rtol=0)
+            assert found["class"].tolist() == [each["class"] for each in expected]
+            assert bool(answer.raw_output_contents) == bool(form.raw_input_contents)
 
 
 async def test_what_is_asked_by_name_is_given_with_the_id(engine: Engine) -> None:
@@ -123,14 +124,13 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("message, text", BAD, ids=range(len(BAD)))
-async def test_what_is_wrong_is_an_invalid_argument_and_hurts_nobody(
-    engine: Engine, message: Any, text: str
-) -> None:
+async def test_what_is_wrong_is_an_invalid_argument_and_hurts_nobody(engine: Engine) -> None:
     async with serving(LIMITS, engine) as (caller, _, _):
-        error = await refusal(caller.call("ModelInfer", message))
-        assert error.code() is Code.INVALID_ARGUMENT and text in str(error.details())
-        assert tensors_of(await caller.call("ModelInfer", raw_pictures()))
+        for message, text in BAD:
+            error = await refusal(caller.call("ModelInfer", message))
+            assert error.code() is Code.INVALID_ARGUMENT, text
+            assert text in str(error.details())
+            assert tensors_of(await caller.call("ModelInfer", raw_pictures()))
 
 
 async def test_no_message_is_the_server_s_fault(engine: Engine) -> None:
@@ -264,7 +264,7 @@ async def test_a_stop_lets_the_accepted_finish_and_refuses_the_next(engine: Engi
         # Where the connection has not been told to go yet, gRPC cancels what comes over it.
         assert late.code() in (Code.UNAVAILABLE, Code.CANCELLED)
         stuck.gate.set()
-        assert tensors_of(await accepted)
+        assert (await accepted).outputs
         await stopping
 
 

@@ -15,7 +15,12 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.server_process import server_process
 from snapensemble.serving.process.grpc_port import grpc_port_taken
 from snapensemble.serving.settings import Settings
-from tests.serving.grpc.calling import Client, grpc, raw_pictures, tensors_of
+
+pytest.importorskip("grpc", reason="gRPC is not tried: pip install 'snapensemble[grpc]'")
+
+import grpc
+
+from tests.serving.grpc.calling import Client, raw_pictures, tensors_of
 
 ANY = Settings(grpc_port=0)
 

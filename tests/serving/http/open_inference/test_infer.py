@@ -48,14 +48,14 @@ async def predictions(http: httpx.AsyncClient, query: str = "") -> list[Json]:
     return found
 
 
-@pytest.mark.parametrize("form", FORMS, ids=range(len(FORMS)))
-async def test_the_numbers_are_those_of_predict(http: httpx.AsyncClient, form: Any) -> None:
+async def test_the_numbers_are_those_of_predict_in_every_form(http: httpx.AsyncClient) -> None:
     expected = await predictions(http)
-    found = tensors_of(await http.post(INFER, **form))
-    assert list(found) == ["probabilities", "class"]
     probs_NK = [each["probabilities"] for each in expected]
-    np.testing.assert_allclose(found["probabilities"], probs_NK, atol=1e-6, rtol=0)
-    assert found["class"].tolist() == [each["class"] for each in expected]
+    for form in FORMS:
+        found = tensors_of(await http.post(INFER, **form))
+        assert list(found) == ["probabilities", "class"]
+        np.testing.assert_allclose(found["probabilities"], probs_NK, atol=1e-6, rtol=0)
+        assert found["class"].tolist() == [each["class"] for each in expected]
 
 
 @pytest.mark.parametrize("is_binary", [False, True])
@@ -144,28 +144,27 @@ async def test_a_parameter_adds_its_output_as_predict_does(http: httpx.AsyncClie
     assert found["abstain"].tolist() == [each["abstain"] for each in expected]
 
 
-@pytest.mark.parametrize("path", [INFER, f"{INFER}?mode=full"])
-@pytest.mark.parametrize(
-    "parameters, message",
-    [
-        ({"mode": "some"}, "mode: "),
-        ({"coverage": 0.123}, "coverage: got 0.123"),
-        ({"coverage": True}, "coverage: found true or false"),
-        ({"deadline_ms": 0}, "deadline_ms: "),
-        ({"deadline_ms": "soon"}, "deadline_ms: "),
-        ({"timeout": -1}, "timeout: expected microseconds"),
-        ({"timeout": 10**20}, "deadline_ms: "),
-        ({"explain": "true"}, "found 'explain', expected mode, coverage"),
-        ({"top": 3}, "found 'top', expected mode, coverage"),
-        ({"mode": {}}, "mode: "),
-    ],
-)
-async def test_a_parameter_that_is_not_right_is_named(
-    http: httpx.AsyncClient, path: str, parameters: Any, message: str
-) -> None:
-    asked = {"inputs": [pictures_in_json()], "parameters": parameters}
-    reply = await http.post(path, json=asked)
-    assert reply.status_code == 422 and message in reply.json()["error"]
+BAD_PARAMETERS: list[tuple[Json, str]] = [
+    ({"mode": "some"}, "mode: "),
+    ({"mode": {}}, "mode: "),
+    ({"coverage": 0.123}, "coverage: got 0.123"),
+    ({"coverage": True}, "coverage: found true or false"),
+    ({"deadline_ms": 0}, "deadline_ms: "),
+    ({"deadline_ms": "soon"}, "deadline_ms: "),
+    ({"timeout": -1}, "timeout: expected microseconds"),
+    ({"timeout": 10**20}, "deadline_ms: "),
+    ({"explain": "true"}, "found 'explain', expected mode, coverage"),
+    ({"top": 3}, "found 'top', expected mode, coverage"),
+]
+
+
+async def test_a_parameter_that_is_not_right_is_named(http: httpx.AsyncClient) -> None:
+    for parameters, message in BAD_PARAMETERS:
+        for path in (INFER, f"{INFER}?mode=full"):
+            asked = {"inputs": [pictures_in_json()], "parameters": parameters}
+            reply = await http.post(path, json=asked)
+            assert reply.status_code == 422, parameters
+            assert message in reply.json()["error"]
 
 
 async def test_a_query_may_say_what_parameters_say(http: httpx.AsyncClient) -> None:

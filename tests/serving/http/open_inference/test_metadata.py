@@ -80,7 +80,7 @@ async def test_the_probes_need_no_token_and_all_else_does(engine: Engine) -> Non
         for path in ("/v2", MODEL, f"{MODEL}/ready"):
             refused = await http.get(path)
             assert refused.status_code == 401 and list(refused.json()) == ["error"]
-        asked = {"json": {"inputs": [pictures_in_json()]}}
-        assert (await http.post(INFER, **asked)).status_code == 401
+        asked = {"inputs": [pictures_in_json()]}
+        assert (await http.post(INFER, json=asked)).status_code == 401
         headers = {"authorization": f"Bearer {TOKEN}"}
-        assert (await http.post(INFER, **asked, headers=headers)).status_code == 200
+        assert (await http.post(INFER, json=asked, headers=headers)).status_code == 200
