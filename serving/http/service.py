@@ -205,8 +205,3 @@ class Service:
             raise Stopping("the server is shutting down; send new requests elsewhere")
         for model in self.all_models:
             model.check_ready()
-
-
-def served(service: Service) -> list[Model]:
-    """All models that can be asked by their names, in the version that is asked by default."""
-    return [service.model()]

@@ -26,7 +26,7 @@ from snapensemble.serving.http.adapters.documented import (
 from snapensemble.serving.http.adapters.instances import Grammar, json_reply, rows
 from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.openapi import READ, problem_responses
-from snapensemble.serving.http.service import Service, served
+from snapensemble.serving.http.service import Service
 
 PREDICTIONS, MODELS = "/predictions/{model}", "/models"
 VERSION = "/{version}"
@@ -145,7 +145,7 @@ def words(document: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 async def models(request: Request) -> ModelList:
     """The models that are served."""
     service: Service = request.app.state.service
-    names = [each.name for each in served(service)]
+    names = sorted(service.models)
     return ModelList(models=[ModelEntry(modelName=name, modelUrl=name) for name in names])
 
 

@@ -40,7 +40,7 @@ from snapensemble.serving.http.adapters.instances import (
 )
 from snapensemble.serving.http.body import Body
 from snapensemble.serving.http.openapi import READ, problem_responses
-from snapensemble.serving.http.service import Model, Service, served
+from snapensemble.serving.http.service import Model, Service
 
 MODELS = "/v1/models"
 STABLE = "stable"
@@ -215,14 +215,20 @@ def model_of(request: Request) -> Model:
 async def models(request: Request) -> Models:
     """The names of the models that are served."""
     service: Service = request.app.state.service
-    return Models(models=[each.name for each in served(service)])
+    return Models(models=sorted(service.models))
 
 
 async def status(request: Request) -> ModelStatus:
     """Whether a model, or a version of it, can be asked: 200 or 503."""
+    service: Service = request.app.state.service
     model = model_of(request)
     model.check_ready()
-    return ModelStatus(name=model.name, model_version_status=[VersionStatus(version=model.version)])
+    is_named = request.path_params.keys() & {"version", "label"}
+    versions = [model.version] if is_named else list(service.models[model.name])
+    return ModelStatus(
+        name=model.name,
+        model_version_status=[VersionStatus(version=version) for version in versions],
+    )
 
 
 async def metadata(request: Request) -> Metadata:

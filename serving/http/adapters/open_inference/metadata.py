@@ -12,7 +12,7 @@ from snapensemble.serving.http.service import Model, Service
 
 SERVER = "snapensemble"
 PLATFORM = "snapensemble_onnx"
-EXTENSIONS = ("binary_tensor_data", "classification", "parameters")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_repository", "parameters")
 
 
 @cache
@@ -26,7 +26,7 @@ def model_metadata(service: Service, model: Model) -> dict[str, Any]:
     bundle = model.engine.bundle
     return {
         "name": model.name,
-        "versions": [model.version],
+        "versions": list(service.models[model.name]),
         "platform": PLATFORM,
         "inputs": [
             {"name": PICTURES, "datatype": "BYTES", "shape": [-1]},
