@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     )
     uds_mode: str = Field("660", description="permissions of the Unix socket, octal")
     root_path: str = Field(
-        "", description="path under which a proxy shows this server, such as /models/photos"
+        "", description="path under which a proxy shows this server, such as /apps/photos"
     )
     grpc_port: int | None = Field(
         None,
@@ -199,7 +199,7 @@ class Settings(BaseSettings):
         text = text.rstrip("/")
         if text and not is_prefix(text):
             raise ValueError(
-                "expected a path such as /models/photos, of letters, digits and any of - . _ ~ @ :"
+                "expected a path such as /apps/photos, of letters, digits and any of - . _ ~ @ :"
             )
         return text
 

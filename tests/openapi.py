@@ -33,7 +33,7 @@ def document_of_app(app: FastAPI) -> Json:
     alike = (
         settings.max_images_per_request, settings.max_body_bytes, settings.metrics_port is None,
         settings.tokens is None and settings.tokens_file is None,
-        tuple(sorted(name for name in os.environ if name.startswith("AIP_"))),
+        tuple(sorted(each for each in os.environ.items() if each[0].startswith("AIP_"))),
     )  # fmt: skip
     if alike not in _documents:
         _documents[alike] = close_objects(app.state.document())

@@ -77,6 +77,7 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
 GRPC_STATUS: dict[int, str] = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
     408: "DEADLINE_EXCEEDED",
     413: "INVALID_ARGUMENT",

@@ -14,7 +14,11 @@ from starlette.routing import BaseRoute
 from snapensemble.contracts.abstention import RISKS
 from snapensemble.serving import errors
 from snapensemble.serving.http.adapters.adapter import JSON, Adapter
-from snapensemble.serving.http.adapters.documented import BINARY, PREDICT_ERRORS
+from snapensemble.serving.http.adapters.documented import (
+    BINARY,
+    PREDICT_ERRORS,
+    path_parameters,
+)
 from snapensemble.serving.http.adapters.predict import PREDICT
 from snapensemble.serving.http.media.encodings import CODINGS
 from snapensemble.serving.http.openapi import READ, problem_responses
@@ -142,11 +146,12 @@ async def model(request: Request) -> JSONResponse:
     "/model/{model}",
     methods=READ,
     responses={200: {"model": ModelResponse}, **problem_responses(errors.UnknownModel)},
+    openapi_extra=path_parameters("/model/{model}"),
 )
-async def model_by(model: str, request: Request) -> JSONResponse:
+async def model_by(request: Request) -> JSONResponse:
     """The same of one model among several."""
     service: Service = request.app.state.service
-    return JSONResponse(described(service, service.model(model)))
+    return JSONResponse(described(service, service.model(request.path_params["model"])))
 
 
 def described(service: Service, model: Model) -> dict[str, Any]:

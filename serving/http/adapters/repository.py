@@ -8,13 +8,15 @@ from pydantic import BaseModel, Field
 
 from snapensemble.contracts.errors import SnapensembleError
 from snapensemble.serving.errors import ControlDisabled, LoadFailed, ServingError, UnknownModel
-from snapensemble.serving.http.adapters.adapter import JSON, Adapter, error_words
+from snapensemble.serving.http.adapters.adapter import Adapter, error_words
+from snapensemble.serving.http.adapters.documented import TEXT, in_words, path_parameters
 from snapensemble.serving.http.openapi import READ, problem_responses
 from snapensemble.serving.http.service import Control, Service
 
-ERROR = {JSON: {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}}
+WORDED = in_words({"error": TEXT})
+MODELS = "/v2/repository/models/{model}"
 CONTROL_ERRORS = (ControlDisabled, UnknownModel, LoadFailed)
-router = APIRouter(tags=["models"], responses=problem_responses(worded=ERROR))
+router = APIRouter(tags=["models"], responses=problem_responses(worded=WORDED))
 
 
 class IndexEntry(BaseModel):
@@ -54,21 +56,23 @@ async def repository_index_by_post(request: Request) -> list[IndexEntry]:
 
 
 @router.post(
-    "/v2/repository/models/{model}/load",
-    responses=problem_responses(*CONTROL_ERRORS, worded=ERROR),
+    f"{MODELS}/load",
+    responses=problem_responses(*CONTROL_ERRORS, worded=WORDED),
+    openapi_extra=path_parameters(MODELS),
 )
-async def repository_load(model: str, request: Request) -> Done:
+async def repository_load(request: Request) -> Done:
     """Serve what is on disk of a model; if that fails, nothing has changed."""
-    return await _done(_control(request).load, model)
+    return await _done(_control(request).load, request.path_params["model"])
 
 
 @router.post(
-    "/v2/repository/models/{model}/unload",
-    responses=problem_responses(*CONTROL_ERRORS, worded=ERROR),
+    f"{MODELS}/unload",
+    responses=problem_responses(*CONTROL_ERRORS, worded=WORDED),
+    openapi_extra=path_parameters(MODELS),
 )
-async def repository_unload(model: str, request: Request) -> Done:
+async def repository_unload(request: Request) -> Done:
     """Serve a model no more, until it is loaded again."""
-    return await _done(_control(request).unload, model)
+    return await _done(_control(request).unload, request.path_params["model"])
 
 
 def _control(request: Request) -> Control:

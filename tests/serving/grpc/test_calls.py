@@ -162,7 +162,7 @@ async def test_an_unknown_model_is_not_found(engine: Engine) -> None:
         for method in ("ModelInfer", "ModelReady", "ModelMetadata"):
             message = unknown if method == "ModelInfer" else CLASSES[f"{method}Request"](name="x")
             error = await refusal(caller.call(method, message))
-            assert error.code() is Code.NOT_FOUND and "found x" in str(error.details())
+            assert error.code() is Code.NOT_FOUND and "found 'x'" in str(error.details())
 
 
 def test_every_status_has_one_of_grpc() -> None:

@@ -19,7 +19,7 @@ from tests.factories import encoded, picture
 from tests.fakes import client
 from tests.serving.http.test_auth_and_cors import RIGHT, TOKEN
 
-PREFIX = "/models/photos"
+PREFIX = "/apps/photos"
 PNG = encoded(picture(1))
 
 
