@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from snapensemble.contracts.errors import ImageTooCostly, InvalidConfig, InvalidData, InvalidImage
+from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.files import explaining_failures, write_atomically
 from snapensemble.contracts.options import add_options, build
-from snapensemble.contracts.pixels import SERVER_LIMITS
 from snapensemble.contracts.process import printable, printable_json
 from snapensemble.many.options import ManyOptions
 from snapensemble.many.run import predict_many
@@ -157,27 +156,12 @@ def predict_with_bundle(
         InvalidData: a file is not a picture; the message names it.
         InvalidManifest: the bundle is damaged.
     """
-    from snapensemble.serving.http.responses import prediction, promised, response
-    from snapensemble.serving.inference.engine import load_engine
+    from snapensemble.offline import answers, own_engine
+    from snapensemble.serving.http.responses import response
 
     config = build(PredictConfig, options)
-    limits = SERVER_LIMITS.times(config.max_image_cost)
-    mode = config.mode or "full"
-    with load_engine(bundle_dir) as engine:
-        engine.check_mode(mode)
-        promises = promised(engine, mode, config)
-        images = []
-        for file, picture in zip(files, pictures, strict=True):
-            try:
-                images.append(engine.bundle.image.decode(picture, limits=limits))
-            except ImageTooCostly as error:
-                raise InvalidData(f"{file}: {error}; or give --max-image-cost") from error
-            except InvalidImage as error:
-                raise InvalidData(f"{file}: {error}") from error
-        predictions = [
-            prediction(answer.whole(), engine.bundle, config, promises)
-            for answer in engine.submit(images, mode, engine.asked(config.explain, config.novelty))
-        ]
+    with own_engine(bundle_dir, max_image_cost=config.max_image_cost) as engine:
+        predictions = list(answers(engine, pictures, config, list(map(str, files))))
         return response(predictions, engine.bundle, engine.bundle.name)
 
 
