@@ -37,7 +37,8 @@ class BadPicture(InvalidData):
     """
 
     def __init__(self, index: int, name: str, reason: Exception, text: str | None = None) -> None:
-        super().__init__(f"{name}: {reason if text is None else text}")
+        # Not by `super`: a client's error is of two kinds, whose arguments differ.
+        InvalidData.__init__(self, f"{name}: {reason if text is None else text}")
         self.index = index
         self.name = name
         self.reason = reason
@@ -53,7 +54,7 @@ def as_several(pictures: "Picture | Iterable[Picture]") -> "tuple[Iterable[Pictu
             "expected a picture (a path, bytes, a Pillow image, an array) or several, got "
             f"{type(pictures).__name__}"
         )
-    return cast("Iterable[Picture]", pictures), False
+    return pictures, False
 
 
 def name_of(picture: "Picture", index: int) -> str:
