@@ -61,6 +61,7 @@ FLAGS = {
         "--url", "--json",
     },
     "demo": {"--once", "--out", "--port"},
+    "completion": set(),
 }  # fmt: skip
 
 
