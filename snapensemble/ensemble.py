@@ -141,8 +141,7 @@ class Ensemble:
             options = build(PredictOptions, values, word=str)
             if options.deadline_ms is not None:
                 raise InvalidConfig("deadline_ms: only a server keeps a deadline; leave it out")
-            if not self._end.alive:
-                raise InvalidConfig(f"{self!r} is closed; load the bundle again")
+            self._refuse_closed()
             several, is_one = as_several(pictures)
             found = [Prediction.of(each) for each in answers(self._engine, several, options)]
         return found[0] if is_one else found
@@ -176,5 +175,10 @@ class Ensemble:
         from snapensemble.evaluate import EvaluateConfig, measured
 
         with in_python_words():
+            self._refuse_closed()
             values = {"data": data, "split": split, "limit": limit, "mode": mode, "unlike": unlike}
             return measured(self._engine, build(EvaluateConfig, values, word=str))
+
+    def _refuse_closed(self) -> None:
+        if not self._end.alive:
+            raise InvalidConfig(f"{self!r} is closed; load the bundle again")
