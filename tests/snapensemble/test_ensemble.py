@@ -152,12 +152,12 @@ def test_the_first_bad_picture_is_named_and_the_ensemble_answers_on(
     ensemble: snapensemble.Ensemble, tmp_path: Path
 ) -> None:
     (tmp_path / "text.png").write_text("hello")
-    pictures = [PNG, tmp_path / "text.png", tmp_path / "none.png"]
+    pictures: list[Any] = [PNG, tmp_path / "text.png", tmp_path / "none.png"]
     with pytest.raises(snapensemble.BadPicture, match="text.png: not an image") as raised:
         ensemble.predict(pictures)
     assert raised.value.index == 1 and raised.value.name == str(tmp_path / "text.png")
     with pytest.raises(snapensemble.BadPicture, match="^picture 2: expected an array of uint8"):
-        ensemble.predict([PNG, PNG, np.zeros((4, 4))])
+        ensemble.predict([PNG, PNG, np.zeros((4, 4))])  # type: ignore[list-item]
     with pytest.raises(snapensemble.BadPicture, match="none.png: No such file"):
         ensemble.predict(tmp_path / "none.png")
     assert len(ensemble.predict([PNG])) == 1

@@ -110,13 +110,13 @@ def test_a_wrong_setting_is_named_as_python_does(
 ) -> None:
     asked = {"data": "digits", "out": tmp_path / "run", **settings}
     with pytest.raises(InvalidConfig, match=message) as raised:
-        snapensemble.train(**asked)  # type: ignore[arg-type]
+        snapensemble.train(**asked)
     assert "--" not in str(raised.value) and not (tmp_path / "run").exists()
 
 
 def test_a_missing_setting_is_named() -> None:
     with pytest.raises(InvalidConfig, match="^data is required"):
-        snapensemble.train(out="x")  # type: ignore[call-arg, arg-type]
+        snapensemble.train(out="x")  # type: ignore[call-arg]
 
 
 def test_a_message_from_deep_inside_names_no_flag(tmp_path: Path, digits_run: Path) -> None:

@@ -66,7 +66,13 @@ def test_many_pictures_of_all_kinds_have_the_answers_of_the_bundle(
 ) -> None:
     (tmp_path / "a.png").write_bytes(PICTURES[0])
     image = picture(5)
-    pictures = [*PICTURES, tmp_path / "a.png", str(tmp_path / "a.png"), image, np.asarray(image)]
+    pictures: list[Any] = [
+        *PICTURES,
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        image,
+        np.asarray(image),
+    ]
     with snapensemble.load(bundle) as ensemble:
         expected = ensemble.predict(pictures, coverage=0.9)
     found = predict(url, pictures, token=TOKEN, asked={"coverage": 0.9})
