@@ -19,9 +19,11 @@ from snapensemble.client.talk import (
     Talk,
 )
 from snapensemble.client.wire import (
+    NO_ANSWER,
     NOT_BY_PROXY,
     as_failure,
     as_reply,
+    base_url,
     body_of,
     read_predictions,
     shown,
@@ -63,12 +65,12 @@ class AsyncClient:
         }
         with in_python_words():
             self._talk = Talk(url, build(ClientOptions, values, word=str))
-        self._http = httpx2.AsyncClient(
-            base_url=self._talk.url,
-            headers=self._talk.headers,
-            transport=transport,
-            mounts=NOT_BY_PROXY,
-        )
+            self._http = httpx2.AsyncClient(
+                base_url=base_url(self._talk.url),
+                headers=self._talk.headers,
+                transport=transport,
+                mounts=NOT_BY_PROXY,
+            )
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -183,5 +185,5 @@ class AsyncClient:
                 )
         except TimeoutError:
             return Failure(f"nothing came within {request.timeout_s:.0f} s", may_be_repeated=False)
-        except httpx2.TransportError as error:
+        except NO_ANSWER as error:
             return as_failure(error)

@@ -20,9 +20,11 @@ from snapensemble.client.talk import (
     Talk,
 )
 from snapensemble.client.wire import (
+    NO_ANSWER,
     NOT_BY_PROXY,
     as_failure,
     as_reply,
+    base_url,
     body_of,
     read_predictions,
     shown,
@@ -76,12 +78,12 @@ class Client:
         }
         with in_python_words():
             self._talk = Talk(url, build(ClientOptions, values, word=str))
-        self._http = httpx2.Client(
-            base_url=self._talk.url,
-            headers=self._talk.headers,
-            transport=transport,
-            mounts=NOT_BY_PROXY,
-        )
+            self._http = httpx2.Client(
+                base_url=base_url(self._talk.url),
+                headers=self._talk.headers,
+                transport=transport,
+                mounts=NOT_BY_PROXY,
+            )
 
     def __enter__(self) -> "Client":
         return self
@@ -223,5 +225,5 @@ class Client:
                     request.method, request.path, timeout=request.timeout_s, **body_of(request)
                 )
             )
-        except httpx2.TransportError as error:
+        except NO_ANSWER as error:
             return as_failure(error)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeVar, cast
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from snapensemble.client.errors import (
     Problem,
@@ -53,6 +53,14 @@ class ClientOptions(Options):
         15 * 2**20, ge=1, description="bytes of pictures in one request, unless it has one only"
     )
     concurrency: int = Field(4, ge=1, le=1_000, description="requests at the same time")
+
+    @field_validator("token")
+    @classmethod
+    def _a_header_can_carry_the_token(cls, token: SecretStr | None) -> SecretStr | None:
+        text = "" if token is None else token.get_secret_value()
+        if not (text.isascii() and text.isprintable()) or " " in text:
+            raise ValueError("expected printable ASCII characters without a space")
+        return token
 
 
 class ServerUrl(NamedTuple):
@@ -250,7 +258,7 @@ class Talk:
     def _document(self, reply: Reply) -> dict[str, Any]:
         try:
             found = json.loads(reply.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if reply.status != HTTPStatus.OK:
             problem = problem_of(reply, found if isinstance(found, dict) else {})
@@ -273,11 +281,13 @@ def problem_of(reply: Reply, document: Mapping[str, Any]) -> Problem:
     except ValueError:
         phrase = "unknown status"
     code, identity = document.get("code"), document.get("request_id")
+    target = reply.headers.get("location")
+    reason = "without a reason" if target is None else f"leads to {target}: give that URL"
     return Problem(
         reply.status,
         None if code is None else str(code),
         str(document.get("title", phrase)),
-        printable(str(document.get("detail", f"{phrase}, without a reason"))),
+        printable(str(document.get("detail", f"{phrase}, {reason}"))),
         reply.headers.get("x-request-id") if identity is None else str(identity),
     )
 
@@ -288,7 +298,7 @@ def retry_after_s(text: str, now: float) -> float:
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

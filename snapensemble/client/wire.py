@@ -8,6 +8,7 @@ import httpx2
 
 from snapensemble.client.errors import UnexpectedAnswer
 from snapensemble.client.talk import Answers, Failure, Reply, Request
+from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.many.progress import Progress
 from snapensemble.pictures import Picture
 from snapensemble.predictions import Prediction
@@ -15,8 +16,22 @@ from snapensemble.predictions import Prediction
 OCTETS = "application/octet-stream"
 # A proxy of the environment is for servers elsewhere.
 NOT_BY_PROXY = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
+# What sending raises; the last two are of hosts that have no name for the network.
+NO_ANSWER = (httpx2.RequestError, httpx2.InvalidURL, UnicodeError)
 # Nothing has been answered, and asking twice changes nothing.
 BROKEN = (httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ConnectTimeout)
+
+
+def base_url(url: str) -> httpx2.URL:
+    """The URL as httpx2 has it.
+
+    Raises:
+        InvalidConfig: it has a host or characters that no URL may have.
+    """
+    try:
+        return httpx2.URL(url)
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        raise InvalidConfig(f"--url {url!r}: {error}") from error
 
 
 def body_of(request: Request) -> dict[str, Any]:
@@ -37,7 +52,7 @@ def as_reply(response: httpx2.Response) -> Reply:
     return Reply(response.status_code, response.headers, response.content)
 
 
-def as_failure(error: httpx2.TransportError) -> Failure:
+def as_failure(error: Exception) -> Failure:
     """Why nothing has come back, and whether to ask again."""
     refused_certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)
     text = str(error) or type(error).__name__
@@ -52,7 +67,7 @@ def read_predictions(answers: Answers, url: str) -> list[Prediction]:
     """
     try:
         return list(map(Prediction.of, answers.predictions))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnexpectedAnswer(
             f"{url} does not answer as a snapensemble server does: {error!r}"
         ) from error

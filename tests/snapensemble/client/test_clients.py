@@ -1,6 +1,8 @@
 """Both clients against real servers, and against one that refuses first."""
 
 import asyncio
+import contextlib
+import json
 import socket
 import threading
 import time
@@ -12,16 +14,21 @@ from typing import Any, ClassVar
 import httpx2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import snapensemble
 from snapensemble.client.errors import RefusedPicture, Unauthorized, Unavailable, Unreachable
-from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.errors import InvalidConfig, SnapensembleError
 from snapensemble.predictions import Prediction
 from snapensemble.server_process import server_process
 from tests.factories import encoded, make_cascade_bundle, picture
 
 Predict = Callable[..., Any]
 TOKEN = "a-token-of-the-tests-of-clients"
+KEYS = st.sampled_from(
+    ["predictions", "model", "class", "index", "top", "uncertainty", "code", "detail", "title"]
+)
 PICTURES = [encoded(picture(seed)) for seed in range(23)]
 
 
@@ -343,3 +350,78 @@ def test_a_proxy_of_the_environment_is_not_asked_about_this_machine(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.delenv("NO_PROXY", raising=False)
     assert sync_predict(refusing[0], b"x").class_name == "a"
+
+
+@given(
+    url=st.one_of(
+        st.text(max_size=20).map(lambda text: f"http://{text}"),
+        st.from_regex(
+            r"https?://[a-z\[\]:@.%\u00e4\u2603 0-9]{0,12}(/[ -~]{0,8})?", fullmatch=True
+        ),
+    )
+)
+def test_whatever_the_url_nobody_sees_a_traceback(url: str) -> None:
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(503))
+    with (
+        contextlib.suppress(SnapensembleError),
+        snapensemble.Client(url, attempts=1, transport=transport) as client,
+    ):
+        client.predict(b"x")
+
+
+class Body(httpx2.SyncByteStream):
+    """The bytes of an answer, which httpx2 decodes as its headers say."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._content
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=6),
+    max_leaves=12,
+)
+
+
+@given(
+    status=st.sampled_from([200, 204, 301, 400, 413, 422, 503, 599, 999]),
+    body=JSON | st.binary(max_size=20),
+    headers=st.dictionaries(
+        st.sampled_from(["retry-after", "location", "content-encoding", "x-request-id"]),
+        st.sampled_from(["", "0", "9" * 400, "gzip", "\u00e4", "Fri, 31 Dec 9999 23:59:59 GMT"]),
+    ),
+)
+def test_whatever_a_server_answers_is_an_answer_or_an_error_of_ours(
+    status: int, body: Any, headers: dict[str, str]
+) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    transport = httpx2.MockTransport(
+        lambda _: httpx2.Response(status, headers=raw, stream=Body(content))
+    )
+    with (
+        contextlib.suppress(SnapensembleError),
+        snapensemble.Client("http://s", attempts=1, transport=transport) as client,
+    ):
+        for found in client.predict([b"x", b"y"]):
+            assert isinstance(found, Prediction)
+
+
+def test_a_redirection_says_where_to() -> None:
+    headers = {"location": "https://elsewhere/predict"}
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(308, headers=headers))
+    with (
+        snapensemble.Client("http://s", transport=transport) as client,
+        pytest.raises(snapensemble.ServerProblem, match="leads to https://elsewhere/predict"),
+    ):
+        client.predict(b"x")
+
+
+@pytest.mark.parametrize("token", ["a b", "line\nfeed", "\u00e4"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(InvalidConfig, match="^token: expected printable ASCII") as raised:
+        snapensemble.Client("http://s", token=token)
+    assert token not in str(raised.value)
