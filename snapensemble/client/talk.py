@@ -210,8 +210,10 @@ class Talk:
             if count == 1:
                 raise RefusedPicture(batch.first, batch.names[0], error) from error
             step = count // 2 if is_too_much else 1
-            if is_too_much:  # what is read from now on need not be refused first
+            # What is read from now on need not be refused first.
+            if error.problem.code == "too_many_images":
                 self._most_images = min(self._most_images, step)
+            elif is_too_much:
                 self._most_bytes = min(self._most_bytes, sum(map(len, batch.pictures)) // 2)
         else:
             return self._checked(document, count)

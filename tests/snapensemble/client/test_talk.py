@@ -143,6 +143,19 @@ def test_every_picture_is_answered_once_and_in_order_within_the_limits_of_both(
     assert len(refused) <= 8
 
 
+@pytest.mark.parametrize("code", ["too_many_images", "body_too_large", None])
+def test_a_request_that_is_too_large_is_halved_and_later_ones_are_small(code: str | None) -> None:
+    held = Held(images_per_request=16)
+    pictures = [b"%02d" % number for number in range(40)]
+
+    def server(request: Request) -> Reply:
+        return problem(413, code) if len(request.pictures) > 4 else answer(request)
+
+    assert classes(held.ask(pictures, server)) == pictures
+    sizes = [len(request.pictures) for request in held.requests]
+    assert sizes == [16, 8, 4, 4, 8, 4, 4, *[4] * 6]
+
+
 @given(
     count=st.integers(1, 20),
     bad=st.sets(st.integers(0, 19), min_size=1),
