@@ -20,7 +20,7 @@ BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
 	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
-	conformance test-container test-browser screenshots test-gpu kubernetes audit
+	conformance test-container test-browser screenshots test-gpu kubernetes audit package
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -115,5 +115,16 @@ audit: .venv-audit/installed ## look pinned packages up in the index's list of v
 	.venv-audit/bin/pip install --quiet --constraint docker/supply-chain.txt pip-audit
 	@touch $@
 
+package: .venv/installed .venv-package/installed ## build wheel and sdist into dist/, check and try them
+	rm -f dist/snapensemble-*
+	.venv-package/bin/python -m build --no-isolation --outdir dist
+	.venv-package/bin/twine check --strict dist/snapensemble-*
+	$(BIN)/pytest tests/package -p no:cacheprovider --timeout 900 $(ARGS)
+
+.venv-package/installed: docker/supply-chain.txt
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/pip install --quiet --constraint docker/supply-chain.txt build twine hatchling hatch-fancy-pypi-readme
+	@touch $@
+
 clean: ## remove what the targets made
-	rm -rf .venv .venv-serving .venv-audit .venv-kubernetes .mypy_cache .ruff_cache .pytest_cache .hypothesis demo
+	rm -rf .venv .venv-serving .venv-audit .venv-kubernetes .venv-package .mypy_cache .ruff_cache .pytest_cache .hypothesis demo

@@ -6,7 +6,9 @@ may hold `belongs_to`, the choices with which it counts, and argparse's `metavar
 
 import argparse
 import json
-from collections.abc import Callable, Container, Mapping
+import re
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -14,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from snapensemble.contracts.errors import InvalidConfig, Misfit
+from snapensemble.contracts.errors import InvalidConfig, Misfit, SnapensembleError
+from snapensemble.contracts.process import EXTRAS
 
 KINDS = {
     "integer": "a whole number",
@@ -28,6 +31,7 @@ BOUNDS = {
     "maximum": "at most",
     "exclusiveMaximum": "below",
 }
+_FLAG = re.compile(r"(?<![\w/.-])--(no-)?([a-z][a-z0-9]*(?:-[a-z0-9]+)*)")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -121,6 +125,38 @@ def build(
             problems.setdefault(details["loc"][:1], details)
         texts = (_explained(details, model, word) for details in problems.values())
         raise InvalidConfig("; ".join(texts)) from error
+
+
+@contextmanager
+def in_python_words() -> Iterator[None]:
+    """Have errors name arguments of Python functions where they name flags.
+
+    `--max-nll-rise` becomes `max_nll_rise`, `--no-report` becomes `report=False`; what stands
+    between backticks is a command line, and stays. A package that is not installed is an
+    ImportError with a note on what to install.
+    """
+    try:
+        yield
+    except SnapensembleError as error:
+        error.args = tuple(
+            _without_flags(each) if isinstance(each, str) else each for each in error.args
+        )
+        if hasattr(error, "__notes__"):
+            error.__notes__ = list(map(_without_flags, error.__notes__))
+        raise
+    except ModuleNotFoundError as error:
+        error.add_note(EXTRAS)
+        raise
+
+
+def _without_flags(text: str) -> str:
+    def name(found: re.Match[str]) -> str:
+        word = found[2].replace("-", "_")
+        return f"{word}=False" if found[1] else word
+
+    parts = text.split("`")
+    parts[::2] = [_FLAG.sub(name, part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 def read_options(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 from pydantic import Field, model_validator
 
 from snapensemble.contracts.errors import TakesTime
@@ -74,6 +75,16 @@ class ImageContract(Record):
             patience_bytes=patience_bytes,
         )
 
+    def frame(self, picture: Image) -> NDArray[np.uint8]:
+        """Make image_CHW of a picture that is decoded; see `frame_image`."""
+        return frame_image(
+            picture,
+            channels=self.channels,
+            height=self.height,
+            width=self.width,
+            fit=self.fit,
+        )
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """The shape of an image: (C, H, W)."""
@@ -119,8 +130,19 @@ def decode_image(
     cost = picture_cost(data, limits, width=width, height=height, fit=fit)
     if cost.seconds > patience_s or cost.memory > patience_bytes:
         raise TakesTime(cost.seconds, cost.memory)
-    mode = "L" if channels == 1 else "RGB"
     picture = load_picture(data, cost, limits, patience_s=patience_s)
+    return frame_image(picture, channels=channels, height=height, width=width, fit=fit)
+
+
+def frame_image(
+    picture: Image, *, channels: int, height: int, width: int, fit: Fit = "cover"
+) -> NDArray[np.uint8]:
+    """Make what the graph takes of a picture that is decoded; the rest is as for `decode_image`.
+
+    Raises:
+        InvalidImage: the pixels have no agreed range.
+    """
+    mode = "L" if channels == 1 else "RGB"
     pixels = in_frame(picture, mode, height=height, width=width, fit=fit)
     if pixels.ndim == 2:
         return np.array(pixels[None])

@@ -27,7 +27,7 @@ from snapensemble.contracts.errors import SnapensembleError, WriteFailed, messag
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXTRAS = (
     "install snapensemble[train] to train, export and evaluate, snapensemble[serving] to serve "
-    "and predict, both for the demo"
+    "and predict, snapensemble[client] to ask a server, all three for the demo"
 )
 PATIENCE_S = 5.0  # after which people want to know how far something is
 
@@ -139,6 +139,33 @@ def signals_deferred() -> Iterator[Deferred]:
         if not deferred.signum:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
+
+
+@contextmanager
+def signals_of_caller() -> Iterator[None]:
+    """Run what obeys signals by itself inside a program that has handlers of its own.
+
+    They are put back at the end. Where a signal has ended the block, the caller's handler gets it
+    then: Ctrl-C is a KeyboardInterrupt, as everywhere in Python.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+
+    def put_back() -> None:
+        for signum, handler in before.items():
+            if handler is not None:  # None: it is no handler of Python's
+                signal.signal(signum, handler)
+
+    try:
+        yield
+    except Stopped as stopped:
+        put_back()
+        signal.raise_signal(stopped.signum)
+        raise
+    finally:
+        put_back()
 
 
 def exit_code(name: str, command: Callable[[], int]) -> int:

@@ -6,7 +6,7 @@ COPY pyproject.toml constraints.txt docker/requirements.py ./
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 RUN python -m venv --without-pip /venv && \
-    python requirements.py train pretrained serving >requirements.txt && \
+    python requirements.py train pretrained serving client >requirements.txt && \
     pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt \
         --requirement requirements.txt
 COPY README.md LICENSE ./

@@ -47,6 +47,7 @@ from snapensemble.export.selection import select
 from snapensemble.export.soup import with_soups
 from snapensemble.report.bundle.page import write_bundle_report
 from snapensemble.trainer.data.reread import reread
+from snapensemble.trainer.recording.tracking import tool_of, track_bundle
 
 
 def build_bundle(
@@ -75,7 +76,10 @@ def build_bundle(
         QuantizationRefused: int8 changes the answers more than the limits allow.
         WriteFailed: the disk is full.
     """
-    pool = pooled([run_dirs] if isinstance(run_dirs, Path) else run_dirs)
+    run_dirs = [run_dirs] if isinstance(run_dirs, Path) else run_dirs
+    if config.track:
+        tool_of(run_dirs[0])  # before an export that takes minutes
+    pool = pooled(run_dirs)
     split = split_validation(pool.labels_N)
     with publishing(bundle_dir, replace=force) as directory:
         pool, soup = with_soups(pool, split, config, say)
@@ -153,6 +157,9 @@ def build_bundle(
             )
             write_bundle_report(directory, manifest, inputs)
         write_bundle(directory, manifest)
+    if config.track:
+        figures = {"bundle/nll": manifest.val.nll, "bundle/accuracy": manifest.val.accuracy}
+        track_bundle(run_dirs[0], bundle_dir, figures)
     return manifest
 
 

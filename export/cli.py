@@ -36,14 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     from snapensemble.export.bundle import build_bundle
 
-    if config.track:
-        from snapensemble.trainer.recording.tracking import tool_of, track_bundle
-
-        tool_of(run_dirs[0])  # before an export that takes minutes
     manifest = build_bundle(run_dirs, out, config, force=force, say=_say)
-    if config.track:
-        figures = {"bundle/nll": manifest.val.nll, "bundle/accuracy": manifest.val.accuracy}
-        track_bundle(run_dirs[0], out, figures)
     print(describe(manifest))
     print(out)
     return 0

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
@@ -170,3 +170,27 @@ class ExportConfig(Options):
 
 
 DEFAULTS = ExportConfig()
+
+
+class ExportOptions(TypedDict, total=False):
+    """The fields of `ExportConfig` as keyword arguments, for type checkers."""
+
+    members: int | Literal["auto"] | None
+    select: Rule
+    weights: Weights | None
+    metric: Metric
+    quantize: Literal["none", "int8"]
+    cascade: bool | None
+    max_accuracy_drop: float
+    max_nll_rise: float
+    max_int8_accuracy_drop: float
+    max_int8_nll_rise: float
+    min_int8_agreement: float
+    int8_gate: Promise
+    sets: SetKind
+    data: str | None
+    novelty: bool
+    report: bool
+    thumbnails: bool
+    track: bool
+    name: str | None

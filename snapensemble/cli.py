@@ -6,6 +6,7 @@ Heavy imports happen inside a subcommand, so `serve` and `predict` run where tor
 import argparse
 import importlib
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from types import ModuleType
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "predict": ("snapensemble.predict", "classify image files with a bundle or a server"),
     "bench": ("snapensemble.bench.cli", "measure how fast a bundle answers, here and over HTTP"),
     "demo": ("snapensemble.demo", "train, export, serve and ask, on the embedded digits"),
+    "completion": ("snapensemble.completion", "print what completes commands and flags in a shell"),
 }
 
 
@@ -41,14 +43,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(command: str | None, argv: list[str]) -> int:
-    module = None if command is None else importlib.import_module(COMMANDS[command][0])
-    args = _parser(command, module).parse_args(argv)
+    if command is None:
+        parser_of({}).parse_args(argv)  # prints help or version, or says what is wrong
+        return 2
+    module = importlib.import_module(COMMANDS[command][0])
+    args = parser_of({command: module}).parse_args(argv)
     del args.command
-    assert module is not None  # argparse has ended the process for anything else
     return int(module.run(args))
 
 
-def _parser(command: str | None, module: ModuleType | None) -> argparse.ArgumentParser:
+def parser_of(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
+    """The parser of the command line; only commands whose modules are given have flags."""
     parser = argparse.ArgumentParser(
         prog="snapensemble", description="Train 1, get M for free; serve M for the price of 1."
     )
@@ -56,8 +61,8 @@ def _parser(command: str | None, module: ModuleType | None) -> argparse.Argument
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (_, text) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:])
-        if name == command and module is not None:
-            module.add_arguments(subparser)
+        if name in modules:
+            modules[name].add_arguments(subparser)
     return parser
 
 

@@ -102,19 +102,24 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
         InvalidManifest: the bundle is damaged.
     """
     config = build(EvaluateConfig, options)
-    mode, split = config.mode, config.split
     with load_engine(bundle_dir, max_accuracy_drop=config.max_accuracy_drop) as engine:
-        engine.check_mode(mode)
-        bundle = engine.bundle
-        part = sample(bundle_data(bundle, config.data, split), config.limit)
-        images_NCHW, labels_N = part.images_NCHW, part.labels_N
-        asked = None if config.unlike is None else engine.asked((), novelty=1.0)
-        own = [answer.whole() for answer in engine.submit(list(images_NCHW), asked=asked)]
-        probs_MNK = np.stack([outputs.probs_dK for outputs in own], axis=1)
-        unlike = None if config.unlike is None else Unlike.ask(engine, own, config.unlike, asked)
-        probs_NdK = (
-            engine.ask(images_NCHW, mode) if mode == "cascade" else list(probs_MNK.swapaxes(0, 1))
-        )
+        return measured(engine, config)
+
+
+def measured(engine: Engine, config: EvaluateConfig) -> dict[str, Any]:
+    """What `evaluate` returns, of an engine that runs; its cascade has its point already."""
+    mode, split = config.mode, config.split
+    engine.check_mode(mode)
+    bundle = engine.bundle
+    part = sample(bundle_data(bundle, config.data, split), config.limit)
+    images_NCHW, labels_N = part.images_NCHW, part.labels_N
+    asked = None if config.unlike is None else engine.asked((), novelty=1.0)
+    own = [answer.whole() for answer in engine.submit(list(images_NCHW), asked=asked)]
+    probs_MNK = np.stack([outputs.probs_dK for outputs in own], axis=1)
+    unlike = None if config.unlike is None else Unlike.ask(engine, own, config.unlike, asked)
+    probs_NdK = (
+        engine.ask(images_NCHW, mode) if mode == "cascade" else list(probs_MNK.swapaxes(0, 1))
+    )
     probs_NK = np.stack([averaged(probs_dK, bundle) for probs_dK in probs_NdK])
     members_used = float(np.mean([len(probs_dK) for probs_dK in probs_NdK]))
     sets = [measured_set(probs_NK, labels_N, quantile) for quantile in engine.sets(mode)]

@@ -7,35 +7,22 @@ A server that wants a token gets the one in SNAPENSEMBLE_TOKEN.
 
 import argparse
 import base64
-import http.client
 import json
 import os
-import urllib.parse
 from collections.abc import Sequence
 from glob import has_magic
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import Field
 
-from snapensemble.contracts.errors import ImageTooCostly, InvalidConfig, InvalidData, InvalidImage
+from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.files import explaining_failures, write_atomically
 from snapensemble.contracts.options import add_options, build
-from snapensemble.contracts.pixels import SERVER_LIMITS
 from snapensemble.contracts.process import printable, printable_json
 from snapensemble.many.options import ManyOptions
-from snapensemble.many.run import predict_many
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.explain import PREDICTED
-
-
-class ServerUrl(NamedTuple):
-    """The parts of a server's URL."""
-
-    scheme: str
-    host: str
-    port: int | None  # None: the scheme's own
-    prefix: str  # the path in front of the server's own paths
 
 
 class PredictConfig(PredictOptions):
@@ -106,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         if maps_dir is not None:
             raise InvalidConfig("--explain is for single pictures: name those to explain")
         asked = PredictOptions.model_validate(config.model_dump(exclude={"max_image_cost"}))
+        from snapensemble.many.run import predict_many
+
         predict_many(
             list(map(str, files)),
             bundle_dir,
@@ -154,37 +143,22 @@ def predict_with_bundle(
     Raises:
         InvalidConfig: an option is out of bounds.
         InvalidParameter: the bundle cannot grant an option.
-        InvalidData: a file is not a picture; the message names it.
+        BadPicture: a file is not a picture; the message names it.
         InvalidManifest: the bundle is damaged.
     """
-    from snapensemble.serving.http.responses import prediction, promised, response
-    from snapensemble.serving.inference.engine import load_engine
+    from snapensemble.offline import answers, own_engine
+    from snapensemble.serving.http.responses import response
 
     config = build(PredictConfig, options)
-    limits = SERVER_LIMITS.times(config.max_image_cost)
-    mode = config.mode or "full"
-    with load_engine(bundle_dir) as engine:
-        engine.check_mode(mode)
-        promises = promised(engine, mode, config)
-        images = []
-        for file, picture in zip(files, pictures, strict=True):
-            try:
-                images.append(engine.bundle.image.decode(picture, limits=limits))
-            except ImageTooCostly as error:
-                raise InvalidData(f"{file}: {error}; or give --max-image-cost") from error
-            except InvalidImage as error:
-                raise InvalidData(f"{file}: {error}") from error
-        predictions = [
-            prediction(answer.whole(), engine.bundle, config, promises)
-            for answer in engine.submit(images, mode, engine.asked(config.explain, config.novelty))
-        ]
+    with own_engine(bundle_dir, max_image_cost=config.max_image_cost) as engine:
+        predictions = list(answers(engine, pictures, config, list(map(str, files))))
         return response(predictions, engine.bundle.name, engine.bundle.version)
 
 
 def predict_with_url(
     url: str, files: list[Path], pictures: list[bytes], *, token: str | None = None, **query: Any
 ) -> dict[str, Any]:
-    """Ask a server, one request per picture over one connection.
+    """Ask a server; what fails is not tried again.
 
     Args:
         url: that of the server.
@@ -195,32 +169,19 @@ def predict_with_url(
 
     Raises:
         InvalidConfig: the URL is none, nobody answers there, or the token is not right.
-        InvalidData: the server refused a picture; the message names it.
+        BadPicture: the server refused a picture; the message names it.
+        ServerProblem: the server cannot answer, or refused what was asked.
     """
-    server = server_url(url)
-    kind = http.client.HTTPSConnection if server.scheme == "https" else http.client.HTTPConnection
-    connection = kind(server.host, server.port, timeout=60)
-    path = f"{server.prefix}/predict?{urllib.parse.urlencode(query, doseq=True)}"
-    headers = {"content-type": "application/octet-stream"}
-    if token is not None:
-        headers["authorization"] = f"Bearer {token}"
-    predictions, model = [], {}
-    try:
-        for file, picture in zip(files, pictures, strict=True):
-            connection.request("POST", path, picture, headers)
-            reply = connection.getresponse()
-            answer = _parse(url, reply.read())
-            if reply.status == 401:
-                raise InvalidConfig(f"{url} wants a token: set SNAPENSEMBLE_TOKEN to a right one")
-            if reply.status != 200:
-                raise InvalidData(f"{file}: {url} answered {reply.status}: {_detail(answer)}")
-            predictions += answer["predictions"]
-            model = answer["model"]
-    except (OSError, UnicodeError, http.client.HTTPException) as error:
-        raise InvalidConfig(f"no answer from {url}: {error}; is the server running?") from error
-    finally:
-        connection.close()
-    return {"predictions": predictions, "model": model}
+    from snapensemble.client.errors import Unauthorized
+    from snapensemble.client.sync import Client
+
+    with Client(url, token=token, attempts=1) as client:
+        try:
+            return client.ask(pictures, list(map(str, files)), **query)._asdict()
+        except Unauthorized as error:
+            raise InvalidConfig(
+                f"{url} wants a token: set SNAPENSEMBLE_TOKEN to a right one"
+            ) from error
 
 
 def save_maps(directory: Path, files: Sequence[Path], predictions: list[dict[str, Any]]) -> None:
@@ -235,22 +196,6 @@ def save_maps(directory: Path, files: Sequence[Path], predictions: list[dict[str
         (explanation,) = one["explanation"]
         png = base64.b64decode(explanation["png"])
         write_atomically(directory / f"{number:03d}-{file.stem}.png", png)
-
-
-def server_url(url: str, schemes: Sequence[str] = ("http", "https")) -> ServerUrl:
-    """The parts of --url.
-
-    Raises:
-        InvalidConfig: it is no URL of one of the schemes.
-    """
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise InvalidConfig(f"--url {url!r}: {error}") from error
-    if parts.scheme not in schemes or not host:
-        raise InvalidConfig(f"--url {url!r}: expected something like http://127.0.0.1:8000")
-    return ServerUrl(parts.scheme, host, port, parts.path.rstrip("/"))
 
 
 def is_many(file: Path) -> bool:
@@ -280,17 +225,3 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise InvalidData(f"{file}: {error.strerror or error}") from error
-
-
-def _parse(url: str, body: bytes) -> dict[str, Any]:
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise InvalidConfig(f"{url} does not answer as a snapensemble server does")
-    return answer
-
-
-def _detail(answer: dict[str, Any]) -> str:
-    return printable(str(answer.get("detail", "no reason given")))

@@ -28,11 +28,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 # As where a shell starts a program: under `nohup` a hangup would be ignored, here and in children.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Tests of containers need an engine and minutes, those of the page a browser: `make test-container`
-# and `make test-browser` name them.
+# Tests of containers need an engine and minutes, those of the page a browser, those of packages an
+# index: `make test-container`, `make test-browser` and `make package` name them.
 collect_ignore = [
     folder
-    for folder in ("container", "browser")
+    for folder in ("container", "browser", "package")
     if not any(f"tests/{folder}" in argument for argument in sys.argv[1:])
 ]
 

@@ -62,6 +62,7 @@ FLAGS = {
         "--url", "--json",
     },
     "demo": {"--once", "--out", "--port"},
+    "completion": set(),
 }  # fmt: skip
 
 

@@ -1,12 +1,16 @@
 """What `pip install snapensemble` puts beside other people's packages."""
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
 
 from snapensemble.cli import COMMANDS
 
@@ -40,6 +44,38 @@ def test_a_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         missing = {f"snapensemble/{name}" for name in tracked} - set(archive.namelist())
     assert not missing
+
+
+def test_a_wheel_says_that_it_is_typed(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert "snapensemble/py.typed" in archive.namelist()
+
+
+def test_an_sdist_holds_all_that_a_wheel_does(wheel: Path, tmp_path: Path) -> None:
+    (built,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
+    with tarfile.open(built) as archive:
+        kept = {
+            name.partition("/")[2]
+            for name in archive.getnames()
+            if archive.getmember(name).isfile()
+        }
+    with zipfile.ZipFile(wheel) as archive:
+        wanted = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert wanted <= kept and {"README.md", "LICENSE", "pyproject.toml", "PKG-INFO"} <= kept
+
+
+def test_the_page_on_an_index_has_no_link_that_leads_nowhere_there(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (each for each in archive.namelist() if each.endswith("/METADATA"))
+        metadata = Parser().parsestr(archive.read(name).decode())
+    page = metadata.get_payload()
+    assert isinstance(page, str) and metadata["description-content-type"] == "text/markdown"
+    for target in re.findall(r"\]\(([^)]*)\)", page):
+        assert target.startswith("https://"), target
+    readme = (ROOT / "README.md").read_text()
+    # Nothing but pictures and the targets of links is missing.
+    texts = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", re.sub(r"!\[.*?\]\(.*?\)\n?", "", readme))
+    assert re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", page).split() == texts.split()
 
 
 def test_an_installed_wheel_and_packages_of_the_same_names_leave_each_other_alone(

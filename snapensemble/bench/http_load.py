@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from snapensemble.bench.load import Answer
-from snapensemble.predict import server_url
+from snapensemble.client.talk import server_url
 
 TIMEOUT_S = 60.0
 PAUSE_S = 0.05  # after a failed connection, or a dead server would get requests without pause

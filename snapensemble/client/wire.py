@@ -1,0 +1,94 @@
+"""Between what a client says and httpx2: the same for the one that blocks and the other."""
+
+from collections.abc import Callable, Iterable, Sized
+from contextlib import ExitStack
+from typing import Any
+
+import httpx2
+
+from snapensemble.client.errors import UnexpectedAnswer
+from snapensemble.client.talk import Answers, Failure, Reply, Request
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.many.progress import Progress
+from snapensemble.pictures import Picture
+from snapensemble.predictions import Prediction
+
+OCTETS = "application/octet-stream"
+# A proxy of the environment is for servers elsewhere.
+NOT_BY_PROXY = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
+# What sending raises; the last two are of hosts that have no name for the network.
+NO_ANSWER = (httpx2.RequestError, httpx2.InvalidURL, UnicodeError)
+# Nothing has been answered, and asking twice changes nothing.
+BROKEN = (httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ConnectTimeout)
+
+
+def base_url(url: str) -> httpx2.URL:
+    """The URL as httpx2 has it.
+
+    Raises:
+        InvalidConfig: it has a host or characters that no URL may have.
+    """
+    try:
+        return httpx2.URL(url)
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        raise InvalidConfig(f"--url {url!r}: {error}") from error
+
+
+def body_of(request: Request) -> dict[str, Any]:
+    """The arguments of httpx2 for the body of a request; names of files stay here."""
+    if not request.pictures:
+        return {}
+    if len(request.pictures) == 1:
+        return {"content": request.pictures[0], "headers": {"content-type": OCTETS}}
+    return {
+        "files": [
+            ("image", (str(number), data, OCTETS)) for number, data in enumerate(request.pictures)
+        ]
+    }
+
+
+def as_reply(response: httpx2.Response) -> Reply:
+    """What has come back."""
+    return Reply(response.status_code, response.headers, response.content)
+
+
+def as_failure(error: Exception) -> Failure:
+    """Why nothing has come back, and whether to ask again."""
+    refused_certificate = "CERTIFICATE_VERIFY_FAILED" in str(error)
+    text = str(error) or type(error).__name__
+    return Failure(text, isinstance(error, BROKEN) and not refused_certificate)
+
+
+def read_predictions(answers: Answers, url: str) -> list[Prediction]:
+    """The predictions of an answer.
+
+    Raises:
+        UnexpectedAnswer: one is none.
+    """
+    try:
+        return list(map(Prediction.of, answers.predictions))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UnexpectedAnswer(
+            f"{url} does not answer as a snapensemble server does: {error!r}"
+        ) from error
+
+
+def shown(
+    pictures: Iterable[Picture], progress: bool | Callable[[int, int], None], stack: ExitStack
+) -> tuple[Iterable[Picture], Callable[[int], None]]:
+    """The pictures, and what to call with how many are done.
+
+    Args:
+        pictures: are put into a list if they are to be counted.
+        progress: whether to show a bar, or what else to tell.
+        stack: ends the bar.
+    """
+    if progress is False:
+        return pictures, lambda _: None
+    counted = pictures if isinstance(pictures, Sized) else list(pictures)
+    total = len(counted)
+    if callable(progress):
+        told = progress
+        return counted, lambda done: told(done, total)
+    bar = stack.enter_context(Progress(range(total)))
+    return counted, lambda done: bar.show(done, 0, 0)
