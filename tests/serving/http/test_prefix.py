@@ -33,7 +33,10 @@ def proxied(app: FastAPI, **headers: str) -> httpx.AsyncClient:
 async def test_every_route_is_under_the_prefix_and_without_it(engine: Engine, kept: str) -> None:
     app = create_app(Settings(root_path=PREFIX), engine)
     async with proxied(app) as http:
-        for path, item in app.state.document()["paths"].items():
+        model = app.state.service.model()
+        names = {"model": model.name, "version": model.version, "label": "stable"}
+        for template, item in app.state.document()["paths"].items():
+            path = template.format(**names)
             for method in item:
                 reply = await http.request(method, kept + path)
                 assert reply.status_code not in (404, 405), f"{method} {kept}{path}"
@@ -46,7 +49,7 @@ async def test_the_page_is_at_the_prefix_with_and_without_a_slash(engine: Engine
     async with proxied(create_app(Settings(root_path=f"{PREFIX}/"), engine)) as http:
         for path in (PREFIX, f"{PREFIX}/", "/"):
             assert (await http.get(path)).text == PAGE
-        for path in ("/models", f"{PREFIX}x", f"{PREFIX}x/model", f"x{PREFIX}"):
+        for path in ("/apps", f"{PREFIX}x", f"{PREFIX}x/model", f"x{PREFIX}"):
             assert (await http.get(path)).status_code == 404
 
 
