@@ -76,7 +76,8 @@ def program(name: str) -> str:
 def ran(*command: object, **more: Any) -> str:
     done = subprocess.run([*map(str, command)], capture_output=True, timeout=60, **more)
     assert done.returncode == 0, done.stderr
-    return done.stdout.decode()
+    printed: str = done.stdout.decode()
+    return printed
 
 
 def test_sagemaker_real_time(served: Served) -> None:

@@ -4,6 +4,7 @@ import base64
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -14,7 +15,7 @@ def main() -> None:
     """Ask in all ways, and print the answers as JSON."""
     url, *pictures = sys.argv[1:]
     parts = urlsplit(url)
-    client = ScoringServerClient(parts.hostname, parts.port)
+    client: Any = ScoringServerClient(parts.hostname, parts.port)  # type: ignore[no-untyped-call]
     client.wait_server_ready(timeout=30)
     texts = [base64.b64encode(Path(picture).read_bytes()).decode() for picture in pictures]
     table = pd.DataFrame({"image": texts})
