@@ -10,6 +10,18 @@ import sys
 from typing import Any
 
 SECONDS = 2.0
+# Whose the first is that is set: serving/platforms.py.
+PORT_VARIABLES = ("SNAPENSEMBLE_PORT", "SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT", "PORT")
+
+
+def port() -> int:
+    """The port of the server, if no flag says another one."""
+    said = next((os.environ[name] for name in PORT_VARIABLES if os.environ.get(name)), None)
+    if said is not None:
+        return int(said)
+    with open("/proc/1/cmdline", "rb") as file:  # noqa: PTH123 # pathlib takes time to import
+        is_on_sagemaker = file.read().split(b"\0").count(b"serve") > 1  # docker run IMAGE serve
+    return 8080 if is_on_sagemaker else 8000
 
 
 def where() -> tuple[socket.AddressFamily, Any]:
@@ -20,9 +32,8 @@ def where() -> tuple[socket.AddressFamily, Any]:
     if path := os.environ.get("SNAPENSEMBLE_UDS"):
         return socket.AF_UNIX, path
     host = os.environ.get("SNAPENSEMBLE_HOST") or "127.0.0.1"
-    port = int(os.environ.get("SNAPENSEMBLE_PORT") or os.environ.get("PORT") or "8000")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return family, ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104
+    return family, ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port())  # noqa: S104
 
 
 def main() -> int:
