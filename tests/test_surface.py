@@ -42,7 +42,8 @@ FLAGS = {
     "bom": {"--out"},
     "sign": {"--key"},
     "serve": {
-        "--host", "--port", "--name", "--expect-bundle", "--verify-key", "--keep-alive-s",
+        "--host", "--port", "--grpc-port", "--name", "--expect-bundle", "--verify-key",
+        "--keep-alive-s",
         "--mode", "--max-accuracy-drop",
         "--threads", "--workers", "--providers", "--max-batch-size", "--max-queue",
         "--max-connections", "--max-wait-ms", "--max-body-bytes", "--max-bytes-in-flight",
