@@ -78,7 +78,10 @@ def test_pixels_come_out_as_they_went_in_without_a_copy(count: int, seed: int) -
         np.testing.assert_array_equal(images(None, shape, values), expected)
 
 
-@given(st.lists(DIMENSIONS, max_size=6), st.integers(0, 40))
+SHAPES = st.lists(DIMENSIONS, max_size=6) | DIMENSIONS.map(lambda count: [count, *SHAPE])
+
+
+@given(SHAPES, st.integers(0, 40) | st.sampled_from([6, 12, 18, 24, 30]))
 def test_any_shape_is_that_of_the_data_or_refused(shape: list[int], size: int) -> None:
     try:
         found = images(bytes(size), shape)
