@@ -9,14 +9,25 @@ import socket
 import sys
 
 SECONDS = 2.0
+# Whose the first is that is set: serving/platforms.py.
+PORT_VARIABLES = ("SNAPENSEMBLE_PORT", "SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT", "PORT")
+
+
+def port() -> int:
+    """The port of the server, if no flag says another one."""
+    said = next((os.environ[name] for name in PORT_VARIABLES if os.environ.get(name)), None)
+    if said is not None:
+        return int(said)
+    with open("/proc/1/cmdline", "rb") as file:  # noqa: PTH123 # pathlib takes time to import
+        is_on_sagemaker = file.read().split(b"\0").count(b"serve") > 1  # docker run IMAGE serve
+    return 8080 if is_on_sagemaker else 8000
 
 
 def main() -> int:
     """Ask `/health/ready`; the exit code comes back."""
     # An empty variable counts as one that is not set, as it does for the server.
     host = os.environ.get("SNAPENSEMBLE_HOST") or "127.0.0.1"
-    port = int(os.environ.get("SNAPENSEMBLE_PORT") or "8000")
-    address = ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104
+    address = ({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port())  # noqa: S104
     try:
         with socket.create_connection(address, timeout=SECONDS) as connection:
             connection.sendall(

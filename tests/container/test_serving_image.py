@@ -143,7 +143,7 @@ def test_a_bundle_can_be_baked_in_by_two_lines(
 
 def test_without_a_bundle_it_says_so_and_ends(image: str) -> None:
     with (
-        pytest.raises(AssertionError, match="/bundle/ensemble.json does not exist"),
+        pytest.raises(AssertionError, match="none of these exists: /bundle/ensemble.json"),
         served(image, None),
     ):
         pass

@@ -106,7 +106,7 @@ def test_every_contract_is_tried_here() -> None:
 async def test_wrong_instances_are_refused_in_the_contracts_words(
     http: httpx.AsyncClient, contract: Contract
 ) -> None:
-    wrong = [["?"], [3], [None], [[1, 2]], [{}], [{"b64": [1]}], [], [B64, "?"]]
+    wrong: list[list[Any]] = [["?"], [3], [None], [[1, 2]], [{}], [{"b64": [1]}], [], [B64, "?"]]
     for instances in wrong:
         reply = await http.post(contract.path, json=document(contract, instances))
         assert reply.status_code == 400, instances
