@@ -180,7 +180,8 @@ class Wanted:
 
     def __init__(self, service: Service, model: Model, options: PredictOptions) -> None:
         self.mode = options.mode or service.settings.mode
-        model.engine.check_mode(self.mode)
+        if options.mode is not None:  # the server's own mode was checked when the model came
+            model.engine.check_mode(self.mode)
         self.promised = promised(model.engine, self.mode, options)
         self.maps: Asked | None = None
         if options.explain or options.novelty is not None:
