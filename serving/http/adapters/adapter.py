@@ -124,13 +124,15 @@ class Routes:
 
     def __init__(self, adapters: Sequence[Adapter]) -> None:
         self._exact: dict[str, Route] = {}
-        self._named: list[tuple[re.Pattern[str], Route]] = []
+        # By what a path begins with, so that each is compared with few templates.
+        self._named: dict[str, list[tuple[re.Pattern[str], Route]]] = {}
         self._worded: list[tuple[str, Words]] = []
         for adapter in adapters:
             for template in adapter.predictions:
                 route = Route(template, adapter)
                 if "{" in template:
-                    self._named.append((pattern_of(template), route))
+                    alike = self._named.setdefault(first_part(template), [])
+                    alike.append((pattern_of(template), route))
                 else:
                     self._exact.setdefault(template, route)
             self._worded += [(beginning, adapter.words) for beginning in adapter.worded]
@@ -139,7 +141,7 @@ class Routes:
         """The route of a path, with the names that are in it; None if it asks for no prediction."""
         if (route := self._exact.get(path)) is not None:
             return route
-        for pattern, route in self._named:
+        for pattern, route in self._named.get(first_part(path), ()):
             if found := pattern.fullmatch(path):
                 return Route(route.template, route.adapter, found.groupdict())
         return None
@@ -152,6 +154,11 @@ class Routes:
             if path.startswith(beginning):
                 return words
         return problem_document
+
+
+def first_part(path: str) -> str:
+    """What is between the first two slashes of a path; in a template there is no name."""
+    return path.split("/", 2)[1] if path.startswith("/") else ""
 
 
 def pattern_of(template: str) -> re.Pattern[str]:

@@ -2,32 +2,29 @@
 
 import asyncio
 import base64
+import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kserve import (
-    InferenceGRPCClient,
-    InferenceRESTClient,
-    InferInput,
-    InferRequest,
-    RESTConfig,
-)
+
+# mypy would take a folder of docker/kubernetes, which has this name, for the package.
+kserve: Any = importlib.import_module("kserve")
 
 
 def request(model: str, pictures: list[bytes], *, is_binary: bool) -> Any:
     """KServe sends bytes in JSON as texts, so that pictures have to be base64 there."""
     elements = pictures if is_binary else [base64.b64encode(each) for each in pictures]
-    tensor = InferInput("pictures", [len(pictures)], "BYTES")
+    tensor = kserve.InferInput("pictures", [len(pictures)], "BYTES")
     tensor.set_data_from_numpy(np.array(elements, dtype=object), binary_data=is_binary)
-    return InferRequest(model_name=model, infer_inputs=[tensor], request_id="mine")
+    return kserve.InferRequest(model_name=model, infer_inputs=[tensor], request_id="mine")
 
 
 def typed(model: str, pictures: list[bytes]) -> Any:
-    tensor = InferInput("pictures", [len(pictures)], "BYTES", data=pictures)
-    return InferRequest(model_name=model, infer_inputs=[tensor])
+    tensor = kserve.InferInput("pictures", [len(pictures)], "BYTES", data=pictures)
+    return kserve.InferRequest(model_name=model, infer_inputs=[tensor])
 
 
 def arrays(result: Any) -> dict[str, Any]:
@@ -37,8 +34,8 @@ def arrays(result: Any) -> dict[str, Any]:
 
 
 async def ask(url: str, address: str, model: str, pictures: list[bytes]) -> dict[str, Any]:
-    rest = InferenceRESTClient(RESTConfig(protocol="v2"))
-    rpc = InferenceGRPCClient(address)
+    rest = kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2"))
+    rpc = kserve.InferenceGRPCClient(address)
     kinds = {
         name: request(model, pictures, is_binary=name == "binary") for name in ("binary", "json")
     }

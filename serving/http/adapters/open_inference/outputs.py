@@ -5,6 +5,7 @@ Shapes: N images, M members, K classes, d members that answered.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -170,13 +171,11 @@ def wanted_outputs(
         InvalidTensor: there is no such output, or it is named twice.
         InvalidParameter: an output needs a parameter that is not given.
     """
-    given = {name for name in ("coverage", "abstain", "novelty") if getattr(options, name)}
+    given = frozenset(
+        name for name in ("coverage", "abstain", "novelty") if getattr(options, name) is not None
+    )
     if not requested:
-        return [
-            Requested(name, is_binary=is_binary)
-            for name, each in OUTPUTS.items()
-            if each.is_usual or each.needs in given
-        ]
+        return _usual(given, is_binary)
     seen: set[str] = set()
     for each in requested:
         if each.name not in OUTPUTS:
@@ -193,6 +192,15 @@ def wanted_outputs(
                 f"outputs: classification of {each.name}, expected that of {PROBABILITIES}"
             )
     return requested
+
+
+@cache
+def _usual(given: frozenset[str], is_binary: bool) -> Sequence[Requested]:
+    return tuple(
+        Requested(name, is_binary=is_binary)
+        for name, each in OUTPUTS.items()
+        if each.is_usual or each.needs in given
+    )
 
 
 def tensors(answered: InferenceResponse, wanted: Sequence[Requested]) -> list[OutputTensor]:

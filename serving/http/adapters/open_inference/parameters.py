@@ -19,17 +19,18 @@ def options_with(given: PredictOptions, parameters: Mapping[str, Any]) -> Predic
     Raises:
         InvalidParameter: one is unknown, out of bounds or means nothing in this contract.
     """
-    asked = given.model_dump(include=given.model_fields_set)
-    for name in (*asked, *parameters):
+    for name in (*given.model_fields_set, *parameters):
         if name not in KNOWN:
             raise InvalidParameter(f"found {name[:80]!r}, expected {', '.join(KNOWN)}")
-    asked |= {name: value for name, value in parameters.items() if name in OPTIONS}
-    if TIMEOUT in parameters and "deadline_ms" not in asked:
+    asked = {name: value for name, value in parameters.items() if name in OPTIONS}
+    if TIMEOUT in parameters and "deadline_ms" not in {*asked, *given.model_fields_set}:
         asked["deadline_ms"] = _milliseconds(parameters[TIMEOUT])
+    if not asked:
+        return given
     for name, value in asked.items():
         if isinstance(value, bool):
             raise InvalidParameter(f"{name}: found true or false, expected another value")
-    return checked_options(asked) if asked else given
+    return checked_options({**given.model_dump(include=given.model_fields_set), **asked})
 
 
 def _milliseconds(timeout: Any) -> int:

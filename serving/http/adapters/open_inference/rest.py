@@ -1,9 +1,10 @@
 """The protocol over HTTP: JSON, and its extension for binary tensors."""
 
+import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -18,7 +19,12 @@ from snapensemble.serving.http.adapters.adapter import (
     Reply,
     error_words,
 )
-from snapensemble.serving.http.adapters.documented import PREDICT_ERRORS, TEXT, in_words
+from snapensemble.serving.http.adapters.documented import (
+    PREDICT_ERRORS,
+    TEXT,
+    in_words,
+    path_parameters,
+)
 from snapensemble.serving.http.adapters.open_inference.document import (
     HEADER,
     asked_of,
@@ -50,7 +56,7 @@ from snapensemble.serving.http.adapters.open_inference.schemas import (
     Ready,
     ServerMetadata,
 )
-from snapensemble.serving.http.body import Body
+from snapensemble.serving.http.body import LARGE, Body
 from snapensemble.serving.http.media.json_guard import (
     MAX_VALUES,
     WIDE_GROWTH,
@@ -60,7 +66,7 @@ from snapensemble.serving.http.media.json_guard import (
 from snapensemble.serving.http.media.json_images import GROWTH
 from snapensemble.serving.http.media.texts import OCTETS
 from snapensemble.serving.http.openapi import READ, problem_responses
-from snapensemble.serving.http.service import Service
+from snapensemble.serving.http.service import Model, Service
 
 V2 = "/v2"
 MODELS = (f"{V2}/models/{{model}}", f"{V2}/models/{{model}}/versions/{{version}}")
@@ -68,6 +74,7 @@ MOST_VALUES = 2**20  # of the JSON of one request; larger tensors come as binary
 UNREADY = (errors.Stopping, errors.MemberFailing)
 WORDED = in_words({"error": TEXT})
 VALUE_BYTES = 64  # held for each value of a document while it is parsed
+Parsed = TypeVar("Parsed")
 BINARY_HEADER = HEADER.lower().encode()
 
 
@@ -95,17 +102,20 @@ async def read(body: Body, head: Head, deadline: float) -> InferenceRequest:
         text, binary = split(content, json_bytes)
         most = min(MOST_VALUES, MAX_VALUES + limit * math.prod(shape))
         growth = GROWTH if is_narrow(text) else WIDE_GROWTH
-        body.hold(VALUE_BYTES * min(values_in(text), most))
-        asked = await body.parsed(text, partial(asked_of, binary=binary, most=most), growth)
+        body.hold(growth * len(text) + VALUE_BYTES * min(values_in(text), most))
+        asked = await _beside(len(text), partial(asked_of, text, binary, most=most))
     options = options_with(head.options, asked.parameters)
     wanted = wanted_outputs(asked.outputs, options, is_binary=asked.is_binary)
     for tensor in asked.inputs:
         if tensor.raw is not None and tensor.name == PICTURES:  # each picture is copied
             body.hold(len(tensor.raw))
-    images = await body.parsed(
-        text, lambda _: images_of(asked.inputs, shape, limit=limit), growth=0
-    )
+    images = await _beside(len(text), partial(images_of, asked.inputs, shape, limit=limit))
     return InferenceRequest(images, options, partial(encoded, asked.identity, wanted))
+
+
+async def _beside(size: int, parse: Callable[[], Parsed]) -> Parsed:
+    """Parse so many bytes of JSON, or what came of them; many beside the event loop."""
+    return parse() if size < LARGE else await asyncio.to_thread(parse)
 
 
 def encoded(
@@ -172,29 +182,29 @@ def _router() -> APIRouter:
         """The server and the extensions of the protocol that it speaks."""
         return JSONResponse(server_metadata())
 
-    async def metadata(request: Request, model: str, version: str | None = None) -> JSONResponse:
+    async def metadata(request: Request) -> JSONResponse:
         """The inputs and outputs of a model."""
-        service = _service(request)
-        return JSONResponse(model_metadata(service, service.model(model, version)))
+        return JSONResponse(model_metadata(_service(request), _model(request)))
 
-    async def model_ready(request: Request, model: str, version: str | None = None) -> ModelReady:
+    async def model_ready(request: Request) -> ModelReady:
         """200 when a model can be asked."""
-        service = _service(request)
-        asked = service.model(model, version)
-        check_model_ready(service, asked)
-        return ModelReady(name=asked.name, ready=True)
+        model = _model(request)
+        check_model_ready(_service(request), model)
+        return ModelReady(name=model.name, ready=True)
 
     # It is not called: the application answers POST before it asks FastAPI.
-    async def infer(model: str, version: str | None = None) -> None:
+    async def infer() -> None:
         """The outputs of a model for named tensors."""
 
     for path, suffix in zip(MODELS, ("", "_of_version"), strict=True):
+        named = path_parameters(path)
         router.add_api_route(
             path,
             metadata,
             name=f"v2_model{suffix}",
             methods=READ,
             responses={200: {"model": ModelMetadata}, **of_model},
+            openapi_extra=named,
         )
         router.add_api_route(
             f"{path}/ready",
@@ -202,6 +212,7 @@ def _router() -> APIRouter:
             name=f"v2_model_ready{suffix}",
             methods=READ,
             responses=problem_responses(errors.UnknownModel, *UNREADY, worded=WORDED),
+            openapi_extra=named,
         )
         router.add_api_route(
             f"{path}/infer",
@@ -212,9 +223,18 @@ def _router() -> APIRouter:
                 200: {"model": InferResponse, "content": {OCTETS: {"schema": BYTES}}},
                 **problem_responses(*PREDICT_ERRORS, errors.InvalidTensor, worded=WORDED),
             },
-            openapi_extra={"requestBody": INFER_BODY, "parameters": [JSON_BYTES]},
+            openapi_extra={
+                "requestBody": INFER_BODY,
+                "parameters": [*named["parameters"], JSON_BYTES],
+            },
         )
     return router
+
+
+def _model(request: Request) -> Model:
+    """The model that a path names."""
+    names = request.path_params
+    return _service(request).model(names["model"], names.get("version"))
 
 
 def _service(request: Request) -> Service:
