@@ -4,8 +4,12 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import grpc
 import numpy as np
+import pytest
+
+grpc: Any = pytest.importorskip(
+    "grpc", reason="gRPC is not tried: pip install 'snapensemble[grpc]'"
+)
 
 from snapensemble.serving.grpc.messages import CLASSES, SERVICE
 from snapensemble.serving.grpc.server import GrpcServer
