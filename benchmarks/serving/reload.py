@@ -4,8 +4,8 @@
 
 A server of one model is asked at a share of its capacity, at random times. Every few seconds a new
 version of the same bundle is put beside the former one, the server gets SIGHUP, and the resident
-memory is read again when the former version has gone. Latencies are compared between the time from
-each SIGHUP to the moment when the new version answers alone, and the rest. The same load without
+memory is read again when the former version has gone. Latencies are compared between the
+second after each SIGHUP, or longer if the new version answers alone only later, and the rest. The same load without
 any new version comes first.
 """
 
@@ -96,14 +96,14 @@ async def loaded(
     memory_before = resident_bytes(pid)
     switching = asyncio.create_task(switch(versions, pid, url, args.seconds, args.every))
     changed = await open_loop(ask, poisson_arrivals(rate, args.seconds, seed=1))
-    windows, memory = await switching
+    windows, memory, took = await switching
     await client.close()
     inside = [each for each in changed if any(a <= each.started <= b for a, b in windows)]
     outside = [each for each in changed if each not in inside]
     return {
         "requests_per_second": rate,
         "switches": len(windows),
-        "switch_seconds": [end - begin for begin, end in windows],
+        "switch_seconds": took,
         "failed": dict(Counter(each.answer.code for each in alone + changed if each.answer.code)),
         "latency_ms": {
             "alone": percentiles(alone),
@@ -117,9 +117,9 @@ async def loaded(
 
 async def switch(
     versions: Versions, pid: int, url: str, seconds: float, every_s: float
-) -> tuple[list[Window], list[int]]:
-    """Bring a new version every few seconds; when each switch began and ended, and the memory."""
-    windows, memory = [], []
+) -> tuple[list[Window], list[int], list[float]]:
+    """Bring a new version every few seconds; the seconds of each switch, the memory, how long."""
+    windows, memory, seconds_each = [], [], []
     end = time.monotonic() + seconds
     async with httpx.AsyncClient() as http:
         while time.monotonic() + every_s < end:
@@ -132,10 +132,11 @@ async def switch(
                 if [each["version"] for each in index] == [str(versions.last)]:
                     break
                 await asyncio.sleep(0.02)
-            windows.append((began, time.monotonic()))
+            windows.append((began, max(time.monotonic(), began + 1.0)))
+            seconds_each.append(time.monotonic() - began)
             await asyncio.sleep(0.6 * every_s)
             memory.append(resident_bytes(pid) or 0)
-    return windows, memory
+    return windows, memory, seconds_each
 
 
 def percentiles(samples: list[Sample]) -> dict[str, float]:
@@ -169,7 +170,11 @@ def table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
     """Latencies with and without a switch, and the memory after each."""
     latency, memory = figures["latency_ms"], figures["memory_after_each"]
     rows: list[tuple[str, ...]] = [("requests", "number", "p50, ms", "p99, ms")]
-    names = {"alone": "one version all the time", "between": "between switches", "switch": "during"}
+    names = {
+        "alone": "one version all the time",
+        "between": "between switches",
+        "switch": "in the second of a switch",
+    }
     for key, name in names.items():
         each = latency[key]
         rows.append((name, f"{each['requests']}", f"{each['p50']:.1f}", f"{each['p99']:.1f}"))

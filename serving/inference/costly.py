@@ -66,6 +66,9 @@ class CostlyPictures:
         """Wait until what was handed over is decoded, and end the thread."""
         self._queue.put(None)
         self._thread.join()
+        # It leads back to the scheduler: in a cycle the sessions would stay until a collection,
+        # in which nobody is answered for a tenth of a second.
+        self._done = lambda *_: None
 
     def hand_over(self, stage: Stage, image: PendingImage, cost: TakesTime) -> Overloaded | None:
         """Queue a picture, or return the error if those before it take too long already."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -197,8 +196,6 @@ class Repository:
         await model.free()
         await asyncio.to_thread(model.engine.__exit__, None, None, None)  # waits for its images
         log.info("%s %s is no longer served", model.name, model.version)
-        del model
-        await self._aside(collect)
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """Do work on a thread of its own, behind those that answer."""
@@ -270,10 +267,3 @@ def resident_bytes() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
-
-
-def collect() -> None:
-    """Free what models that are gone have left, of which some was frozen at the start."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()

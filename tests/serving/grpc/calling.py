@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-grpc: Any = pytest.importorskip(
-    "grpc", reason="gRPC is not tried: pip install 'snapensemble[grpc]'"
-)
+pytest.importorskip("grpc", reason="gRPC is not tried: pip install 'snapensemble[grpc]'")
+
+import grpc
 
 from snapensemble.serving.grpc.messages import CLASSES, SERVICE
 from snapensemble.serving.grpc.server import GrpcServer
