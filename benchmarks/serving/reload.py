@@ -4,9 +4,9 @@
 
 A server of one model is asked at a share of its capacity, at random times. Every few seconds a new
 version of the same bundle is put beside the former one, the server gets SIGHUP, and the resident
-memory is read again when the former version has gone. Latencies are compared between the
-second after each SIGHUP, or longer if the new version answers alone only later, and the rest. The same load without
-any new version comes first.
+memory is read again when the former version has gone. Latencies are compared between the second
+after each SIGHUP, or longer if the new version answers alone only later, and the rest. The same
+load without any new version comes first.
 """
 
 import argparse
