@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     versions: Positive = Field(
         1, description="newest versions of each model of a directory that are served"
     )
-    watch_s: float | None = Field(
+    watch: float | None = Field(
         None,
         ge=1,
         allow_inf_nan=False,

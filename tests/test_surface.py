@@ -43,7 +43,7 @@ FLAGS = {
     "sign": {"--key"},
     "serve": {
         "--host", "--port", "--uds", "--uds-mode", "--root-path", "--grpc-port",
-        "--default-model", "--versions", "--watch-s", "--model-control", "--no-model-control",
+        "--default-model", "--versions", "--watch", "--model-control", "--no-model-control",
         "--shadow", "--shadow-share", "--name", "--expect-bundle", "--verify-key", "--keep-alive-s",
         "--mode", "--max-accuracy-drop",
         "--threads", "--workers", "--providers", "--max-batch-size", "--max-queue",

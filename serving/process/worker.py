@@ -79,7 +79,7 @@ def serve(
             with listen() as ports, contextlib.ExitStack() as stack:
                 jobs = []
                 if look is not None:
-                    refreshing = Refreshing(repository.refresh, settings.watch_s)
+                    refreshing = Refreshing(repository.refresh, settings.watch)
                     jobs.append(refreshing.run)
                 if plans is not None:
                     jobs.append(partial(plans.followed_by, repository.follow))

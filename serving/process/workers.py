@@ -68,7 +68,7 @@ def serve_with_workers(
             """Let nobody new connect; the workers close the socket when nobody is left."""
             asyncio.get_running_loop().call_later(shutdown.drain_s(signum), leave_to_workers, ports)
 
-        refreshing = Refreshing(lambda: plans.refresh(supervisor.tell), settings.watch_s)
+        refreshing = Refreshing(lambda: plans.refresh(supervisor.tell), settings.watch)
         supervisor = Supervisor(
             spawn,
             settings.workers,

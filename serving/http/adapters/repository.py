@@ -80,12 +80,12 @@ def _control(request: Request) -> Control:
     if service.control is None or not service.settings.model_control:
         raise ControlDisabled(
             "start the server with --model-control to let clients load and unload models; SIGHUP "
-            "and --watch-s look at the disk again, too"
+            "and --watch look at the disk again, too"
         )
     if service.settings.workers > 1:
         raise ControlDisabled(
             "this is one of several workers, which serve the same; send SIGHUP to their parent, or "
-            "start the server with --watch-s"
+            "start the server with --watch"
         )
     return service.control
 

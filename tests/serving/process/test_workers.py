@@ -399,7 +399,7 @@ def test_workers_that_are_started_later_serve_what_the_others_serve(tmp_path: Pa
 
 def test_it_looks_by_itself_from_time_to_time(tmp_path: Path) -> None:
     changed(tmp_path, 1)
-    with started(tmp_path, "--port", "0", "--watch-s", "1") as (process, url):
+    with started(tmp_path, "--port", "0", "--watch", "1") as (process, url):
         changed(tmp_path, 2)
         while version_of(url) != "2":
             assert process.poll() is None
