@@ -47,6 +47,7 @@ class Repository:
         self._unloaded: set[str] = set()  # by clients
         self._changing = asyncio.Lock()
         self._loader = ThreadPoolExecutor(1, "models", initializer=stand_back)
+        self._leaving: set[Model] = set()  # that requests still need
         self._retiring: set[asyncio.Task[None]] = set()
         service.control = self
 
@@ -55,7 +56,8 @@ class Repository:
 
     def __exit__(self, *error: object) -> None:
         self._loader.shutdown(wait=False, cancel_futures=True)
-        for model in self._served:
+        leaving, self._leaving = self._leaving, set()
+        for model in [*self._served, *leaving]:
             model.engine.__exit__(*error)
 
     def begin(self, plan: Plan) -> None:
@@ -188,12 +190,16 @@ class Repository:
         del self._served[model]
         if model in self._service.all_models:
             self._service.remove(model)
+        self._leaving.add(model)
         task = asyncio.get_running_loop().create_task(self._freed(model))
         self._retiring.add(task)  # the loop keeps no reference of its own
         task.add_done_callback(self._retiring.discard)
 
     async def _freed(self, model: Model) -> None:
         await model.free()
+        if model not in self._leaving:  # the server has ended meanwhile
+            return
+        self._leaving.discard(model)
         await asyncio.to_thread(model.engine.__exit__, None, None, None)  # waits for its images
         log.info("%s %s is no longer served", model.name, model.version)
 

@@ -173,6 +173,18 @@ async def test_clients_unload_and_load(running: Running) -> None:
             assert reply.status_code == 404 and "wasps" in reply.json()["error"]
 
 
+async def test_at_the_end_models_end_that_requests_still_need(tmp_path: Path) -> None:
+    version(tmp_path, "bees", 1)
+    running = Running(tmp_path, Settings())
+    (model,) = running.service.all_models
+    with running.repository, model.used():
+        version(tmp_path, "bees", 2)
+        await running.repository.refresh()
+        assert not model.engine.scheduler.closed
+    assert model.engine.scheduler.closed
+    await all_freed(running.repository)
+
+
 async def test_all_may_be_unloaded_and_loaded_again(running: Running) -> None:
     async with client(running.app) as http:
         for name in ("bees", "ants"):
