@@ -45,10 +45,12 @@ class Lanes:
 
     Args:
         threads: how many.
+        now: the clock by which shares are measured, seconds.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, now: Callable[[], float] = time.monotonic) -> None:
         self.threads = threads
+        self._now = now
         self.lock = threading.Lock()
         self._changed = threading.Condition(self.lock)
         self._shares: dict[TaskSource, _Share] = {}
@@ -113,10 +115,10 @@ class Lanes:
         clock, this = Clock(), threading.current_thread()
         while (found := self._next(clock, this)) is not None:
             source, share, task = found
-            began = time.monotonic()
+            began = self._now()
             task(clock)
             del task  # it holds a micro-batch
-            self._done(source, share, time.monotonic() - began)
+            self._done(source, share, self._now() - began)
 
     def _next(self, clock: Clock, this: threading.Thread) -> tuple[TaskSource, _Share, Task] | None:
         """Wait for something to do; None if this lane is no longer needed."""

@@ -1,28 +1,36 @@
 """Lanes that several schedulers share."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapensemble.serving.inference.batch import Clock
 from snapensemble.serving.inference.lanes import Lanes, Task
 from snapensemble.serving.inference.scheduler import Scheduler
 from tests.fakes import GatedMember, submit
 from tests.serving.inference.test_scheduler import expected, image
 
 
-class Source:
-    """So many tasks of equal length, which note whose they were."""
+class Clock:
+    """Stands still but for the tasks of one lane."""
 
-    def __init__(self, name: str, tasks: int, seconds: float, log: list[str]) -> None:
-        self.left = tasks
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Source:
+    """Tasks of equal length, which note whose they were."""
+
+    def __init__(self, name: str, seconds: float, log: list[str], clock: Clock) -> None:
+        self.left = 0
         self.is_closed = False
-        self.backlog_s = tasks * seconds
-        self._name, self._seconds, self._log = name, seconds, log
+        self.backlog_s = 0.0
+        self._name, self._seconds, self._log, self._clock = name, seconds, log, clock
 
     @property
     def is_over(self) -> bool:
@@ -34,11 +42,9 @@ class Source:
         self.left -= 1
         return self._task
 
-    def _task(self, _: Clock) -> None:
+    def _task(self, _: object) -> None:
         self._log.append(self._name)
-        end = time.monotonic() + self._seconds
-        while time.monotonic() < end:
-            pass
+        self._clock.seconds += self._seconds
 
     def leave(self, lanes: Lanes) -> None:
         with lanes.lock:
@@ -46,36 +52,56 @@ class Source:
         lanes.leave(self)
 
 
+def do_all(lanes: Lanes, tasks: dict[Source, int]) -> None:
+    """Give sources that have joined so many tasks at the same moment, and wait for all."""
+    with lanes.lock:
+        for source, count in tasks.items():
+            source.left = count
+            source.is_closed = True
+        lanes.notify(1)
+    for source in tasks:
+        lanes.leave(source)
+
+
 def test_who_has_little_to_do_is_not_kept_waiting_by_who_has_much() -> None:
-    lanes, log = Lanes(1), list[str]()
-    busy, quiet = Source("busy", 200, 0.001, log), Source("quiet", 20, 0.001, log)
-    with lanes.lock:  # the lane begins when both are there
-        threads = [threading.Thread(target=lanes.join, args=(each,)) for each in (busy, quiet)]
-    for thread in threads:
-        thread.start()
-        thread.join()
-    for source in (quiet, busy):
-        source.leave(lanes)
-    last = max(place for place, name in enumerate(log) if name == "quiet")
-    first = log.index("quiet")
+    clock, log = Clock(), list[str]()
+    lanes, busy, quiet = Lanes(1, clock), *(Source(n, 1.0, log, clock) for n in ("busy", "quiet"))
+    lanes.join(busy)
+    lanes.join(quiet)
+    do_all(lanes, {busy: 200, quiet: 20})
     assert log.count("busy") == 200 and log.count("quiet") == 20
-    assert log[first : last + 1].count("busy") < 80  # in turn, and not after all others
+    last = max(place for place, name in enumerate(log) if name == "quiet")
+    assert log[: last + 1].count("busy") <= 21  # in turn, and not after all others
 
 
 def test_shares_are_of_lane_time_and_not_of_tasks() -> None:
-    lanes, log = Lanes(1), list[str]()
-    long, short = Source("long", 20, 0.008, log), Source("short", 60, 0.001, log)
+    clock, log = Clock(), list[str]()
+    lanes, long, short = Lanes(1, clock), Source("l", 8.0, log, clock), Source("s", 1.0, log, clock)
     lanes.join(long)
     lanes.join(short)
-    for source in (short, long):
-        source.leave(lanes)
-    first, last = log.index("short"), max(i for i, name in enumerate(log) if name == "short")
-    assert log[first : last + 1].count("long") <= 20  # about 60 x 1 / 8, and far from 60
+    do_all(lanes, {long: 20, short: 40})
+    last = max(place for place, name in enumerate(log) if name == "s")
+    assert 4 <= log[: last + 1].count("l") <= 7  # 40 x 1 / 8, and one at each end
+
+
+def test_who_was_idle_has_saved_up_no_claim() -> None:
+    clock, log = Clock(), list[str]()
+    lanes, busy, late = Lanes(1, clock), *(Source(n, 1.0, log, clock) for n in ("busy", "late"))
+    lanes.join(busy)
+    lanes.join(late)
+    with lanes.lock:
+        busy.left = 50
+        lanes.notify(1)
+    while clock.seconds < 50:
+        pass
+    log.clear()
+    do_all(lanes, {busy: 50, late: 50})
+    assert 23 <= log[:50].count("busy") <= 27
 
 
 def test_a_wait_counts_of_others_no_more_than_the_own_work() -> None:
     lanes, log = Lanes(1), list[str]()
-    sources = [Source(name, 0, 0.0, log) for name in "abc"]
+    sources = [Source(name, 0.0, log, Clock()) for name in "abc"]
     for source, seconds in zip(sources, (1.0, 5.0, 0.5), strict=True):
         source.backlog_s = seconds
         lanes.join(source)
