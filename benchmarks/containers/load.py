@@ -30,13 +30,21 @@ class Outcome:
 
 @contextmanager
 def clients(
-    url: str, bodies: Sequence[bytes], *, number: int, stop: threading.Event | None = None
+    url: str,
+    bodies: Sequence[bytes],
+    *,
+    number: int,
+    stop: threading.Event | None = None,
+    patience_s: float = 60,
 ) -> Iterator[Outcome]:
-    """Let clients ask while the block runs, or until `stop`; the outcome is whole on leaving."""
+    """Let clients ask while the block runs, or until `stop`; the outcome is whole on leaving.
+
+    A client that gets no answer for `patience_s` counts as lost.
+    """
     stop = stop or threading.Event()
     outcome = Outcome()
     threads = [
-        threading.Thread(target=ask_on, args=(url, bodies, place, stop, outcome))
+        threading.Thread(target=ask_on, args=(url, bodies, place, stop, outcome, patience_s))
         for place in range(number)
     ]
     for thread in threads:
@@ -50,10 +58,15 @@ def clients(
 
 
 def ask_on(
-    url: str, bodies: Sequence[bytes], place: int, stop: threading.Event, outcome: Outcome
+    url: str,
+    bodies: Sequence[bytes],
+    place: int,
+    stop: threading.Event,
+    outcome: Outcome,
+    patience_s: float,
 ) -> None:
     """Ask as one client, on one connection as long as the server keeps it."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=patience_s)
     while not stop.is_set():
         place += 1
         started = time.monotonic()

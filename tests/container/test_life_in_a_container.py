@@ -45,7 +45,8 @@ def test_512_mib_are_enough_for_five_resnets_under_load(server: Container) -> No
 
 
 def test_512_mib_are_enough_for_the_costliest_pictures_that_are_allowed(server: Container) -> None:
-    with clients(server.url, costliest(), number=8) as outcome:
+    # Memory is what counts here, however slow the machine is.
+    with clients(server.url, costliest(), number=8, patience_s=600) as outcome:
         while outcome.answered < 12:
             assert server.inspect("{{.State.Running}}") == "true"
     assert set(outcome.lost) <= {"503"}  # too many take long, or too many bytes are held
