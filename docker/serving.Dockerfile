@@ -1,7 +1,8 @@
 # Serves the bundle at /bundle, or where a platform has put it; holds no torch. From the repository's root: make image
 FROM python:3.11-slim-bookworm AS packages
 WORKDIR /src
-# `--build-arg EXTRAS="serving signing"` for SNAPENSEMBLE_VERIFY_KEY, `"serving zstd"` for its coding.
+# `--build-arg EXTRAS="serving signing"` for SNAPENSEMBLE_VERIFY_KEY, `"serving zstd"` for its coding,
+# `"serving grpc"` for --grpc-port.
 ARG EXTRAS=serving
 COPY pyproject.toml constraints.txt docker/requirements.py docker/slim.py ./
 # Byte code is compiled here, since nothing can be written later. ONNX Runtime lists three packages
@@ -11,6 +12,7 @@ RUN python -m venv --without-pip /venv && \
     pip --python /venv/bin/python install --no-cache-dir --constraint constraints.txt \
         --requirement requirements.txt && \
     case " $EXTRAS " in *" signing "*) unused=flatbuffers ;; \
+        *" grpc "*) unused="flatbuffers packaging" ;; \
         *) unused="flatbuffers packaging protobuf" ;; esac && \
     pip --python /venv/bin/python uninstall --yes $unused && \
     python slim.py /venv
