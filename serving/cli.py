@@ -24,8 +24,6 @@ from snapensemble.serving.process.sockets import bind_ports, listening
 from snapensemble.serving.process.startup import greeting, prepare_process
 from snapensemble.serving.settings import SECRETS, Settings, check_environment, variable
 
-PLATFORM_PORT = "PORT"  # which Cloud Run, Knative and Heroku set; a setting of this server wins
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one flag per setting; variables SNAPENSEMBLE_* count where a flag is not given."""

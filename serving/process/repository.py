@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -160,10 +160,8 @@ class Repository:
         return problems
 
     def _note(self, problems: dict[str, str], only: str | None) -> None:
-        """Log what is wrong, once as long as it is wrong in the same way."""
-        for name, why in problems.items():
-            if self._problems.get(name) != why:
-                log.error("%s is left as it was: %s", name, why)
+        """Log what is new of what is wrong, and keep all of it for the index."""
+        log_new(problems, self._problems)
         kept = {} if only is None else {k: v for k, v in self._problems.items() if k != only}
         self._problems = kept | problems
 
@@ -255,6 +253,13 @@ class Refreshing:
                 log.error("nothing has changed: %s", error)
             except Exception:  # the server goes on with what it serves
                 log.exception("nothing has changed")
+
+
+def log_new(problems: Mapping[str, str], known: Mapping[str, str]) -> None:
+    """Log what is wrong with models, once as long as it is wrong in the same way."""
+    for name, why in problems.items():
+        if known.get(name) != why:
+            log.error("%s is left as it was: %s", name, why)
 
 
 def may_reload() -> bool:

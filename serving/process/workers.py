@@ -19,7 +19,7 @@ from snapensemble.contracts.cpu import cpu_budget, shares
 from snapensemble.contracts.files import sha256_of
 from snapensemble.serving.inference.repository import Plan
 from snapensemble.serving.process.metrics_files import MetricsFiles, metrics_files
-from snapensemble.serving.process.repository import Refreshing, may_reload
+from snapensemble.serving.process.repository import Refreshing, log_new, may_reload
 from snapensemble.serving.process.sockets import Ports, bind_ports, shut
 from snapensemble.serving.process.startup import greeting, hearing_ready, standard_error
 from snapensemble.serving.process.supervisor import Supervisor, Worker, WorkerFailed
@@ -108,9 +108,7 @@ class Plans:
     async def refresh(self, tell: Callable[[bytes], None]) -> None:
         """Look again, and tell the workers what has changed; what is wrong is left as it was."""
         found = await asyncio.to_thread(self._look)
-        for name, why in found.problems.items():
-            if self._problems.get(name) != why:
-                log.error("%s is left as it was: %s", name, why)
+        log_new(found.problems, self._problems)
         self._problems = found.problems
         kept = [each for each in self.now.models if each.name in found.problems]
         good = [each for each in found.models if each.name not in found.problems]

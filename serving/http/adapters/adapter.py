@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from numpy.typing import NDArray
 
 from snapensemble.contracts.bundle import BundleManifest
-from snapensemble.serving.http.body import Body
+from snapensemble.serving.http.body import Body, essence
 from snapensemble.serving.http.problems import Words, problem_document
 from snapensemble.serving.http.responses import Promised, prediction
 from snapensemble.serving.http.schemas import PredictOptions
@@ -40,8 +40,7 @@ class Head:
     @property
     def media_type(self) -> str:
         """The media type of the body, without parameters and in lower case."""
-        value = self.headers.get(b"content-type", b"").decode("latin-1")
-        return value.partition(";")[0].strip().lower()
+        return essence(self.headers.get(b"content-type", b"").decode("latin-1"))
 
 
 @dataclass(frozen=True, slots=True)
