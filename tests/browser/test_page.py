@@ -5,11 +5,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import CDPSession, Page, expect
+from playwright.sync_api import CDPSession, FileChooser, Page, expect
 
 from snapensemble.server_process import server_process
 from tests.browser.proxy import proxied
-from tests.browser.tab import PREDICT, best, drop, play, png, row
+from tests.browser.tab import PREDICT, best, drop, play, png, row, wait_until
 from tests.factories import make_bundle
 
 BROKEN = b"this is no picture"
@@ -158,14 +158,17 @@ def test_a_file_that_is_gone_is_not_taken_for_a_server_that_is_gone(
 
 
 def test_the_page_can_be_used_by_keyboard_alone(page: Page, server: str, tmp_path: Path) -> None:
+    choosers: list[FileChooser] = []  # listened for early, or the key overtakes the listener
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
     page.goto(server)
     expect(page.get_by_role("heading", name="insects")).to_be_visible()
     page.keyboard.press("Tab")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    assert chooser.value.is_multiple()
+    expect(page.locator("#files")).to_be_focused()
+    page.keyboard.press("Enter")
+    wait_until(page, lambda: bool(choosers))
+    assert choosers[0].is_multiple()
     (tmp_path / "one.png").write_bytes(PICTURES["one.png"])
-    chooser.value.set_files(tmp_path / "one.png")
+    choosers[0].set_files(tmp_path / "one.png")
     expect(best(page, "one.png")).to_be_visible()
     reached = []
     for _ in range(12):
