@@ -59,6 +59,7 @@ def _serve(look: Callable[[], Plan], settings: Settings) -> int:
         from snapensemble.serving.process.workers import serve_with_workers
 
         return serve_with_workers(look, settings, announce=lambda text: print(text, flush=True))
+    from snapensemble.serving.process.repository import on_hangup
     from snapensemble.serving.process.worker import serve
     from snapensemble.serving.shutdown import Shutdown
     from snapensemble.serving.telemetry.metrics import Metrics
@@ -72,6 +73,7 @@ def _serve(look: Callable[[], Plan], settings: Settings) -> int:
         shutdown=Shutdown(settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s),
         metrics=Metrics(),
         look=look,
+        on_news=on_hangup,
     )
     return 0
 

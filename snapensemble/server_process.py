@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from snapensemble.contracts.errors import SnapensembleError
 from snapensemble.serving.settings import CLIENT_TOKEN
@@ -16,10 +17,17 @@ class ServerFailed(SnapensembleError):
 
 
 @contextlib.contextmanager
-def server_process(bundle_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server_process(
+    bundle_dir: Path,
+    *flags: str,
+    stdin: int | IO[str] | None = None,
+    stderr: int | IO[str] | None = None,
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a server, give the process and its URL, and end it on leaving.
 
-    The server answers at once, since the line is awaited that it prints when its port is open.
+    The server answers at once, since the line is awaited that it prints when its port is open. It
+    has the terminal of this process, if there is one, where nothing is said of `stdin` and
+    `stderr`.
 
     Raises:
         ServerFailed: the server ended before it was ready.
@@ -28,7 +36,9 @@ def server_process(bundle_dir: Path, *flags: str) -> Iterator[tuple[subprocess.P
     command = [sys.executable, "-P", "-m", "snapensemble.cli", "serve", str(bundle_dir), *flags]
     process = subprocess.Popen(  # noqa: S603 # our own
         command,
+        stdin=stdin,
         stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         # The token is what clients send; a server with that variable alone refuses to start.
         env={name: value for name, value in os.environ.items() if name != CLIENT_TOKEN},

@@ -14,14 +14,11 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import httpx
@@ -34,6 +31,7 @@ from snapensemble.bench.figures import MIB
 from snapensemble.bench.http_load import HttpClient, Predictions
 from snapensemble.bench.load import Sample, closed_loop, open_loop, poisson_arrivals
 from snapensemble.bench.processes import resident_bytes
+from snapensemble.server_process import server_process
 
 CONCURRENCY = 8
 CAPACITY_S = 5.0
@@ -60,7 +58,9 @@ def measure(bundle_dir: Path, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="snapensemble-reload-") as work:
         versions = Versions(Path(work) / "models", bundle_dir)
         with (
-            server_without_terminal(versions.models, *args.flags) as (process, url),
+            server_process(
+                versions.models, "--port", "0", *args.flags, stdin=DEVNULL, stderr=DEVNULL
+            ) as (process, url),
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             return runner.run(loaded(versions, process.pid, url, groups, args))
@@ -144,26 +144,6 @@ def percentiles(samples: list[Sample]) -> dict[str, float]:
     spans = [1000 * (s.ended - s.started) for s in samples if s.answer.code is None]
     p50, p99 = np.percentile(spans, [50, 99]) if spans else (0.0, 0.0)
     return {"requests": len(samples), "p50": float(p50), "p99": float(p99)}
-
-
-@contextmanager
-def server_without_terminal(
-    models: Path, *flags: str
-) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A server to which SIGHUP means to look at the disk again."""
-    command = [sys.executable, "-P", "-m", "snapensemble.cli", "serve", str(models), "--port", "0"]
-    with subprocess.Popen(  # our own
-        [*command, *flags],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield process, process.stdout.readline().strip().rpartition(" on ")[2]
-        finally:
-            process.terminate()
 
 
 def table(figures: dict[str, Any]) -> list[tuple[str, ...]]:

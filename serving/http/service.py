@@ -71,8 +71,8 @@ class Model:
 class Control(Protocol):
     """What clients may do with the models, as far as the settings let them."""
 
-    def index(self) -> list[dict[str, Any]]:
-        """What is served and what is not, and why."""
+    def missing(self) -> dict[str, str]:
+        """Why models are not served as they are on disk, by name."""
 
     async def load(self, name: str) -> None:
         """Serve what is on disk of a model; nothing has changed if that raises."""

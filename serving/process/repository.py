@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from snapensemble.contracts.cpu import stand_back
 from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
@@ -30,12 +30,10 @@ class Repository:
     Args:
         settings: those of the server.
         service: gets the models.
-        look: looks at the disk for what is to be served now; if None, somebody else does.
+        look: says what is to be served now; it may take the time that a disk takes.
     """
 
-    def __init__(
-        self, settings: Settings, service: Service, look: Callable[[], Plan] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, service: Service, look: Callable[[], Plan]) -> None:
         self._settings = settings
         self._service = service
         self._look = look
@@ -70,15 +68,10 @@ class Repository:
             self._serve(planned, *self._loaded(planned))
 
     async def refresh(self) -> None:
-        """Look at the disk, and serve what is there now; what cannot be is left as it was."""
+        """Look what is to be served, and serve it; what cannot be served is left as it was."""
         async with self._changing:
-            plan = await self._aside(self._looked)
+            plan = await self._aside(self._look)
             await self._apply(plan.without(self._unloaded))
-
-    async def follow(self, plan: Plan) -> None:
-        """Serve what somebody else has found on the disk."""
-        async with self._changing:
-            await self._apply(plan)
 
     async def load(self, name: str) -> None:
         """Serve what is on disk of a model; nothing has changed if that raises.
@@ -88,7 +81,7 @@ class Repository:
             SnapensembleError: it cannot be served.
         """
         async with self._changing:
-            plan = await self._aside(self._looked)
+            plan = await self._aside(self._look)
             if why := plan.problems.get(name):
                 self._note({name: why}, name)
                 raise InvalidManifest(why)
@@ -113,19 +106,10 @@ class Repository:
             for model in gone:
                 self._retire(model)
 
-    def index(self) -> list[dict[str, Any]]:
-        """What is served and what is not, and why, as the model repository extension says it."""
-        served = self._service.all_models
-        ready = [
-            {"name": model.name, "version": model.version, "state": "READY", "reason": ""}
-            for model in served
-        ]
-        unloaded = self._unloaded - {model.name for model in served}
-        why = self._problems | dict.fromkeys(unloaded, "unloaded")
-        return ready + [
-            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason}
-            for name, reason in sorted(why.items())
-        ]
+    def missing(self) -> dict[str, str]:
+        """Why models are not served as they are on disk, by name."""
+        unloaded = self._unloaded - {model.name for model in self._service.all_models}
+        return self._problems | dict.fromkeys(unloaded, "unloaded")
 
     async def _apply(self, plan: Plan, only: str | None = None) -> dict[str, str]:
         """Load what is new, one after the other; then free what is planned no more.
@@ -205,10 +189,6 @@ class Repository:
         """Do work on a thread of its own, behind those that answer."""
         return await asyncio.get_running_loop().run_in_executor(self._loader, work)
 
-    def _looked(self) -> Plan:
-        assert self._look is not None, "somebody else looks at the disk"
-        return self._look()
-
     def _loaded(self, planned: Planned) -> tuple[Engine, int]:
         """An engine, and by how many bytes the process has grown meanwhile."""
         metrics = self._service.metrics
@@ -235,18 +215,25 @@ class Refreshing:
     def __init__(self, change: Callable[[], Awaitable[None]], every_s: float | None) -> None:
         self._change = change
         self._every_s = every_s
-        self._is_wanted = asyncio.Event()
+        self._is_wanted = False
+        self._wake: Callable[[], object] = lambda: None
 
     def want(self) -> None:
-        """Do it soon; on the event loop's thread."""
-        self._is_wanted.set()
+        """Have it done soon; on any thread, and in a signal's handler."""
+        self._is_wanted = True  # first: `run` looks at it after it can be woken
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._wake()
 
     async def run(self) -> None:
         """Do it until this is cancelled."""
+        woken = asyncio.Event()
+        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, woken.set)
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_wanted.wait(), self._every_s)
-            self._is_wanted.clear()
+            if not self._is_wanted:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), self._every_s)
+            woken.clear()
+            self._is_wanted = False
             try:
                 await self._change()
             except SnapensembleError as error:
@@ -260,6 +247,12 @@ def log_new(problems: Mapping[str, str], known: Mapping[str, str]) -> None:
     for name, why in problems.items():
         if known.get(name) != why:
             log.error("%s is left as it was: %s", name, why)
+
+
+def on_hangup(tell: Callable[[], None]) -> None:
+    """Call this with each SIGHUP from now on, where it means to look at the disk again."""
+    if may_reload():
+        signal.signal(signal.SIGHUP, lambda *_: tell())
 
 
 def may_reload() -> bool:

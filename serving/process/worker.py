@@ -7,7 +7,6 @@ later one what to serve from then on; secrets are in its environment. It ends in
 input ends, since its parent has died then.
 """
 
-import asyncio
 import atexit
 import contextlib
 import gc
@@ -17,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -31,7 +30,7 @@ from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.repository import Plan
 from snapensemble.serving.process.metrics_files import count_as
 from snapensemble.serving.process.metrics_port import serve_metrics
-from snapensemble.serving.process.repository import Refreshing, Repository, may_reload
+from snapensemble.serving.process.repository import Refreshing, Repository
 from snapensemble.serving.process.server import make_server
 from snapensemble.serving.process.sockets import Ports, listening, shut
 from snapensemble.serving.process.startup import prepare_process, say_ready
@@ -52,8 +51,8 @@ def serve(
     shutdown: Shutdown,
     metrics: Metrics,
     *,
-    look: Callable[[], Plan] | None = None,
-    plans: "LatestPlan | None" = None,
+    look: Callable[[], Plan],
+    on_news: Callable[[Callable[[], None]], object],
 ) -> None:
     """Serve until a signal comes, then end in order, and in any case in time.
 
@@ -64,8 +63,8 @@ def serve(
         announce: called with the number of lanes when connections are accepted.
         shutdown: tells when to stop.
         metrics: counts what happens.
-        look: looks at the disk for what is to be served, after SIGHUP and from time to time.
-        plans: where somebody else says what is to be served from then on.
+        look: says what is to be served, when there are news and from time to time.
+        on_news: gets what is to be called, on any thread, when there may be something new to serve.
     """
     with (
         ended_in_time(shutdown),
@@ -77,15 +76,9 @@ def serve(
             repository.begin(plan)
             service.check_settings()
             with listen() as ports, contextlib.ExitStack() as stack:
-                jobs = []
-                if look is not None:
-                    refreshing = Refreshing(repository.refresh, settings.watch)
-                    jobs.append(refreshing.run)
-                if plans is not None:
-                    jobs.append(partial(plans.followed_by, repository.follow))
-                server = make_server(app, repository.memory, shutdown, traces, jobs)
-                if look is not None and may_reload():
-                    signal.signal(signal.SIGHUP, lambda *_: refreshing.want())
+                refreshing = Refreshing(repository.refresh, settings.watch)
+                server = make_server(app, repository.memory, shutdown, traces, [refreshing.run])
+                on_news(refreshing.want)
                 if ports.metrics is not None:
                     stack.enter_context(serve_metrics(ports.metrics, service))
                 gc.collect()
@@ -105,9 +98,8 @@ def _work() -> int:
     # Unbuffered: a thread that waits with the lock of a buffer would abort the interpreter's end.
     lines = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 # it ends with the process
     settings = Settings(**from_json(lines.readline()))
-    plan = Plan.model_validate_json(lines.readline())
+    plans = Plans(Plan.model_validate_json(lines.readline()))
     prepare_process(settings)
-    plans = LatestPlan()
     threading.Thread(
         target=_hear_parent, args=(lines, plans, metrics_dir, int(descriptors[0])), daemon=True
     ).start()
@@ -121,46 +113,37 @@ def _work() -> int:
         settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False
     )
     serve(
-        plan,
-        settings,
+        plans.latest,
+        settings.model_copy(update={"watch": None}),  # the parent looks at the disk
         listen,
         announce=lambda *_: say_ready(int(ready_pipe)),
         shutdown=shutdown,
         metrics=Metrics(Path(metrics_dir)),
-        plans=plans,
+        look=lambda: plans.latest,
+        on_news=plans.told_to,
     )
     return 0
 
 
-class LatestPlan:
-    """The plan that came last, from a thread that hears of plans to the event loop."""
+class Plans:
+    """What the parent has said last is to be served."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._plan: Plan | None = None
-        self._wake: Callable[[], object] = lambda: None
+    def __init__(self, first: Plan) -> None:
+        self.latest = first
+        self._tell: Callable[[], None] = lambda: None
+
+    def told_to(self, tell: Callable[[], None]) -> None:
+        """Call this from now on for each plan that comes, and for what has come before."""
+        self._tell = tell
+        tell()
 
     def put(self, plan: Plan) -> None:
-        """Have a plan followed; on any thread."""
-        with self._lock:
-            self._plan = plan
-            self._wake()
-
-    async def followed_by(self, follow: Callable[[Plan], Awaitable[None]]) -> None:
-        """Follow each plan, or of several the last, until this is cancelled."""
-        loop, came = asyncio.get_running_loop(), asyncio.Event()
-        came.set()  # one may have come before
-        self._wake = partial(loop.call_soon_threadsafe, came.set)
-        while True:
-            await came.wait()
-            came.clear()
-            with self._lock:
-                plan, self._plan = self._plan, None
-            if plan is not None:
-                await follow(plan)
+        """Have a plan served; on any thread."""
+        self.latest = plan
+        self._tell()
 
 
-def _hear_parent(lines: IO[bytes], plans: LatestPlan, metrics_dir: str, clients: int) -> None:
+def _hear_parent(lines: IO[bytes], plans: Plans, metrics_dir: str, clients: int) -> None:
     """Take up what the parent plans, one line each, until it has died."""
     while line := lines.readline():
         with contextlib.suppress(ValidationError):  # of a parent that died in the middle of it

@@ -41,11 +41,14 @@ def adapter(_: Mapping[str, str]) -> Adapter:
 async def repository_index(request: Request) -> list[IndexEntry]:
     """All models, with why one is not served."""
     service: Service = request.app.state.service
-    if service.control is not None:
-        return [IndexEntry.model_validate(each) for each in service.control.index()]
-    return [
+    ready = [
         IndexEntry(name=model.name, version=model.version, state="READY", reason="")
         for model in service.all_models
+    ]
+    missing = {} if service.control is None else service.control.missing()
+    return ready + [
+        IndexEntry(name=name, version="", state="UNAVAILABLE", reason=why)
+        for name, why in sorted(missing.items())
     ]
 
 

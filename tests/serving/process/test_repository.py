@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import shutil
+import threading
 import weakref
 from collections.abc import AsyncIterator
 from functools import partial
@@ -20,7 +21,7 @@ from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.repository import plan
 from snapensemble.serving.process import repository as module
-from snapensemble.serving.process.repository import Repository
+from snapensemble.serving.process.repository import Refreshing, Repository
 from snapensemble.serving.settings import Settings
 from tests.factories import CLASSES, encoded, linear_member, make_bundle, picture
 from tests.fakes import client
@@ -254,6 +255,25 @@ async def test_settings_that_name_no_model_are_refused(
     running.service.settings = settings
     with pytest.raises(InvalidConfig, match=says):
         running.service.check_settings()
+
+
+async def test_a_change_is_made_when_asked_for_on_any_thread_and_after_one_that_fails() -> None:
+    asked: list[int] = []
+
+    async def change() -> None:
+        asked.append(threading.get_ident())
+        if len(asked) == 1:
+            raise ZeroDivisionError
+
+    refreshing = Refreshing(change, None)
+    refreshing.want()  # before it runs
+    running = asyncio.create_task(refreshing.run())
+    for count in (1, 2, 3):
+        while len(asked) < count:
+            await asyncio.sleep(0)
+        await asyncio.to_thread(refreshing.want)
+    running.cancel()
+    assert set(asked) == {threading.get_ident()}
 
 
 async def test_a_shadow_is_asked_and_counted_and_answers_nobody(tmp_path: Path) -> None:

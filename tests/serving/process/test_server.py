@@ -6,13 +6,11 @@ import os
 import pty
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from subprocess import PIPE, Popen
 from urllib.parse import urlsplit
 
 import httpx
@@ -213,10 +211,8 @@ def test_a_hangup_ends_a_server_that_has_a_terminal(
     bundle_dir: Path, flags: tuple[str, ...]
 ) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "snapensemble.cli", "serve", str(bundle_dir), *flags]
-    with Popen([*command, "--port", "0"], stdin=theirs, stdout=PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert is_well(process.stdout.readline().strip().rpartition(" on ")[2])
+    with server_process(bundle_dir, "--port", "0", *flags, stdin=theirs) as (process, url):
+        assert is_well(url)
         process.send_signal(signal.SIGHUP)
         assert process.wait(30) == 0
     os.close(ours)

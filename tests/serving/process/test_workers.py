@@ -5,11 +5,9 @@ import http.client
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, Popen
-from typing import IO
+from subprocess import DEVNULL, Popen
 
 import httpx
 import pytest
@@ -365,7 +363,10 @@ def test_a_hangup_without_a_terminal_serves_what_is_on_disk_now(
 ) -> None:
     changed(tmp_path / "models", 1)
     log = tmp_path / "log"
-    with log.open("w") as stderr, started(tmp_path / "models", *flags, stderr=stderr) as found:
+    with (
+        log.open("w") as stderr,
+        server_process(tmp_path / "models", *flags, stdin=DEVNULL, stderr=stderr) as found,
+    ):
         process, url = found
         assert version_of(url) == "1"
         changed(tmp_path / "models", 2)
@@ -383,7 +384,7 @@ def test_a_hangup_without_a_terminal_serves_what_is_on_disk_now(
 
 def test_workers_that_are_started_later_serve_what_the_others_serve(tmp_path: Path) -> None:
     changed(tmp_path, 1)
-    with started(tmp_path, *FLAGS) as (process, url):
+    with server_process(tmp_path, *FLAGS, stdin=DEVNULL, stderr=DEVNULL) as (process, url):
         changed(tmp_path, 2)
         process.send_signal(signal.SIGHUP)
         while version_of(url) != "2":
@@ -399,21 +400,10 @@ def test_workers_that_are_started_later_serve_what_the_others_serve(tmp_path: Pa
 
 def test_it_looks_by_itself_from_time_to_time(tmp_path: Path) -> None:
     changed(tmp_path, 1)
-    with started(tmp_path, "--port", "0", "--watch", "1") as (process, url):
+    with server_process(tmp_path, "--port", "0", "--watch", "1", stdin=DEVNULL, stderr=DEVNULL) as (
+        process,
+        url,
+    ):
         changed(tmp_path, 2)
         while version_of(url) != "2":
             assert process.poll() is None
-
-
-@contextlib.contextmanager
-def started(
-    models: Path, *flags: str, stderr: int | IO[str] = DEVNULL
-) -> Iterator[tuple["Popen[str]", str]]:
-    """A server without a terminal, whatever these tests have."""
-    command = [sys.executable, "-m", "snapensemble.cli", "serve", str(models), *flags]
-    with Popen(command, stdin=DEVNULL, stdout=PIPE, stderr=stderr, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process, process.stdout.readline().strip().rpartition(" on ")[2]
-        finally:
-            process.terminate()
