@@ -116,7 +116,9 @@ class Settings(BaseSettings):
     )
     workers: Positive = Field(1, description="processes that share the port and the processors")
     providers: str = Field(
-        "cpu", description="what runs members, first choice first: cpu, cuda, tensorrt, openvino"
+        "cpu",
+        description="what runs members, first choice first: cpu, cuda, tensorrt, openvino (for "
+        "bundles without class maps)",
     )
     max_batch_size: Positive = Field(32, description="images that run together at most")
     max_queue: Positive = Field(1024, description="images accepted and not answered at most")
