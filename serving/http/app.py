@@ -75,6 +75,7 @@ def create_app(
     app = FastAPI(
         openapi_url=None,  # `describe` makes a document that says more
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # `Exchanges` has its own
     )
     service = Service(settings, metrics, shutdown)
     if engine is not None:
