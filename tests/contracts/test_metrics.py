@@ -67,6 +67,26 @@ def test_a_temperature_keeps_the_order(logits_MBK: np.ndarray, temperature: floa
     ).all()
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(2, 120), st.data())
+def test_an_answer_is_the_same_to_the_bit_in_any_company(
+    seed: int, M: int, K: int, data: st.DataObject
+) -> None:
+    """Images come together by chance, and the memory of those that are picked lies otherwise."""
+    rng = np.random.default_rng(seed)
+    probs_MBK = softmax(4 * rng.normal(size=(M, 9, K)))
+    weights_M = rng.dirichlet(np.ones(M)).tolist()
+    picked_B = np.array(data.draw(st.lists(st.booleans(), min_size=9, max_size=9)))
+    some = probs_MBK[:, picked_B]
+    for figure in (
+        lambda probs_MBK: mean_probabilities(probs_MBK, weights_M, 1.3),
+        lambda probs_MBK: disagreement(probs_MBK, weights_M),
+        lambda probs_MBK: entropy(probs_MBK).T,
+    ):
+        expected = figure(probs_MBK)[picked_B]
+        assert np.array_equal(figure(some), expected)
+        assert np.array_equal(figure(np.ascontiguousarray(some)), expected)
+
+
 def test_members_that_agree_do_not_disagree() -> None:
     probs_MBK = np.repeat(softmax(np.array([[[1.0, 2.0, 3.0]]])), 3, axis=0)
     assert disagreement(probs_MBK)[0] == pytest.approx(0, abs=1e-12)
