@@ -24,6 +24,10 @@ from snapensemble.contracts.process import SIGNALS
 
 CONNECT_S = 5.0  # until somebody must have answered at an address
 ASK_S = 60.0  # until every node must have said what is installed there
+# Ray waits for minutes where something else listens. Its head speaks gRPC, which is HTTP/2 (RFC 9113,
+# 3.4): both sides begin with a frame of settings.
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+HTTP2_SETTINGS = b"\4"
 LOCAL_STORE_BYTES = 512 << 20
 ALWAYS = ("snapensemble", "numpy", "pillow")
 
@@ -49,6 +53,8 @@ def import_ray() -> ModuleType:
         InvalidConfig: it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Its core would warn, among others, of how Ray Data itself makes actors.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
     except ModuleNotFoundError as error:
@@ -132,13 +138,21 @@ def _refuse_what_is_no_address(address: str) -> None:
             "taken)"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S) as connection:
+            connection.settimeout(CONNECT_S)
+            connection.sendall(HTTP2_HELLO)
+            kind = connection.recv(4, socket.MSG_WAITALL)[3:]
     except OSError as error:
         raise InvalidConfig(
             f"--ray {address}: nobody answers there within {CONNECT_S:.0f} s "
             f"({error.strerror or error}); start a cluster by `ray start --head`, or give "
             "--ray local"
         ) from error
+    if kind != HTTP2_SETTINGS:
+        raise InvalidConfig(
+            f"--ray {address}: what listens there is no cluster of Ray, which would speak gRPC; "
+            "give the HOST:PORT that `ray start --head` has said"
+        )
 
 
 def refuse_other_software(ray: ModuleType, nodes: Sequence[Node], packages: Sequence[str]) -> None:

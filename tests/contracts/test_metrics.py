@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,11 +79,12 @@ def test_an_answer_is_the_same_to_the_bit_in_any_company(
     weights_M = rng.dirichlet(np.ones(M)).tolist()
     picked_B = np.array(data.draw(st.lists(st.booleans(), min_size=9, max_size=9)))
     some = probs_MBK[:, picked_B]
-    for figure in (
+    figures: list[Callable[[np.ndarray], np.ndarray]] = [
         lambda probs_MBK: mean_probabilities(probs_MBK, weights_M, 1.3),
         lambda probs_MBK: disagreement(probs_MBK, weights_M),
         lambda probs_MBK: entropy(probs_MBK).T,
-    ):
+    ]
+    for figure in figures:
         expected = figure(probs_MBK)[picked_B]
         assert np.array_equal(figure(some), expected)
         assert np.array_equal(figure(np.ascontiguousarray(some)), expected)

@@ -4,6 +4,7 @@ This process finds the pictures, divides them into blocks, and writes what comes
 holds workers, retries and back-pressure. Pictures are read where they are answered.
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -169,6 +170,7 @@ def results(
             }
         )
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.log_internal_stack_trace_to_stdout = False

@@ -111,7 +111,8 @@ class Worker:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")
             for picture in pictures:
-                under_way.append((picture.name, *engine.submit([picture.address], mode, asked)))
+                (answer,) = engine.submit([picture.address], mode, asked)
+                under_way.append((picture.name, answer))
                 if len(under_way) >= max(AT_LEAST, PER_LANE * engine.scheduler.threads):
                     yield settle()
             while under_way:
