@@ -78,8 +78,7 @@ def test_all_kinds_of_sources_give_the_rows_that_they_give_without_a_cluster(
         parquet.read_metadata(file).num_rows for file in sorted((tmp_path / "parts").glob("part*"))
     ]
     assert set(sizes[:-1]) == {37} and 0 < sizes[-1] <= 37
-    (head, second) = cluster.bundles()
-    assert len(head) == len(second) == 1, "the bundle is on each node, once"
+    assert max(map(len, cluster.bundles())) == 1, "the bundle is on a node that works, once"
 
 
 def test_a_node_that_is_killed_loses_nothing_and_doubles_nothing(

@@ -82,6 +82,6 @@ def test_flags_that_do_not_fit_are_refused(
 ) -> None:
     try:
         assert main(["train", *flags]) == 2
-    except SystemExit as exit:
-        assert exit.code == 2
+    except SystemExit as stopped:
+        assert stopped.code == 2
     assert message in capsys.readouterr().err
