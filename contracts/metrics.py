@@ -223,8 +223,8 @@ def rank(nll_S: Sequence[float]) -> list[int]:
 def _mean_over_members(values: Floats, weights_M: Sequence[float] | None) -> Floats:
     if weights_M is None:
         return np.asarray(values.mean(axis=0))
-    # Added one after another: np.dot adds in an order that depends on how many images come together,
-    # and an answer would depend on its company in the last bit.
+    # Added one after another: np.dot adds in an order that depends on how many images come
+    # together, and an answer would depend on its company in the last bit.
     total = weights_M[0] * values[0]
     for weight, value in zip(weights_M[1:], values[1:], strict=True):
         total += weight * value

@@ -24,8 +24,8 @@ from snapensemble.contracts.process import SIGNALS
 
 CONNECT_S = 5.0  # until somebody must have answered at an address
 ASK_S = 60.0  # until every node must have said what is installed there
-# Ray waits for minutes where something else listens. Its head speaks gRPC, which is HTTP/2 (RFC 9113,
-# 3.4): both sides begin with a frame of settings.
+# Ray waits for minutes where something else listens. Its head speaks gRPC, which is HTTP/2: both
+# sides begin with a frame of settings (RFC 9113, section 3.4).
 HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 HTTP2_SETTINGS = b"\4"
 LOCAL_STORE_BYTES = 512 << 20
@@ -148,7 +148,7 @@ def _refuse_what_is_no_address(address: str) -> None:
             f"({error.strerror or error}); start a cluster by `ray start --head`, or give "
             "--ray local"
         ) from error
-    if kind != HTTP2_SETTINGS:
+    if kind != HTTP2_SETTINGS and os.environ.get("RAY_USE_TLS", "0") == "0":
         raise InvalidConfig(
             f"--ray {address}: what listens there is no cluster of Ray, which would speak gRPC; "
             "give the HOST:PORT that `ray start --head` has said"

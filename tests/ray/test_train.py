@@ -1,9 +1,11 @@
 """`snapensemble train --runs --ray` on a cluster of two nodes."""
 
+import signal
 from pathlib import Path
 
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.many.runs import seeds
+from snapensemble.trainer.run import train
 from tests.ray.conftest import TwoNodes, ended, run, started, wait_while_running
 from tests.trainer.interruptions import outcome, short
 
@@ -45,6 +47,24 @@ def test_runs_whose_node_is_killed_end_like_those_made_one_by_one(
     assert f"pool them: snapensemble export {' '.join(runs)} --out" in said
     for each in alone:
         assert outcome(out / each.out.name) == outcome(each.out)
+
+
+def test_ctrl_c_ends_every_run_after_a_step_and_the_same_command_goes_on(
+    cluster: TwoNodes, tmp_path: Path
+) -> None:
+    out, changes = tmp_path / "runs", {"cycle_epochs": 12, "checkpoint_minutes": 60.0}
+    command = ["train", *flags(out, **changes), "--runs", 2, "--ray", cluster.address]
+    process = started(*command)
+    lines = [out / f"seed-{seed}" / "metrics.jsonl" for seed in (0, 1)]
+    wait_while_running(
+        process, lambda: all(each.exists() and each.stat().st_size for each in lines)
+    )
+    process.send_signal(signal.SIGINT)
+    assert "the same command goes on with the others" in ended(process, 130)
+    for file in lines:
+        assert (file.with_name("checkpoint.pt")).exists(), "which it has only at the end of a run"
+    run(*command)
+    assert outcome(out / "seed-0") == outcome(train(short(tmp_path / "one", **changes)))
 
 
 def test_the_cycles_of_a_star_are_what_the_run_itself_has(

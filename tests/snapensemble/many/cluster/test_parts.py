@@ -3,7 +3,7 @@
 import errno
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -27,10 +27,12 @@ NAMES = [f"photos/{number}.jpg" for number in range(10)]
 OPTIONS = {"--top": "5", "the bundle": "0123"}
 
 
-def plan_of(names: Sequence[str] = NAMES, size: int = 4, **options: str) -> Plan:
+def plan_of(
+    names: Sequence[str] = NAMES, size: int = 4, options: Mapping[str, str] = OPTIONS
+) -> Plan:
     pictures = [Picture(name, os.fsencode(f"/{name}")) for name in names]
     blocks, _ = divided_into_blocks(pictures, size, io.BytesIO(), may_repeat=False)
-    return Plan({**OPTIONS, **options}, ["/a.tar 12 34 56"], blocks)
+    return Plan(options, ["/a.tar 12 34 56"], blocks)
 
 
 def part(rows: int) -> bytes:
@@ -77,8 +79,8 @@ def test_a_folder_goes_on_with_the_blocks_that_have_no_file(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (plan_of(**{"--top": "2"}), "--top was 5, is 2"),
-        (plan_of(**{"the bundle": "4567"}), "the bundle was 0123, is 4567"),
+        (plan_of(options={**OPTIONS, "--top": "2"}), "--top was 5, is 2"),
+        (plan_of(options={**OPTIONS, "the bundle": "4567"}), "the bundle was 0123, is 4567"),
         (plan_of(size=5), "the pictures 1 to 4 are not the same"),
         (plan_of(NAMES[:9]), "there were 10 pictures, and are 9; the pictures 9 to 10 are not"),
         (plan_of(NAMES[:8]), "there were 10 pictures, and are 8"),
