@@ -105,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
 
 def run_several(flags: dict[str, Any], ray: RayOptions) -> int:
     """Train several runs, here or on a cluster; stdout has their directories."""
-    from snapensemble.trainer.many.runs import branches, seeds, train_all
+    from snapensemble.trainer.many.runs import branches, seeds
+    from snapensemble.trainer.many.together import train_all
 
     if "branch" in flags:
         runs = branches(flags.pop("branch"), Path(flags.pop("out")), flags)

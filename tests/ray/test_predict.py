@@ -15,7 +15,8 @@ from pyarrow import parquet
 from tests.factories import make_bundle
 from tests.ray.conftest import COUNT, TwoNodes, ended, run, started, wait_while_running
 
-MANY = 6000  # pictures: more than are answered before a test has done something
+FOLDERS = 100  # that lead to the same pictures: more than are answered before a test does a thing
+MANY = FOLDERS * COUNT // 2
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -32,10 +33,10 @@ def many_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table that names the same pictures again and again, by other paths."""
     root = tmp_path_factory.mktemp("many")
     files = sorted((photos / "b").iterdir())
-    for number in range(MANY // 100):
+    for number in range(FOLDERS):
         (root / f"{number:03d}").symlink_to(photos / "b")
-    assert len(files) == COUNT // 2
-    paths = [f"{number % (MANY // 100):03d}/{files[number // 100].name}" for number in range(MANY)]
+    paths = [f"{folder:03d}/{file.name}" for folder in range(FOLDERS) for file in files]
+    assert len(paths) == MANY
     parquet.write_table(pa.table({"path": paths}), root / "photos.parquet")
     return root / "photos.parquet"
 
@@ -143,12 +144,11 @@ def test_a_bundle_that_changes_while_it_is_used_changes_nothing(
 def test_what_workers_need_and_no_node_has_is_said_before_they_start(
     cluster: TwoNodes, photos: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    command = ["predict", photos, "--bundle", bundle, "--out", tmp_path / "parts"]
-    command += ["--ray", cluster.address]
-    said = run(*command, "--ray-gpus", 1, code=2)
+    command = ["predict", photos, "--bundle", bundle, "--ray", cluster.address]
+    said = run(*command, "--out", tmp_path / "gpus", "--ray-gpus", 1, code=2)
     assert "no node of the cluster has 1 CPUs and 1 GPUs for one worker" in said
-    said = run(*command, "--mode", "cascade", code=2)
-    assert "this bundle carries no cascade" in said
+    said = run(*command, "--out", tmp_path / "parts", "--mode", "cascade", code=2)
+    assert "a worker cannot answer: mode: this bundle carries no cascade" in said
     assert not parts_of(tmp_path / "parts")
 
 

@@ -4,15 +4,12 @@ Each has a directory of its own below --out, and is what `train` or `branch` wou
 is finished is not trained again, and what was stopped goes on.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from snapensemble.contracts.cluster.options import RayOptions
-from snapensemble.contracts.errors import InvalidConfig, SnapensembleError, message_of
+from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.files import explaining_failures, write_atomically
-from snapensemble.contracts.process import say
 from snapensemble.contracts.run import RUN_FILE, read_run
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import parsed, read_toml, to_toml
@@ -21,10 +18,6 @@ from snapensemble.trainer.run import branch, resume, train
 
 RUNS_FILE = "runs.toml"  # the settings of all runs of a directory
 MACHINE = ("device", "threads", "checkpoint_minutes")  # settings that may change
-
-
-class RunsFailed(SnapensembleError):
-    """Some of several runs could not be trained; the others are finished."""
 
 
 @dataclass(frozen=True)
@@ -92,42 +85,6 @@ def branches(origin: Path, out: Path, changes: dict[str, Any]) -> list[OneRun]:
         OneRun(out / f"cycle-{cycle:02d}", origin=origin, cycle=cycle, changes=changes)
         for cycle in range(1, read_run(origin).schedule.cycles)
     ]
-
-
-def train_all(runs: Sequence[OneRun], ray: RayOptions) -> list[Path]:
-    """Train several runs, here or on a cluster; give their directories.
-
-    Raises:
-        RunsFailed: some of them could not be trained.
-        InvalidConfig: there is no such cluster; or the one run cannot work.
-        Stopped: a signal came; what was under way has a checkpoint.
-    """
-    problems: dict[Path, str] = {}
-    if ray.ray is None:
-        for number, run in enumerate(runs, 1):
-            say(f"run {number} of {len(runs)}: {run.out}")
-            try:
-                run.train()
-            except SnapensembleError as error:
-                problems[run.out] = message_of(error)
-    else:
-        from snapensemble.trainer.many.cluster import train_on_cluster
-
-        problems = train_on_cluster(runs, ray)
-    finished = [run.out for run in runs if run.out not in problems]
-    if finished:
-        say(pooling([*{run.origin for run in runs if run.origin is not None}, *finished]))
-    if problems:
-        lines = [f"{out}: {problem}" for out, problem in problems.items()]
-        raise RunsFailed(
-            f"{len(problems)} of {len(runs)} runs could not be trained:\n" + "\n".join(lines)
-        )
-    return finished
-
-
-def pooling(runs: Sequence[Path]) -> str:
-    """How the snapshots of several runs become one bundle, in words."""
-    return f"pool them: snapensemble export {' '.join(map(str, runs))} --out BUNDLE_DIR"
 
 
 def _note_settings(config: TrainConfig) -> None:

@@ -8,7 +8,8 @@ from snapensemble.cli import main
 from snapensemble.contracts.cluster.options import RayOptions
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.run import read_run
-from snapensemble.trainer.many.runs import RunsFailed, seeds, train_all
+from snapensemble.trainer.many.runs import seeds
+from snapensemble.trainer.many.together import RunsFailed, train_all
 from snapensemble.trainer.options.images import MAX_SEED
 from snapensemble.trainer.run import train
 from tests.trainer.interruptions import killed, outcome, short
@@ -30,8 +31,9 @@ def test_several_runs_are_those_of_their_seeds(
 
 def test_the_same_command_goes_on_with_what_is_not_finished(tmp_path: Path) -> None:
     config = short(tmp_path / "runs")
-    whole = outcome(train(short(tmp_path / "one", seed=1)))
-    killed(lambda: train_all(seeds(config, 2), ALONE), 90)  # in the second run
+    events = killed(lambda: train(short(tmp_path / "one", seed=1)), 0)
+    whole = outcome(tmp_path / "one")
+    killed(lambda: train_all(seeds(config, 2), ALONE), events + 40)  # in the second run
     first = tmp_path / "runs" / "seed-0" / "run.json"
     assert read_run(first.parent).complete
     assert not read_run(tmp_path / "runs" / "seed-1").complete
