@@ -22,7 +22,7 @@ from snapensemble.contracts.cluster.connection import (
 from snapensemble.contracts.cluster.options import RayOptions
 from snapensemble.contracts.errors import InvalidConfig, SnapensembleError, message_of
 from snapensemble.contracts.options import build
-from snapensemble.contracts.process import Stopped, say
+from snapensemble.contracts.process import Stopped, say, signals_deferred
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import parsed, to_toml
 from snapensemble.trainer.many.runs import OneRun
@@ -31,6 +31,7 @@ from snapensemble.trainer.recording.run_directory import LOCK_FILE
 SAME = ("torch",)  # packages that weights depend on, too
 RETRIES = 10  # of a task whose node or process is lost
 LET_GO_S = 60.0  # until a lost process must have let go of its directory
+LOOK_S = 0.5  # after which this process looks whether a signal has come
 END_S = 30.0  # until tasks must have ended after a signal
 
 
@@ -45,7 +46,8 @@ def train_on_cluster(runs: Sequence[OneRun], options: RayOptions) -> dict[Path, 
     assert options.ray is not None
     ray = import_ray()
     problems: dict[Path, str] = {}
-    with connected(options.ray, SAME) as nodes:
+    # Ray's core turns an exception of a signal's handler into an error of its own.
+    with connected(options.ray, SAME) as nodes, signals_deferred() as deferred:
         remote = ray.remote(train_one)
         under_way: dict[Any, OneRun] = {}
         for run in runs:
@@ -57,18 +59,18 @@ def train_on_cluster(runs: Sequence[OneRun], options: RayOptions) -> dict[Path, 
             )
             under_way[task.remote(_absolute(run), given or cpus)] = run
         try:
-            while under_way:
-                (done,), _ = ray.wait(list(under_way), num_returns=1)
-                run = under_way.pop(done)
-                problem = _result(ray, done)
-                if problem is not None:
-                    problems[run.out] = problem
-                state = "finished" if problem is None else "could not be trained"
-                say(f"{run.out} {state}, {len(runs) - len(under_way)} of {len(runs)}")
-        except Stopped:
-            _end(ray, list(under_way))
-            say("what is finished stays; the same command goes on with the others")
-            raise
+            while under_way and not deferred.signum:
+                finished, _ = ray.wait(list(under_way), num_returns=1, timeout=LOOK_S)
+                for done in finished:
+                    run = under_way.pop(done)
+                    problem = _result(ray, done)
+                    if problem is not None:
+                        problems[run.out] = problem
+                    state = "finished" if problem is None else "could not be trained"
+                    say(f"{run.out} {state}, {len(runs) - len(under_way)} of {len(runs)}")
+            if deferred.signum:
+                _end(ray, list(under_way))
+                say("what is finished stays; the same command goes on with the others")
         except ray.exceptions.RayError as error:
             raise ClusterFailed(
                 f"the cluster has failed: {type(error).__name__}; look at it by `ray status`, and "

@@ -12,7 +12,7 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.files import explaining_failures, write_atomically
 from snapensemble.contracts.run import RUN_FILE, read_run
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.config_file import parsed, read_toml, to_toml
+from snapensemble.trainer.config_file import parsed, read_toml, run_config, to_toml
 from snapensemble.trainer.options.images import MAX_SEED
 from snapensemble.trainer.run import branch, resume, train
 
@@ -80,7 +80,10 @@ def branches(origin: Path, out: Path, changes: dict[str, Any]) -> list[OneRun]:
 
     Raises:
         InvalidManifest: the directory holds no run.
+        InvalidConfig: a change is out of bounds.
     """
+    config = run_config(origin, **changes)  # reads texts as what they stand for
+    changes = {name: getattr(config, name) for name in changes}
     return [
         OneRun(out / f"cycle-{cycle:02d}", origin=origin, cycle=cycle, changes=changes)
         for cycle in range(1, read_run(origin).schedule.cycles)

@@ -5,13 +5,15 @@ holds workers, retries and back-pressure. Pictures are read where they are answe
 """
 
 import logging
+import queue
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from snapensemble.contracts.cluster.connection import (
     ClusterFailed,
@@ -20,7 +22,7 @@ from snapensemble.contracts.cluster.connection import (
     import_ray,
 )
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.process import printable, say
+from snapensemble.contracts.process import printable, say, signals_deferred
 from snapensemble.many.cluster.bundle import Packed, packed
 from snapensemble.many.cluster.parts import (
     Parts,
@@ -39,6 +41,9 @@ from snapensemble.many.run import Counts, columns_of, summary
 from snapensemble.serving.http.schemas import PredictOptions
 
 SAME = ("onnxruntime", "pyarrow")  # packages that rows depend on, too
+LOOK_S = 0.2  # after which this process looks whether a signal has come
+END = StopIteration()  # nothing more comes
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,14 +133,17 @@ def _answer(
     """Have the workers answer what is missing, and write the files as they come."""
     began = time.monotonic()
     total = sum(block.pictures for block in parts.plan.blocks)
-    with Progress(range(total)) as progress:
+    # Ray's core turns an exception of a signal's handler into an error of its own.
+    with signals_deferred() as deferred, Progress(range(total)) as progress:
         try:
-            for result in results(parts.missing, spooled, job, bundle, share):
-                if result["problem"] is not None:
-                    raise ClusterFailed(f"a worker cannot answer: {result['problem']}")
-                if parts.add(result[BLOCK], result["part"]):
-                    counts.answered += result["answered"]
-                    counts.fail(result["bad"])
+            for result in looked_up_from(results(parts.missing, spooled, job, bundle, share)):
+                deferred.raise_if_received()
+                if result is not None:
+                    if result["problem"] is not None:
+                        raise ClusterFailed(f"a worker cannot answer: {result['problem']}")
+                    if parts.add(result[BLOCK], result["part"]):
+                        counts.answered += result["answered"]
+                        counts.fail(result["bad"])
                 progress.show(counts.done, counts.before, counts.failed)
         except BaseException:
             say(f"{parts.rows:,} rows are safe; the same command goes on")
@@ -146,6 +154,36 @@ def _answer(
             "same command asks for them again"
         )
     say(summary(counts, time.monotonic() - began))
+
+
+def looked_up_from(items: Iterator[T], every_s: float = LOOK_S) -> Iterator[T | None]:
+    """Yield items as another thread gets them, and None where that takes long.
+
+    One item waits to be taken, no more, so that who makes them is slowed down.
+    """
+    found: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=1)
+
+    def work() -> None:
+        try:
+            for item in items:
+                found.put((item, None))
+        except BaseException as error:
+            found.put((None, error))
+        else:
+            found.put((None, END))
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        try:
+            item, error = found.get(timeout=every_s)
+        except queue.Empty:
+            yield None
+            continue
+        if error is END:
+            return
+        if error is not None:
+            raise error
+        yield item
 
 
 def results(
