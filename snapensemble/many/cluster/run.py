@@ -97,9 +97,10 @@ def predict_on_cluster(
             stack.enter_context(tempfile.TemporaryFile()),
             may_repeat=len(sources) > 1 or bool(pictures.containers),
         )
-        if passed_over := pictures.describe():
-            say(passed_over)
+        passed_over = pictures.describe()
         refuse_none(blocks, sources, passed_over)
+        if passed_over:
+            say(passed_over)
         depends = depends_on(bundle_dir, many, options, max_image_cost)
         plan = Plan(
             {**depends, "the bundle": sha256[:12], "--part-rows": str(many.part_rows)},
