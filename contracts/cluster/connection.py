@@ -20,7 +20,7 @@ from typing import Any
 from snapensemble.contracts.cluster.options import LOCAL
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import InvalidConfig, SnapensembleError
-from snapensemble.contracts.process import SIGNALS
+from snapensemble.contracts.process import SIGNALS, Stopped
 
 CONNECT_S = 5.0  # until somebody must have answered at an address
 ASK_S = 60.0  # until every node must have said what is installed there
@@ -96,6 +96,11 @@ def connected(address: str, packages: Sequence[str] = ()) -> Iterator[list[Node]
         ]
         refuse_other_software(ray, nodes, [*ALWAYS, *packages])
         yield nodes
+    except SystemError as error:
+        # What a signal's handler raises while Ray's core is at work arrives as the cause of this.
+        if isinstance(error.__cause__, Stopped):
+            raise error.__cause__ from None
+        raise
     finally:
         ray.shutdown()
         _put_back(handlers)
