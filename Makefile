@@ -20,7 +20,7 @@ BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
 	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
-	conformance test-container test-browser screenshots test-gpu kubernetes audit package
+	conformance test-container test-browser screenshots test-gpu kubernetes audit package test-ray check-slow
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -56,6 +56,8 @@ conformance: .venv/installed .venv-conformance/installed ## ask a server by othe
 
 test-gpu: .venv/installed ## run the tests that need a GPU
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest tests/trainer/test_cuda.py $(ARGS)
+
+check-slow: check test-ray ## and what takes minutes: a cluster of two nodes, one of them killed
 
 check: lint types imports kubernetes test test-serving ## all that CI runs: format, lint, types, imports, tests
 
@@ -94,6 +96,13 @@ test-browser: .venv/browser ## look at the page in Chromium, which must be on th
 
 screenshots: .venv/browser ## renew the pictures of page and report (writes docs/images/)
 	$(BIN)/python -m tests.browser.screenshots $(ARGS)
+
+test-ray: .venv/ray ## predict and train on clusters of Ray, started on this machine
+	$(BIN)/pytest tests/ray --timeout 600 $(ARGS)
+
+.venv/ray: .venv/installed
+	$(BIN)/$(INSTALL) --editable '.[ray]'
+	@touch $@
 
 .venv/browser: .venv/installed
 	$(BIN)/$(INSTALL) --editable '.[browser]'

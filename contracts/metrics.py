@@ -221,8 +221,11 @@ def rank(nll_S: Sequence[float]) -> list[int]:
 
 
 def _mean_over_members(values: Floats, weights_M: Sequence[float] | None) -> Floats:
-    # np.average and np.tensordot check so much that they take three times as long for one image.
     if weights_M is None:
         return np.asarray(values.mean(axis=0))
-    flat = np.dot(weights_M, values.reshape(len(values), -1))
-    return np.asarray(flat.reshape(values.shape[1:]))
+    # Added one after another: np.dot adds in an order that depends on how many images come
+    # together, and an answer would depend on its company in the last bit.
+    total = weights_M[0] * values[0]
+    for weight, value in zip(weights_M[1:], values[1:], strict=True):
+        total += weight * value
+    return np.asarray(total)

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="IMAGE",
-        help="picture, folder, or pattern in quotes",
+        help="picture, folder, pattern in quotes, parquet:FILE or wds:PATTERN",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", type=Path, metavar="DIR", help="answer here, without a server")
@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
     config = build(PredictConfig, options)
     if many.out is not None or any(map(is_many, files)):
         if bundle_dir is None:
-            raise InvalidConfig("folders, patterns and --out are answered here: give --bundle")
+            raise InvalidConfig(
+                "folders, patterns, --out and --ray are answered here: give --bundle"
+            )
         if as_json:
             raise InvalidConfig("--json is for single pictures: give --out FILE.jsonl")
         if maps_dir is not None:
@@ -95,6 +97,19 @@ def run(args: argparse.Namespace) -> int:
         asked = PredictOptions.model_validate(config.model_dump(exclude={"max_image_cost"}))
         from snapensemble.many.run import predict_many
 
+        if many.ray is not None:
+            from snapensemble.many.cluster.run import predict_on_cluster
+
+            predict_on_cluster(
+                list(map(str, files)),
+                bundle_dir,
+                many,
+                asked,
+                max_image_cost=config.max_image_cost,
+                restart=restart,
+            )
+            print(printable(str(many.out)))
+            return 0
         predict_many(
             list(map(str, files)),
             bundle_dir,
@@ -199,8 +214,12 @@ def save_maps(directory: Path, files: Sequence[Path], predictions: list[dict[str
 
 
 def is_many(file: Path) -> bool:
-    """Whether an argument is a folder or a pattern, and no single picture."""
-    return file.is_dir() or (has_magic(str(file)) and not os.path.lexists(file))
+    """Whether an argument is a folder, a pattern or a file of pictures, and no single picture."""
+    return (
+        file.is_dir()
+        or str(file).startswith(("parquet:", "wds:"))
+        or (has_magic(str(file)) and not os.path.lexists(file))
+    )
 
 
 def describe(file: Path | str, prediction: dict[str, Any]) -> str:

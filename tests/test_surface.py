@@ -23,7 +23,7 @@ FLAGS = {
         "--class-balance", "--fit", "--max-bad-images",
         "--max-image-cost", "--val-fraction", "--split-seed", "--seed", "--device", "--threads",
         "--precision", "--compile", "--no-compile", "--checkpoint-minutes", "--tensorboard",
-        "--no-tensorboard", "--track",
+        "--no-tensorboard", "--track", "--runs", "--ray", "--ray-cpus", "--ray-gpus",
     },
     "export": {
         "--out", "--members", "--select", "--weights", "--metric", "--quantize", "--cascade",
@@ -57,6 +57,7 @@ FLAGS = {
         "--bundle", "--url", "--top", "--mode", "--coverage", "--abstain", "--novelty", "--explain",
         "--max-image-cost", "--json",
         "--out", "--probabilities", "--no-probabilities", "--move-to", "--link-to", "--restart",
+        "--ray", "--ray-cpus", "--ray-gpus", "--part-rows",
     },
     "bench": {
         "--concurrency", "--rate", "--mode", "--seconds", "--images", "--images-per-request",

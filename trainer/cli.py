@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from snapensemble.contracts.cluster.options import RayOptions
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.options import add_options, build, flag
 from snapensemble.contracts.run import read_run
@@ -11,8 +12,9 @@ from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import read_toml
 
 BUDGET = {"cycles", "epochs", "minutes"}
+RAY = RayOptions.model_fields.keys()
 RESUMABLE = {"data", "device", "threads", "checkpoint_minutes"}  # may change when a run goes on
-MORE_CYCLES, CYCLE = "more_cycles", "cycle"
+MORE_CYCLES, CYCLE, RUNS = "more_cycles", "cycle", "runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         flag(CYCLE), type=positive, metavar="K", help="with --branch: which cycle, from 1"
     )
     parser.add_argument(
+        flag(RUNS),
+        type=positive,
+        metavar="N",
+        help="train N runs with the seeds from --seed on, in OUT/seed-0 and so on; the same "
+        "command goes on where it was stopped",
+    )
+    add_options(parser, RayOptions)
+    parser.add_argument(
         "--config", type=Path, metavar="FILE.toml", help="settings by name; flags win over it"
     )
 
@@ -49,11 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; the last line of stdout is the run directory."""
     flags = vars(args)
+    ray = build(RayOptions, {name: flags.pop(name) for name in RAY & flags.keys()})
+    is_several = RUNS in flags or ("branch" in flags and CYCLE not in flags)
+    if ray.ray is not None and not is_several:
+        raise InvalidConfig(
+            "--ray trains several runs: give --runs N, or --branch RUN_DIR without --cycle"
+        )
     if "resume" in flags:
         refuse_new_settings(flags, "resume", {MORE_CYCLES})
     elif "branch" in flags:
         refuse_new_settings(flags, "branch", {CYCLE, "out"})
-        if missing := {CYCLE, "out"} - flags.keys():
+        needed = {"out"} if ray.ray else {CYCLE, "out"}
+        if missing := needed - flags.keys():
             raise InvalidConfig(f"--branch needs {' and '.join(map(flag, sorted(missing)))} too")
     elif MORE_CYCLES in flags:
         raise InvalidConfig(
@@ -67,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     from snapensemble.trainer.run import branch, resume, train
 
     try:
+        if RUNS in flags or ray.ray is not None:
+            return run_several(flags, ray)
         if "resume" in flags:
             run_dir = resume(flags.pop("resume"), **flags)
         elif "branch" in flags:
@@ -81,6 +100,21 @@ def run(args: argparse.Namespace) -> int:
     for snapshot in read_run(run_dir).snapshots:
         print(f"cycle {snapshot.cycle}  validation: {snapshot.val.in_words}  {snapshot.file}")
     print(run_dir)
+    return 0
+
+
+def run_several(flags: dict[str, Any], ray: RayOptions) -> int:
+    """Train several runs, here or on a cluster; stdout has their directories."""
+    from snapensemble.trainer.many.runs import branches, seeds
+    from snapensemble.trainer.many.together import train_all
+
+    if "branch" in flags:
+        runs = branches(flags.pop("branch"), Path(flags.pop("out")), flags)
+    else:
+        count, file = flags.pop(RUNS), flags.pop("config", None)
+        runs = seeds(build_config(flags, file), count)
+    for run_dir in train_all(runs, ray):
+        print(run_dir)
     return 0
 
 

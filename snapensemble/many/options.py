@@ -3,26 +3,26 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.cluster.options import RayOptions
 from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.files import read_regular, sha256_of
 from snapensemble.contracts.manifest import MAX_MANIFEST_BYTES
-from snapensemble.contracts.options import Options
 from snapensemble.many.places import Places
 from snapensemble.serving.http.schemas import PredictOptions
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
-class ManyOptions(Options):
+class ManyOptions(RayOptions):
     """The options of `snapensemble predict` for many pictures."""
 
     out: Path | None = Field(
         None,
-        description="write a row per picture into FILE.csv, .jsonl or .parquet; the same command "
-        "goes on where it was stopped",
+        description="write a row per picture into FILE.csv, .jsonl or .parquet, with --ray into "
+        "Parquet files of the folder FILE; the same command goes on where it was stopped",
         json_schema_extra={"metavar": "FILE"},
     )
     probabilities: bool = Field(
@@ -39,10 +39,20 @@ class ManyOptions(Options):
         json_schema_extra={"metavar": "DIR"},
     )
 
+    part_rows: int = Field(
+        1000,
+        ge=1,
+        le=1_000_000,
+        description="with --ray: rows of a Parquet file, and pictures that are asked again where "
+        "a worker is lost",
+        json_schema_extra={"metavar": "N"},
+    )
+
     @field_validator("out")
     @classmethod
-    def _out_has_a_known_format(cls, out: Path | None) -> Path | None:
-        if out is not None and out.suffix.lower() not in SUFFIXES:
+    def _out_has_a_known_format(cls, out: Path | None, info: ValidationInfo) -> Path | None:
+        on_cluster = info.data.get("ray") is not None
+        if out is not None and not on_cluster and out.suffix.lower() not in SUFFIXES:
             raise ValueError(f"expected a file that ends with one of {', '.join(SUFFIXES)}")
         return out
 
@@ -50,6 +60,13 @@ class ManyOptions(Options):
     def _rows_come_first(self) -> "ManyOptions":
         if self.move_to is not None and self.link_to is not None:
             raise Misfit("give either {move_to} or {link_to}, not both")
+        if self.ray is not None:
+            if self.out is None:
+                raise Misfit("{ray} needs {out}, the folder of the files with rows")
+            if self.places is not None:
+                raise Misfit("{move_to} and {link_to} are done without {ray} only")
+        elif "part_rows" in self.model_fields_set:
+            raise Misfit("{part_rows} needs {ray}, the address of a cluster")
         if self.out is None:
             for name in ("probabilities", "move_to", "link_to"):
                 if getattr(self, name):

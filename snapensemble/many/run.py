@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from snapensemble.contracts.bundle import read_bundle
 from snapensemble.contracts.errors import (
     ImageTooCostly,
+    InvalidConfig,
     InvalidData,
     InvalidImage,
     SnapensembleError,
 )
-from snapensemble.contracts.files import read_regular
 from snapensemble.contracts.pixels import SERVER_LIMITS, ImageContract
 from snapensemble.contracts.process import printable, say, signals_deferred
-from snapensemble.many.files import Pictures, divided
+from snapensemble.many.inside import Reader, Sources
 from snapensemble.many.options import ManyOptions, depends_on
 from snapensemble.many.output import Output
 from snapensemble.many.parquet import is_whole, refuse_without_pyarrow, write_parquet
@@ -37,7 +37,6 @@ from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import Engine, load_engine
 from snapensemble.serving.inference.request import Answer
 
-MAX_PICTURE_BYTES = 1 << 30
 PER_LANE, AT_LEAST = 64, 256  # pictures that are under way
 MOST_NAMED = 5  # unreadable pictures, at the end
 
@@ -50,6 +49,11 @@ class Counts:
     before: int = 0  # had a row already
     failed: int = 0  # cannot be read
     bad: list[str] = field(default_factory=list)  # the first of those, named
+
+    def fail(self, named: Sequence[str]) -> None:
+        """Count pictures that cannot be read, and keep the first names and reasons."""
+        self.failed += len(named)
+        self.bad += named[: MOST_NAMED - len(self.bad)]
 
     @property
     def done(self) -> int:
@@ -72,7 +76,7 @@ def predict_many(
     A picture that cannot be read has a row that says why, and the others go on.
 
     Args:
-        sources: files, folders and patterns.
+        sources: files, folders and patterns, see `Sources`.
         bundle_dir: made by `snapensemble export`.
         many: where the answers go.
         options: what an answer has.
@@ -87,30 +91,21 @@ def predict_many(
         InvalidParameter: the bundle cannot grant an option.
         WriteFailed: the disk is full; the same command goes on.
     """
-    for source in sources:
-        divided(source)
+    pictures = Sources(sources)
+    pictures.check()
     bundle = read_bundle(bundle_dir)
     places = many.places
+    if places is not None and pictures.containers:
+        raise InvalidConfig(
+            f"{pictures.containers[0]} holds pictures, which cannot be moved or linked to one by "
+            "one; leave --move-to and --link-to out"
+        )
     left_out = [] if places is None else [places.prepared()]
     out = many.out
     if out is not None and out.suffix.lower() == ".parquet":
         refuse_without_pyarrow()
-    pictures = Pictures(sources, left_out, own_names(out))
-    names = columns(
-        top=options.top > 0,
-        probabilities=many.probabilities,
-        promises=[
-            name
-            for name, asked in (
-                ("prediction_set", options.coverage),
-                ("abstain", options.abstain),
-                ("novel", options.novelty),
-                ("distance", options.novelty),
-            )
-            if asked is not None
-        ],
-        place=None if places is None else places.way,
-    )
+    pictures.left_out, pictures.own = left_out, own_names(out)
+    names = columns_of(many, options)
     shown = options.model_copy(update={"probabilities": many.probabilities})
     decode = file_decoder(bundle.image, max_image_cost)
     with ExitStack() as stack:
@@ -148,8 +143,27 @@ def predict_many(
     return counts
 
 
+def columns_of(many: ManyOptions, options: PredictOptions) -> tuple[str, ...]:
+    """The names of the columns that these options ask for, in their order."""
+    return columns(
+        top=options.top > 0,
+        probabilities=many.probabilities,
+        promises=[
+            name
+            for name, asked in (
+                ("prediction_set", options.coverage),
+                ("abstain", options.abstain),
+                ("novel", options.novelty),
+                ("distance", options.novelty),
+            )
+            if asked is not None
+        ],
+        place=None if many.places is None else many.places.way,
+    )
+
+
 def classify(
-    pictures: Pictures,
+    pictures: Sources,
     engine: Engine,
     options: PredictOptions,
     sink: Sink,
@@ -163,16 +177,14 @@ def classify(
     promises, asked = promised(engine, mode, options), engine.asked((), options.novelty)
     under_way: dict[str, tuple[str, Answer]] = {}  # by absolute path, in their order
     most = max(AT_LEAST, PER_LANE * engine.scheduler.threads)
-    again = Pictures(pictures.sources, pictures.left_out, pictures.own)
+    again = Sources(pictures.texts, pictures.left_out, pictures.own)
 
     def settle() -> None:
         picture, answer = under_way.pop(next(iter(under_way)))
         try:
             outputs = answer.whole()
         except SnapensembleError as error:
-            counts.failed += 1
-            if len(counts.bad) < MOST_NAMED:
-                counts.bad.append(f"{picture}: {error}")
+            counts.fail([f"{picture}: {error}"])
             sink.failure(picture, error)
         else:
             counts.answered += 1
@@ -182,14 +194,14 @@ def classify(
     with signals_deferred() as deferred, Progress(again) as progress:
         started = time.monotonic()
         try:
-            for picture in pictures:
+            for picture, address in pictures:
                 if deferred.signum:
                     break
                 key = os.path.abspath(picture)
                 if key in under_way or sink.has(key):
                     counts.before += key not in under_way
                     continue
-                (answer,) = engine.submit([os.fsencode(picture)], mode, asked)
+                (answer,) = engine.submit([address], mode, asked)
                 under_way[key] = (picture, answer)
                 if len(under_way) >= most:
                     settle()
@@ -202,20 +214,19 @@ def classify(
             output.commit()
             if deferred.signum:
                 say(f"{output.rows:,} rows are in {output.file}; the same command goes on")
-        say(_summary(counts, time.monotonic() - started))
+        say(summary(counts, time.monotonic() - started))
     return counts
 
 
 def file_decoder(
     image: ImageContract, max_image_cost: float
 ) -> Callable[[bytes], NDArray[np.uint8]]:
-    """What reads and decodes the picture of a path, which comes as bytes."""
-    limits = SERVER_LIMITS.times(max_image_cost)
+    """What reads and decodes the picture of an address, see `Picture`."""
+    limits, reader = SERVER_LIMITS.times(max_image_cost), Reader()
 
-    def decode(path: bytes) -> NDArray[np.uint8]:
+    def decode(address: bytes) -> NDArray[np.uint8]:
         try:
-            data = read_regular(Path(os.fsdecode(path)), MAX_PICTURE_BYTES)
-            return image.decode(data, limits=limits)
+            return image.decode(reader.read(address), limits=limits)
         except OSError as error:
             raise InvalidData(error.strerror or str(error)) from None
         except MemoryError:
@@ -233,7 +244,8 @@ def _going_on(output: Output) -> str:
     return text
 
 
-def _summary(counts: Counts, seconds: float) -> str:
+def summary(counts: Counts, seconds: float) -> str:
+    """What became of the pictures, in words."""
     text = f"{counts.answered:,} pictures answered"
     if seconds and counts.done:
         text += f", {counts.done / seconds:,.0f} a second"

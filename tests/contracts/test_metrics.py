@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -65,6 +67,27 @@ def test_a_temperature_keeps_the_order(logits_MBK: np.ndarray, temperature: floa
     assert (
         np.take_along_axis(tempered, plain.argmax(1)[:, None], 1)[:, 0] >= tempered.max(1) - 1e-12
     ).all()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(2, 120), st.data())
+def test_an_answer_is_the_same_to_the_bit_in_any_company(
+    seed: int, M: int, K: int, data: st.DataObject
+) -> None:
+    """Images come together by chance, and the memory of those that are picked lies otherwise."""
+    rng = np.random.default_rng(seed)
+    probs_MBK = softmax(4 * rng.normal(size=(M, 9, K)))
+    weights_M = rng.dirichlet(np.ones(M)).tolist()
+    picked_B = np.array(data.draw(st.lists(st.booleans(), min_size=9, max_size=9)))
+    some = probs_MBK[:, picked_B]
+    figures: list[Callable[[np.ndarray], np.ndarray]] = [
+        lambda probs_MBK: mean_probabilities(probs_MBK, weights_M, 1.3),
+        lambda probs_MBK: disagreement(probs_MBK, weights_M),
+        lambda probs_MBK: entropy(probs_MBK).T,
+    ]
+    for figure in figures:
+        expected = figure(probs_MBK)[picked_B]
+        assert np.array_equal(figure(some), expected)
+        assert np.array_equal(figure(np.ascontiguousarray(some)), expected)
 
 
 def test_members_that_agree_do_not_disagree() -> None:

@@ -38,7 +38,7 @@ def find_parquet(file: Path) -> Found:
         raise InvalidData(f"{file} is a directory; give hf:DIR for one with Parquet files")
     cells = ParquetFile(file)
     names = cells.schema.names
-    if _image_column(cells) is not None:
+    if image_column(cells) is not None:
         return _found_in_cells(str(file), {"everything": [cells]})
     columns = columns_of(file, names)
     if columns is None:
@@ -108,7 +108,7 @@ def _found_in_cells(place: str, files: dict[PartOrAll, list[Cells]]) -> Found:
     flat = [(part, cells) for part, found in files.items() for cells in found]
     if not flat:
         raise InvalidData(f"{place} has no rows; expected one for each picture")
-    images = [_image_column(cells) or _without_image(cells) for _, cells in flat]
+    images = [image_column(cells) or _without_image(cells) for _, cells in flat]
     labels = [_label_column(cells, image) for (_, cells), image in zip(flat, images, strict=True)]
     say(f"{place}: pictures from column {images[0]!r}, labels from column {labels[0]!r}")
     values = [cells.column(name) for (_, cells), name in zip(flat, labels, strict=True)]
@@ -157,8 +157,12 @@ def _classes(
     return classes, index
 
 
-def _image_column(cells: Cells) -> str | None:
-    """The column that holds pictures, by its declared type, else by what it is made of."""
+def image_column(cells: Cells) -> str | None:
+    """The column that holds pictures, by its declared type, else by what it is made of.
+
+    Raises:
+        InvalidData: several do, and none has a plain name.
+    """
     features = _features(cells)
     declared: list[str] = [
         name

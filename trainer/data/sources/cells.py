@@ -75,6 +75,7 @@ class ParquetFile:
         except self._errors as error:
             raise _unreadable(file, error) from error
         self._starts = list(itertools.accumulate(sizes, initial=0))
+        self.rows = self._starts[-1]
         self._lock = threading.Lock()
         self._batches: OrderedDict[int, Any] = OrderedDict()  # first row -> values of a column
         self._coming: Iterator[Any] = iter(())

@@ -92,12 +92,15 @@ def find_shards(pattern: Path) -> Found:
     Raises:
         InvalidData: no file fits, one is no plain tar file, or a sample's label is missing.
     """
-    shards = _shards(pattern)
+    shards = shard_files(pattern)
     passed: Counter[str] = Counter()
     found = [
-        (member, label)
+        (
+            Member(index, picture.name, picture.offset_data, picture.size),
+            _label(archive, shard, key, sample),
+        )
         for index, shard in enumerate(shards)
-        for member, label in _samples(index, shard, passed)
+        for archive, key, sample, picture in samples(shard, passed)
     ]
     if passed:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in passed.most_common(12))
@@ -150,7 +153,12 @@ def expanded(pattern: str) -> Iterator[str]:
         yield before + value + rest
 
 
-def _shards(pattern: Path) -> list[Path]:
+def shard_files(pattern: Path) -> list[Path]:
+    """The tar files that a pattern or a directory stands for, in its order.
+
+    Raises:
+        InvalidData: no file fits, or a range is too long.
+    """
     if pattern.is_dir():
         pattern = pattern / "*.tar"
     shards: dict[Path, None] = {}
@@ -175,16 +183,25 @@ def _parts(pattern: Path, shards: list[Path]) -> list[PartOrAll]:
     return [part or "everything" for part in told]
 
 
-def _samples(index: int, shard: Path, passed: Counter[str]) -> Iterator[tuple[Member, str]]:
-    """The pictures of a shard, and their labels as texts."""
+def samples(
+    shard: Path, passed: Counter[str]
+) -> Iterator[tuple[tarfile.TarFile, str, list[tarfile.TarInfo], tarfile.TarInfo]]:
+    """The samples of a shard that have a picture: the opened shard, key, files and picture.
+
+    Args:
+        shard: a plain tar file.
+        passed: is told what was passed over, by suffix.
+
+    Raises:
+        InvalidData: it is no plain tar file, or a sample has several pictures.
+    """
     try:
         with tarfile.open(shard, "r:") as archive:
             members = (each for each in archive if each.isfile() and _is_shown(each.name))
             for key, group in itertools.groupby(members, key=lambda each: _key(each.name)):
                 sample = list(group)
                 if picture := _picture(shard, key, sample, passed):
-                    member = Member(index, picture.name, picture.offset_data, picture.size)
-                    yield member, _label(archive, shard, key, sample)
+                    yield archive, key, sample, picture
     except OSError as error:
         raise InvalidData(f"{shard}: {error.strerror or error}") from error
     except tarfile.TarError as error:

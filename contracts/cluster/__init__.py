@@ -1,0 +1,1 @@
+"""What prediction and training on a cluster share: its options, and the way into it."""
