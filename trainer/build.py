@@ -155,10 +155,11 @@ def build_batches(
     images = len(labels_N)
     batches = Batches(
         source=source,
-        labels_N=torch.from_numpy(labels_N).to(device),
+        labels_N=torch.from_numpy(labels_N),
         batch_size=config.batch_size or default_batch_size(images, config.fine_tunes),
         seed=config.seed,
         world=world,
+        device=device,
         mixing=Mixing(mixup=config.mixup, cutmix=config.cutmix)
         if config.mixup or config.cutmix
         else None,

@@ -10,6 +10,7 @@ from torch import nn
 from snapensemble.trainer.budget import Pace
 from snapensemble.trainer.build import build_objective
 from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.loop import Batches, train_epoch
 from snapensemble.trainer.optimizers import build_optimizer
 from snapensemble.trainer.recording.checkpoint import State
@@ -38,7 +39,7 @@ def measured_pace(
     trial = deepcopy(model)
     still = Constant(eta=0.0)  # the work of a step, and no step
     state = State(trial, build_optimizer(trial, config, still, device))
-    objective = build_objective(config, trial, world, device)
+    objective, reading = build_objective(config, trial, world, device), Reading(device)
     times: list[float] = []
     begun = time.monotonic()
 
@@ -50,8 +51,8 @@ def measured_pace(
     while not enough():
         last = time.monotonic()
         cycle = Cycle(0, state.step, batches.steps_per_epoch)
-        for _ in train_epoch(state, objective, batches, still, cycle):
-            times.append(time.monotonic() - last)
+        for steps in train_epoch(state, objective, batches, still, cycle, reading):
+            times.append((time.monotonic() - last) / len(steps))
             if enough():
                 break
             last = time.monotonic()

@@ -28,6 +28,7 @@ from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
 from snapensemble.trainer.data.balance import about_classes
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
+from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import joined, local_device, threads_here
 from snapensemble.trainer.fine_tuning.defaults import (
     large_size,
@@ -292,7 +293,7 @@ def train_cycles(
         deferred: signals that wait for a place where stopping is safe.
     """
     world = batches.world
-    validation = Validation(val, batches, deferred)
+    validation, reading = Validation(val, batches, deferred), Reading(batches.device)
 
     def stop_if_signalled() -> None:
         """Raise Stopped in all processes after the same step, whichever of them got the signal."""
@@ -303,8 +304,10 @@ def train_cycles(
         cycle, started = plan.cycle_of(epoch), time.monotonic()
         if plan.restart_from == "first" and state.step == cycle.start > 0:
             state.restart_from(record.earlier(0))
-        for step in train_epoch(state, objective, batches, plan.schedule, cycle):
-            record.step(step, epoch, cycle)
+        for steps in train_epoch(state, objective, batches, plan.schedule, cycle, reading):
+            for step in steps:
+                record.step(step, epoch, cycle)
+            record.checkpoint_if_due()
             stop_if_signalled()
         seconds = time.monotonic() - started
         world.average_batch_norm(state.model)

@@ -46,6 +46,7 @@ from snapensemble.trainer.build import image_contract
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.data.readers import Split
+from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.loop import Augmented, Batches, Objective, train_epoch
 from snapensemble.trainer.models.registry import build_model
@@ -144,13 +145,13 @@ def ours(
         seed=0,
         world=World(),
     )
-    state = State(model, optimizer)
+    state, reading = State(model, optimizer), Reading(batches.device)
     network: Any = torch.compile(model) if compiled else model
     objective = Objective(network=network, label_smoothing=0.0, autocast=False)
 
     def block() -> None:
         cycle = Cycle(state.epoch, state.step, batches.steps_per_epoch)
-        for _ in train_epoch(state, objective, batches, Constant(eta=LR), cycle):
+        for _ in train_epoch(state, objective, batches, Constant(eta=LR), cycle, reading):
             pass
         state.val_nlls.append(0.0)  # on to the next epoch
 
