@@ -192,8 +192,11 @@ def build_objective(
     network = world.wrapped(model)
     if config.compile:
         if device.type == "cpu" and not any(map(shutil.which, compilers())):
-            raise InvalidConfig("--compile on the CPU needs a C++ compiler; found none")
-        network = cast(nn.Module, torch.compile(network))
+            raise InvalidConfig(
+                "--compile on the CPU needs a C++ compiler; found none. Install one, or train, or "
+                "go on, with --no-compile"
+            )
+        network = cast(nn.Module, torch.compile(network, dynamic=False))
     return Objective(
         network=network,
         label_smoothing=config.label_smoothing,

@@ -11,7 +11,13 @@ from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import read_toml
 
 BUDGET = {"cycles", "epochs", "minutes"}
-RESUMABLE = {"data", "device", "threads", "checkpoint_minutes"}  # may change when a run goes on
+RESUMABLE = {
+    "data",
+    "device",
+    "threads",
+    "checkpoint_minutes",
+    "compile",
+}  # may change when a run goes on
 MORE_CYCLES, CYCLE = "more_cycles", "cycle"
 
 

@@ -28,6 +28,7 @@ from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
 from snapensemble.trainer.data.balance import about_classes
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
+from snapensemble.trainer.device.speed import compiling_pays, keep_large_blocks
 from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import joined, local_device, threads_here
 from snapensemble.trainer.fine_tuning.defaults import (
@@ -159,6 +160,7 @@ def _train(
     refuse_absent_tool(config.track)
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
+    keep_large_blocks(device)
     with joined(device) as world:
         if not resumed and world.leads:
             refuse_taken(config.out)
@@ -204,9 +206,12 @@ def _train(
             keep_statistics(model)
         batches = build_batches(config, inputs.source, dataset.train.labels_N, device, world)
 
-        def measure() -> Pace:
+        def paced(config: TrainConfig) -> Pace:
             with keeping_random_state(device):
-                pace = measured_pace(config, model, batches, inputs.val, device)
+                return measured_pace(config, model, batches, inputs.val, device)
+
+        def measure() -> Pace:
+            pace = paced(config.model_copy(update={"compile": config.compile is True}))
             if world.leads:
                 say(f"an epoch takes {pace.epoch:.1f} s here")
             return pace._replace(spent=world.largest(int(time.monotonic() - started)))
@@ -216,6 +221,10 @@ def _train(
         )
         if world.leads and (warning := short_cycles(config, batches.steps_per_epoch)):
             say(warning)
+        if config.compile == "auto":
+            ways = {way: config.model_copy(update={"compile": way}) for way in (False, True)}
+            epochs = sum(config.cycle_lengths)
+            config = ways[compiling_pays(epochs, lambda way: paced(ways[way]).epoch)]
         plan = replace(config.plan(batches.steps_per_epoch), branch=branched)
         if origin is not None and not resumed:  # a branch, which begins with its weights
             first = read_run(origin).snapshots[0]
