@@ -118,7 +118,8 @@ class Rows:
         Args:
             name: of the row; one that is there is not measured again.
             way: gives its figures, or raises Skipped.
-            late: whether it is one of the last rows, which are always measured: time is kept for them.
+            late: whether it is one of the last rows, which are always measured; time is kept
+                for them.
         """
         if self.has(name) and not late:
             return

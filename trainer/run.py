@@ -85,7 +85,7 @@ def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
             as if it had always had them; a finished one goes on from the weights of its last
             snapshot, and its momentum begins anew.
         changes: settings of this machine: data (the same images in another place), device,
-            threads, checkpoint_minutes.
+            threads, checkpoint_minutes, compile.
 
     Returns:
         The run directory; at once if the run is complete and gets no more cycles.

@@ -42,7 +42,7 @@ def compiling_pays(epochs: int, epoch_seconds: Callable[[bool], float]) -> bool:
     A run that would be over before compiling is earned back is not worth the trial.
 
     Args:
-        epochs: still to be trained.
+        epochs: of the run.
         epoch_seconds: times some steps, plain or compiled, and gives the seconds of an epoch.
     """
     plain = epoch_seconds(False)
