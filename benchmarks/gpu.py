@@ -43,7 +43,7 @@ from benchmarks.training.snapshots import test_probabilities
 from snapensemble.contracts.metrics import summary
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import METRICS_FILE, RUN_FILE, read_run
-from snapensemble.contracts.sessions import PROVIDERS
+from snapensemble.contracts.sessions import PROVIDERS, Provider
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.config import ExportConfig
 from snapensemble.serving.inference.engine import Limits, load_engine
@@ -299,16 +299,19 @@ def served(run_dir: Path, bundle_dir: Path, data: str, device: str) -> dict[str,
     if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
         if device == "cuda":
             raise Skipped("this onnxruntime has no CUDA provider; install onnxruntime-gpu")
-        providers = ["cpu"]
+        providers: tuple[Provider, ...] = ("cpu",)
     else:
-        providers = ["cpu", "cuda"]
+        providers = ("cpu", "cuda")
     build_bundle(run_dir, bundle_dir, ExportConfig(members=1, select="last"), force=True)
     images_NCHW = load_dataset(data, val_fraction=0.1, split_seed=0).val.images_NCHW
     rates, probs = {}, []
     with ExitStack() as stack:
         for name in providers:
-            limits = Limits(threads=1, providers=("cuda", "cpu") if name == "cuda" else ("cpu",))  # type: ignore[arg-type]
+            limits = Limits(threads=1, providers=("cuda", "cpu") if name == "cuda" else ("cpu",))
             engine = stack.enter_context(load_engine(bundle_dir, limits))
+            used = {provider for each in engine.providers.values() for provider in each}
+            if PROVIDERS[name] not in used:  # ONNX Runtime goes on without what it cannot load
+                return {"ok": False, "failed": f"{PROVIDERS[name]} was not used, but {used}"}
             probs.append(engine.predict(images_NCHW))
             seconds = 2.0 if device == "cuda" else 0.1
             rates[name] = round(images_per_second(engine, "full", images_NCHW, 32, seconds), 1)

@@ -63,7 +63,7 @@ def packed(spec: str, out: Path, quality: str = "95", images: int | None = None)
     if quality != LOSSLESS and not (quality.isdecimal() and 1 <= int(quality) <= 100):
         raise InvalidConfig(f"--quality: expected 1 to 100, or {LOSSLESS}, got {quality!r}")
     dataset = load_dataset(spec, val_fraction=0.1, split_seed=0)
-    arrays: dict[str, NDArray[Any]] = {"classes": np.array(dataset.classes)}
+    arrays: dict[str, Any] = {"classes": np.array(dataset.classes)}
     errors = []
     for name in PARTS:
         part = dataset.part(name)

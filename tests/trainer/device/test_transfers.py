@@ -40,7 +40,7 @@ class WaitsForTheDevice(AssertionError):
     """What makes a GPU and the process that feeds it wait for each other."""
 
 
-class NothingWaits(TorchDispatchMode):
+class NothingWaits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's lack types
     """Raises WaitsForTheDevice at each operation at which a GPU would be waited for."""
 
     def __torch_dispatch__(
@@ -66,6 +66,10 @@ class NothingWaits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+def watched() -> NothingWaits:
+    return NothingWaits()  # type: ignore[no-untyped-call]
+
+
 def steps(source: Source, network: torch.nn.Module, read: Any, **more: Any) -> list[Any]:
     """An epoch of 20 steps on the device without numbers; what was yielded."""
     network = network.to(META).train()
@@ -84,7 +88,7 @@ def steps(source: Source, network: torch.nn.Module, read: Any, **more: Any) -> l
     cycle = Cycle(0, 0, batches.steps_per_epoch)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapensemble.trainer.loop, "read", read)
-        with NothingWaits():
+        with watched():
             return list(
                 train_epoch(state, objective, batches, Constant(eta=0.1), cycle, Reading(META))
             )
@@ -147,9 +151,9 @@ def test_whatever_waits_is_noticed(wrong: str) -> None:
         "copy": lambda: here.to(META),
         "indices": lambda: there[torch.tensor([0, 1])],
     }
-    with NothingWaits(), pytest.raises(WaitsForTheDevice):
+    with watched(), pytest.raises(WaitsForTheDevice):
         waits[wrong]()
-    with NothingWaits():
+    with watched():
         here.to(META, non_blocking=True)
 
 
