@@ -12,7 +12,7 @@ its own, since they want other things of the C library; its time counts from the
 compiling included, for which there is nothing in the cache. With `--epochs` the snapshot ensembles
 of both are trained to the end and their test accuracy is compared.
 
-Shapes: N images, B batch, C channels, H height, W width.
+Shapes: N images, B batch, C channels, H height, W width, R rounds.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.machine import save, spread
@@ -64,6 +65,7 @@ OURS = "Snapensemble"
 AS_BEFORE = "Snapensemble, the C library as it is"
 COMPILED = "Snapensemble, compiled"
 WHOLE = 45_000  # images of CIFAR-10 that train
+Seconds = NDArray[np.float64]  # of each run
 
 
 def main() -> None:
@@ -140,22 +142,24 @@ def epoch_seconds(args: argparse.Namespace) -> list[float]:
 
 
 def speed_table(measured: dict[str, list[list[float]]], images: int) -> list[tuple[str, ...]]:
-    """Rates by epoch, whole runs with what their first epoch took more, and ratios to the first."""
+    """Rates by epoch, whole runs with what their first epoch took more, and ratios turn by turn."""
     rows: list[tuple[str, ...]] = [
         ("training", "images/s by epoch, median (least to most)", "first epoch more, s",
          "whole run, s", "faster than the first row, by epochs", "the whole run",
          f"as many epochs of {WHOLE:,} images"),
     ]  # fmt: skip
-    first, whole, projected = None, None, None
+    first: tuple[Seconds, ...] | None = None
     for name, runs in measured.items():
-        later = [seconds for run in runs for seconds in run[1:] or run]
-        epoch, total = float(np.median(later)), float(np.median([sum(run) for run in runs]))
-        more = max(0.0, float(np.median([run[0] for run in runs])) - epoch)
-        long = more + len(runs[0]) * epoch * WHOLE / images
-        first, whole, projected = first or epoch, whole or total, projected or long
-        rates = [images / seconds for seconds in later]
-        ratios = f"{first / epoch:.2f}", f"{whole / total:.2f}", f"{projected / long:.2f}"
-        rows.append((name, spread(rates, ".0f"), f"{more:.1f}", f"{total:.0f}", *ratios))
+        epoch_R = np.array([np.median(run[1:] or run) for run in runs])
+        whole_R = np.array([sum(run) for run in runs])
+        more_R = np.array([run[0] for run in runs]) - epoch_R
+        long_R = np.maximum(more_R, 0) + len(runs[0]) * epoch_R * WHOLE / images
+        ours = epoch_R, whole_R, long_R
+        first = first or ours
+        rates = [images / seconds for run in runs for seconds in run[1:] or run]
+        ratios = (spread(a / b, ".2f") for a, b in zip(first, ours, strict=True))
+        more, whole = np.median(more_R), np.median(whole_R)
+        rows.append((name, spread(rates, ".0f"), f"{more:.1f}", f"{whole:.0f}", *ratios))
     return rows
 
 
@@ -253,7 +257,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=cpu_budget())
-    parser.add_argument("--workers", type=int, nargs="+", default=[2, 0], help="of the DataLoader")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--timed-epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=1, help="runs of each")
