@@ -28,7 +28,6 @@ from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
 from snapensemble.trainer.data.balance import about_classes
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
-from snapensemble.trainer.device.speed import compiling_pays, keep_large_blocks
 from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import joined, local_device, threads_here
 from snapensemble.trainer.fine_tuning.defaults import (
@@ -41,7 +40,7 @@ from snapensemble.trainer.fine_tuning.inputs import fit_first_head, training_inp
 from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
 from snapensemble.trainer.optimizers import build_optimizer
-from snapensemble.trainer.pace import measured_pace
+from snapensemble.trainer.pace import compiling_pays, measured_pace
 from snapensemble.trainer.recording.checkpoint import State, has_checkpoint, remove_checkpoint
 from snapensemble.trainer.recording.manifest import (
     RunDescription,
@@ -160,7 +159,6 @@ def _train(
     refuse_absent_tool(config.track)
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
-    keep_large_blocks(device)
     with joined(device) as world:
         if not resumed and world.leads:
             refuse_taken(config.out)

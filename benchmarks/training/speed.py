@@ -5,12 +5,11 @@
 
 All train the same network on the same images with the same batch size, threads, shifts and
 mirrorings, for as many epochs. Ours is what `train` does: images on the device, changed a batch at
-a time, weights channels_last, a fused optimizer, memory that the C library keeps, losses read at
-each step. The peers do as their tutorials do: a DataLoader that changes image by image, with as
-many workers as `--workers` says (several: one row each), and torch's defaults. Each is a process of
-its own, since they want other things of the C library; its time counts from the first step on,
-compiling included, for which there is nothing in the cache. With `--epochs` the snapshot ensembles
-of both are trained to the end and their test accuracy is compared.
+a time, weights channels_last, a fused optimizer, losses read at each step. The peers do as their
+tutorials do: a DataLoader that changes image by image, with as many workers as `--workers` says
+(several: one row each), and torch's defaults. Each is a process of its own; its time counts from
+the first step on, compiling included, for which there is nothing in the cache. With `--epochs` the
+snapshot ensembles of both are trained to the end and their test accuracy is compared.
 
 Shapes: N images, B batch, C channels, H height, W width, R rounds.
 """
@@ -51,7 +50,6 @@ from snapensemble.trainer.build import image_contract
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.data.readers import Split
-from snapensemble.trainer.device.speed import keep_large_blocks
 from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.loop import Augmented, Batches, Objective, train_epoch
@@ -62,7 +60,6 @@ from snapensemble.trainer.schedule import Cycle
 from snapensemble.trainer.schedules import Constant
 
 OURS = "Snapensemble"
-AS_BEFORE = "Snapensemble, the C library as it is"
 COMPILED = "Snapensemble, compiled"
 WHOLE = 45_000  # images of CIFAR-10 that train
 Seconds = NDArray[np.float64]  # of each run
@@ -91,7 +88,7 @@ def main() -> None:
 def speeds(args: argparse.Namespace) -> tuple[list[tuple[str, ...]], dict[str, Any]]:
     """The seconds of each epoch of each way, every way in processes that take turns."""
     ways = [f"plain loop, DataLoader with {workers} workers" for workers in args.workers]
-    ways += [OURS, AS_BEFORE]
+    ways += [OURS]
     ways += [COMPILED] if args.compile else []
     if args.torchensemble:
         ways += [f"TorchEnsemble, DataLoader with {workers} workers" for workers in args.workers]
@@ -126,8 +123,6 @@ def epoch_seconds(args: argparse.Namespace) -> list[float]:
         return build_model(args.model, len(dataset.classes), image).train()
 
     way, _, workers = args.way.removesuffix(" workers").partition(", DataLoader with ")
-    if way in (OURS, COMPILED):
-        keep_large_blocks(torch.device("cpu"))
     if workers:
         loader = data_loader(part, args.batch_size, int(workers))
         block = plain(network(), loader) if way == "plain loop" else torchensemble(network, loader)

@@ -1,7 +1,5 @@
-"""What makes steps faster."""
+"""Compiling where it pays."""
 
-import ctypes
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,8 @@ import snapensemble.trainer.run
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.budget import Pace
 from snapensemble.trainer.config_file import run_config
-from snapensemble.trainer.device.speed import COMPILING_S, compiling_pays, keep_large_blocks
+from snapensemble.trainer.pace import COMPILING_S, compiling_pays
 from snapensemble.trainer.run import train
-from tests.forks import finished
 from tests.trainer.interruptions import outcome, short
 
 LONG = int(10 * COMPILING_S)  # epochs of a second
@@ -69,32 +66,3 @@ def test_what_was_decided_is_written_down_for_those_who_go_on(
     assert read_run(run_dir).training.compiled is pays
     plain = train(short(tmp_path / "plain"))
     assert outcome(run_dir) == outcome(plain)  # timing has left no trace
-
-
-def test_freed_feature_maps_stay_for_the_next_ones() -> None:
-    """The second block needs no new pages; glibc alone knows the setting."""
-    if not hasattr(ctypes.CDLL(None), "mallopt"):
-        pytest.skip("this C library has no mallopt")
-
-    def faults() -> int:
-        import resource
-
-        keep_large_blocks(torch.device("cpu"))
-        for _ in range(3):
-            torch.ones(4 << 20)  # 16 MiB
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(20):
-            torch.ones(4 << 20)
-        return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before > 2_000)
-
-    assert finished(faults).returncode == 0
-
-
-def test_whoever_has_set_the_allocator_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Any) -> Any:
-        raise AssertionError("the C library was asked")
-
-    monkeypatch.setattr(ctypes, "CDLL", refuse)
-    keep_large_blocks(torch.device("meta"))
-    monkeypatch.setitem(os.environ, "MALLOC_TRIM_THRESHOLD_", "1000000")
-    keep_large_blocks(torch.device("cpu"))
