@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from snapensemble.contracts.cpu import cpu_budget, processor
 
@@ -47,6 +48,6 @@ def markdown(rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def spread(values: Sequence[float], form: str) -> str:
+def spread(values: Sequence[float] | NDArray[np.float64], form: str) -> str:
     """The values as text: the median, and in brackets the least and the most."""
     return f"{np.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

@@ -64,7 +64,8 @@ def add_options(
             continue
         more: dict[str, Any]
         if _takes(bool, field):
-            more = {"action": argparse.BooleanOptionalAction}
+            choices = [kind["const"] for kind in _kinds(model, name) if "const" in kind]
+            more = {"action": _Switch, "choices": choices, "metavar": "|".join(choices) or None}
         else:
             more = {"metavar": extra(field).get("metavar") or _metavar(model, name)}
             if (const := extra(field).get("const")) is not None:
@@ -74,6 +75,29 @@ def add_options(
         parser.add_argument(
             flag(name), default=argparse.SUPPRESS, help=help_text(field).replace("%", "%%"), **more
         )
+
+
+class _Switch(argparse.BooleanOptionalAction):
+    """A flag and its opposite; with `choices` the flag may have one of them as its value."""
+
+    def __init__(self, *args: Any, choices: list[str], metavar: str | None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.metavar = metavar
+        if choices:
+            self.nargs = "?"
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Take the value if there is one, and otherwise whether the flag is not the opposite."""
+        if values:
+            setattr(namespace, self.dest, values)
+        else:
+            super().__call__(parser, namespace, values, option_string)
 
 
 def help_text(field: FieldInfo) -> str:

@@ -9,14 +9,14 @@ arXiv:2203.05482); whether they lie close enough for that is for validation to s
 of batch normalisation are measured anew for averaged weights (SWA, section 3.2).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.optim.swa_utils import update_bn
 
 from snapensemble.contracts.run import Weights
 
@@ -24,6 +24,7 @@ from snapensemble.contracts.run import Weights
 GAMMA = 6.94
 TAIL = 0.25  # share of the cycle
 MAX_SOUP = 5  # cycles
+PREFIX = "module."  # of the names in a checkpoint
 
 
 class CycleAverages:
@@ -34,8 +35,7 @@ class CycleAverages:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._ema = AveragedModel(model, multi_avg_fn=power_ema)
-        self._tail = AveragedModel(model, multi_avg_fn=equal_average)
+        self._networks: dict[Weights, nn.Module] = {"ema": deepcopy(model), "tail": deepcopy(model)}
 
     def update(self, model: nn.Module, done: int, length: int) -> None:
         """Take in the weights after an update.
@@ -45,42 +45,38 @@ class CycleAverages:
             done: updates of the cycle so far, this one included.
             length: of the cycle, in updates.
         """
-        if done == 1:
-            _begin(self._ema)
-            _begin(self._tail)
-        self._ema.update_parameters(model)
-        if done > (1 - TAIL) * length:
-            self._tail.update_parameters(model)
+        _move(self._networks["ema"], model, power_share(done))
+        if (in_tail := done - int((1 - TAIL) * length)) > 0:
+            _move(self._networks["tail"], model, 1 / in_tail)
 
     def networks(self) -> dict[Weights, nn.Module]:
         """The two averaged networks, as the next update will find them."""
-        return {"ema": self._ema.module, "tail": self._tail.module}
+        return self._networks
 
     def state_dict(self) -> dict[str, Any]:
         """The averages as tensors, for a checkpoint."""
-        return {"ema": self._ema.state_dict(), "tail": self._tail.state_dict()}
+        return {kind: network.state_dict(prefix=PREFIX) for kind, network in self._networks.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the averages of a checkpoint back."""
-        self._ema.load_state_dict(state["ema"])
-        self._tail.load_state_dict(state["tail"])
+        """Put the averages of a checkpoint back; versions up to 0.1 kept counts with them."""
+        for kind, network in self._networks.items():
+            tensors = {
+                name.removeprefix(PREFIX): tensor
+                for name, tensor in state[kind].items()
+                if name.startswith(PREFIX)
+            }
+            network.load_state_dict(tensors)
 
 
-def power_ema(
-    averages: Sequence[Tensor], currents: Sequence[Tensor], averaged: Tensor | int
-) -> None:
-    """Move the averages towards the current weights, in place.
+def power_share(done: int) -> float:
+    """How far an update moves the power function EMA towards its weights.
 
-    By 1 - beta_t with beta_t = (1 - 1/t)^(gamma + 1), where t counts the updates with this one.
+    That is 1 - beta_t with beta_t = (1 - 1/t)^(gamma + 1): all of the way at a cycle's first one.
+
+    Args:
+        done: t, the updates of the cycle with this one.
     """
-    _move(averages, currents, 1 - (1 - 1 / (averaged + 1)) ** (GAMMA + 1))
-
-
-def equal_average(
-    averages: Sequence[Tensor], currents: Sequence[Tensor], averaged: Tensor | int
-) -> None:
-    """Move the averages, in place, to the mean of all weights so far and the current ones."""
-    _move(averages, currents, 1 / (averaged + 1))
+    return float(1 - (1 - 1 / done) ** (GAMMA + 1))
 
 
 def soups(
@@ -96,13 +92,12 @@ def soups(
     Yields:
         How many cycles, and the network; the next one changes it.
     """
-    soup = AveragedModel(model, multi_avg_fn=equal_average)
-    soup.update_parameters(model)
+    soup = deepcopy(model)
     other = deepcopy(model)
     for count in range(2, min(cycle + 1, MAX_SOUP) + 1):
         other.load_state_dict(earlier(cycle + 1 - count))
-        soup.update_parameters(other)
-        yield count, soup.module
+        _move(soup, other, 1 / count)
+        yield count, soup
 
 
 def measure_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -125,13 +120,7 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-def _begin(average: AveragedModel) -> None:
-    """Forget what was averaged: the next update copies the weights."""
-    average.n_averaged.zero_()
-
-
 @torch.no_grad()
-def _move(averages: Sequence[Tensor], currents: Sequence[Tensor], share: Tensor | float) -> None:
-    # A share that is a tensor stays on its device: no update waits for it.
-    for average, current in zip(averages, currents, strict=True):
-        average.lerp_(current, share)
+def _move(average: nn.Module, current: nn.Module, share: float) -> None:
+    """Move the parameters of an average by a share of the way to the current ones, in place."""
+    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), share)

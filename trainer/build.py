@@ -155,10 +155,11 @@ def build_batches(
     images = len(labels_N)
     batches = Batches(
         source=source,
-        labels_N=torch.from_numpy(labels_N).to(device),
+        labels_N=torch.from_numpy(labels_N),
         batch_size=config.batch_size or default_batch_size(images, config.fine_tunes),
         seed=config.seed,
         world=world,
+        device=device,
         mixing=Mixing(mixup=config.mixup, cutmix=config.cutmix)
         if config.mixup or config.cutmix
         else None,
@@ -191,8 +192,11 @@ def build_objective(
     network = world.wrapped(model)
     if config.compile:
         if device.type == "cpu" and not any(map(shutil.which, compilers())):
-            raise InvalidConfig("--compile on the CPU needs a C++ compiler; found none")
-        network = cast(nn.Module, torch.compile(network))
+            raise InvalidConfig(
+                "--compile on the CPU needs a C++ compiler; found none. Install one, or train, or "
+                "go on, with --no-compile"
+            )
+        network = cast(nn.Module, torch.compile(network, dynamic=False))
     return Objective(
         network=network,
         label_smoothing=config.label_smoothing,

@@ -13,7 +13,8 @@ from snapensemble.trainer.config_file import read_toml
 
 BUDGET = {"cycles", "epochs", "minutes"}
 RAY = RayOptions.model_fields.keys()
-RESUMABLE = {"data", "device", "threads", "checkpoint_minutes"}  # may change when a run goes on
+# What may change when a run goes on.
+RESUMABLE = {"data", "device", "threads", "checkpoint_minutes", "compile"}
 MORE_CYCLES, CYCLE, RUNS = "more_cycles", "cycle", "runs"
 
 

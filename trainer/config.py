@@ -52,7 +52,11 @@ class TrainConfig(ImageOptions, ScheduleOptions, NetworkOptions):
         None, ge=1, le=MAX_THREADS, description="CPU threads (all that this process may use)"
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast, for GPUs")
-    compile: bool = Field(False, description="torch.compile: a slow first step, then faster ones")
+    compile: bool | Literal["auto"] = Field(
+        False,
+        description="torch.compile: a slow first step, then perhaps faster ones; auto: both ways "
+        "are timed, and the faster one is taken, where the run is long enough",
+    )
     checkpoint_minutes: float = Field(
         2.0, ge=0, description="minutes between checkpoints, which --resume goes on from"
     )

@@ -23,6 +23,7 @@ from snapensemble.trainer.augmentation.batch import (
     draw_augmentation,
 )
 from snapensemble.trainer.augmentation.mixing import Mixing, Pairs, draw_mixing, mixed, partners
+from snapensemble.trainer.device.transfers import Reading, sent
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.recording.checkpoint import State
 from snapensemble.trainer.schedule import Cycle
@@ -46,8 +47,10 @@ class Source(Protocol):
     def draw(self, batch: int, numbers: torch.Generator) -> Any:
         """Draw all random numbers of a batch, before it is known whether it is trained on."""
 
-    def take(self, chosen_R: Tensor, draws: Any, rows: slice | Tensor) -> Tensor:
-        """What the network gets of some images, which are these rows of the batch."""
+    def take(
+        self, chosen_R: Tensor, draws: Any, rows: slice | Tensor, device: torch.device
+    ) -> Tensor:
+        """What the network on the device gets of some images, which are these rows of the batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,25 +65,29 @@ class Augmented:
         """The numbers of each image's augmentation."""
         return draw_augmentation(batch, self.augmentation, numbers)
 
-    def take(self, chosen_R: Tensor, draws: Draws, rows: slice | Tensor) -> Tensor:
+    def take(
+        self, chosen_R: Tensor, draws: Draws, rows: slice | Tensor, device: torch.device
+    ) -> Tensor:
         """images_RCHW, uint8."""
-        return augment(self.images_NCHW[chosen_R], draws.rows(rows), self.fill_C)
+        return augment(self.images_NCHW[sent(chosen_R, device)], draws.rows(rows), self.fill_C)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Views:
     """What a trunk that is not trained has made of a few augmented views of each image."""
 
-    features_VN: Tensor  # float16; further dimensions are those of a view's features
+    features_VN: Tensor  # float16, on the CPU; further dimensions are those of a view's features
     augmentation: Augmentation  # that made the views
 
     def draw(self, batch: int, numbers: torch.Generator) -> Tensor:
         """view_B, which view of each image is shown."""
         return torch.randint(len(self.features_VN), (batch,), generator=numbers)
 
-    def take(self, chosen_R: Tensor, draws: Tensor, rows: slice | Tensor) -> Tensor:
+    def take(
+        self, chosen_R: Tensor, draws: Tensor, rows: slice | Tensor, device: torch.device
+    ) -> Tensor:
         """features, float32, a row per image."""
-        features = self.features_VN[draws[rows], chosen_R.cpu()].to(chosen_R.device).float()
+        features = sent(self.features_VN[draws[rows], chosen_R], device).float()
         if features.ndim == 4:  # maps: convolutions are faster so
             features = features.contiguous(memory_format=torch.channels_last)
         return features
@@ -91,10 +98,11 @@ class Batches:
     """The training images, and how batches are drawn from them."""
 
     source: Source
-    labels_N: Tensor  # on the training device
+    labels_N: Tensor  # on the CPU
     batch_size: int  # over all processes
     seed: int
     world: World
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  # it is never changed
     mixing: Mixing | None = None
 
     @property
@@ -116,7 +124,7 @@ class Batches:
         """
         order_N = torch.randperm(
             len(self.labels_N), generator=generator(self.seed, Purpose.ORDER, epoch)
-        ).to(self.labels_N.device)
+        )
         numbers = generator(self.seed, Purpose.AUGMENTATION, epoch)
         mine = self.world.share(self.batch_size)
         for index in range(self.steps_per_epoch):
@@ -129,8 +137,8 @@ class Batches:
                 continue
             chosen_B = order_N[index * self.batch_size :][: self.batch_size]
             rows: slice | Tensor = partners(mine, self.batch_size) if mixing else mine
-            inputs_R = self.source.take(chosen_B[rows], draws, rows)
-            labels_R = self.labels_N[chosen_B[rows]]
+            inputs_R = self.source.take(chosen_B[rows], draws, rows, self.device)
+            labels_R = sent(self.labels_N[chosen_B[rows]], self.device)
             yield mixed(inputs_R, labels_R, mixing.rows(mine)) if mixing else (inputs_R, labels_R)
 
     def some(self, epoch: int) -> Iterator[Tensor]:
@@ -197,9 +205,17 @@ class Objective:
 
 
 def train_epoch(
-    state: State, objective: Objective, batches: Batches, schedule: Schedule, cycle: Cycle
-) -> Iterator[Step]:
-    """Train to the end of the state's epoch; yield what happened after each update.
+    state: State,
+    objective: Objective,
+    batches: Batches,
+    schedule: Schedule,
+    cycle: Cycle,
+    reading: Reading,
+) -> Iterator[tuple[Step, ...]]:
+    """Train to the end of the state's epoch; yield the updates whose losses were read together.
+
+    Between two readings nothing waits for the device, unless the schedule is `hypergradient`, whose
+    rate is computed from the gradients.
 
     Args:
         state: moves on with each update.
@@ -207,12 +223,15 @@ def train_epoch(
         batches: of training images.
         schedule: gives the rate.
         cycle: the one that the epoch belongs to, over which weights are averaged.
+        reading: says after how many updates their losses are read.
 
     Raises:
         TrainingDiverged: the loss is infinite or not a number.
     """
     optimizer, epoch = state.optimizer, state.epoch
-    first = state.step - epoch * batches.steps_per_epoch
+    first, end = state.step - epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch
+    rates: list[float] = []
+    losses: list[Tensor] = []
     for images_BCHW, labels in batches.epoch(epoch, first):
         rate = schedule.rate(state.step, state.val_nlls)
         if rate is not None:
@@ -227,12 +246,34 @@ def train_epoch(
             clip_grad_norm_(state.model.parameters(), objective.longest_gradient)
         optimizer.step()
         state.averages.update(state.model, state.step - cycle.start + 1, cycle.length)
-        value = batches.world.mean(loss.detach()).item()
-        done = Step(state.step, state.rate, value)
-        if not isfinite(value):
-            raise TrainingDiverged(diverged(f"the loss became {value}", done))
-        state.step, state.loss = state.step + 1, value
-        yield done
+        rates.append(state.rate)
+        losses.append(batches.world.mean(loss.detach()))
+        state.step += 1
+        if len(losses) >= reading.steps or state.step == end:
+            done = read(state.step, rates, losses)
+            state.loss = done[-1].loss
+            rates, losses = [], []
+            reading.choose(batches.world)
+            yield done
+
+
+def read(end: int, rates: list[float], losses: list[Tensor]) -> tuple[Step, ...]:
+    """The latest updates, once the device has computed their losses.
+
+    Args:
+        end: how many updates were done.
+        rates: of the latest of them.
+        losses: of the same, on the device.
+
+    Raises:
+        TrainingDiverged: a loss is infinite or not a number.
+    """
+    values = torch.stack(losses).tolist()
+    steps = tuple(map(Step, range(end - len(values), end), rates, values))
+    for step in steps:
+        if not isfinite(step.loss):
+            raise TrainingDiverged(diverged(f"the loss became {step.loss}", step))
+    return steps
 
 
 def diverged(what: str, step: Step) -> str:

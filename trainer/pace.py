@@ -1,15 +1,18 @@
 """How long an epoch and a cycle's end take on this machine, measured on a copy of the network."""
 
 import time
+from collections.abc import Callable
 from copy import deepcopy
 from statistics import median
 
 import torch
 from torch import nn
 
+from snapensemble.contracts.process import say
 from snapensemble.trainer.budget import Pace
 from snapensemble.trainer.build import build_objective
 from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.loop import Batches, train_epoch
 from snapensemble.trainer.optimizers import build_optimizer
 from snapensemble.trainer.recording.checkpoint import State
@@ -20,6 +23,8 @@ from snapensemble.trainer.validation import Labelled, predict_logits
 SECONDS, STEPS = 3.0, 8  # whichever takes longer
 WARM_UP = 3  # steps, of which the first reserves memory and perhaps compiles
 VALIDATED = 500  # images
+COMPILING_S = 60.0  # about what compiling takes; a run has to be ten times as long
+LEAST_GAIN = 1.05  # of speed; less may be noise, and two runs had better have the same bits
 
 
 def measured_pace(
@@ -38,7 +43,7 @@ def measured_pace(
     trial = deepcopy(model)
     still = Constant(eta=0.0)  # the work of a step, and no step
     state = State(trial, build_optimizer(trial, config, still, device))
-    objective = build_objective(config, trial, world, device)
+    objective, reading = build_objective(config, trial, world, device), Reading(device)
     times: list[float] = []
     begun = time.monotonic()
 
@@ -50,8 +55,8 @@ def measured_pace(
     while not enough():
         last = time.monotonic()
         cycle = Cycle(0, state.step, batches.steps_per_epoch)
-        for _ in train_epoch(state, objective, batches, still, cycle):
-            times.append(time.monotonic() - last)
+        for steps in train_epoch(state, objective, batches, still, cycle, reading):
+            times.append((time.monotonic() - last) / len(steps))
             if enough():
                 break
             last = time.monotonic()
@@ -68,3 +73,29 @@ def measured_pace(
         return world.largest(int(1e6 * seconds) + 1) / 1e6
 
     return Pace(epoch=slowest(batches.steps_per_epoch * step + validation), cycle_end=slowest(end))
+
+
+def compiling_pays(epochs: int, epoch_seconds: Callable[[bool], float]) -> bool:
+    """Whether a run ends earlier if its network is compiled first, by trying both.
+
+    Measured: docs/decisions/0055-what-makes-training-faster.md. A run that would be over before compiling is earned back is not worth the trial.
+
+    Args:
+        epochs: of the run.
+        epoch_seconds: times some steps, plain or compiled, and gives the seconds of an epoch.
+    """
+    plain = epoch_seconds(False)
+    if plain * epochs < 10 * COMPILING_S:
+        say(f"not compiled: {epochs} epochs of {plain:.1f} s are too short to earn it back")
+        return False
+    try:
+        compiled = epoch_seconds(True)
+    except Exception as error:  # a compiler that is there and does not work fails in many ways
+        say(f"not compiled: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+        return False
+    pays = plain > LEAST_GAIN * compiled
+    say(
+        f"{'compiled' if pays else 'not compiled'}: an epoch takes {compiled:.1f} s compiled and "
+        f"{plain:.1f} s otherwise"
+    )
+    return pays

@@ -28,6 +28,7 @@ from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
 from snapensemble.trainer.data.balance import about_classes
 from snapensemble.trainer.data.dataset import load_dataset, repeated_images
+from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import joined, local_device, threads_here
 from snapensemble.trainer.fine_tuning.defaults import (
     large_size,
@@ -39,7 +40,7 @@ from snapensemble.trainer.fine_tuning.inputs import fit_first_head, training_inp
 from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
 from snapensemble.trainer.optimizers import build_optimizer
-from snapensemble.trainer.pace import measured_pace
+from snapensemble.trainer.pace import compiling_pays, measured_pace
 from snapensemble.trainer.recording.checkpoint import State, has_checkpoint, remove_checkpoint
 from snapensemble.trainer.recording.manifest import (
     RunDescription,
@@ -83,7 +84,7 @@ def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
             as if it had always had them; a finished one goes on from the weights of its last
             snapshot, and its momentum begins anew.
         changes: settings of this machine: data (the same images in another place), device,
-            threads, checkpoint_minutes.
+            threads, checkpoint_minutes, compile.
 
     Returns:
         The run directory; at once if the run is complete and gets no more cycles.
@@ -203,9 +204,12 @@ def _train(
             keep_statistics(model)
         batches = build_batches(config, inputs.source, dataset.train.labels_N, device, world)
 
-        def measure() -> Pace:
+        def paced(config: TrainConfig) -> Pace:
             with keeping_random_state(device):
-                pace = measured_pace(config, model, batches, inputs.val, device)
+                return measured_pace(config, model, batches, inputs.val, device)
+
+        def measure() -> Pace:
+            pace = paced(config.model_copy(update={"compile": config.compile is True}))
             if world.leads:
                 say(f"an epoch takes {pace.epoch:.1f} s here")
             return pace._replace(spent=world.largest(int(time.monotonic() - started)))
@@ -215,6 +219,10 @@ def _train(
         )
         if world.leads and (warning := short_cycles(config, batches.steps_per_epoch)):
             say(warning)
+        if config.compile == "auto":
+            ways = {way: config.model_copy(update={"compile": way}) for way in (False, True)}
+            epochs = sum(config.cycle_lengths)
+            config = ways[compiling_pays(epochs, lambda way: paced(ways[way]).epoch)]
         plan = replace(config.plan(batches.steps_per_epoch), branch=branched)
         if origin is not None and not resumed:  # a branch, which begins with its weights
             first = read_run(origin).snapshots[0]
@@ -292,7 +300,7 @@ def train_cycles(
         deferred: signals that wait for a place where stopping is safe.
     """
     world = batches.world
-    validation = Validation(val, batches, deferred)
+    validation, reading = Validation(val, batches, deferred), Reading(batches.device)
 
     def stop_if_signalled() -> None:
         """Raise Stopped in all processes after the same step, whichever of them got the signal."""
@@ -303,8 +311,10 @@ def train_cycles(
         cycle, started = plan.cycle_of(epoch), time.monotonic()
         if plan.restart_from == "first" and state.step == cycle.start > 0:
             state.restart_from(record.earlier(0))
-        for step in train_epoch(state, objective, batches, plan.schedule, cycle):
-            record.step(step, epoch, cycle)
+        for steps in train_epoch(state, objective, batches, plan.schedule, cycle, reading):
+            for step in steps:
+                record.step(step, epoch, cycle)
+            record.checkpoint_if_due()
             stop_if_signalled()
         seconds = time.monotonic() - started
         world.average_batch_norm(state.model)

@@ -98,11 +98,11 @@ def predict_logits(
     parts = []
     try:
         for batch in torch.split(inputs_N, PREDICTION_BATCH):
-            parts.append(model(batch).float().cpu())
+            parts.append(model(batch).float())
             if between is not None:
                 between()
     finally:
         for module, was_training in modes:
             module.training = was_training
-    logits_NK: NDArray[np.float32] = torch.cat(parts).numpy()
+    logits_NK: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
     return logits_NK

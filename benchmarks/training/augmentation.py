@@ -42,6 +42,7 @@ from snapensemble.trainer.augmentation.batch import Augmentation
 from snapensemble.trainer.augmentation.mixing import Mixing
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import holds_pictures, load_dataset
+from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.loop import Augmented, Batches, Objective, train_epoch
 from snapensemble.trainer.models.registry import build_model
@@ -253,10 +254,11 @@ def steps_of(images_NCHW: torch.Tensor) -> Callable[[], object]:
     state = State(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True))
     objective = Objective(network=model, label_smoothing=0.0, autocast=False)
     batches = batches_of(images_NCHW, Augmentation(), None)
+    reading = Reading(batches.device)
 
     def epoch() -> None:
         cycle = Cycle(state.epoch, state.step, batches.steps_per_epoch)
-        for _ in train_epoch(state, objective, batches, Constant(eta=0.0), cycle):
+        for _ in train_epoch(state, objective, batches, Constant(eta=0.0), cycle, reading):
             pass
         state.val_nlls.append(0.0)  # on to the next epoch
 

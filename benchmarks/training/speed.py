@@ -4,29 +4,33 @@
     python -m benchmarks.training.speed --data cifar10:DIR
 
 All train the same network on the same images with the same batch size, threads, shifts and
-mirrorings. Ours is what `train` does: images on the device, changed a batch at a time, weights
-channels_last, a fused optimizer. The peers do as their tutorials do: a DataLoader that changes
-image by image, with as many workers as `--workers` says (several: one row each), and torch's
-defaults. Blocks of steps are interleaved in one process, so that a busy machine slows all of them
-alike. With `--epochs` the snapshot ensembles of both are trained to the end and their test
-accuracy is compared.
+mirrorings, for as many epochs. Ours is what `train` does: images on the device, changed a batch at
+a time, weights channels_last, a fused optimizer, losses read at each step. The peers do as their
+tutorials do: a DataLoader that changes image by image, with as many workers as `--workers` says
+(several: one row each), and torch's defaults. Each is a process of its own; its time counts from
+the first step on, compiling included, for which there is nothing in the cache. With `--epochs` the
+snapshot ensembles of both are trained to the end and their test accuracy is compared.
 
-Shapes: N images, B batch, C channels, H height, W width.
+Shapes: N images, B batch, C channels, H height, W width, R rounds.
 """
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.machine import save
+from benchmarks.machine import save, spread
 from benchmarks.training.reference_loops import (
     LR,
     MOMENTUM,
@@ -46,6 +50,7 @@ from snapensemble.trainer.build import image_contract
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.data.readers import Split
+from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.loop import Augmented, Batches, Objective, train_epoch
 from snapensemble.trainer.models.registry import build_model
@@ -54,73 +59,102 @@ from snapensemble.trainer.run import train
 from snapensemble.trainer.schedule import Cycle
 from snapensemble.trainer.schedules import Constant
 
+OURS = "Snapensemble"
+COMPILED = "Snapensemble, compiled"
+WHOLE = 45_000  # images of CIFAR-10 that train
+Seconds = NDArray[np.float64]  # of each run
+
 
 def main() -> None:
     """Measure, print and save."""
     args = _arguments()
     torch.set_num_threads(args.threads)
-    figures: dict[str, Any] = {"settings": {k: v for k, v in vars(args).items() if k != "data"}}
+    if args.way is not None:
+        print(json.dumps(epoch_seconds(args)))
+        return
+    figures: dict[str, Any] = {
+        "settings": {k: v for k, v in vars(args).items() if k not in ("data", "way")}
+    }
     figures["data"] = args.data.partition(":")[0]
-    rows, figures["images_per_second"] = speeds(args)
+    rows, figures["epoch_seconds"] = speeds(args)
     if args.epochs:
         accuracies, figures["test_accuracy"] = compared_accuracy(args)
-        rows += [("", "", "", ""), ("snapshot ensemble", "test accuracy", "", ""), *accuracies]
+        empty = ("",) * (len(rows[0]) - 2)
+        rows += [("snapshot ensemble", "test accuracy", *empty)]
+        rows += [(name, text, *empty) for name, text in accuracies]
     save(args.name, figures, rows)
 
 
-def speeds(args: argparse.Namespace) -> tuple[list[tuple[str, ...]], dict[str, list[float]]]:
-    """Images per second of each way, in blocks of steps that take turns."""
+def speeds(args: argparse.Namespace) -> tuple[list[tuple[str, ...]], dict[str, Any]]:
+    """The seconds of each epoch of each way, every way in processes that take turns."""
+    ways = [f"plain loop, DataLoader with {workers} workers" for workers in args.workers]
+    ways += [OURS]
+    ways += [COMPILED] if args.compile else []
+    if args.torchensemble:
+        ways += [f"TorchEnsemble, DataLoader with {workers} workers" for workers in args.workers]
+    measured: dict[str, list[list[float]]] = {name: [] for name in ways}
+    for _ in range(args.rounds):
+        for name in ways:
+            measured[name].append(in_a_process(name))
+    return speed_table(measured, args.images), measured
+
+
+def in_a_process(way: str) -> list[float]:
+    """The seconds of each epoch of a way, in a process with the same arguments."""
+    command = [sys.executable, "-m", "benchmarks.training.speed", *sys.argv[1:], "--way", way]
+    with tempfile.TemporaryDirectory(prefix="snapensemble-bench-") as cache:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cache}
+        done = subprocess.run(
+            command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+        )
+    seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return seconds
+
+
+def epoch_seconds(args: argparse.Namespace) -> list[float]:
+    """The seconds of each epoch of the way that this process is for."""
     dataset = load_dataset(args.data, val_fraction=0.1, split_seed=0)
-    some = np.arange(args.steps * args.batch_size)
+    some = np.arange(args.images)
     part = Split(dataset.train.images_NCHW[some], dataset.train.labels_N[some])
     image = image_contract(dataset)
 
-    def network(seed: int = 0) -> nn.Module:
-        torch.manual_seed(seed)
+    def network() -> nn.Module:
+        torch.manual_seed(0)
         return build_model(args.model, len(dataset.classes), image).train()
 
-    def always(block: Callable[[], object]) -> Callable[[], Callable[[], object]]:
-        return lambda: block
-
-    # Each way makes its block ready while no time is taken.
-    ways = {"Snapensemble": always(ours(network(), part, image, args))}
-    if args.compile:
-        ways["Snapensemble, compiled"] = always(ours(network(), part, image, args, compiled=True))
-    for workers in args.workers:
-        loader = data_loader(part, args.batch_size, workers)
-        ways[f"plain loop, DataLoader with {workers} workers"] = always(plain(network(), loader))
-        if args.torchensemble:
-            ways[f"TorchEnsemble, DataLoader with {workers} workers"] = partial(
-                torchensemble, network, loader
-            )
-    measured: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(args.rounds + 1):
-        for name, ready in ways.items():
-            block = ready()
-            started = time.perf_counter()
-            block()
-            if turn:  # the first one warms up
-                measured[name].append(len(part) / (time.perf_counter() - started))
-    return speed_table(measured), measured
+    way, _, workers = args.way.removesuffix(" workers").partition(", DataLoader with ")
+    if workers:
+        loader = data_loader(part, args.batch_size, int(workers))
+        block = plain(network(), loader) if way == "plain loop" else torchensemble(network, loader)
+    else:
+        block = ours(network(), part, image, args, compiled=way == COMPILED)
+    seconds = []
+    for _ in range(args.timed_epochs):
+        started = time.perf_counter()
+        block()
+        seconds.append(time.perf_counter() - started)
+    return seconds
 
 
-def speed_table(measured: dict[str, list[float]]) -> list[tuple[str, ...]]:
-    """Medians with their spread, and the ratio of ours to each, turn by turn."""
+def speed_table(measured: dict[str, list[list[float]]], images: int) -> list[tuple[str, ...]]:
+    """Rates by epoch, whole runs with what their first epoch took more, and ratios turn by turn."""
     rows: list[tuple[str, ...]] = [
-        ("training", "images/s, median", "least to most", "Snapensemble is faster by")
-    ]
-    first = np.array(measured["Snapensemble"])
-    for name, values in measured.items():
-        ratios = first / np.array(values)
-        ratio = f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
-        rows.append(
-            (
-                name,
-                f"{np.median(values):.0f}",
-                f"{min(values):.0f} to {max(values):.0f}",
-                "" if name == "Snapensemble" else ratio,
-            )
-        )
+        ("training", "images/s by epoch, median (least to most)", "first epoch more, s",
+         "whole run, s", "faster than the first row, by epochs", "the whole run",
+         f"as many epochs of {WHOLE:,} images"),
+    ]  # fmt: skip
+    first: tuple[Seconds, ...] | None = None
+    for name, runs in measured.items():
+        epoch_R = np.array([np.median(run[1:] or run) for run in runs])
+        whole_R = np.array([sum(run) for run in runs])
+        more_R = np.array([run[0] for run in runs]) - epoch_R
+        long_R = np.maximum(more_R, 0) + len(runs[0]) * epoch_R * WHOLE / images
+        ours = epoch_R, whole_R, long_R
+        first = first or ours
+        rates = [images / seconds for run in runs for seconds in run[1:] or run]
+        ratios = (spread(a / b, ".2f") for a, b in zip(first, ours, strict=True))
+        more, whole = np.median(more_R), np.median(whole_R)
+        rows.append((name, spread(rates, ".0f"), f"{more:.1f}", f"{whole:.0f}", *ratios))
     return rows
 
 
@@ -144,13 +178,13 @@ def ours(
         seed=0,
         world=World(),
     )
-    state = State(model, optimizer)
+    state, reading = State(model, optimizer), Reading(batches.device)
     network: Any = torch.compile(model) if compiled else model
     objective = Objective(network=network, label_smoothing=0.0, autocast=False)
 
     def block() -> None:
         cycle = Cycle(state.epoch, state.step, batches.steps_per_epoch)
-        for _ in train_epoch(state, objective, batches, Constant(eta=LR), cycle):
+        for _ in train_epoch(state, objective, batches, Constant(eta=LR), cycle, reading):
             pass
         state.val_nlls.append(0.0)  # on to the next epoch
 
@@ -175,7 +209,7 @@ def compared_accuracy(
     rows: list[tuple[str, ...]] = []
     for name, values in found.items():
         each = ", ".join(f"{value:.2%}" for value in values)
-        rows.append((name, f"{np.mean(values):.2%}", each, ""))
+        rows.append((name, f"{np.mean(values):.2%} ({each})"))
     return rows, found
 
 
@@ -218,9 +252,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--threads", type=int, default=cpu_budget())
-    parser.add_argument("--workers", type=int, nargs="+", default=[2, 0], help="of the DataLoader")
-    parser.add_argument("--steps", type=int, default=40, help="steps in a block")
-    parser.add_argument("--rounds", type=int, default=5, help="blocks of each")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the DataLoader")
+    parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--timed-epochs", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each")
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--compile", action="store_true", help="our compiled training too")
     parser.add_argument("--torchensemble", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--epochs", type=int, default=0, help="compare accuracy after so many")

@@ -13,6 +13,7 @@ import torch
 
 import benchmarks
 from benchmarks import machine
+from benchmarks.packed import packed
 from benchmarks.peers.venvs import REQUIREMENTS
 from benchmarks.training.snapshots import save_parts
 from snapensemble.trainer.data.readers import Split
@@ -88,9 +89,11 @@ SMALLEST: dict[str, tuple[str, ...]] = {
         "--rounds", "1", "--seconds", "0.02", "--members", "2", "--images", "50",
     ),
     "forecast": (),
+    "gpu": ("--data", "PACKED", "--work", "WORK", "--runs", "1", "--smallest"),
     "int8_networks": ("RUN", "--rounds", "1"),
     "last_connections": ("BUNDLE", "--image", "PICTURE", "--rounds", "1"),
     "leaving_clients": ("BUNDLE", "--clients", "20", "--seconds", "0.1"),
+    "packed": ("--data", "DATA", "--out", "FILE", "--quality", "lossless"),
     "odd_images": ("BUNDLE", "--files", "PICTURES"),
     "novelty": ("DIGITS", "--other", "OTHERS", "--images", "100"),
     "overload": ("BUNDLE", "--seconds", "0.2"),
@@ -101,8 +104,8 @@ SMALLEST: dict[str, tuple[str, ...]] = {
     "shared_trunk": ("SHARED", "--rounds", "1", "--seconds", "0.02", "--images", "50"),
     "soak": ("BUNDLE", "--minutes", "0.005"),
     "training.speed": (
-        "--data", "DATA", "--model", "small", "--batch-size", "8", "--threads", "1", "--steps", "2",
-        "--rounds", "1", "--workers", "0", "--no-torchensemble",
+        "--data", "DATA", "--model", "small", "--batch-size", "8", "--threads", "1",
+        "--images", "24", "--timed-epochs", "2", "--workers", "0", "--no-torchensemble",
     ),
 }  # fmt: skip
 FIXTURES = {
@@ -115,6 +118,9 @@ FIXTURES = {
     "PICTURE": "picture_file",
     "SHEET": "sheet",
     "DATA": "data",
+    "PACKED": "packed_file",
+    "WORK": "tmp_path",
+    "FILE": "npz_file",
 }
 
 
@@ -158,6 +164,18 @@ def data(tmp_path: Path) -> str:
         },
     )
     return f"npz:{file}"
+
+
+@pytest.fixture
+def npz_file(tmp_path: Path) -> Path:
+    return tmp_path / "file.npz"
+
+
+@pytest.fixture
+def packed_file(data: str, tmp_path: Path) -> Path:
+    """The same, packed."""
+    packed(data, tmp_path / "packed.npz")
+    return tmp_path / "packed.npz"
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from snapensemble.trainer.averages import (
     TAIL,
     CycleAverages,
     measure_batch_norm,
-    power_ema,
     soups,
 )
 
@@ -88,10 +87,14 @@ def test_averages_go_on_from_their_saved_state_to_the_same_bits() -> None:
     assert found == whole
 
 
-def test_the_average_moves_by_a_share_that_stays_a_tensor_on_its_device() -> None:
-    average, current = torch.zeros(3), torch.ones(3)
-    power_ema([average], [current], torch.tensor(1))
-    assert torch.allclose(average, torch.full((3,), 1 - 0.5 ** (GAMMA + 1)))
+def test_averages_of_a_checkpoint_that_counted_them_go_on() -> None:
+    """As torch's AveragedModel wrote them, up to version 0.1."""
+    kept = {}
+    for kind, value in (("ema", 1.5), ("tail", 2.5)):
+        kept[kind] = {"n_averaged": torch.tensor(7), "module.weight": torch.tensor([[value]])}
+    averages = CycleAverages(number(0.0))
+    averages.load_state_dict(kept)
+    assert list(map(weight_of, averages.networks().values())) == [1.5, 2.5]
 
 
 def test_soups_are_means_over_the_latest_cycles_and_five_at_most() -> None:

@@ -42,7 +42,7 @@ def test_settings_come_back_as_they_were(
         ("lr_steps = 0.5", "lr_steps in .*: expected a list, each a number, above 0 .*, got 0.5"),
         ('lr_steps = ["a"]', r"lr_steps in .*: expected a list, each a number, .*, got \['a'\]"),
         ("lr_steps = [0.5, 1]", r"lr_steps in .*above 0 and below 1, got \[0.5, 1\]"),
-        ("compile = 1", "compile in .*: expected true or false, got 1"),
+        ("compile = 1", "compile in .*: expected true or false, or auto, got 1"),
         ("data = 1979-05-27", "data in .*: expected a text, got datetime.date"),
         ("data = 3", "data in .*: expected a text, got 3"),
         ('schedule = "linear"', "schedule in .*: expected one of sgdr, cosine, .* got 'linear'"),

@@ -12,13 +12,24 @@ import numpy as np
 import pytest
 import torch
 
+import snapensemble.trainer.loop
+from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.process import Stopped
 from snapensemble.contracts.run import RunManifest, read_run
+from snapensemble.trainer.augmentation.batch import Augmentation
+from snapensemble.trainer.augmentation.mixing import Mixing
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
+from snapensemble.trainer.device.transfers import Reading
+from snapensemble.trainer.distributed import World
+from snapensemble.trainer.loop import Augmented, Batches, Objective, read, train_epoch
+from snapensemble.trainer.models.registry import build_model
+from snapensemble.trainer.recording.checkpoint import State
 from snapensemble.trainer.recording.observers import MetricsFile
 from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.run import resume, train
+from snapensemble.trainer.schedule import Cycle
+from snapensemble.trainer.schedules import Constant
 from snapensemble.trainer.validation import predict_logits
 
 pytestmark = [
@@ -52,6 +63,51 @@ def test_a_gpu_takes_the_same_steps_as_a_processor(tmp_path: Path) -> None:
     assert final_accuracy(read_run(on_gpu)) == pytest.approx(
         final_accuracy(read_run(on_cpu)), abs=0.05
     )
+
+
+EVERYTHING = Augmentation(
+    crop_padding=1, flip=True, cutout=2, min_area=0.5, trivial=True, jitter=0.4, erasing=0.25
+)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), EVERYTHING], ids=["plain", "everything"])
+def test_between_two_readings_of_the_loss_nothing_waits_for_the_gpu(
+    augmentation: Augmentation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = torch.device("cuda")
+    image = ImageContract(channels=3, height=8, width=8, mean=(0.5,) * 3, std=(0.3,) * 3)
+    network = build_model("tiny", 3, image).to(device).train()
+    state = State(network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, fused=True))
+    batches = Batches(
+        source=Augmented(
+            images_NCHW=torch.zeros(200, 3, 8, 8, dtype=torch.uint8, device=device),
+            augmentation=augmentation,
+            fill_C=torch.zeros(3, dtype=torch.uint8, device=device),
+        ),
+        labels_N=torch.arange(200) % 3,
+        batch_size=10,
+        seed=0,
+        world=World(),
+        device=device,
+        mixing=Mixing(mixup=0.4, cutmix=1.0),
+    )
+    objective = Objective(network=network, label_smoothing=0.1, autocast=True)
+    cycle, real = Cycle(0, 0, batches.steps_per_epoch), read
+
+    def reading(*args: Any) -> Any:
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return real(*args)
+        finally:
+            torch.cuda.set_sync_debug_mode("error")
+
+    monkeypatch.setattr(snapensemble.trainer.loop, "read", reading)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps = train_epoch(state, objective, batches, Constant(eta=0.1), cycle, Reading(device))
+        assert sum(map(len, steps)) == 20
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_a_snapshot_of_a_gpu_answers_the_same_without_one(tmp_path: Path) -> None:
@@ -118,7 +174,7 @@ def test_every_way_of_training_learns(tmp_path: Path, changes: dict[str, Any]) -
     assert run.complete and final_accuracy(run) > 0.8
 
 
-def test_a_process_of_torchrun_trains_with_nccl(tmp_path: Path) -> None:
+def test_a_process_of_torchrun_trains_on_a_gpu(tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"),
         *("-m", "snapensemble.trainer", "--data", "digits", "--out", str(tmp_path / "run")),

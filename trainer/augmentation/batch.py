@@ -24,6 +24,7 @@ from snapensemble.trainer.augmentation.geometry import (
 )
 from snapensemble.trainer.augmentation.holes import ERASED_AREAS, ERASED_ASPECTS, cut_out, erased
 from snapensemble.trainer.augmentation.trivial import draw_trivial, trivially_augmented
+from snapensemble.trainer.device.transfers import sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ def augment(images_BCHW: Tensor, draws: Draws, fill_C: Tensor) -> Tensor:
 
     Args:
         images_BCHW: uint8, on any device.
-        draws: for exactly these images.
+        draws: for exactly these images; on the CPU.
         fill_C: uint8, the colour of what is cut out; see `fill_colour`.
 
     Returns:
@@ -137,21 +138,24 @@ def augment(images_BCHW: Tensor, draws: Draws, fill_C: Tensor) -> Tensor:
     if draws.tries_2BT is not None and draws.place_2B is not None:
         H, W = images_BCHW.shape[2:]
         box_4B = crop_boxes(draws.tries_2BT, draws.place_2B, height=H, width=W)
-        images_BCHW = resized(images_BCHW, box_4B.to(device), *(settings.size or (H, W)))
+        images_BCHW = resized(images_BCHW, sent(box_4B, device), *(settings.size or (H, W)))
     if settings.crop_padding > 0 or settings.flip:
-        images_BCHW = shifted(images_BCHW, draws.shift_2B.to(device), draws.mirrored_B.to(device))
+        images_BCHW = shifted(
+            images_BCHW, sent(draws.shift_2B, device), sent(draws.mirrored_B, device)
+        )
     if draws.trivial_3B is not None:
         images_BCHW = trivially_augmented(images_BCHW, draws.trivial_3B)
     if draws.jitter_3B is not None and draws.order_3B is not None:
-        images_BCHW = jittered(images_BCHW, draws.jitter_3B.to(device), draws.order_3B.to(device))
+        images_BCHW = jittered(
+            images_BCHW, sent(draws.jitter_3B, device), sent(draws.order_3B, device)
+        )
     if draws.hole_2B is not None:
         images_BCHW = cut_out(
-            images_BCHW, draws.hole_2B.to(device), side=settings.cutout, fill_C=fill_C
+            images_BCHW, sent(draws.hole_2B, device), side=settings.cutout, fill_C=fill_C
         )
     tries_2BT, place_2B, chosen_B = draws.hole_tries_2BT, draws.hole_place_2B, draws.erased_B
     if tries_2BT is not None and place_2B is not None and chosen_B is not None:
-        numbers = tries_2BT.to(device), place_2B.to(device), chosen_B.to(device)
-        images_BCHW = erased(images_BCHW, *numbers, fill_C=fill_C)
+        images_BCHW = erased(images_BCHW, tries_2BT, place_2B, chosen_B, fill_C=fill_C)
     return images_BCHW
 
 

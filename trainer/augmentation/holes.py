@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from snapensemble.trainer.augmentation.geometry import fitting_boxes
+from snapensemble.trainer.device.transfers import sent
 
 # As torchvision has them for random erasing, after Zhong et al. 2020.
 ERASED_AREAS = 0.02, 0.33
@@ -43,17 +44,16 @@ def erased(
 
     Args:
         images_BCHW: uint8.
-        tries_2BT: areas and aspects of rectangles.
+        tries_2BT: areas and aspects of rectangles; these and what follows on the CPU.
         place_2B: the rectangle's place, uniform in [0, 1).
         chosen_B: which images lose a rectangle.
         fill_C: uint8, its colour.
     """
     _, _, H, W = images_BCHW.shape
-    (top_B, left_B, height_B, width_B), fits_B = fitting_boxes(
-        tries_2BT, place_2B, height=H, width=W, spare=1
-    )
+    box_4B, fits_B = fitting_boxes(tries_2BT, place_2B, height=H, width=W, spare=1)
+    top_B, left_B, height_B, width_B = sent(box_4B, images_BCHW.device)
     hole_B1HW = rectangles(top_B, top_B + height_B, left_B, left_B + width_B, H, W)
-    hole_B1HW &= (chosen_B & fits_B)[:, None, None, None]
+    hole_B1HW &= sent(chosen_B & fits_B, images_BCHW.device)[:, None, None, None]
     return torch.where(hole_B1HW, fill_C.to(images_BCHW).view(1, -1, 1, 1), images_BCHW)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.trainer.augmentation.holes import rectangles
+from snapensemble.trainer.device.transfers import sent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +96,16 @@ def mixed(inputs_XD: Tensor, labels_X: Tensor, draws: MixingDraws) -> tuple[Tens
     """
     device, share_B = inputs_XD.device, draws.share_B
     first_BD, second_BD = inputs_XD[:-1], inputs_XD[1:]
-    weight_BD = share_B.view(-1, *[1] * (inputs_XD.ndim - 1)).to(device)
+    weight_BD = sent(share_B.view(-1, *[1] * (inputs_XD.ndim - 1)), device)
     if draws.cut_B.any():
         H, W = inputs_XD.shape[2:]
         box_4B = boxes(share_B, draws.place_2B, H, W)
         top_B, bottom_B, left_B, right_B = box_4B
         cut_away_B = (bottom_B - top_B) * (right_B - left_B) / (H * W)
         share_B = torch.where(draws.cut_B, 1 - cut_away_B, share_B)
-        top_B, bottom_B, left_B, right_B = box_4B.to(device)
+        top_B, bottom_B, left_B, right_B = sent(box_4B, device)
         outside_B1HW = ~rectangles(top_B, bottom_B, left_B, right_B, H, W)
-        is_cut_B111 = draws.cut_B.view(-1, 1, 1, 1).to(device)
+        is_cut_B111 = sent(draws.cut_B.view(-1, 1, 1, 1), device)
         weight_BD = torch.where(is_cut_B111, outside_B1HW.float(), weight_BD)
     # Differences of uint8 would wrap around.
     mixed_BD = second_BD + weight_BD * (first_BD.float() - second_BD.float())
@@ -112,7 +113,7 @@ def mixed(inputs_XD: Tensor, labels_X: Tensor, draws: MixingDraws) -> tuple[Tens
         mixed_BD = mixed_BD.round().to(torch.uint8)
     elif inputs_XD.ndim == 4:  # maps: convolutions are faster so
         mixed_BD = mixed_BD.contiguous(memory_format=torch.channels_last)
-    return mixed_BD, Pairs(labels_X[:-1], labels_X[1:], share_B.to(device))
+    return mixed_BD, Pairs(labels_X[:-1], labels_X[1:], sent(share_B, device))
 
 
 def boxes(share_B: Tensor, place_2B: Tensor, height: int, width: int) -> Tensor:

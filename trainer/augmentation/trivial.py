@@ -22,6 +22,7 @@ from snapensemble.trainer.augmentation.colour import (
     solarised,
 )
 from snapensemble.trainer.augmentation.geometry import transformed
+from snapensemble.trainer.device.transfers import sent
 
 BINS = 31  # strengths of an operation, the first of which changes nothing
 MAX_SHEAR = 0.99  # pixels per pixel
@@ -73,7 +74,7 @@ def trivially_augmented(images_BCHW: Tensor, draws_3B: Tensor) -> Tensor:
     for operations, change in KINDS:
         rows_R = torch.isin(draws_3B[0], torch.tensor(operations)).nonzero().squeeze(1)
         if len(rows_R):
-            mine_R = rows_R.to(images_BCHW.device)
+            mine_R = sent(rows_R, images_BCHW.device)
             found_BCHW[mine_R] = change(images_BCHW[mine_R], draws_3B[:, rows_R])
     return found_BCHW
 
@@ -125,20 +126,20 @@ def _moved(images_RCHW: Tensor, draws_3R: Tensor) -> Tensor:
     operation_R, bin_R, sign_R = draws_3R
     table = matrices(*images_RCHW.shape[2:])
     matrix_R6 = table[operation_R - MOVES[0], (sign_R + 1) // 2, bin_R]
-    return transformed(images_RCHW, matrix_R6.T.to(images_RCHW.device))
+    return transformed(images_RCHW, sent(matrix_R6.T, images_RCHW.device))
 
 
 def _blended(images_RCHW: Tensor, draws_3R: Tensor) -> Tensor:
     blend_R, device = draws_3R[0] - BLENDS[0], images_RCHW.device  # in the order of `Blend`
-    return blended(images_RCHW, blend_R.to(device), factors(draws_3R).to(device))
+    return blended(images_RCHW, sent(blend_R, device), sent(factors(draws_3R), device))
 
 
 KINDS: tuple[tuple[tuple[Operation, ...], Callable[[Tensor, Tensor], Tensor]], ...] = (
     (MOVES, _moved),
     (BLENDS, _blended),
-    ((Operation.SHARPNESS,), lambda x, draws: sharpened(x, factors(draws).to(x.device))),
-    ((Operation.POSTERISE,), lambda x, draws: posterised(x, bits(draws).to(x.device))),
-    ((Operation.SOLARISE,), lambda x, draws: solarised(x, thresholds(draws).to(x.device))),
+    ((Operation.SHARPNESS,), lambda x, draws: sharpened(x, sent(factors(draws), x.device))),
+    ((Operation.POSTERISE,), lambda x, draws: posterised(x, sent(bits(draws), x.device))),
+    ((Operation.SOLARISE,), lambda x, draws: solarised(x, sent(thresholds(draws), x.device))),
     ((Operation.AUTO_CONTRAST,), lambda x, _: auto_contrasted(x)),
     ((Operation.EQUALISE,), lambda x, _: equalised(x)),
 )

@@ -86,7 +86,8 @@ def folded(trunk: nn.Module) -> nn.Module:
 
 def _shape(trunk: nn.Module, images: Augmented) -> tuple[int, ...]:
     draws = images.draw(1, generator(0, Purpose.VIEWS))
-    one = images.take(torch.zeros(1, dtype=torch.long), draws, slice(0, 1))
+    device = images.images_NCHW.device
+    one = images.take(torch.zeros(1, dtype=torch.long), draws, slice(0, 1), device)
     return tuple(features(trunk, one).shape[1:])
 
 
@@ -104,7 +105,7 @@ def _rows(
             numbers = generator(seed, Purpose.VIEWS, view)
             for chosen_B in torch.split(torch.arange(total), BATCH):
                 draws = images.draw(len(chosen_B), numbers)
-                shown = images.take(chosen_B.to(device), draws, slice(0, len(chosen_B)))
+                shown = images.take(chosen_B, draws, slice(0, len(chosen_B)), device)
                 features_BD = features(trunk, shown).half().cpu().contiguous()
                 if not features_BD.isfinite().all():
                     raise InvalidConfig(

@@ -106,6 +106,8 @@ def load_checkpoint(run_dir: Path, state: State) -> None:
         state.val_nlls = [float(nll) for nll in content["val_nlls"]]
         if "averages" in content:  # versions up to 0.1 kept none; theirs begin where they go on
             state.averages.load_state_dict(content["averages"])
+        else:
+            state.averages = CycleAverages(state.model)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # torch, pickle and zipfile raise a dozen types on damaged files

@@ -104,7 +104,7 @@ def training_record(
         tune=config.tune or ALL,
         layer_decay=config.layer_decay,
         precision=config.precision,
-        compiled=config.compile,
+        compiled=config.compile is True,
         processes=batches.world.size,
         seed=batches.seed,
         device=device.type,

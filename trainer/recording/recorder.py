@@ -51,7 +51,7 @@ class Recorder:
         """Called at the end of a cycle, before the restart; the last weights come first."""
 
     def checkpoint_if_due(self) -> None:
-        """Called between epochs, when nothing is half recorded."""
+        """Called when every update so far is recorded, and nothing is half so."""
 
 
 class LeadersRecorder(Recorder):
@@ -67,10 +67,9 @@ class LeadersRecorder(Recorder):
         self._observers = observers
 
     def step(self, step: Step, epoch: int, cycle: Cycle) -> None:
-        """Pass the step to the observers; write a checkpoint if the last one is old."""
+        """Pass the step to the observers."""
         for observer in self._observers:
             observer.step(step, epoch, cycle.index)
-        self.checkpoint_if_due()
 
     def epoch(self, step: Step, epoch: int, cycle: Cycle, val: ValFigures, seconds: float) -> None:
         """Pass the validation to the observers."""

@@ -1,0 +1,1 @@
+"""What the trainer knows of the device that it trains on."""
