@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.containers.engine import Container, engine, served, wait_until_serving
 from benchmarks.containers.load import Outcome, clients
-from benchmarks.containers.nginx import nginx
+from benchmarks.containers.balancers import nginx
 
 CLIENTS = 8
 DRAIN_SECONDS = 2

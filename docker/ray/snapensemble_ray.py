@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ray import serve
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snapensemble.serving.cli import build_settings, looking
 from snapensemble.serving.http.app import create_app
@@ -27,6 +27,7 @@ from snapensemble.serving.process.startup import prepare_process
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.tracing import exported_traces
 
+REQUEST_ID = b"x-request-id"
 MAX_QUEUE = Settings.model_fields["max_queue"].default
 # Settings of what Ray does in place of this server, and where Ray's configuration has them.
 OF_RAY = {
@@ -108,7 +109,7 @@ class Server:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """The application that Ray hands requests to."""
-        return self.application
+        return OneRequestId(self.application)
 
     def check_health(self) -> None:
         """Raise if a member keeps failing: Ray then replaces the replica, as it knows no other."""
@@ -118,6 +119,33 @@ class Server:
         """End the engines; Ray calls it when the last request has been answered."""
         with contextlib.suppress(AttributeError):  # the constructor may have failed
             self.running.close()
+
+
+class OneRequestId:
+    """Leaves out the X-Request-ID of an answer where Ray's proxy puts the same one into it.
+
+    Args:
+        app: answers the requests.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand one request on."""
+        theirs = [value for name, value in scope.get("headers", ()) if name == REQUEST_ID]
+
+        async def send_without(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [
+                    (name, value)
+                    for name, value in message["headers"]
+                    if name.lower() != REQUEST_ID or value not in theirs
+                ]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, send_without)
 
 
 def processors() -> int:
