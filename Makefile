@@ -56,7 +56,7 @@ conformance: .venv/installed .venv-conformance/installed ## ask a server by othe
 	$(BIN)/pytest tests/conformance $(ARGS)
 
 test-ray-serve: .venv-ray-serve/installed ## serve behind Ray Serve, on a cluster of this machine
-	PYTHONPATH=docker/ray .venv-ray-serve/bin/python -m pytest tests/ray_serve \
+	PYTHONPATH=docker/ray .venv-ray-serve/bin/python -m pytest tests/ray_serve -W ignore \
 	  --override-ini=cache_dir=.venv-ray-serve/cache $(ARGS)
 
 .venv-ray-serve/installed: pyproject.toml constraints.txt docker/ray/requirements.txt

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.containers.behind_nginx import soak
 from benchmarks.containers.balancers import NGINX
+from benchmarks.containers.behind_nginx import soak
 from benchmarks.random_members import PICTURES
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))

@@ -1,4 +1,4 @@
-"""The pods of the shipped deployment, run by hand as a kubelet would, and rolled over under load."""
+"""The pods of the shipped deployment, run as a kubelet would and rolled over under load."""
 
 import dataclasses
 from collections.abc import Iterator

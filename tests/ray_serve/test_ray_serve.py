@@ -194,7 +194,6 @@ def test_a_replica_that_is_killed_costs_at_most_what_it_was_asked(
 ) -> None:
     before = cluster.replicas()
     outcome, *_ = under_load(cluster.url, PICTURES, cluster.kill_a_replica)
-    print(f"lost with a replica: {outcome.lost} of {outcome.counts.total()}")
     assert_few_are_lost(outcome)
     assert len(cluster.replicas() - before) == 1
 
