@@ -29,8 +29,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests of containers need an engine and minutes, those of the page a browser, those of packages an
-# index, those of Ray Serve a cluster: `make test-container`, `make test-browser`, `make package` and
-# `make test-ray-serve` name them.
+# index, those of Ray Serve a cluster: `make test-container`, `make test-browser`, `make package`
+# and `make test-ray-serve` name theirs.
 collect_ignore = [
     folder
     for folder in ("container", "browser", "package", "ray_serve")

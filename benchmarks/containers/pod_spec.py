@@ -69,6 +69,8 @@ def read_pod(pod: Fields) -> PodSpec:
         container, "container", "name", "image", "env", "ports", "startupProbe", "readinessProbe",
         "livenessProbe", "lifecycle", "resources", "securityContext", "volumeMounts",
     )  # fmt: skip
+    for port in container["ports"]:
+        only(port, f"port {port['name']}", "name", "containerPort")
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
     probes = {name: container[f"{name}Probe"] for name in ("startup", "readiness", "liveness")}
     return PodSpec(

@@ -61,6 +61,7 @@ class Cluster:
 
     def __init__(self, directory: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.bundle: Path | None = None  # the one that all replicas serve, as far as is known
         self._file = directory / "serve.yaml"
         self._port = port
 
@@ -70,6 +71,7 @@ class Cluster:
         Raises:
             Failed: they do not.
         """
+        self.bundle = None
         self._file.write_text(yaml.safe_dump(self.configuration(bundle, settings)))
         command = [
             Path(sys.executable).with_name("serve"), "run", "--non-blocking",
@@ -79,6 +81,7 @@ class Cluster:
         if done.returncode != 0 or "Traceback" in done.stderr:
             raise Failed(done.stderr)
         self.wait()
+        self.bundle = bundle
 
     def configuration(self, bundle: Path, settings: dict[str, object]) -> dict[str, Any]:
         """The shipped configuration for this machine: two replicas that share two processors."""
@@ -98,9 +101,9 @@ class Cluster:
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             found = serve.status().applications[NAME]
-            if found.status == "DEPLOY_FAILED":
-                raise Failed(found.message)
             deployments = list(found.deployments.values())
+            if found.status == "DEPLOY_FAILED":
+                raise Failed("\n".join([found.message, *(each.message for each in deployments)]))
             if found.status == "RUNNING" and all(
                 each.status == "HEALTHY" and each.replica_states == {"RUNNING": REPLICAS}
                 for each in deployments

@@ -18,7 +18,7 @@ PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
 DOCKERFILES = [DOCKER / "serving.Dockerfile", DOCKER / "trainer.Dockerfile"]
 DEPLOYING = [
     file
-    for pattern in ("*.Dockerfile", "*.conf", "**/*.yaml", "**/*.yml")
+    for pattern in ("*.Dockerfile", "*.conf", "*.cfg", "**/*.yaml", "**/*.yml")
     for file in sorted(DOCKER.glob(pattern))
 ]
 DEPLOYMENT = yaml.safe_load((KUBERNETES / "base" / "deployment.yaml").read_text())

@@ -40,7 +40,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def behind_ray(cluster: Cluster, bundles: Bundles) -> Iterator[httpx.Client]:
     """A client of the first bundle behind Ray's proxy."""
-    cluster.deploy(bundles.first)
+    if cluster.bundle != bundles.first:
+        cluster.deploy(bundles.first)
     with httpx.Client(base_url=cluster.url) as http:
         yield http
 

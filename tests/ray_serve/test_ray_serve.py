@@ -22,7 +22,7 @@ from tests.ray_serve.conftest import Bundles
 
 PICTURES = [encoded(picture(seed)) for seed in range(4)]
 FORM = [("image", (f"{seed}.png", data)) for seed, data in enumerate(PICTURES)]
-TENSOR = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 3)).tolist()
+TENSOR = np.random.default_rng(0).integers(0, 256, (2, 3, 6, 5)).tolist()
 
 
 def test_the_shipped_configuration_builds_the_shipped_application() -> None:
@@ -90,7 +90,7 @@ async def test_a_replica_is_unhealthy_while_a_member_keeps_failing(bundles: Bund
 def ways() -> list[dict[str, Any]]:
     """Requests of several contracts."""
     texts = [base64.b64encode(data).decode() for data in PICTURES]
-    tensor = {"name": "images", "shape": [2, 6, 5, 3], "datatype": "UINT8", "data": TENSOR}
+    tensor = {"name": "images", "shape": [2, 3, 6, 5], "datatype": "UINT8", "data": TENSOR}
     return [
         {"url": "/predict", "content": PICTURES[0]},
         {"url": "/predict?members=true", "files": FORM},
