@@ -1,4 +1,8 @@
-"""A tiny kubelet: starts a pod, probes it as its specification says, and ends it in order."""
+"""A tiny kubelet: starts a pod, probes it as its specification says, and ends it in order.
+
+Unlike a real one it waits for no startup probe again after a restart by the liveness probe, and
+does not wait longer and longer between restarts.
+"""
 
 import http.client
 import secrets

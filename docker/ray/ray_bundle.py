@@ -117,8 +117,9 @@ class Server:
 
     def __del__(self) -> None:
         """End the engines; Ray calls it when the last request has been answered."""
-        with contextlib.suppress(AttributeError):  # the constructor may have failed
-            self.running.close()
+        running = getattr(self, "running", None)  # not there if the constructor has failed
+        if running is not None:
+            running.close()
 
 
 class OneRequestId:
