@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import snapensemble_ray
+import ray_bundle
 from pydantic import ValidationError
 
 from benchmarks.containers.load import Outcome
@@ -27,38 +27,38 @@ TENSOR = np.random.default_rng(0).integers(0, 256, (2, 3, 6, 5)).tolist()
 
 def test_the_shipped_configuration_builds_the_shipped_application() -> None:
     (application,) = SHIPPED["applications"]
-    assert application["import_path"] == "snapensemble_ray:build"
-    arguments = snapensemble_ray.Arguments.model_validate(application["args"])
+    assert application["import_path"] == "ray_bundle:build"
+    arguments = ray_bundle.Arguments.model_validate(application["args"])
     assert Settings(**arguments.settings).max_wait_ms < 1000 * int(
         SHIPPED["http_options"]["request_timeout_s"]
     )
     assert [each["name"] for each in application["deployments"]] == ["Server"]
 
 
-@pytest.mark.parametrize("name", snapensemble_ray.OF_RAY)
+@pytest.mark.parametrize("name", ray_bundle.OF_RAY)
 def test_a_setting_of_what_ray_does_is_refused(name: str) -> None:
     assert name in Settings.model_fields
     with pytest.raises(ValidationError, match=f"{name} has no effect behind Ray Serve; instead"):
-        snapensemble_ray.Arguments(settings={name: 1})
+        ray_bundle.Arguments(settings={name: 1})
 
 
 def test_a_setting_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValidationError, match="max_wait is no setting"):
-        snapensemble_ray.Arguments(settings={"max_wait": 1})
+        ray_bundle.Arguments(settings={"max_wait": 1})
 
 
 def test_ray_hands_on_as_much_as_a_replica_may_have_waiting() -> None:
     """Else requests wait at the proxy, where no admission predicts how long."""
-    assert snapensemble_ray.Server.max_ongoing_requests >= Settings().max_queue
+    assert ray_bundle.Server.max_ongoing_requests >= Settings().max_queue
 
 
 @asynccontextmanager
 async def replica_of(bundle: Path | None) -> AsyncIterator[Any]:
     """A replica as Ray makes it, in this process."""
-    made = snapensemble_ray.Server.func_or_class
+    made = ray_bundle.Server.func_or_class
     replica = made.__new__(made)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapensemble_ray, "processors", lambda: 1)
+        patch.setattr(ray_bundle, "processors", lambda: 1)
         await replica.__init__(bundle, {})
     try:
         yield replica
