@@ -11,9 +11,13 @@ from typing import Any
 Fields = Mapping[str, Any]
 # What only a cluster does: docs/scaling.md says what that adds.
 OF_THE_CLUSTER = ("automountServiceAccountToken", "enableServiceLinks", "topologySpreadConstraints")
-FACTORS = {"": 1, "m": Fraction(1, 1000), "k": 10**3, "M": 10**6, "G": 10**9} | {
-    f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("KMG", 1)
-}
+FACTORS: dict[str, int | Fraction] = {
+    "": 1,
+    "m": Fraction(1, 1000),
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+} | {f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("KMG", 1)}
 
 
 class NotTranslated(Exception):

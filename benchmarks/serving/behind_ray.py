@@ -85,7 +85,7 @@ class Cluster:
 
     def configuration(self, bundle: Path, settings: dict[str, object]) -> dict[str, Any]:
         """The shipped configuration for this machine: two replicas that share two processors."""
-        shipped = copy.deepcopy(SHIPPED)
+        shipped: dict[str, Any] = copy.deepcopy(SHIPPED)
         shipped["http_options"]["port"] = self._port
         application = shipped["applications"][0]
         application["args"]["bundle"] = str(bundle)

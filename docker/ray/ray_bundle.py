@@ -151,10 +151,10 @@ class OneRequestId:
 
 def processors() -> int:
     """The lanes of a replica: the processors that Ray has given it, rounded up."""
-    given = ray.get_runtime_context().get_assigned_resources()
+    given: dict[str, float] = ray.get_runtime_context().get_assigned_resources()
     return max(1, math.ceil(given.get("CPU", 1)))
 
 
 def build(arguments: Arguments) -> serve.Application:
     """The application, as Ray's configuration asks for it."""
-    return Server.bind(arguments.bundle, arguments.settings)
+    return Server.bind(arguments.bundle, arguments.settings)  # type: ignore[attr-defined] # a deployment

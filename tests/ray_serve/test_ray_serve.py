@@ -22,6 +22,7 @@ from tests.ray_serve.conftest import Bundles
 
 PICTURES = [encoded(picture(seed)) for seed in range(4)]
 FORM = [("image", (f"{seed}.png", data)) for seed, data in enumerate(PICTURES)]
+DEPLOYMENT: Any = ray_bundle.Server  # what Ray's decorator makes of it
 TENSOR = np.random.default_rng(0).integers(0, 256, (2, 3, 6, 5)).tolist()
 
 
@@ -49,13 +50,13 @@ def test_a_setting_that_does_not_exist_is_refused() -> None:
 
 def test_ray_hands_on_as_much_as_a_replica_may_have_waiting() -> None:
     """Else requests wait at the proxy, where no admission predicts how long."""
-    assert ray_bundle.Server.max_ongoing_requests >= Settings().max_queue
+    assert DEPLOYMENT.max_ongoing_requests >= Settings().max_queue
 
 
 @asynccontextmanager
 async def replica_of(bundle: Path | None) -> AsyncIterator[Any]:
     """A replica as Ray makes it, in this process."""
-    made = ray_bundle.Server.func_or_class
+    made = DEPLOYMENT.func_or_class
     replica = made.__new__(made)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray_bundle, "processors", lambda: 1)
