@@ -50,7 +50,8 @@ def test_a_pod_that_does_not_start_in_time_is_restarted(
     spec: PodSpec, volumes: dict[str, Path]
 ) -> None:
     hasty = dataclasses.replace(spec.probes["startup"], failures=1, period_s=0.01)
-    spec = dataclasses.replace(spec, probes={**spec.probes, "startup": hasty})
+    # As the first process of a container it gets no signal before it has asked for it.
+    spec = dataclasses.replace(spec, probes={**spec.probes, "startup": hasty}, grace_s=1)
     (port,) = free_ports(1)
     with Pod(spec, port, volumes) as pod:
         pod.wait_for("restarted")
