@@ -11,13 +11,11 @@ from typing import Any
 Fields = Mapping[str, Any]
 # What only a cluster does: docs/scaling.md says what that adds.
 OF_THE_CLUSTER = ("automountServiceAccountToken", "enableServiceLinks", "topologySpreadConstraints")
-FACTORS: dict[str, int | Fraction] = {
-    "": 1,
-    "m": Fraction(1, 1000),
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-} | {f"{letter}i": 2 ** (10 * power) for power, letter in enumerate("KMG", 1)}
+FACTORS = {"m": Fraction(1, 1000)} | {
+    unit: Fraction(factor)
+    for power, (decimal, binary) in enumerate([("", ""), ("k", "Ki"), ("M", "Mi"), ("G", "Gi")])
+    for unit, factor in ((decimal, 1000**power), (binary, 1024**power))
+}
 
 
 class NotTranslated(Exception):
