@@ -20,7 +20,8 @@ BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
 	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
-	conformance test-container test-browser screenshots test-gpu kubernetes audit package test-ray check-slow
+	conformance test-container test-browser screenshots test-gpu test-ray test-ray-serve check-slow \
+	kubernetes audit package
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -54,10 +55,19 @@ test-serving: .venv-serving/installed ## run the serving tests where torch is no
 conformance: .venv/installed .venv-conformance/installed ## ask a server by other people's clients
 	$(BIN)/pytest tests/conformance $(ARGS)
 
+test-ray-serve: .venv-ray-serve/installed ## serve behind Ray Serve, on a cluster of this machine
+	PYTHONPATH=docker/ray .venv-ray-serve/bin/python -m pytest tests/ray_serve -W ignore \
+	  --override-ini=cache_dir=.venv-ray-serve/cache $(ARGS)
+
+.venv-ray-serve/installed: pyproject.toml constraints.txt docker/ray/requirements.txt
+	$(PYTHON) -m venv .venv-ray-serve
+	.venv-ray-serve/bin/$(INSTALL) --editable '.[serving,test]' --requirement docker/ray/requirements.txt
+	@touch $@
+
 test-gpu: .venv/installed ## run the tests that need a GPU
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest tests/trainer/test_cuda.py $(ARGS)
 
-check-slow: check test-ray ## and what takes minutes: a cluster of two nodes, one of them killed
+check-slow: check test-ray test-ray-serve ## and what takes minutes: a cluster of two nodes, one of them killed
 
 check: lint types imports kubernetes test test-serving ## all that CI runs: format, lint, types, imports, tests
 
@@ -136,4 +146,4 @@ package: .venv/installed .venv-package/installed ## build wheel and sdist into d
 	@touch $@
 
 clean: ## remove what the targets made
-	rm -rf .venv .venv-serving .venv-audit .venv-kubernetes .venv-package .mypy_cache .ruff_cache .pytest_cache .hypothesis demo
+	rm -rf .venv .venv-serving .venv-audit .venv-kubernetes .venv-package .venv-ray-serve .mypy_cache .ruff_cache .pytest_cache .hypothesis demo

@@ -29,11 +29,11 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests of containers need an engine and minutes, those of the page a browser, those of packages an
-# index, those of clusters Ray: `make test-container`, `make test-browser`, `make package` and
-# `make test-ray` name them.
+# index, those of clusters Ray: `make test-container`, `make test-browser`, `make package`,
+# `make test-ray` and `make test-ray-serve` name them.
 collect_ignore = [
     folder
-    for folder in ("container", "browser", "package", "ray")
+    for folder in ("container", "browser", "package", "ray", "ray_serve")
     if not any(f"tests/{folder}" in argument for argument in sys.argv[1:])
 ]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.containers.balancers import nginx
 from benchmarks.containers.engine import Container, engine, served, wait_until_serving
 from benchmarks.containers.load import Outcome, clients
-from benchmarks.containers.nginx import nginx
 
 CLIENTS = 8
 DRAIN_SECONDS = 2

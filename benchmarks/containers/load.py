@@ -1,9 +1,10 @@
 """Clients that ask without a pause and count what becomes of each request."""
 
 import http.client
+import math
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,12 +16,32 @@ class Outcome:
     """What has become of requests: by status, or by the name of the exception."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)
+    samples: list[tuple[float, float]] = field(default_factory=list)  # when it ended, and seconds
 
     @property
     def answered(self) -> int:
         """Requests with the status 200."""
         return self.counts["200"]
+
+    @property
+    def seconds(self) -> list[float]:
+        """How long each request took."""
+        return [seconds for _, seconds in self.samples]
+
+    def p99_by_second(self, since: float, until: float) -> list[float]:
+        """For each second between two times of the monotonic clock, the 99th percentile.
+
+        It is the least time, in seconds, within which 99 of 100 requests were over that ended in
+        that second; seconds in which none did are left out.
+        """
+        windows: defaultdict[int, list[float]] = defaultdict(list)
+        for ended, seconds in self.samples:
+            if since <= ended < until:
+                windows[int(ended - since)].append(seconds)
+        return [
+            sorted(window)[math.ceil(0.99 * len(window)) - 1]
+            for _, window in sorted(windows.items())
+        ]
 
     @property
     def lost(self) -> dict[str, int]:
@@ -81,5 +102,6 @@ def ask_on(
             what = type(error).__name__
             connection.close()
         outcome.counts[what] += 1
-        outcome.seconds.append(time.monotonic() - started)
+        ended = time.monotonic()
+        outcome.samples.append((ended, ended - started))
     connection.close()

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from benchmarks.containers.balancers import nginx
 from benchmarks.containers.behind_nginx import free_ports
 from benchmarks.containers.engine import engine, served
-from benchmarks.containers.nginx import nginx
 from benchmarks.machine import save, spread
 from benchmarks.serving.bundles import add_arguments, bundle_of, pictures_of
 from benchmarks.serving.wrk import find_wrk, run_wrk, write_script

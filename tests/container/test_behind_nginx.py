@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.containers.balancers import NGINX
 from benchmarks.containers.behind_nginx import soak
-from benchmarks.containers.nginx import INSTALLED
 from benchmarks.random_members import PICTURES
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 
 
-@pytest.mark.skipif(INSTALLED is None, reason="nginx is not installed")
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 def test_a_server_that_comes_and_goes_costs_no_request(
     image: str, bundle5: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
 DOCKERFILES = [DOCKER / "serving.Dockerfile", DOCKER / "trainer.Dockerfile"]
 DEPLOYING = [
     file
-    for pattern in ("*.Dockerfile", "*.conf", "**/*.yaml", "**/*.yml")
+    for pattern in ("*.Dockerfile", "*.conf", "*.cfg", "**/*.yaml", "**/*.yml")
     for file in sorted(DOCKER.glob(pattern))
 ]
 DEPLOYMENT = yaml.safe_load((KUBERNETES / "base" / "deployment.yaml").read_text())
@@ -82,6 +82,13 @@ def test_a_pod_that_drains_is_seen_as_not_ready_before_it_closes() -> None:
     probe = SERVER["readinessProbe"]
     seconds = probe["failureThreshold"] * probe["periodSeconds"] + probe["timeoutSeconds"]
     assert seconds < float(environment(SERVER)["SNAPENSEMBLE_DRAIN_SECONDS"])
+
+
+def test_haproxy_sees_that_a_container_drains_before_it_closes() -> None:
+    check = re.search(r"check inter (\d+)s fall (\d+)", (DOCKER / "haproxy.cfg").read_text())
+    drain = re.search(r"DRAIN_SECONDS=(\d+)", (DOCKER / "serving.Dockerfile").read_text())
+    assert check is not None and drain is not None
+    assert int(check[1]) * (int(check[2]) + 1) < int(drain[1])
 
 
 def test_a_service_named_like_the_product_does_not_set_its_port() -> None:
