@@ -70,6 +70,8 @@ def quiet_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Workers would stand back behind all else, and starve where other tests run.
+        patch.setenv("RAY_worker_niceness", "0")
         yield
 
 
