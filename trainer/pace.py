@@ -78,7 +78,8 @@ def measured_pace(
 def compiling_pays(epochs: int, epoch_seconds: Callable[[bool], float]) -> bool:
     """Whether a run ends earlier if its network is compiled first, by trying both.
 
-    Measured: docs/decisions/0055-what-makes-training-faster.md. A run that would be over before compiling is earned back is not worth the trial.
+    A run that would be over before compiling is earned back is not worth the trial. Measured:
+    docs/decisions/0055-what-makes-training-faster.md.
 
     Args:
         epochs: of the run.
