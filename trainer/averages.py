@@ -123,4 +123,5 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
 @torch.no_grad()
 def _move(average: nn.Module, current: nn.Module, share: float) -> None:
     """Move the parameters of an average by a share of the way to the current ones, in place."""
-    torch._foreach_lerp_(list(average.parameters()), list(current.parameters()), share)
+    for mine, theirs in zip(average.parameters(), current.parameters(), strict=True):
+        mine.lerp_(theirs, share)
