@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.files import TEMPORARY, explaining_failures, sync_directory
+from snapensemble.many.rows import PLACES
 
 if TYPE_CHECKING:
     import pyarrow
@@ -83,11 +84,12 @@ def is_whole(out: Path, total: int) -> bool:
 
 
 def schema_of(names: Sequence[str]) -> "pyarrow.Schema":
-    """The types of the columns."""
+    """The types of the columns; raises KeyError for one that no row has."""
     import pyarrow as pa
 
     one = pa.struct({"class": pa.string(), "index": pa.int32(), "probability": pa.float64()})
-    types = {
+    texts = dict.fromkeys(("path", "class", *PLACES.values(), "error"), pa.string())
+    types = texts | {
         "index": pa.int32(),
         "probability": pa.float64(),
         "top": pa.list_(one),
@@ -96,8 +98,11 @@ def schema_of(names: Sequence[str]) -> "pyarrow.Schema":
         "disagreement_nats": pa.float64(),
         "members_used": pa.int32(),
         "prediction_set": pa.list_(pa.string()),
+        "abstain": pa.bool_(),
+        "novel": pa.bool_(),
+        "distance": pa.float64(),
     }
-    return pa.schema([(name, types.get(name, pa.string())) for name in names])
+    return pa.schema([(name, types[name]) for name in names])
 
 
 def _portions(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -2,10 +2,13 @@ import csv
 import io
 import json
 import os
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
+from snapensemble.many.parquet import write_parquet
 from snapensemble.many.rows import (
     answered,
     columns,
@@ -116,3 +119,16 @@ def test_two_classes_have_two_folders_that_stay_below_theirs(names: list[str]) -
 def test_an_ordinary_class_has_a_folder_of_its_name() -> None:
     assert folder_of("golden retriever") == "golden retriever" and folder_of("猫") == "猫"
     assert folder_of("a/b") == "a%2Fb" and folder_of("..") == "%2E."
+
+
+def test_every_column_has_in_parquet_the_value_that_it_has_in_json(tmp_path: Path) -> None:
+    rows = [
+        answered("a.png", PREDICTION, {"moved_to": "there/a.png"}),
+        unreadable("b.png", ValueError("no picture")),
+    ]
+    lines, out = tmp_path / "lines", tmp_path / "rows.parquet"
+    lines.write_bytes(b"".join(map(json_line(NAMES), rows)))
+    write_parquet(lines, out, NAMES, len(rows))
+    assert parquet.read_table(out).to_pylist() == [
+        {name: row.get(name) for name in NAMES} for row in rows
+    ]
