@@ -122,6 +122,11 @@ def _batch_norms(model: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def _move(average: nn.Module, current: nn.Module, share: float) -> None:
-    """Move the parameters of an average by a share of the way to the current ones, in place."""
+    """Move the parameters of an average by a share of the way to the current ones, in place.
+
+    Its buffers become the current ones: statistics that training keeps are not measured anew.
+    """
     for mine, theirs in zip(average.parameters(), current.parameters(), strict=True):
         mine.lerp_(theirs, share)
+    for mine, theirs in zip(average.buffers(), current.buffers(), strict=True):
+        mine.copy_(theirs)

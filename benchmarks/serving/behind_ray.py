@@ -27,9 +27,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # one node, on the loopback address
 
-import ray
 import yaml
-from ray import serve
 
 from benchmarks.containers.behind_nginx import free_ports
 from benchmarks.containers.load import Outcome, clients
@@ -71,6 +69,8 @@ class Cluster:
         Raises:
             Failed: they do not.
         """
+        import ray
+
         self.bundle = None
         self._file.write_text(yaml.safe_dump(self.configuration(bundle, settings)))
         command = [
@@ -98,6 +98,8 @@ class Cluster:
 
     def wait(self) -> None:
         """Wait until Ray has done what was asked for: each replica is new, and healthy."""
+        from ray import serve
+
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             found = serve.status().applications[NAME]
@@ -114,7 +116,9 @@ class Cluster:
 
     def replicas(self) -> set[str]:
         """The names of all replicas' actors that run."""
-        named = ray.util.list_named_actors(all_namespaces=True)
+        from ray.util import list_named_actors
+
+        named = list_named_actors(all_namespaces=True)
         return {
             each["name"]
             for each in named
@@ -123,6 +127,8 @@ class Cluster:
 
     def kill_a_replica(self) -> None:
         """End a replica's process at once, and wait until another has taken its place."""
+        import ray
+
         before = self.replicas()
         ray.kill(ray.get_actor(min(before), namespace=NAMESPACE))
         deadline = time.monotonic() + PATIENCE_S
@@ -135,6 +141,9 @@ class Cluster:
 @contextmanager
 def ray_cluster() -> Iterator[Cluster]:
     """A cluster of one node without a dashboard; it ends on leaving."""
+    import ray
+    from ray import serve
+
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(FOLDER), os.environ.get("PYTHONPATH")])
     )

@@ -120,3 +120,13 @@ def test_batch_normalisation_gets_the_mean_over_the_batches() -> None:
     assert norm.running_mean is not None
     assert torch.allclose(norm.running_mean, means.mean(dim=0), atol=1e-5)
     assert not network.training and norm.momentum == 0.1
+
+
+def test_averages_have_the_statistics_that_training_keeps() -> None:
+    network = nn.BatchNorm1d(2).eval()
+    averages = CycleAverages(network)
+    network.running_mean = torch.tensor([3.0, -1.0])
+    averages.update(network, 1, 4)
+    averages.update(network, 4, 4)
+    for average in averages.networks().values():
+        assert torch.equal(average.get_buffer("running_mean"), network.running_mean)
