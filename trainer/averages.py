@@ -128,5 +128,5 @@ def _move(average: nn.Module, current: nn.Module, share: float) -> None:
     """
     for mine, theirs in zip(average.parameters(), current.parameters(), strict=True):
         mine.lerp_(theirs, share)
-    for mine, theirs in zip(average.buffers(), current.buffers(), strict=True):
-        mine.copy_(theirs)
+    for kept, now in zip(average.buffers(), current.buffers(), strict=True):
+        kept.copy_(now)

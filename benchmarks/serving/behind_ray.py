@@ -27,7 +27,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # one node, on the loopback address
 
-import yaml
+import yaml  # Ray is imported where it is used: after these, and where it is installed
 
 from benchmarks.containers.behind_nginx import free_ports
 from benchmarks.containers.load import Outcome, clients
