@@ -17,12 +17,11 @@ Shapes: M members, N images, K classes.
 """
 
 import argparse
-import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -39,6 +38,7 @@ from torch.nn.parallel import DistributedDataParallel
 from benchmarks.export.price_of_one import images_per_second
 from benchmarks.machine import save
 from benchmarks.packed import unpacked
+from benchmarks.rows import Rows, Skipped, json_lines
 from benchmarks.training.snapshots import test_probabilities
 from snapensemble.contracts.metrics import summary
 from snapensemble.contracts.pixels import ImageContract
@@ -67,10 +67,6 @@ LAST_SECONDS = 40.0  # kept for stopping the runs and for the test images
 LOOK_SECONDS = 0.5
 
 
-class Skipped(Exception):
-    """A row cannot be measured here; the message says why."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """How much is done."""
@@ -90,61 +86,6 @@ FULL = Scale(
 SMALLEST = Scale(model="tiny", images=100, epochs=2, models=("tiny",), cycle_epochs=1, cycles=2)
 
 
-class Rows:
-    """The rows measured so far, in a file that outlasts this process.
-
-    Args:
-        file: a line of JSON per row.
-        ends: when time is up, as the monotonic clock tells it.
-    """
-
-    def __init__(self, file: Path, ends: float) -> None:
-        self._file, self._ends = file, ends
-        lines = file.read_text().splitlines() if file.exists() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines if line[-1:] == "}"]
-
-    @property
-    def seconds_left(self) -> float:
-        """Until the last rows have to begin."""
-        return self._ends - LAST_SECONDS - time.monotonic()
-
-    def has(self, name: str) -> bool:
-        """Whether a row is there and told something."""
-        return any(row["row"] == name and "skipped" not in row for row in self.rows)
-
-    def measure(self, name: str, way: Callable[[], dict[str, Any]], late: bool = False) -> None:
-        """Measure a row and write it down; what fails is a row too, and the others go on.
-
-        Args:
-            name: of the row; one that is there is not measured again.
-            way: gives its figures, or raises Skipped.
-            late: whether it is one of the last rows, which are always measured; time is kept
-                for them.
-        """
-        if self.has(name) and not late:
-            return
-        if self.seconds_left < 0 and not late:
-            self.add(name, {"skipped": "no time was left"})
-            return
-        started = time.monotonic()
-        try:
-            found = way()
-        except Skipped as reason:
-            found = {"skipped": str(reason)}
-        except Exception as error:  # whatever it is, the other rows are worth having
-            found = {"ok": False, "failed": f"{type(error).__name__}: {error}"[:500]}
-        self.add(name, {**found, "seconds": round(time.monotonic() - started, 2)})
-
-    def add(self, name: str, found: dict[str, Any]) -> None:
-        """Write a row down and show it."""
-        row = {"row": name, **found}
-        self.rows = [each for each in self.rows if each["row"] != name] + [row]
-        line = json.dumps(row)
-        with self._file.open("a") as file:
-            file.write(line + "\n")
-        print(line, flush=True)
-
-
 def main() -> None:
     """Check, measure, train until time is up, and save."""
     args = _arguments()
@@ -153,7 +94,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not args.smallest:
         raise SystemExit("torch sees no GPU here; --smallest tries everything out on the processor")
-    rows = Rows(args.work / "rows.jsonl", time.monotonic() + 60 * args.minutes)
+    rows = Rows(args.work / "rows.jsonl", time.monotonic() + 60 * args.minutes - LAST_SECONDS)
     few = unpacked(args.data, args.work / "few.npz", scale.images)
     check(rows, args.work, few, scale, device)
     everything = few if args.smallest else unpacked(args.data, args.work / "all.npz")
@@ -212,9 +153,7 @@ def figures_of(run_dir: Path) -> dict[str, Any]:
 
 def lines_of(run_dir: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics; none where it has not begun."""
-    file = run_dir / METRICS_FILE
-    text = file.read_text() if file.exists() else ""
-    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    return json_lines(run_dir / METRICS_FILE)
 
 
 def losses_of(run_dir: Path) -> NDArray[np.float64]:

@@ -100,6 +100,15 @@ class _Switch(argparse.BooleanOptionalAction):
             super().__call__(parser, namespace, values, option_string)
 
 
+def differences(found: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What settings were and are, in words, for each that is not the same."""
+    return [
+        f"{name} was {found.get(name)}, is {now.get(name)}"
+        for name in dict.fromkeys([*found, *now])
+        if found.get(name) != now.get(name)
+    ]
+
+
 def help_text(field: FieldInfo) -> str:
     """What an option means, and its default unless that is in the text."""
     text, shown = meaning(field), shown_default(field)

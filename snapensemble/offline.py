@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from snapensemble.serving.inference.engine import Engine, Limits, load_engine
 from snapensemble.serving.inference.request import Answer
 
 PER_LANE = 64  # pictures that are under way
+K = TypeVar("K")
+A = TypeVar("A", Answer, Answer | Exception)
 
 
 def own_engine(
@@ -75,7 +77,6 @@ def answers(
     engine.check_mode(mode)
     promises = promised(engine, mode, options)
     asked = engine.asked(options.explain, options.novelty)
-    under_way: deque[tuple[int, str, Answer | Exception]] = deque()
 
     def submit(picture: Picture) -> Answer | Exception:
         try:
@@ -84,26 +85,37 @@ def answers(
             return error  # those before it may be wrong as well, and come first
         return engine.submit([source], mode, asked)[0]
 
-    def settle() -> dict[str, Any]:
-        index, name, answer = under_way.popleft()
+    handed_over = (
+        ((index, name_of(picture, index) if names is None else names[index]), submit(picture))
+        for index, picture in enumerate(pictures)
+    )
+    for (index, name), answer in in_order(handed_over, PER_LANE * engine.scheduler.threads):
         try:
             if isinstance(answer, Exception):
                 raise answer
-            return prediction(answer.whole(), engine.bundle, options, promises)
+            yield prediction(answer.whole(), engine.bundle, options, promises)
         except (InvalidData, InvalidImage) as error:
             more = "; or give --max-image-cost" if isinstance(error, ImageTooCostly) else ""
             raise BadPicture(index, name, error, f"{error}{more}") from error
 
+
+def in_order(handed_over: Iterable[tuple[K, A]], most: int) -> Iterator[tuple[K, A]]:
+    """Yield answers in their order while later ones are on the lanes; those left are cancelled.
+
+    Args:
+        handed_over: what is asked about, with its answer; taken as far as it may be under way.
+        most: how many are under way at most.
+    """
+    under_way: deque[tuple[K, A]] = deque()
     try:
-        for index, picture in enumerate(pictures):
-            name = name_of(picture, index) if names is None else names[index]
-            under_way.append((index, name, submit(picture)))
-            if len(under_way) >= PER_LANE * engine.scheduler.threads:
-                yield settle()
+        for pair in handed_over:
+            under_way.append(pair)
+            if len(under_way) >= most:
+                yield under_way.popleft()
         while under_way:
-            yield settle()
+            yield under_way.popleft()
     finally:
-        for _, _, answer in under_way:
+        for _, answer in under_way:
             if not isinstance(answer, Exception):
                 answer.cancel()
 

@@ -10,6 +10,7 @@ import base64
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -95,29 +96,19 @@ def run(args: argparse.Namespace) -> int:
         if maps_dir is not None:
             raise InvalidConfig("--explain is for single pictures: name those to explain")
         asked = PredictOptions.model_validate(config.model_dump(exclude={"max_image_cost"}))
-        from snapensemble.many.run import predict_many
-
         if many.ray is not None:
-            from snapensemble.many.cluster.run import predict_on_cluster
+            from snapensemble.many.cluster.run import predict_on_cluster as answer_all
+        else:
+            from snapensemble.many.run import predict_many
 
-            predict_on_cluster(
-                list(map(str, files)),
-                bundle_dir,
-                many,
-                asked,
-                max_image_cost=config.max_image_cost,
-                restart=restart,
-            )
-            print(printable(str(many.out)))
-            return 0
-        predict_many(
+            answer_all = partial(predict_many, describe=describe)
+        answer_all(
             list(map(str, files)),
             bundle_dir,
             many,
             asked,
             max_image_cost=config.max_image_cost,
             restart=restart,
-            describe=describe,
         )
         if many.out is not None:
             print(printable(str(many.out)))

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +205,15 @@ def _train(
             keep_statistics(model)
         batches = build_batches(config, inputs.source, dataset.train.labels_N, device, world)
 
-        def paced(config: TrainConfig) -> Pace:
+        ways = {way: config.model_copy(update={"compile": way}) for way in (False, True)}
+
+        @cache
+        def paced(compiled: bool) -> Pace:
             with keeping_random_state(device):
-                return measured_pace(config, model, batches, inputs.val, device)
+                return measured_pace(ways[compiled], model, batches, inputs.val, device)
 
         def measure() -> Pace:
-            pace = paced(config.model_copy(update={"compile": config.compile is True}))
+            pace = paced(config.compile is True)
             if world.leads:
                 say(f"an epoch takes {pace.epoch:.1f} s here")
             return pace._replace(spent=world.largest(int(time.monotonic() - started)))
@@ -220,9 +224,8 @@ def _train(
         if world.leads and (warning := short_cycles(config, batches.steps_per_epoch)):
             say(warning)
         if config.compile == "auto":
-            ways = {way: config.model_copy(update={"compile": way}) for way in (False, True)}
-            epochs = sum(config.cycle_lengths)
-            config = ways[compiling_pays(epochs, lambda way: paced(ways[way]).epoch)]
+            pays = compiling_pays(sum(config.cycle_lengths), lambda way: paced(way).epoch)
+            config = config.model_copy(update={"compile": pays})
         plan = replace(config.plan(batches.steps_per_epoch), branch=branched)
         if origin is not None and not resumed:  # a branch, which begins with its weights
             first = read_run(origin).snapshots[0]

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from benchmarks.machine import RESULTS, save
+from benchmarks.rows import json_lines
 from benchmarks.training.schedules import shrunk
 from benchmarks.training.snapshots import save_parts, test_probabilities
 from snapensemble.contracts.metrics import (
@@ -132,10 +133,8 @@ def begin(work: Path, results: Path) -> None:
 
 
 def rows_of(work: Path) -> list[dict[str, Any]]:
-    """The rows so far; a torn last line, as of a full disk, does not count."""
-    file = work / ROWS
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """The rows so far."""
+    return json_lines(work / ROWS)
 
 
 def one_row(work: Path, specs: dict[str, str], job: Job) -> None:

@@ -6,14 +6,12 @@ refuses a driver whose Python or Ray is another than the cluster's.
 
 import logging
 import os
-import platform
 import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import Any
 
@@ -44,6 +42,11 @@ class Node:
     address: str
     cpus: int
     gpus: int
+
+
+def described(nodes: Sequence[Node]) -> str:
+    """What the nodes have, for a message."""
+    return ", ".join(f"{node.address}: {node.cpus} CPUs, {node.gpus} GPUs" for node in nodes)
 
 
 def import_ray() -> ModuleType:
@@ -186,7 +189,7 @@ def refuse_other_software(ray: ModuleType, nodes: Sequence[Node], packages: Sequ
         ).remote(packages)
         for node in nodes
     ]
-    expected = {"Python": platform.python_version(), **{name: _own(name) for name in packages}}
+    expected = versions(packages)
     for node, reference in zip(nodes, asked, strict=True):
         try:
             found = ray.get(reference, timeout=ASK_S)
@@ -205,13 +208,6 @@ def refuse_other_software(ray: ModuleType, nodes: Sequence[Node], packages: Sequ
                 f"the node {node.address} has other software: {'; '.join(others)}; install the "
                 "same everywhere, or the answers would depend on where they are made"
             )
-
-
-def _own(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _put_back(handlers: dict[signal.Signals, Any]) -> None:

@@ -98,7 +98,7 @@ def _work() -> int:
     # Unbuffered: a thread that waits with the lock of a buffer would abort the interpreter's end.
     lines = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 # it ends with the process
     settings = Settings(**from_json(lines.readline()))
-    plans = Plans(Plan.model_validate_json(lines.readline()))
+    plans = LatestPlan(Plan.model_validate_json(lines.readline()))
     prepare_process(settings)
     threading.Thread(
         target=_hear_parent, args=(lines, plans, metrics_dir, int(descriptors[0])), daemon=True
@@ -125,7 +125,7 @@ def _work() -> int:
     return 0
 
 
-class Plans:
+class LatestPlan:
     """What the parent has said last is to be served."""
 
     def __init__(self, first: Plan) -> None:
@@ -143,7 +143,7 @@ class Plans:
         self._tell()
 
 
-def _hear_parent(lines: IO[bytes], plans: Plans, metrics_dir: str, clients: int) -> None:
+def _hear_parent(lines: IO[bytes], plans: LatestPlan, metrics_dir: str, clients: int) -> None:
     """Take up what the parent plans, one line each, until it has died."""
     while line := lines.readline():
         with contextlib.suppress(ValidationError):  # of a parent that died in the middle of it

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from snapensemble.contracts.errors import InvalidConfig, WriteFailed
 from snapensemble.contracts.files import explaining_failures, sync_directory
+from snapensemble.contracts.options import differences
 from snapensemble.many.places import Placement, Places
 
 PROGRESS = ".progress"
@@ -180,13 +181,7 @@ class Output:
         sync_directory(self.file.absolute().parent)
 
     def _refuse_others(self) -> None:
-        found = json.loads(self._get("options"))
-        others = [
-            f"{name} was {found.get(name)}, is {self._options.get(name)}"
-            for name in dict.fromkeys([*found, *self._options])
-            if found.get(name) != self._options.get(name)
-        ]
-        if others:
+        if others := differences(json.loads(self._get("options")), self._options):
             raise InvalidConfig(
                 f"{self._out} was begun in another way: {'; '.join(others)}; give the same again, "
                 "choose another --out, or give --restart to write it anew"

@@ -176,7 +176,7 @@ def classify(
     counts, mode = Counts(), options.mode or "full"
     promises, asked = promised(engine, mode, options), engine.asked((), options.novelty)
     under_way: dict[str, tuple[str, Answer]] = {}  # by absolute path, in their order
-    most = max(AT_LEAST, PER_LANE * engine.scheduler.threads)
+    most = most_under_way(engine)
     again = Sources(pictures.texts, pictures.left_out, pictures.own)
 
     def settle() -> None:
@@ -216,6 +216,11 @@ def classify(
                 say(f"{output.rows:,} rows are in {output.file}; the same command goes on")
         say(summary(counts, time.monotonic() - started))
     return counts
+
+
+def most_under_way(engine: Engine) -> int:
+    """How many pictures keep the lanes of an engine busy."""
+    return max(AT_LEAST, PER_LANE * engine.scheduler.threads)
 
 
 def file_decoder(

@@ -17,6 +17,7 @@ from snapensemble.contracts.cluster.connection import (
     ClusterFailed,
     Node,
     connected,
+    described,
     import_ray,
 )
 from snapensemble.contracts.cluster.options import RayOptions
@@ -136,10 +137,9 @@ def _end(ray: ModuleType, tasks: Sequence[Any]) -> None:
 
 def _refuse_too_much(nodes: Sequence[Node], cpus: int, gpus: float) -> None:
     if not any(node.cpus >= cpus and node.gpus >= gpus for node in nodes):
-        found = ", ".join(f"{node.address}: {node.cpus} CPUs, {node.gpus} GPUs" for node in nodes)
         raise InvalidConfig(
-            f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for one run ({found}); "
-            "give a smaller --ray-cpus, --threads or --ray-gpus"
+            f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for one run "
+            f"({described(nodes)}); give a smaller --ray-cpus, --threads or --ray-gpus"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.files import explaining_failures, write_atomically
+from snapensemble.contracts.options import differences
 from snapensemble.contracts.run import RUN_FILE, read_run
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import parsed, read_toml, run_config, to_toml
@@ -105,13 +106,11 @@ def _note_settings(config: TrainConfig) -> None:
             )
         write_atomically(file, text.encode())
         return
-    found, now = read_toml(file), parsed(text, file)
-    changed = [
-        f"{name} was {found.get(name)}, is {now.get(name)}"
-        for name in dict.fromkeys([*found, *now])
-        if name not in MACHINE and found.get(name) != now.get(name)
-    ]
-    if changed:
+    found, now = (
+        {name: value for name, value in settings.items() if name not in MACHINE}
+        for settings in (read_toml(file), parsed(text, file))
+    )
+    if changed := differences(found, now):
         raise InvalidConfig(
             f"{config.out} was begun with other settings: {'; '.join(changed)}; give the same "
             "again, or choose another --out"

@@ -21,6 +21,7 @@ from snapensemble.contracts.files import (
     remove_unfinished,
     write_atomically,
 )
+from snapensemble.contracts.options import differences
 from snapensemble.many.inside import Picture
 from snapensemble.many.rows import path_text
 
@@ -53,11 +54,7 @@ class Plan:
 
     def refuse_other(self, found: "Plan", out: Path) -> None:
         """Raise InvalidConfig if a folder was begun by another plan, with what differs."""
-        others = [
-            f"{name} was {found.options.get(name)}, is {self.options.get(name)}"
-            for name in dict.fromkeys([*found.options, *self.options])
-            if found.options.get(name) != self.options.get(name)
-        ]
+        others = differences(found.options, self.options)
         others += [f"no more as it was: {each}" for each in found.inputs if each not in self.inputs]
         others = others or self._other_pictures(found)
         if others:

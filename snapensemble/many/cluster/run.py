@@ -19,6 +19,7 @@ from snapensemble.contracts.cluster.connection import (
     ClusterFailed,
     Node,
     connected,
+    described,
     import_ray,
 )
 from snapensemble.contracts.errors import InvalidConfig
@@ -249,9 +250,8 @@ def share_of(nodes: Sequence[Node], many: ManyOptions) -> Share:
         min(node.cpus // cpus, int(node.gpus / gpus) if gpus else node.cpus) for node in fit
     )
     if not workers:
-        found = ", ".join(f"{node.address}: {node.cpus} CPUs, {node.gpus} GPUs" for node in nodes)
         raise InvalidConfig(
-            f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for one worker ({found}); "
-            "give a smaller --ray-cpus or --ray-gpus"
+            f"no node of the cluster has {cpus} CPUs and {gpus:g} GPUs for one worker "
+            f"({described(nodes)}); give a smaller --ray-cpus or --ray-gpus"
         )
     return Share(cpus, gpus, workers)

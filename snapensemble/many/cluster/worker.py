@@ -1,7 +1,6 @@
 """Worker: an engine that stays warm on a node, and makes a Parquet file of each block."""
 
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,11 @@ from snapensemble.many.cluster.bundle import unpacked
 from snapensemble.many.inside import Picture
 from snapensemble.many.parquet import schema_of
 from snapensemble.many.rows import Row, answered, unreadable
-from snapensemble.many.run import AT_LEAST, PER_LANE, file_decoder
+from snapensemble.many.run import file_decoder, most_under_way
+from snapensemble.offline import in_order
 from snapensemble.serving.http.responses import prediction, promised
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import Engine, Limits, load_engine
-from snapensemble.serving.inference.request import Answer
 
 if TYPE_CHECKING:
     import pyarrow
@@ -98,25 +97,19 @@ class Worker:
         job, mode = self._job, self._job.options.mode or "full"
         promises = promised(engine, mode, job.options)
         asked = engine.asked((), job.options.novelty)
-        under_way: deque[tuple[str, Answer]] = deque()
-
-        def settle() -> Row:
-            name, answer = under_way.popleft()
-            try:
-                outputs = answer.whole()
-            except SnapensembleError as error:
-                return unreadable(name, error)
-            return answered(name, prediction(outputs, engine.bundle, job.options, promises), {})
-
+        handed_over = (
+            (picture.name, engine.submit([picture.address], mode, asked)[0]) for picture in pictures
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="PIL")
-            for picture in pictures:
-                (answer,) = engine.submit([picture.address], mode, asked)
-                under_way.append((picture.name, answer))
-                if len(under_way) >= max(AT_LEAST, PER_LANE * engine.scheduler.threads):
-                    yield settle()
-            while under_way:
-                yield settle()
+            for name, answer in in_order(handed_over, most_under_way(engine)):
+                try:
+                    outputs = answer.whole()
+                except SnapensembleError as error:
+                    yield unreadable(name, error)
+                else:
+                    found = prediction(outputs, engine.bundle, job.options, promises)
+                    yield answered(name, found, {})
 
     def _loaded(self) -> Engine:
         import ray
