@@ -1,10 +1,9 @@
 """Answer pictures in this process: the same engine, and the same answers, as over HTTP."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,9 @@ from snapensemble.pictures import BadPicture, Picture, loaded, name_of
 from snapensemble.serving.http.responses import prediction, promised
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import Engine, Limits, load_engine
-from snapensemble.serving.inference.request import Answer
+from snapensemble.serving.inference.request import Answer, in_order
 
 PER_LANE = 64  # pictures that are under way
-K = TypeVar("K")
-A = TypeVar("A", Answer, Answer | Exception)
 
 
 def own_engine(
@@ -97,27 +94,6 @@ def answers(
         except (InvalidData, InvalidImage) as error:
             more = "; or give --max-image-cost" if isinstance(error, ImageTooCostly) else ""
             raise BadPicture(index, name, error, f"{error}{more}") from error
-
-
-def in_order(handed_over: Iterable[tuple[K, A]], most: int) -> Iterator[tuple[K, A]]:
-    """Yield answers in their order while later ones are on the lanes; those left are cancelled.
-
-    Args:
-        handed_over: what is asked about, with its answer; taken as far as it may be under way.
-        most: how many are under way at most.
-    """
-    under_way: deque[tuple[K, A]] = deque()
-    try:
-        for pair in handed_over:
-            under_way.append(pair)
-            if len(under_way) >= most:
-                yield under_way.popleft()
-        while under_way:
-            yield under_way.popleft()
-    finally:
-        for _, answer in under_way:
-            if not isinstance(answer, Exception):
-                answer.cancel()
 
 
 def submitted(picture: Picture, image: ImageContract) -> bytes | NDArray[np.uint8]:

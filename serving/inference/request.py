@@ -4,9 +4,11 @@ Shapes: d members asked, C channels, H height, W width, K classes.
 """
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from snapensemble.serving.errors import DeadlineExceeded, InferenceFailed
 from snapensemble.serving.inference.aggregate import Summary
 from snapensemble.serving.inference.explain import Asked, Explanation, GivesMaps, Maps
 
+K = TypeVar("K")
+A = TypeVar("A", "Answer", "Answer | Exception")
 Image = NDArray[np.uint8]  # image_CHW
 Features = NDArray[np.float32]  # what the trunk gives for an image
 NO_PIXELS: Image = np.empty((0, 0, 0), np.uint8)
@@ -275,3 +279,24 @@ class PendingImage:
         except Exception as error:  # there is no memory, or evidence is no number
             return InferenceFailed.caused_by(error, "the answer could not be explained")
         return outcome
+
+
+def in_order(handed_over: Iterable[tuple[K, A]], most: int) -> Iterator[tuple[K, A]]:
+    """Yield answers in their order while later ones are on the lanes; those left are cancelled.
+
+    Args:
+        handed_over: what is asked about, with its answer; taken as far as it may be under way.
+        most: how many are under way at most.
+    """
+    under_way: deque[tuple[K, A]] = deque()
+    try:
+        for pair in handed_over:
+            under_way.append(pair)
+            if len(under_way) >= most:
+                yield under_way.popleft()
+        while under_way:
+            yield under_way.popleft()
+    finally:
+        for _, answer in under_way:
+            if not isinstance(answer, Exception):
+                answer.cancel()

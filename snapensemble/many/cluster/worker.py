@@ -13,10 +13,10 @@ from snapensemble.many.inside import Picture
 from snapensemble.many.parquet import schema_of
 from snapensemble.many.rows import Row, answered, unreadable
 from snapensemble.many.run import file_decoder, most_under_way
-from snapensemble.offline import in_order
 from snapensemble.serving.http.responses import prediction, promised
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import Engine, Limits, load_engine
+from snapensemble.serving.inference.request import in_order
 
 if TYPE_CHECKING:
     import pyarrow
