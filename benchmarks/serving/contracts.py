@@ -13,7 +13,7 @@ import asyncio
 import base64
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import uvloop
 from benchmarks.machine import save, spread
 from benchmarks.random_members import PICTURES, random_bundle
 from benchmarks.serving.bundles import add_arguments, bundle_of, pictures_of
+from benchmarks.serving.grpc_load import Ask, GrpcClient, messages
 from snapensemble.bench.http_load import HttpClient
 from snapensemble.bench.load import Answer, closed_loop
 from snapensemble.bench.processes import cpu_seconds
@@ -30,9 +31,7 @@ from snapensemble.contracts.bundle import read_bundle
 from snapensemble.server_process import server_process
 
 CONCURRENCY = 32
-CHANNELS = 4  # connections of the client for gRPC
-PREDICT, MODEL_INFER = "/predict", "/inference.GRPCInferenceService/ModelInfer"
-Ask = Callable[[int], Awaitable[Answer]]
+PREDICT = "/predict"
 
 
 def main() -> None:
@@ -64,8 +63,9 @@ async def measure(
     with server_process(bundle_dir, "--port", "0", "--grpc-port", "0") as (process, url):
         assert process.stdout is not None
         address = process.stdout.readline().strip().removeprefix("gRPC on ")
-        client = HttpClient(url)
-        ways = {**http_ways(client, name, pictures), "gRPC": grpc_way(address, name, pictures)}
+        client, grpc_client = HttpClient(url), GrpcClient(address)
+        grpc_way = grpc_client.asker(messages(name, pictures))
+        ways = {**http_ways(client, name, pictures), "gRPC": grpc_way}
         rounds = []
         for turn in range(args.rounds + 1):
             found = {}
@@ -86,6 +86,7 @@ async def measure(
                 rounds.append(found)
             print(f"round {turn} of {args.rounds}", file=sys.stderr)
         await client.close()
+        await grpc_client.close()
     return rounds
 
 
@@ -117,40 +118,6 @@ def _asker(client: HttpClient, requests: Sequence[bytes]) -> Ask:
     async def ask(number: int) -> Answer:
         reply = await client.exchange(requests[number % len(requests)])
         return Answer(None if reply.status == 200 else str(reply.status))
-
-    return ask
-
-
-def grpc_way(address: str, name: str, pictures: Sequence[bytes]) -> Ask:
-    """What asks over gRPC, by prepared messages."""
-    import grpc
-
-    from snapensemble.serving.grpc.messages import CLASSES
-
-    tensor = CLASSES["ModelInferRequest.InferInputTensor"](
-        name="pictures", datatype="BYTES", shape=[1]
-    )
-    messages = [
-        CLASSES["ModelInferRequest"](
-            model_name=name,
-            inputs=[tensor],
-            raw_input_contents=[len(each).to_bytes(4, "little") + each],
-        ).SerializeToString()
-        for each in pictures
-    ]
-    stubs = [
-        grpc.aio.insecure_channel(
-            address, options=[("grpc.use_local_subchannel_pool", 1)]
-        ).unary_unary(MODEL_INFER)
-        for _ in range(CHANNELS)
-    ]
-
-    async def ask(number: int) -> Answer:
-        try:
-            await stubs[number % CHANNELS](messages[number % len(messages)])
-        except grpc.aio.AioRpcError as error:
-            return Answer(error.code().name)
-        return Answer()
 
     return ask
 

@@ -32,7 +32,8 @@ def main() -> None:
     config = TritonConfig(
         http_address=HOST,
         http_port=PORT,
-        allow_grpc=False,
+        grpc_address=HOST,
+        grpc_port=PORT + 1,
         allow_metrics=False,
         log_verbose=0,
     )
