@@ -18,6 +18,7 @@ from snapensemble.serving.errors import UnknownModel
 from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.inference.engine import Engine, Pool, load_engine
 from snapensemble.serving.inference.repository import Plan, Planned
+from snapensemble.serving.process.channel import Parent
 from snapensemble.serving.settings import Settings
 
 log = logging.getLogger("snapensemble")
@@ -31,12 +32,20 @@ class Repository:
         settings: those of the server.
         service: gets the models.
         look: says what is to be served now; it may take the time that a disk takes.
+        parent: has the disk looked at and logs what is wrong, if this is one of several workers.
     """
 
-    def __init__(self, settings: Settings, service: Service, look: Callable[[], Plan]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        service: Service,
+        look: Callable[[], Plan],
+        parent: Parent | None = None,
+    ) -> None:
         self._settings = settings
         self._service = service
         self._look = look
+        self._parent = parent
         self._pool = Pool(settings.limits())
         self.memory = self._pool.memory
         self.lanes = self._pool.lanes.threads
@@ -47,7 +56,7 @@ class Repository:
         self._loader = ThreadPoolExecutor(1, "models", initializer=stand_back)
         self._leaving: set[Model] = set()  # that requests still need
         self._retiring: set[asyncio.Task[None]] = set()
-        service.control = self
+        service.control = parent or self
 
     def __enter__(self) -> "Repository":
         return self
@@ -71,7 +80,9 @@ class Repository:
         """Look what is to be served, and serve it; what cannot be served is left as it was."""
         async with self._changing:
             plan = await self._aside(self._look)
-            await self._apply(plan.without(self._unloaded))
+            problems = await self._apply(plan.without(self._unloaded))
+            if self._parent is not None:
+                self._parent.followed(plan, problems)
 
     async def load(self, name: str) -> None:
         """Serve what is on disk of a model; nothing has changed if that raises.
@@ -82,11 +93,11 @@ class Repository:
         """
         async with self._changing:
             plan = await self._aside(self._look)
-            if why := plan.problems.get(name):
-                self._note({name: why}, name)
-                raise InvalidManifest(why)
-            if name not in {planned.name for planned in plan.models}:
-                raise UnknownModel(f"found {name!r}, expected a folder of this name with a bundle")
+            try:
+                plan.models_of(name)
+            except InvalidManifest as error:
+                self._note({name: str(error)}, name)
+                raise
             problems = await self._apply(plan.without(self._unloaded - {name}), only=name)
             if problems:
                 raise InvalidManifest(problems[name])
@@ -145,7 +156,8 @@ class Repository:
 
     def _note(self, problems: dict[str, str], only: str | None) -> None:
         """Log what is new of what is wrong, and keep all of it for the index."""
-        log_new(problems, self._problems)
+        if self._parent is None:
+            log_new(problems, self._problems)
         kept = {} if only is None else {k: v for k, v in self._problems.items() if k != only}
         self._problems = kept | problems
 

@@ -219,17 +219,6 @@ async def test_strangers_cannot_change_what_is_served(
                 assert reply.status_code == 403 and "--model-control" in reply.json()["error"]
 
 
-async def test_with_several_workers_clients_change_nothing(tmp_path: Path) -> None:
-    version(tmp_path, "bees", 1)
-    running = Running(tmp_path, Settings(workers=2, model_control=True))
-    with running.repository:
-        async with client(running.app) as http:
-            reply = await http.post("/v2/repository/models/bees/unload")
-            assert (
-                reply.status_code == 403 and "send SIGHUP to their parent" in reply.json()["error"]
-            )
-
-
 async def test_where_there_is_no_memory_for_a_new_version_the_old_one_stays(
     running: Running,
 ) -> None:
