@@ -6,20 +6,26 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+from fastapi import FastAPI
 
 from snapensemble.contracts.cpu import stand_back
 from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
 from snapensemble.serving.errors import UnknownModel
+from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.inference.engine import Engine, Pool, load_engine
 from snapensemble.serving.inference.repository import Plan, Planned
 from snapensemble.serving.process.channel import Parent
 from snapensemble.serving.settings import Settings
+from snapensemble.serving.shutdown import Shutdown
+from snapensemble.serving.telemetry.metrics import Metrics
+from snapensemble.serving.telemetry.tracing import Traces
 
 log = logging.getLogger("snapensemble")
 T = TypeVar("T")
@@ -252,6 +258,50 @@ class Refreshing:
                 log.error("nothing has changed: %s", error)
             except Exception:  # the server goes on with what it serves
                 log.exception("nothing has changed")
+
+
+class Assembled(NamedTuple):
+    """The application, and what keeps its models."""
+
+    app: FastAPI
+    service: Service
+    repository: Repository
+    refreshing: Refreshing
+
+
+@contextlib.contextmanager
+def assembled(
+    plan: Plan,
+    settings: Settings,
+    look: Callable[[], Plan],
+    *,
+    metrics: Metrics | None = None,
+    shutdown: Shutdown | None = None,
+    traces: Traces | None = None,
+    parent: Parent | None = None,
+) -> Iterator[Assembled]:
+    """An application whose models are loaded; on leaving, all engines end.
+
+    Args:
+        plan: what to serve first.
+        settings: those of the server.
+        look: as for `Repository`.
+        metrics: as for `create_app`.
+        shutdown: as for `create_app`.
+        traces: as for `create_app`.
+        parent: as for `Repository`.
+
+    Raises:
+        SnapensembleError: something of the plan cannot be served.
+        InvalidConfig: a setting is not right for it.
+    """
+    app = create_app(settings, None, metrics, shutdown, traces)
+    service: Service = app.state.service
+    with Repository(settings, service, look, parent) as repository:
+        repository.begin(plan)
+        service.check_settings()
+        refreshing = Refreshing(repository.refresh, settings.watch)
+        yield Assembled(app, service, repository, refreshing)
 
 
 def log_new(problems: Mapping[str, str], known: Mapping[str, str]) -> None:

@@ -23,13 +23,11 @@ from typing import IO
 from pydantic_core import from_json
 
 from snapensemble.contracts.process import exit_code, raise_on_signals
-from snapensemble.serving.http.app import create_app
-from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.repository import Plan
 from snapensemble.serving.process.channel import Parent
 from snapensemble.serving.process.metrics_files import count_as
 from snapensemble.serving.process.metrics_port import serve_metrics
-from snapensemble.serving.process.repository import Refreshing, Repository
+from snapensemble.serving.process.repository import assembled
 from snapensemble.serving.process.server import make_server
 from snapensemble.serving.process.sockets import Ports, listening, shut
 from snapensemble.serving.process.startup import prepare_process
@@ -70,22 +68,20 @@ def serve(
     with (
         ended_in_time(shutdown),
         exported_traces(lambda: shutdown.left_s + TRACES_S) as traces,
+        assembled(
+            plan, settings, look, metrics=metrics, shutdown=shutdown, traces=traces, parent=parent
+        ) as (app, service, repository, refreshing),
+        listen() as ports,
+        contextlib.ExitStack() as stack,
     ):
-        app = create_app(settings, None, metrics, shutdown, traces)
-        service: Service = app.state.service
-        with Repository(settings, service, look, parent) as repository:
-            repository.begin(plan)
-            service.check_settings()
-            with listen() as ports, contextlib.ExitStack() as stack:
-                refreshing = Refreshing(repository.refresh, settings.watch)
-                server = make_server(app, repository.memory, shutdown, traces, [refreshing.run])
-                on_news(refreshing.want)
-                if ports.metrics is not None:
-                    stack.enter_context(serve_metrics(ports.metrics, service))
-                gc.collect()
-                gc.freeze()  # these objects stay: to look through them took a twentieth of the time
-                server.when_started = partial(announce, repository.lanes, ports)
-                server.run(sockets=[ports.clients])
+        server = make_server(app, repository.memory, shutdown, traces, [refreshing.run])
+        on_news(refreshing.want)
+        if ports.metrics is not None:
+            stack.enter_context(serve_metrics(ports.metrics, service))
+        gc.collect()
+        gc.freeze()  # these objects stay: to look through them took a twentieth of the time
+        server.when_started = partial(announce, repository.lanes, ports)
+        server.run(sockets=[ports.clients])
 
 
 def main() -> int:
