@@ -186,13 +186,17 @@ async def test_at_the_end_models_end_that_requests_still_need(tmp_path: Path) ->
     await all_freed(running.repository)
 
 
-async def test_all_may_be_unloaded_and_loaded_again(running: Running) -> None:
+async def test_all_may_be_unloaded_and_loaded_again_and_the_server_stays_ready(
+    running: Running,
+) -> None:
     async with client(running.app) as http:
         for name in ("bees", "ants"):
             await http.post(f"/v2/repository/models/{name}/unload")
         await all_freed(running.repository)
         reply = await http.post("/predict", content=PNG, headers=HEADERS)
         assert reply.status_code == 404 and "none at all" in reply.text
+        for path in ("/health/ready", "/v2/health/ready"):  # the load must still get here
+            assert (await http.get(path)).status_code == 200
         await http.post("/v2/repository/models/bees/load")
         assert await running.answers(http)
 
