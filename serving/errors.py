@@ -23,6 +23,10 @@ class LoadFailed(ServingError):
     """What is on disk of a model cannot be served; what was served is served still."""
 
 
+class WorkersLate(ServingError):
+    """Not all workers have followed a change of what is served in time."""
+
+
 class EmptyBody(ServingError):
     """The body is empty, or a form without a file."""
 

@@ -23,8 +23,7 @@ LEFT = 499  # the client has left, so nobody reads this answer
 
 def document_of(settings: Settings, *, guarded: bool) -> Json:
     """The document of a server with these settings."""
-    router, _ = router_of(settings, adapters_of({}), guarded=guarded)
-    return describe(router.routes)
+    return describe(router_of(settings, adapters_of({}), guarded=guarded).router.routes)
 
 
 def document_of_app(app: FastAPI) -> Json:

@@ -19,10 +19,8 @@ from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from snapensemble.serving.cli import build_settings, looking
-from snapensemble.serving.http.app import create_app
-from snapensemble.serving.http.service import Service
 from snapensemble.serving.platforms import bundle_place
-from snapensemble.serving.process.repository import Refreshing, Repository
+from snapensemble.serving.process.repository import assembled
 from snapensemble.serving.process.startup import prepare_process
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.tracing import exported_traces
@@ -97,12 +95,9 @@ class Server:
         look = looking(bundle or bundle_place(os.environ), self.settings)
         with contextlib.ExitStack() as stack:
             traces = stack.enter_context(exported_traces())
-            self.application = create_app(self.settings, None, traces=traces)
-            self.service: Service = self.application.state.service
-            repository = stack.enter_context(Repository(self.settings, self.service, look))
-            repository.begin(look())
-            self.service.check_settings()
-            refreshing = Refreshing(repository.refresh, self.settings.watch)
+            self.application, self.service, _, refreshing = stack.enter_context(
+                assembled(look(), self.settings, look, traces=traces)
+            )
             task = asyncio.get_running_loop().create_task(refreshing.run())
             stack.callback(task.cancel)
             self.running = stack.pop_all()

@@ -25,7 +25,7 @@ from snapensemble.serving.http.openapi import describe
 from snapensemble.serving.http.pages import ASSETS, docs_assets
 from snapensemble.serving.http.prediction import Predictions
 from snapensemble.serving.http.problems import add_problem_handlers
-from snapensemble.serving.http.routes import asked_by, router_of
+from snapensemble.serving.http.routes import router_of
 from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.http.shadow import Shadow
 from snapensemble.serving.inference.engine import Engine
@@ -88,7 +88,7 @@ def create_app(
     app.state.metrics = metrics
     adapters = adapters_of(os.environ)
     routes = Routes(adapters)
-    router, paths = router_of(settings, adapters, guarded=tokens is not None)
+    router, paths, probes = router_of(settings, adapters, guarded=tokens is not None)
     app.state.document = cache(partial(describe, router.routes))  # made when it is asked for
     app.include_router(router)
     app.mount(f"/{ASSETS}", docs_assets())
@@ -97,7 +97,7 @@ def create_app(
     # than a small ensemble, so predictions are answered before it.
     app.add_middleware(Predictions, service=service, routes=routes)
     if tokens is not None:
-        app.add_middleware(Auth, tokens=tokens, probes=probes_of(adapters))
+        app.add_middleware(Auth, tokens=tokens, probes=probes)
     if settings.allowed_origins:  # around the tokens: a preflight request has none
         app.add_middleware(Cors, origins=settings.allowed_origins)
     app.add_middleware(
@@ -119,12 +119,6 @@ def adapters_of(environment: Mapping[str, str]) -> list[Adapter]:
     """All contracts that a server speaks in an environment."""
     made = [make(environment) for make in ADAPTERS]
     return [adapter for adapter in made if adapter is not None]
-
-
-def probes_of(adapters: Iterable[Adapter]) -> set[str]:
-    """The paths that tell platforms whether the server is ready, and nothing else."""
-    routers = [adapter.probes for adapter in adapters if adapter.probes is not None]
-    return {path for router in routers for route in router.routes for path, _ in asked_by(route)}
 
 
 def check_prefix(prefix: str, routes: Iterable[str]) -> None:

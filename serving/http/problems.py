@@ -40,6 +40,7 @@ from snapensemble.serving.errors import (
     UnknownModel,
     UnsupportedEncoding,
     UnsupportedMediaType,
+    WorkersLate,
 )
 from snapensemble.serving.telemetry.logs import request_id
 from snapensemble.serving.telemetry.metrics import Metrics
@@ -71,6 +72,7 @@ PROBLEMS: dict[type[Exception], tuple[int, str, str]] = {
     MemberFailing: (503, "member_failing", "A member fails again and again"),
     Stopping: (503, "stopping", "The server is shutting down"),
     DeadlineExceeded: (504, "deadline_exceeded", "The deadline passed"),
+    WorkersLate: (504, "workers_late", "Not all workers have followed yet"),
 }
 # The status of the table -> that of gRPC, where a request came that way. What is worth another try
 # is UNAVAILABLE; what is not, whatever is wrong with it, is INVALID_ARGUMENT.

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Query, Request, Security
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -40,10 +40,16 @@ metrics_router = APIRouter(tags=["operation"], responses=problem_responses())
 model_router = APIRouter(tags=["model"], responses=problem_responses())
 
 
-def router_of(
-    settings: Settings, adapters: Sequence[Adapter], *, guarded: bool
-) -> tuple[APIRouter, frozenset[str]]:
-    """The router with all routes of a server, and the templates of their paths.
+class Routed(NamedTuple):
+    """The router with all routes of a server."""
+
+    router: APIRouter
+    paths: frozenset[str]  # their templates
+    probes: frozenset[str]  # those of the contracts' own probes, which need no token
+
+
+def router_of(settings: Settings, adapters: Sequence[Adapter], *, guarded: bool) -> Routed:
+    """All routes of a server; the routers that they come from stay as they are.
 
     Args:
         settings: limits for the document, and whether /metrics is on this port.
@@ -67,16 +73,20 @@ def router_of(
     parts.append((_predict_router(settings), True, None))
     router = APIRouter(generate_unique_id_function=lambda route: route.name)
     known: set[tuple[str, str]] = set()
+    probes: set[str] = set()
     for part, is_for_tokens, worded in parts:
         # A route that the environment names may be another one's as well; the first has it.
-        part.routes[:] = [route for route in part.routes if not known & asked_by(route)]
-        known = known.union(*map(asked_by, part.routes))
+        own = [route for route in part.routes if not known & asked_by(route)]
+        asked = set().union(*map(asked_by, own))
+        known |= asked
+        if any(part is adapter.probes for adapter in adapters):
+            probes |= {path for path, _ in asked}
         needs: dict[str, Any] = {}
         if guarded and is_for_tokens:
             needs["responses"] = problem_responses(errors.Unauthorized, worded=worded)
             needs["dependencies"] = [Security(HTTPBearer(scheme_name="bearer", auto_error=False))]
-        router.include_router(part, **needs)
-    return router, frozenset(path for path, _ in known)
+        router.include_router(APIRouter(routes=own), **needs)
+    return Routed(router, frozenset(path for path, _ in known), frozenset(probes))
 
 
 def asked_by(route: BaseRoute) -> set[tuple[str, str]]:

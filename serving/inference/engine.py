@@ -258,7 +258,7 @@ class Engine:
 def load_engine(
     bundle_dir: Path,
     limits: Limits = Limits(),  # frozen
-    on_batch: Callable[[BundleManifest, BatchReport], None] = lambda *_: None,
+    on_batch: Callable[[Mapping[int, str], BatchReport], None] = lambda *_: None,
     on_decode: Callable[[float], None] = lambda _: None,
     max_accuracy_drop: float | None = None,
     expected_sha256: str | None = None,
@@ -270,7 +270,8 @@ def load_engine(
     Args:
         bundle_dir: made by `snapensemble export`.
         limits: how to use the machine.
-        on_batch: called on a lane with the manifest after each micro-batch; must be quick.
+        on_batch: called on a lane after each micro-batch, with what `names_by_place` gives; must be
+            quick.
         on_decode: called on a lane after each picture, with seconds; must be quick, too.
         max_accuracy_drop: picks another point of the cascade than the bundle's own, fraction.
         expected_sha256: the SHA-256 of the bundle's manifest, if only one is right.
@@ -301,7 +302,8 @@ def load_engine(
             "no class_directions, or a member no maps; export the run again"
         )
     warm_up(trunk, members, bundle, limits.max_batch_size)
-    health = MemberHealth(names_by_place(bundle))
+    names = names_by_place(bundle)
+    health = MemberHealth(names)
 
     forecast = Forecast(limits.max_wait_s)
     decode_costly = partial(
@@ -324,7 +326,7 @@ def load_engine(
         leaves=None if cascade is None else cascade.leaves,
         summarize=partial(summaries, bundle=bundle),
         on_decode=on_decode,
-        on_batch=(health.batch, partial(on_batch, bundle)),
+        on_batch=(health.batch, partial(on_batch, names)),
         on_wait=forecast.came_out,
     )
     admission = Admission(

@@ -5,7 +5,7 @@ One of three: `DIR/ensemble.json`, a bundle; `DIR/NAME/ensemble.json`, models wi
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
 from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
 from snapensemble.contracts.files import sha256_of
+from snapensemble.serving.errors import UnknownModel
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
 
@@ -37,6 +38,7 @@ class Plan(BaseModel):
 
     models: tuple[Planned, ...] = ()  # by name; of one name the newest version first
     problems: Mapping[str, str] = {}  # by the name of the model
+    number: int = 0  # counted by who plans for several processes
 
     def whole(self) -> "Plan":
         """The same, if all that is there can be served; raises InvalidManifest otherwise."""
@@ -44,7 +46,21 @@ class Plan(BaseModel):
             raise InvalidManifest(why)
         return self
 
-    def without(self, names: set[str]) -> "Plan":
+    def models_of(self, name: str) -> tuple[Planned, ...]:
+        """The versions of a model that are to be served.
+
+        Raises:
+            InvalidManifest: they cannot be served.
+            UnknownModel: there is nothing of this name.
+        """
+        if why := self.problems.get(name):
+            raise InvalidManifest(why)
+        models = tuple(each for each in self.models if each.name == name)
+        if not models:
+            raise UnknownModel(f"found {name!r}, expected a folder of this name with a bundle")
+        return models
+
+    def without(self, names: Collection[str]) -> "Plan":
         """The same without the models of these names."""
         return Plan(
             models=tuple(each for each in self.models if each.name not in names),

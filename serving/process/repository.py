@@ -6,19 +6,26 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+from fastapi import FastAPI
 
 from snapensemble.contracts.cpu import stand_back
 from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
 from snapensemble.serving.errors import UnknownModel
+from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.service import Model, Service
 from snapensemble.serving.inference.engine import Engine, Pool, load_engine
 from snapensemble.serving.inference.repository import Plan, Planned
+from snapensemble.serving.process.channel import Parent
 from snapensemble.serving.settings import Settings
+from snapensemble.serving.shutdown import Shutdown
+from snapensemble.serving.telemetry.metrics import Metrics
+from snapensemble.serving.telemetry.tracing import Traces
 
 log = logging.getLogger("snapensemble")
 T = TypeVar("T")
@@ -31,12 +38,20 @@ class Repository:
         settings: those of the server.
         service: gets the models.
         look: says what is to be served now; it may take the time that a disk takes.
+        parent: has the disk looked at and logs what is wrong, if this is one of several workers.
     """
 
-    def __init__(self, settings: Settings, service: Service, look: Callable[[], Plan]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        service: Service,
+        look: Callable[[], Plan],
+        parent: Parent | None = None,
+    ) -> None:
         self._settings = settings
         self._service = service
         self._look = look
+        self._parent = parent
         self._pool = Pool(settings.limits())
         self.memory = self._pool.memory
         self.lanes = self._pool.lanes.threads
@@ -47,7 +62,7 @@ class Repository:
         self._loader = ThreadPoolExecutor(1, "models", initializer=stand_back)
         self._leaving: set[Model] = set()  # that requests still need
         self._retiring: set[asyncio.Task[None]] = set()
-        service.control = self
+        service.control = parent or self
 
     def __enter__(self) -> "Repository":
         return self
@@ -71,7 +86,9 @@ class Repository:
         """Look what is to be served, and serve it; what cannot be served is left as it was."""
         async with self._changing:
             plan = await self._aside(self._look)
-            await self._apply(plan.without(self._unloaded))
+            problems = await self._apply(plan.without(self._unloaded))
+            if self._parent is not None:
+                self._parent.followed(plan, problems)
 
     async def load(self, name: str) -> None:
         """Serve what is on disk of a model; nothing has changed if that raises.
@@ -82,11 +99,11 @@ class Repository:
         """
         async with self._changing:
             plan = await self._aside(self._look)
-            if why := plan.problems.get(name):
-                self._note({name: why}, name)
-                raise InvalidManifest(why)
-            if name not in {planned.name for planned in plan.models}:
-                raise UnknownModel(f"found {name!r}, expected a folder of this name with a bundle")
+            try:
+                plan.models_of(name)
+            except InvalidManifest as error:
+                self._note({name: str(error)}, name)
+                raise
             problems = await self._apply(plan.without(self._unloaded - {name}), only=name)
             if problems:
                 raise InvalidManifest(problems[name])
@@ -145,7 +162,8 @@ class Repository:
 
     def _note(self, problems: dict[str, str], only: str | None) -> None:
         """Log what is new of what is wrong, and keep all of it for the index."""
-        log_new(problems, self._problems)
+        if self._parent is None:
+            log_new(problems, self._problems)
         kept = {} if only is None else {k: v for k, v in self._problems.items() if k != only}
         self._problems = kept | problems
 
@@ -240,6 +258,50 @@ class Refreshing:
                 log.error("nothing has changed: %s", error)
             except Exception:  # the server goes on with what it serves
                 log.exception("nothing has changed")
+
+
+class Assembled(NamedTuple):
+    """The application, and what keeps its models."""
+
+    app: FastAPI
+    service: Service
+    repository: Repository
+    refreshing: Refreshing
+
+
+@contextlib.contextmanager
+def assembled(
+    plan: Plan,
+    settings: Settings,
+    look: Callable[[], Plan],
+    *,
+    metrics: Metrics | None = None,
+    shutdown: Shutdown | None = None,
+    traces: Traces | None = None,
+    parent: Parent | None = None,
+) -> Iterator[Assembled]:
+    """An application whose models are loaded; on leaving, all engines end.
+
+    Args:
+        plan: what to serve first.
+        settings: those of the server.
+        look: as for `Repository`.
+        metrics: as for `create_app`.
+        shutdown: as for `create_app`.
+        traces: as for `create_app`.
+        parent: as for `Repository`.
+
+    Raises:
+        SnapensembleError: something of the plan cannot be served.
+        InvalidConfig: a setting is not right for it.
+    """
+    app = create_app(settings, None, metrics, shutdown, traces)
+    service: Service = app.state.service
+    with Repository(settings, service, look, parent) as repository:
+        repository.begin(plan)
+        service.check_settings()
+        refreshing = Refreshing(repository.refresh, settings.watch)
+        yield Assembled(app, service, repository, refreshing)
 
 
 def log_new(problems: Mapping[str, str], known: Mapping[str, str]) -> None:

@@ -139,12 +139,6 @@ class Supervisor:
         for process in self._processes:
             self._pass_signal_on(process)
 
-    def tell(self, line: bytes) -> None:
-        """Write a line to the input of every worker; on the event loop's thread."""
-        for process in self._processes:
-            if process.stdin is not None:
-                process.stdin.write(line)
-
     def kill(self) -> None:
         """Kill all workers, also those that are stopped; may be called on any thread."""
         for process in list(self._processes):

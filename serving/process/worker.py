@@ -1,10 +1,9 @@
 """One process that serves: alone, or as a worker of several.
 
 A worker gets all that it needs from its parent. Its arguments are the directory of the shared
-counts, its place there, the descriptor of the pipe on which it says that it is ready, and those of
-the bound sockets. The first line of its input has the settings, the second what to serve, and each
-later one what to serve from then on; secrets are in its environment. It ends in order when its
-input ends, since its parent has died then.
+counts, its place there, the descriptor of the pipe on which it speaks, and those of the bound
+sockets; `channel` says what its input has. Secrets are in its environment. It ends in order when
+its input ends, since its parent has died then.
 """
 
 import atexit
@@ -21,19 +20,17 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from snapensemble.contracts.process import exit_code, raise_on_signals
-from snapensemble.serving.http.app import create_app
-from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.repository import Plan
+from snapensemble.serving.process.channel import Parent
 from snapensemble.serving.process.metrics_files import count_as
 from snapensemble.serving.process.metrics_port import serve_metrics
-from snapensemble.serving.process.repository import Refreshing, Repository
+from snapensemble.serving.process.repository import assembled
 from snapensemble.serving.process.server import make_server
 from snapensemble.serving.process.sockets import Ports, listening, shut
-from snapensemble.serving.process.startup import prepare_process, say_ready
+from snapensemble.serving.process.startup import prepare_process
 from snapensemble.serving.process.watchdog import ended_in_time
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.shutdown import Shutdown
@@ -53,6 +50,7 @@ def serve(
     *,
     look: Callable[[], Plan],
     on_news: Callable[[Callable[[], None]], object],
+    parent: Parent | None = None,
 ) -> None:
     """Serve until a signal comes, then end in order, and in any case in time.
 
@@ -65,26 +63,25 @@ def serve(
         metrics: counts what happens.
         look: says what is to be served, when there are news and from time to time.
         on_news: gets what is to be called, on any thread, when there may be something new to serve.
+        parent: of this process, if it is one of several workers.
     """
     with (
         ended_in_time(shutdown),
         exported_traces(lambda: shutdown.left_s + TRACES_S) as traces,
+        assembled(
+            plan, settings, look, metrics=metrics, shutdown=shutdown, traces=traces, parent=parent
+        ) as (app, service, repository, refreshing),
+        listen() as ports,
+        contextlib.ExitStack() as stack,
     ):
-        app = create_app(settings, None, metrics, shutdown, traces)
-        service: Service = app.state.service
-        with Repository(settings, service, look) as repository:
-            repository.begin(plan)
-            service.check_settings()
-            with listen() as ports, contextlib.ExitStack() as stack:
-                refreshing = Refreshing(repository.refresh, settings.watch)
-                server = make_server(app, repository.memory, shutdown, traces, [refreshing.run])
-                on_news(refreshing.want)
-                if ports.metrics is not None:
-                    stack.enter_context(serve_metrics(ports.metrics, service))
-                gc.collect()
-                gc.freeze()  # these objects stay: to look through them took a twentieth of the time
-                server.when_started = partial(announce, repository.lanes, ports)
-                server.run(sockets=[ports.clients])
+        server = make_server(app, repository.memory, shutdown, traces, [refreshing.run])
+        on_news(refreshing.want)
+        if ports.metrics is not None:
+            stack.enter_context(serve_metrics(ports.metrics, service))
+        gc.collect()
+        gc.freeze()  # these objects stay: to look through them took a twentieth of the time
+        server.when_started = partial(announce, repository.lanes, ports)
+        server.run(sockets=[ports.clients])
 
 
 def main() -> int:
@@ -94,14 +91,15 @@ def main() -> int:
 
 
 def _work() -> int:
-    metrics_dir, place, ready_pipe, *descriptors = sys.argv[1:]
+    metrics_dir, place, pipe, *descriptors = sys.argv[1:]
     # Unbuffered: a thread that waits with the lock of a buffer would abort the interpreter's end.
     lines = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 # it ends with the process
     settings = Settings(**from_json(lines.readline()))
-    plans = LatestPlan(Plan.model_validate_json(lines.readline()))
+    parent = Parent(Plan.model_validate_json(lines.readline()), int(pipe))
+    first = parent.look()  # what comes later may be bad, and then changes nothing
     prepare_process(settings)
     threading.Thread(
-        target=_hear_parent, args=(lines, plans, metrics_dir, int(descriptors[0])), daemon=True
+        target=_hear_parent, args=(lines, parent, metrics_dir, int(descriptors[0])), daemon=True
     ).start()
     count_as(int(place))
 
@@ -113,41 +111,23 @@ def _work() -> int:
         settings.drain_seconds, shutdown_s=settings.shutdown_timeout_s, second_ends=False
     )
     serve(
-        plans.latest,
+        first,
         settings.model_copy(update={"watch": None}),  # the parent looks at the disk
         listen,
-        announce=lambda *_: say_ready(int(ready_pipe)),
+        announce=lambda *_: parent.say_ready(),
         shutdown=shutdown,
         metrics=Metrics(Path(metrics_dir)),
-        look=lambda: plans.latest,
-        on_news=plans.told_to,
+        look=parent.look,
+        on_news=parent.told_to,
+        parent=parent,
     )
     return 0
 
 
-class LatestPlan:
-    """What the parent has said last is to be served."""
-
-    def __init__(self, first: Plan) -> None:
-        self.latest = first
-        self._tell: Callable[[], None] = lambda: None
-
-    def told_to(self, tell: Callable[[], None]) -> None:
-        """Call this from now on for each plan that comes, and for what has come before."""
-        self._tell = tell
-        tell()
-
-    def put(self, plan: Plan) -> None:
-        """Have a plan served; on any thread."""
-        self.latest = plan
-        self._tell()
-
-
-def _hear_parent(lines: IO[bytes], plans: LatestPlan, metrics_dir: str, clients: int) -> None:
-    """Take up what the parent plans, one line each, until it has died."""
+def _hear_parent(lines: IO[bytes], parent: Parent, metrics_dir: str, clients: int) -> None:
+    """Take up what the parent says, one line each, until it has died."""
     while line := lines.readline():
-        with contextlib.suppress(ValidationError):  # of a parent that died in the middle of it
-            plans.put(Plan.model_validate_json(line))
+        parent.hear(line)
     with (
         contextlib.suppress(OSError),  # this worker may have closed it already
         socket.socket(fileno=os.dup(clients)) as listener,

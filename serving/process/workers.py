@@ -11,17 +11,19 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 from snapensemble.contracts.bundle import BUNDLE_FILE
 from snapensemble.contracts.cpu import cpu_budget, shares
 from snapensemble.contracts.files import sha256_of
 from snapensemble.serving.inference.repository import Plan
+from snapensemble.serving.process.channel import FromWorker
 from snapensemble.serving.process.metrics_files import MetricsFiles, metrics_files
-from snapensemble.serving.process.repository import Refreshing, log_new, may_reload
+from snapensemble.serving.process.plans import Plans
+from snapensemble.serving.process.repository import Refreshing, may_reload
 from snapensemble.serving.process.sockets import Ports, bind_ports, shut
-from snapensemble.serving.process.startup import greeting, hearing_ready, standard_error
+from snapensemble.serving.process.startup import greeting, standard_error
 from snapensemble.serving.process.supervisor import Supervisor, Worker, WorkerFailed
 from snapensemble.serving.process.watchdog import ended_in_time
 from snapensemble.serving.settings import SECRETS, Settings
@@ -62,13 +64,13 @@ def serve_with_workers(
             for message in what_became_of(plans.now):
                 log.error("%s", message)
             own = settings.model_copy(update={"threads": lanes[place]})
-            return await start_worker(place, plans.now, own, ports, files)
+            return await start_worker(place, plans, own, ports, files)
 
         def stop_listening(signum: signal.Signals) -> None:
             """Let nobody new connect; the workers close the socket when nobody is left."""
             asyncio.get_running_loop().call_later(shutdown.drain_s(signum), leave_to_workers, ports)
 
-        refreshing = Refreshing(lambda: plans.refresh(supervisor.tell), settings.watch)
+        refreshing = Refreshing(plans.refresh, settings.watch)
         supervisor = Supervisor(
             spawn,
             settings.workers,
@@ -88,34 +90,6 @@ def serve_with_workers(
             if failure.code == 2:  # the worker has said what a user can mend
                 return 2
             raise
-
-
-class Plans:
-    """What the workers are to serve, now and after each look at the disk.
-
-    Args:
-        look: looks at the disk for what is to be served.
-
-    Raises:
-        InvalidManifest: something cannot be served.
-    """
-
-    def __init__(self, look: Callable[[], Plan]) -> None:
-        self._look = look
-        self._problems: Mapping[str, str] = {}
-        self.now = look().whole()
-
-    async def refresh(self, tell: Callable[[bytes], None]) -> None:
-        """Look again, and tell the workers what has changed; what is wrong is left as it was."""
-        found = await asyncio.to_thread(self._look)
-        log_new(found.problems, self._problems)
-        self._problems = found.problems
-        kept = [each for each in self.now.models if each.name in found.problems]
-        good = [each for each in found.models if each.name not in found.problems]
-        new = Plan(models=(*good, *kept))
-        if set(new.models) != set(self.now.models):
-            self.now = new
-            tell(new.model_dump_json().encode() + b"\n")
 
 
 def what_became_of(plan: Plan) -> list[str]:
@@ -141,7 +115,7 @@ def what_became_of(plan: Plan) -> list[str]:
 
 
 async def start_worker(
-    place: int, plan: Plan, settings: Settings, ports: Ports, files: MetricsFiles
+    place: int, plans: Plans, settings: Settings, ports: Ports, files: MetricsFiles
 ) -> Worker:
     """Start `worker.main` in a process group of its own, so that Ctrl-C comes through this process.
 
@@ -149,7 +123,7 @@ async def start_worker(
     """
     descriptors = [listener.fileno() for listener in ports.all]
     read_end, write_end = os.pipe()
-    is_ready = await hearing_ready(read_end)
+    hearing = await FromWorker.on(read_end)
     try:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "snapensemble.serving.process.worker",
@@ -161,9 +135,9 @@ async def start_worker(
     finally:
         os.close(write_end)
     assert process.stdin is not None
-    for line in (settings.model_dump_json(exclude=set(SECRETS)), plan.model_dump_json()):
-        process.stdin.write(line.encode() + b"\n")
-    return Worker(process, partial(is_ready, process.pid))
+    process.stdin.write(settings.model_dump_json(exclude=set(SECRETS)).encode() + b"\n")
+    follower = plans.join(process.stdin.write)
+    return Worker(process, partial(plans.is_ready, follower, hearing, process.pid))
 
 
 def leave_to_workers(ports: Ports) -> None:

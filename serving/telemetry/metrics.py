@@ -1,6 +1,7 @@
 """Prometheus metrics, in base units, and how far the answers drift. One registry per server."""
 
 from collections import deque
+from collections.abc import Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 from platform import python_version
@@ -198,9 +199,8 @@ class Metrics:
         """Count a picture that was decoded, or could not be."""
         self.stage_seconds.labels("decode").observe(seconds)
 
-    def batch(self, name: str, bundle: BundleManifest, report: BatchReport) -> None:
-        """Count a finished micro-batch of a model."""
-        names = names_by_place(bundle)
+    def batch(self, name: str, names: Mapping[int, str], report: BatchReport) -> None:
+        """Count a finished micro-batch of a model, whose members have these names by place."""
         self.queued.set(report.queued)
         self.batch_size.observe(report.images)
         for wait_s in report.waits_s:

@@ -11,75 +11,40 @@ import httpx2
 from snapensemble.client.talk import (
     Answers,
     Batch,
-    ClientOptions,
     Conversation,
     Failure,
     Reply,
     Request,
-    Talk,
 )
 from snapensemble.client.wire import (
     NO_ANSWER,
-    NOT_BY_PROXY,
+    OneServer,
     as_failure,
     as_reply,
-    base_url,
     body_of,
     read_predictions,
     shown,
 )
-from snapensemble.contracts.options import build, in_python_words
+from snapensemble.contracts.options import in_python_words
 from snapensemble.pictures import BadPicture, Picture, as_several
 from snapensemble.predictions import AskedOfServer, Prediction
 
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(OneServer[httpx2.AsyncClient, httpx2.AsyncBaseTransport]):
     """Asks a server about pictures; `async with` or `aclose` ends it.
 
     Arguments, errors and what is repeated are those of `Client`. Files are read on threads.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: str | None = None,
-        bundle: str | None = None,
-        within_s: float = 60.0,
-        attempts: int = 6,
-        images_per_request: int = 16,
-        bytes_per_request: int = 15 * 2**20,
-        concurrency: int = 4,
-        transport: httpx2.AsyncBaseTransport | None = None,
-    ) -> None:
-        values = {
-            "token": token,
-            "bundle": bundle,
-            "within_s": within_s,
-            "attempts": attempts,
-            "images_per_request": images_per_request,
-            "bytes_per_request": bytes_per_request,
-            "concurrency": concurrency,
-        }
-        with in_python_words():
-            self._talk = Talk(url, build(ClientOptions, values, word=str))
-            self._http = httpx2.AsyncClient(
-                base_url=base_url(self._talk.url),
-                headers=self._talk.headers,
-                transport=transport,
-                mounts=NOT_BY_PROXY,
-            )
+    _open = httpx2.AsyncClient
 
     async def __aenter__(self) -> "AsyncClient":
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await self.aclose()
-
-    def __repr__(self) -> str:
-        return f"<AsyncClient {self._talk.url}>"
 
     async def aclose(self) -> None:
         """Close the connections."""

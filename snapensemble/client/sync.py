@@ -12,31 +12,28 @@ import httpx2
 from snapensemble.client.talk import (
     Answers,
     Batch,
-    ClientOptions,
     Conversation,
     Failure,
     Reply,
     Request,
-    Talk,
 )
 from snapensemble.client.wire import (
     NO_ANSWER,
-    NOT_BY_PROXY,
+    OneServer,
     as_failure,
     as_reply,
-    base_url,
     body_of,
     read_predictions,
     shown,
 )
-from snapensemble.contracts.options import build, in_python_words
+from snapensemble.contracts.options import in_python_words
 from snapensemble.pictures import BadPicture, Picture, as_several
 from snapensemble.predictions import AskedOfServer, Prediction
 
 T = TypeVar("T")
 
 
-class Client:
+class Client(OneServer[httpx2.Client, httpx2.BaseTransport]):
     """Asks a server about pictures. It may be used from several threads; `with` or `close` ends it.
 
     Args:
@@ -54,45 +51,13 @@ class Client:
         InvalidConfig: an argument is out of bounds, or the URL is none.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        token: str | None = None,
-        bundle: str | None = None,
-        within_s: float = 60.0,
-        attempts: int = 6,
-        images_per_request: int = 16,
-        bytes_per_request: int = 15 * 2**20,
-        concurrency: int = 4,
-        transport: httpx2.BaseTransport | None = None,
-    ) -> None:
-        values = {
-            "token": token,
-            "bundle": bundle,
-            "within_s": within_s,
-            "attempts": attempts,
-            "images_per_request": images_per_request,
-            "bytes_per_request": bytes_per_request,
-            "concurrency": concurrency,
-        }
-        with in_python_words():
-            self._talk = Talk(url, build(ClientOptions, values, word=str))
-            self._http = httpx2.Client(
-                base_url=base_url(self._talk.url),
-                headers=self._talk.headers,
-                transport=transport,
-                mounts=NOT_BY_PROXY,
-            )
+    _open = httpx2.Client
 
     def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def __repr__(self) -> str:
-        return f"<Client {self._talk.url}>"
 
     def close(self) -> None:
         """Close the connections."""

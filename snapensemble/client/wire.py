@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Iterable, Sized
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import httpx2
 
 from snapensemble.client.errors import UnexpectedAnswer
-from snapensemble.client.talk import Answers, Failure, Reply, Request
+from snapensemble.client.talk import Answers, ClientOptions, Failure, Reply, Request, Talk
 from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.options import build, in_python_words
 from snapensemble.many.progress import Progress
 from snapensemble.pictures import Picture
 from snapensemble.predictions import Prediction
 
+H = TypeVar("H", httpx2.Client, httpx2.AsyncClient)
+TR = TypeVar("TR", httpx2.BaseTransport, httpx2.AsyncBaseTransport)
 OCTETS = "application/octet-stream"
 # A proxy of the environment is for servers elsewhere.
 NOT_BY_PROXY = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
@@ -20,6 +23,49 @@ NOT_BY_PROXY = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[:
 NO_ANSWER = (httpx2.RequestError, httpx2.InvalidURL, UnicodeError)
 # Nothing has been answered, and asking twice changes nothing.
 BROKEN = (httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ConnectTimeout)
+
+
+class OneServer(Generic[H, TR]):
+    """What a client has, whether it blocks or not: settings, and connections to one server.
+
+    Arguments and errors are those of `Client`.
+    """
+
+    _open: Callable[..., H]
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        bundle: str | None = None,
+        within_s: float = 60.0,
+        attempts: int = 6,
+        images_per_request: int = 16,
+        bytes_per_request: int = 15 * 2**20,
+        concurrency: int = 4,
+        transport: TR | None = None,
+    ) -> None:
+        values = {
+            "token": token,
+            "bundle": bundle,
+            "within_s": within_s,
+            "attempts": attempts,
+            "images_per_request": images_per_request,
+            "bytes_per_request": bytes_per_request,
+            "concurrency": concurrency,
+        }
+        with in_python_words():
+            self._talk = Talk(url, build(ClientOptions, values, word=str))
+            self._http: H = self._open(
+                base_url=base_url(self._talk.url),
+                headers=self._talk.headers,
+                transport=transport,
+                mounts=NOT_BY_PROXY,
+            )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._talk.url}>"
 
 
 def base_url(url: str) -> httpx2.URL:

@@ -10,6 +10,8 @@ from playwright.sync_api import Locator, Page, Route
 from tests.factories import CLASSES, encoded, picture
 
 PREDICT = "**/predict?*"
+BEST = ".top tr:first-child td:first-child"  # the likeliest class, in the line of a file
+BEST = ".top tr:first-child td:first-child"  # the likeliest class, in the line of a file
 FIRST, OTHER = "0badcafe", "feedbeef"  # versions of a bundle
 MODEL: dict[str, Any] = {
     "name": "insects",
@@ -51,7 +53,7 @@ def row(page: Page, name: str) -> Locator:
 
 def best(page: Page, name: str) -> Locator:
     """The likeliest class of a file, where it is shown."""
-    return row(page, name).locator(".top tr:first-child td:first-child")
+    return row(page, name).locator(BEST)
 
 
 def answer(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.tab import PREDICT, Held, answer, drop, play, png, row, wait_until
+from tests.browser.tab import BEST, PREDICT, Held, answer, drop, play, png, wait_until
 from tests.factories import encoded, picture
 
 LEAST_CONTRAST = 4.5  # WCAG 2.2, 1.4.3, for text of any size
@@ -66,13 +66,14 @@ def fill(page: Page, server: str) -> None:
     expect(page.locator("#risk")).to_be_visible()
     held = Held(page, PREDICT)
     drop(page, {"one.png": png(), f"{LONG}.png": png(), "three.png": png(), "four.png": png()})
-    for reply in replies:
-        held.next().fulfill(**reply)
+    *asked, _ = (held.next() for _ in range(4))  # the last one stays under way
+    for route, reply in zip(asked, replies, strict=True):
+        route.fulfill(**reply)
     expect(page.get_by_role("status")).to_have_text("2 of 4 pictures answered, 1 not")
-    row(page, "one.png").locator("summary").click()
-    row(page, "one.png").get_by_role("button", name="Why?").click()
+    bee = page.locator("#list > li", has=page.locator(BEST, has_text="bee"))  # whichever it was
+    bee.locator("summary").click()
+    bee.get_by_role("button", name="Why?").click()
     grey = base64.b64encode(encoded(picture(mode="L"))).decode()
-    held.next()  # that of four.png stays under way
     maps = [
         {"class": name, "index": k, "png": grey, "low": 0.0, "high": 1.0}
         for k, name in enumerate(("bee", "cow"))

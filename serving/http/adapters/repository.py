@@ -7,7 +7,13 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from snapensemble.contracts.errors import SnapensembleError
-from snapensemble.serving.errors import ControlDisabled, LoadFailed, ServingError, UnknownModel
+from snapensemble.serving.errors import (
+    ControlDisabled,
+    LoadFailed,
+    ServingError,
+    UnknownModel,
+    WorkersLate,
+)
 from snapensemble.serving.http.adapters.adapter import Adapter, error_words
 from snapensemble.serving.http.adapters.documented import TEXT, in_words, path_parameters
 from snapensemble.serving.http.openapi import READ, problem_responses
@@ -15,7 +21,7 @@ from snapensemble.serving.http.service import Control, Service
 
 WORDED = in_words({"error": TEXT})
 MODELS = "/v2/repository/models/{model}"
-CONTROL_ERRORS = (ControlDisabled, UnknownModel, LoadFailed)
+CONTROL_ERRORS = (ControlDisabled, UnknownModel, LoadFailed, WorkersLate)
 router = APIRouter(tags=["models"], responses=problem_responses(worded=WORDED))
 
 
@@ -84,11 +90,6 @@ def _control(request: Request) -> Control:
         raise ControlDisabled(
             "start the server with --model-control to let clients load and unload models; SIGHUP "
             "and --watch look at the disk again, too"
-        )
-    if service.settings.workers > 1:
-        raise ControlDisabled(
-            "this is one of several workers, which serve the same; send SIGHUP to their parent, or "
-            "start the server with --watch"
         )
     return service.control
 

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from snapensemble.contracts.process import SIGNALS, Stopped
-from snapensemble.serving.process.startup import hearing_ready
+from snapensemble.serving.process.channel import FromWorker
 from snapensemble.serving.process.supervisor import (
     MAX_TRIES,
     Supervisor,
@@ -21,7 +21,7 @@ from snapensemble.serving.process.supervisor import (
 )
 from snapensemble.serving.process.watchdog import CUT_OFF
 
-READY = """echo '{"message": "ready", "protocol": 1, "pid": '$$'}' >/dev/fd/$SAYS; """
+READY = """echo '{"message": "ready", "protocol": 2, "pid": '$$'}' >/dev/fd/$SAYS; """
 GOOD = READY + "read line"  # lives until a signal, or until its input ends
 LOSES_ONE = "trap 'trap - TERM' TERM; " + READY + "while :; do read line; done"
 DEAF = "trap '' TERM INT; " + GOOD
@@ -42,7 +42,7 @@ class Spawned:
         self.places.append(place)
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         hears, says = os.pipe()
-        is_ready = await hearing_ready(hears)
+        worker = await FromWorker.on(hears)
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", script),
             stdin=PIPE,
@@ -51,7 +51,7 @@ class Spawned:
         )
         os.close(says)
         self.started.put_nowait(process)
-        return Worker(process, partial(is_ready, process.pid))
+        return Worker(process, partial(worker.is_ready, process.pid))
 
 
 @asynccontextmanager
@@ -103,15 +103,6 @@ async def test_a_hangup_ends_nothing_where_it_means_something_else(signal_handle
         os.kill(os.getpid(), signal.SIGHUP)
         await asyncio.wait_for(hung_up.wait(), 30)
         assert not task.done() and (await next_of(spawned)).returncode is None
-
-
-async def test_every_worker_hears_a_line(signal_handlers: None) -> None:
-    spawned = Spawned(READY + "read line; exit 3", GOOD)
-    supervisor = Supervisor(spawned, 2)
-    async with running(supervisor):
-        supervisor.tell(b"anything\n")
-        first = await next_of(spawned)
-        assert await asyncio.wait_for(first.wait(), 30) == 3
 
 
 async def test_one_that_dies_is_replaced_in_its_place(signal_handlers: None) -> None:

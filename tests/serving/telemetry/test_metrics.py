@@ -4,6 +4,8 @@ from snapensemble.contracts.bundle import read_bundle
 from snapensemble.serving.inference.batch import BatchReport
 from snapensemble.serving.telemetry.metrics import Metrics
 
+NAMES = {place: f"cycle-{place:02}" for place in range(3)}
+
 
 def report(members_s: tuple[float, ...], members_used: int) -> BatchReport:
     return BatchReport(
@@ -21,8 +23,8 @@ def test_lane_time_is_counted_for_each_member_by_its_name(bundle_dir: Path) -> N
     metrics = Metrics()
     bundle = read_bundle(bundle_dir)
     metrics.served("insects", bundle.version, bundle, is_served=True)
-    metrics.batch("insects", bundle, report((0.25, 0.5, 1.0), members_used=3))
-    metrics.batch("insects", bundle, report((2.0,), members_used=2))  # a cascade's second stage
+    metrics.batch("insects", NAMES, report((0.25, 0.5, 1.0), members_used=3))
+    metrics.batch("insects", NAMES, report((2.0,), members_used=2))  # a cascade's second stage
     seconds = {
         sample.labels["member"]: sample.value
         for family in metrics.registry.collect()
@@ -32,9 +34,9 @@ def test_lane_time_is_counted_for_each_member_by_its_name(bundle_dir: Path) -> N
     assert seconds == {"cycle-00": 0.25, "cycle-01": 2.5, "cycle-02": 1.0}
 
 
-def test_a_micro_batch_is_counted_with_its_waits_and_its_members(bundle_dir: Path) -> None:
+def test_a_micro_batch_is_counted_with_its_waits_and_its_members() -> None:
     metrics = Metrics()
-    metrics.batch("insects", read_bundle(bundle_dir), report((0.25, 0.5, 1.0), members_used=3))
+    metrics.batch("insects", NAMES, report((0.25, 0.5, 1.0), members_used=3))
     lines = metrics.page().decode().splitlines()
     for line in (
         'snapensemble_stage_duration_seconds_count{stage="queue"} 4.0',

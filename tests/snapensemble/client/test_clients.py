@@ -425,3 +425,11 @@ def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -
     with pytest.raises(InvalidConfig, match="^token: expected printable ASCII") as raised:
         snapensemble.Client("http://s", token=token)
     assert token not in str(raised.value)
+
+
+@pytest.mark.parametrize("client", [snapensemble.Client, snapensemble.AsyncClient])
+def test_a_setting_that_is_none_is_refused_as_python_does(client: Any) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'attempt'"):
+        client("http://s", attempt=1)
+    with pytest.raises(InvalidConfig, match="^attempts: expected a whole number"):
+        client("http://s", attempts=0)

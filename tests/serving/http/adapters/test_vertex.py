@@ -89,6 +89,16 @@ async def test_routes_that_are_there_already_work(
     assert len(set(identities)) == len(identities)
 
 
+async def test_a_route_that_it_takes_is_the_others_again_where_it_is_not(
+    monkeypatch: pytest.MonkeyPatch, engine: Engine
+) -> None:
+    index = "/v2/repository/index"
+    async with on_vertex(monkeypatch, engine, PREDICT, index) as http:
+        assert (await http.get(index)).json() == {"status": "Healthy"}
+    async with on_vertex(monkeypatch, engine) as http:  # a later one of the same process
+        assert [entry["name"] for entry in (await http.get(index)).json()] == [MODEL]
+
+
 async def test_predict_keeps_what_it_takes_and_its_problem_documents(
     monkeypatch: pytest.MonkeyPatch, engine: Engine
 ) -> None:
