@@ -28,10 +28,9 @@ from benchmarks.machine import RESULTS, save
 from benchmarks.training.budgets import ROWS, begin, interval, rows_of
 from benchmarks.training.snapshots import test_probabilities
 from snapensemble.contracts.metrics import Floats, nll, softmax, tempered
-from snapensemble.contracts.run import RUN_FILE, RunManifest, read_run, read_validation
+from snapensemble.contracts.run import RUN_FILE, Balance, RunManifest, read_run, read_validation
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.data.balance import Balance
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.run import resume, train
 

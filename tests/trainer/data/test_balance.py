@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from snapensemble.contracts.run import Balance
 from snapensemble.trainer.data import readers
-from snapensemble.trainer.data.balance import Balance, about_classes, class_counts, class_weights
+from snapensemble.trainer.data.balance import about_classes, class_counts, class_weights
 from snapensemble.trainer.data.dataset import Dataset, load_dataset
 from snapensemble.trainer.data.readers import RawData, Split
 
