@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,7 +38,7 @@ from snapensemble.export.cli import describe
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.onnx_export import Converter
 from snapensemble.export.parity import ParityFailed, parity, run_members
-from snapensemble.export.selection import Chosen
+from snapensemble.export.selection import Bag, Chosen
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.report.bundle.page import read_bundle_report
 from snapensemble.report.bundle.words import summary
@@ -216,11 +217,18 @@ def test_int8_and_novelty_keep_the_prior(run_dir: Path, unequal: Path, tmp_path:
     assert macro_accuracy(rounded, labels_N) > macro_accuracy(exact, labels_N) - 0.05
 
 
+def of_all(ranked: Iterable[int], badness: Callable[[Bag], tuple[float, ...]]) -> Bag:
+    """Instead of the greedy soup: of all ingredients."""
+    bag = tuple(ranked)
+    badness(bag)
+    return bag
+
+
 @pytest.mark.parametrize("metric", ["nll", "macro"])
 def test_a_soup_answers_as_it_was_judged(
     metric: str, run_dir: Path, unequal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snapensemble.export.soup.greedy_soup", lambda ranked, _: tuple(ranked))
+    monkeypatch.setattr("snapensemble.export.soup.greedy_soup", of_all)
     val, found = load_dataset(f"npz:{unequal}", val_fraction=0.1, split_seed=0).part("val"), {}
     for prior in ("training", "uniform"):
         bundle = exported(
@@ -251,7 +259,7 @@ def test_what_training_has_balanced_is_not_divided_twice(run_dir: Path, tmp_path
 
 
 def test_runs_of_different_balance_are_each_divided_by_their_own_shares_but_make_no_soup(
-    run_dir: Path, tmp_path: Path
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = changed(run_dir, tmp_path / "other", **balanced(read_run(run_dir), "inverse"))
     runs = [run_dir, other]
@@ -261,9 +269,11 @@ def test_runs_of_different_balance_are_each_divided_by_their_own_shares_but_make
     assert len(exported(runs, tmp_path / "bundle", class_prior="uniform").members) == 6
     with pytest.raises(InvalidConfig, match="--class-balance inverse and none"):
         exported(runs, tmp_path / "soup", select="soup", class_prior="uniform")
-    assert exported(runs, tmp_path / "plain", select="soup").members[0].weights == "soup"
-    auto = exported(runs, tmp_path / "auto", select="auto", class_prior="uniform")
-    assert auto.selection.candidates == 6
+    monkeypatch.setattr("snapensemble.export.soup.FEW", 1)
+    monkeypatch.setattr("snapensemble.export.soup.greedy_soup", of_all)
+    for prior, soups in (("training", 1), ("uniform", 0)):
+        bundle = exported(runs, tmp_path / prior, select="auto", class_prior=prior)
+        assert bundle.selection.candidates == 6 + soups
 
 
 def test_a_run_that_has_not_counted_its_classes_is_refused(run_dir: Path, tmp_path: Path) -> None:

@@ -59,7 +59,8 @@ def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
     if most >= UNEQUAL * least and balance == "none":
         yield (
             f"warning: {common!r} has {most / least:.0f} times as many training images as "
-            f"{rare!r}; --class-balance sqrt or inverse lets rare classes count more"
+            f"{rare!r}; if all classes count the same, export with --class-prior uniform, or train "
+            "with --class-balance sqrt or inverse"
         )
     if few := [f"{name} {count}" for count, name in ranked if count < FEW]:
         yield (
