@@ -179,8 +179,8 @@ def gains_over_singles(
         names_S: the snapshots' names.
         last: which of them is the last snapshot.
         log_shares_K: of the validation images, where what is served answers for equally frequent
-            classes, and the snapshots for these: then an NLL is for these, and an accuracy for
-            equally frequent ones.
+            classes and the snapshots for those shares: an NLL is then of answers for the shares,
+            an accuracy of those for equally frequent classes.
 
     Returns:
         One entry, or two, without a network that is served alone: nothing is gained over itself.
@@ -192,17 +192,15 @@ def gains_over_singles(
     best = int(np.argmin([nll(probs, selection.labels_N) for probs in calibrated]))
     singles = {"last": last} if best == last else {"last": last, "best_single": best}
     labels_N = held_out.labels_N
-    ours_NK, taken_off_K = reweighted(served_NK, log_shares_K), None
-    if log_shares_K is not None:
-        taken_off_K = -log_shares_K
+    ours_NK = reweighted(served_NK, log_shares_K)
+    equal_K = None if log_shares_K is None else -log_shares_K
     gains = []
     for over, single in singles.items():
         if chosen.indices == (single,) or len(labels_N) < 2:
             continue
         single_NK = tempered(held_out.probs_MNK[single], temperatures_S[single])
-        gained_N = errors(reweighted(single_NK, taken_off_K), labels_N) - errors(
-            served_NK, labels_N
-        )
+        named_NK = reweighted(single_NK, equal_K)
+        gained_N = errors(named_NK, labels_N) - errors(served_NK, labels_N)
         gains.append(
             Gain(
                 over=over,

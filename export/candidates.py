@@ -83,11 +83,13 @@ class UniformPrior:
 
     @classmethod
     def of(cls, labels_N: NDArray[np.int64], counts_K: Sequence[int]) -> "UniformPrior":
-        """The prior for validation labels, which so few are that one of each class is added.
+        """The shares of the validation images, and of K more that are as frequent as in training.
+
+        So a class that validation has no image of keeps a share.
 
         Args:
             labels_N: of the validation images.
-            counts_K: training images of each class, which say how much of one that is.
+            counts_K: training images of each class, at least one.
         """
         K, shares_K = len(counts_K), np.array(counts_K) / sum(counts_K)
         found_K = np.bincount(labels_N, minlength=K) + K * shares_K

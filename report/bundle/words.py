@@ -32,8 +32,8 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
     ]
     if bundle.class_prior == "uniform":
         sentences.append(
-            "It answers as if all classes were equally frequent, which macro accuracy measures; the "
-            "other figures count images as they come."
+            "It answers as if all classes were equally frequent, which macro accuracy measures; "
+            "the other figures count images as they come."
         )
     answers = figures.answers
     if answers is None:

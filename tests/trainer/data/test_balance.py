@@ -113,7 +113,8 @@ def test_a_folder_is_described_before_training(tmp_path: Path) -> None:
     assert list(about_classes(dataset, "none")) == [
         "training images per class: common 27, rare 2",
         "warning: 'common' has 14 times as many training images as 'rare'; if all classes count "
-        "the same, export with --class-prior uniform, or train with --class-balance sqrt or inverse",
+        "the same, export with --class-prior uniform, or train with --class-balance sqrt or "
+        "inverse",
         "warning: fewer than 10 training images in 1 of 2 classes (rare 2); the network learns "
         "little of them, and their figures say little",
     ]
