@@ -36,6 +36,8 @@ MAPS, CLASS_WEIGHTS, CLASS_BIAS = "maps", "class_weights", "class_bias"
 CLASS_DIRECTIONS = "class_directions"  # of the first member, where it knows what is novel
 Rule = Literal["auto", "best", "last", "all", "greedy", "exhaustive", "soup"]
 Precision = Literal["fp32", "int8"]
+# How frequent the classes are for which a bundle answers: as when it was taught, or all equally.
+ClassPrior = Literal["training", "uniform"]
 
 
 class Trunk(Record):
@@ -174,6 +176,8 @@ class BundleManifest(Record):
     members: Annotated[tuple[Member, ...], Field(min_length=1, max_length=1_000)]
     price: Price | None = None  # None: not said, as in version 1
     temperature: Temperature = 1.0
+    # Written only where it is another one, so that earlier versions read all other bundles.
+    class_prior: ClassPrior = Field("training", exclude_if=lambda prior: prior == "training")
     selection: SelectionRecord
     val: ValFigures  # of the ensemble on the whole validation split, half of which chose it
     calibration: CalibrationRecord | None = None

@@ -58,6 +58,17 @@ def tempered(probs: Floats, temperature: float) -> Floats:
     return softmax(np.log(np.maximum(probs, SMALLEST)) / temperature)
 
 
+def reweighted(probs: Floats, log_weights_K: Floats | None) -> Floats:
+    """Probabilities times a weight for each class, given as its logarithm, scaled to sum to 1.
+
+    None leaves them as they are. With the shares of the classes at one place over those at another
+    this is Bayes' rule where only the shares differ (Saerens et al. 2002).
+    """
+    if log_weights_K is None:
+        return probs
+    return softmax(np.log(np.maximum(probs, SMALLEST)) + log_weights_K)
+
+
 def mean_probabilities(
     probs_MBK: Floats, weights_M: Sequence[float] | None = None, temperature: float = 1.0
 ) -> Floats:

@@ -51,6 +51,9 @@ ScheduleName = Literal["sgdr", "cosine", "step", "plateau", "constant", "hypergr
 RestartFrom = Literal["previous", "first"]
 # The weights of a snapshot: as the last update left them, or an average, see trainer.averages.
 Weights = Literal["last", "ema", "tail", "soup"]
+# An image of a class with n training images counts n to the power of minus this.
+Balance = Literal["none", "sqrt", "inverse"]
+BALANCE_POWERS: dict[Balance, float] = {"none": 0.0, "sqrt": 0.5, "inverse": 1.0}
 
 
 class DataRecord(Record):
@@ -163,7 +166,7 @@ class TrainingRecord(Record):
     mixup: NonNegative = 0.0  # alpha
     cutmix: NonNegative = 0.0  # alpha
     label_smoothing: Fraction = 0.0
-    class_balance: Literal["none", "sqrt", "inverse"] = "none"
+    class_balance: Balance = "none"
     pretrained: bool = False
     frozen_statistics: bool = False  # of batch normalisation
     clip_norm: NonNegative | None = None  # of the gradient
@@ -254,6 +257,16 @@ class RunManifest(Record):
         if not done.issuperset(self.extended_after):
             raise ValueError("extended_after must count cycles that have their snapshot")
         return self
+
+    @property
+    def class_prior(self) -> tuple[float, ...] | None:
+        """The class shares for which the networks answer; None: the run has kept no counts.
+
+        They are those of the training images, each counting as `--class-balance` had it.
+        """
+        power = 1 - BALANCE_POWERS[self.training.class_balance]
+        weights = [count**power for count in self.data.class_counts]
+        return tuple(weight / sum(weights) for weight in weights) or None
 
     @property
     def complete(self) -> bool:

@@ -79,13 +79,13 @@ def build_bundle(
     run_dirs = [run_dirs] if isinstance(run_dirs, Path) else run_dirs
     if config.track:
         tool_of(run_dirs[0])  # before an export that takes minutes
-    pool = pooled(run_dirs)
+    pool = pooled(run_dirs, config.class_prior)
     split = split_validation(pool.labels_N)
     with publishing(bundle_dir, replace=force) as directory:
         pool, soup = with_soups(pool, split, config, say)
-        everyone = Answers(pool.probs_SNK, pool.labels_N)
+        everyone = Answers(pool.judged_SNK, pool.labels_N)
         chosen = soup or select(
-            pool.probs_SNK[:, split.selection_N],
+            pool.judged_by(config.metric)[:, split.selection_N],
             pool.labels_N[split.selection_N],
             pool.kinds_S,
             pool.pays_S,
@@ -100,7 +100,8 @@ def build_bundle(
         served, quantization = _as_served(fp32, pool, images_NCHW, config, say)
         served, novelty = with_novelty(served, pool, split.calibration_N, config, say)
         answers = Answers(served.probs_MNK, pool.labels_N)
-        fitted = fit_on_validation(answers, split, chosen.weights, config)
+        log_shares_K = None if pool.prior is None else pool.prior.log_shares_K
+        fitted = fit_on_validation(answers, split, chosen.weights, config, log_shares_K)
         if fitted.cascade is None and len(served.members) > 1 and config.cascade is not False:
             say(why_no_cascade(fitted.calibration.images, config))
         run = pool.first_run
@@ -114,6 +115,7 @@ def build_bundle(
             members=write_members(served.members, directory),
             price=fp32.price(),
             temperature=fitted.temperature,
+            class_prior=config.class_prior,
             selection=SelectionRecord(
                 rule=config.select,
                 metric=config.metric,
@@ -127,6 +129,7 @@ def build_bundle(
                     chosen,
                     [candidate.name for candidate in pool.candidates],
                     last=pool.last,
+                    log_shares_K=log_shares_K,
                 ),
             ),
             val=val_figures(

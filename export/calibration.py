@@ -29,6 +29,7 @@ from snapensemble.contracts.metrics import (
     mean_probabilities,
     nll,
     nlls,
+    reweighted,
     tempered,
 )
 from snapensemble.contracts.prediction_sets import fit_quantiles
@@ -82,7 +83,11 @@ def split_validation(labels_N: Labels) -> ValidationSplit:
 
 
 def fit_on_validation(
-    answers: Answers, split: ValidationSplit, weights_M: Sequence[float], config: ExportConfig
+    answers: Answers,
+    split: ValidationSplit,
+    weights_M: Sequence[float],
+    config: ExportConfig,
+    log_shares_K: Floats | None = None,
 ) -> Fitted:
     """Fit on the selection half of validation; measure on the calibration half.
 
@@ -91,6 +96,8 @@ def fit_on_validation(
         split: which of these images chose the members.
         weights_M: one per member, in the order in which a cascade runs them.
         config: whether to fit a cascade, its limits, and the kind of prediction sets.
+        log_shares_K: of the validation images, with which the temperatures are fitted where the
+            answers are for equally frequent classes.
 
     Raises:
         InvalidConfig: sets with a quantile per class would not fit into a manifest.
@@ -103,7 +110,7 @@ def fit_on_validation(
         )
     selection, held_out = answers.only(split.selection_N), answers.only(split.calibration_N)
     temperature = fit_temperature(
-        mean_probabilities(selection.probs_MNK, weights_M), selection.labels_N
+        mean_probabilities(selection.probs_MNK, weights_M), selection.labels_N, log_shares_K
     )
     before_NK = mean_probabilities(held_out.probs_MNK, weights_M)
     after_NK = mean_probabilities(held_out.probs_MNK, weights_M, temperature)
@@ -127,6 +134,7 @@ def fit_on_validation(
             max_nll_rise=config.max_nll_rise,
             asked=config.cascade is True,
             sets=config.sets,
+            log_shares_K=log_shares_K,
         ),
         reference=fit_reference(held_out.probs_MNK, weights_M, temperature),
         held_out=held_out,
@@ -158,6 +166,7 @@ def gains_over_singles(
     chosen: Chosen,
     names_S: Sequence[str],
     last: int,
+    log_shares_K: Floats | None = None,
 ) -> tuple[Gain, ...]:
     """Compare what is served with the last snapshot, and with the best network of all.
 
@@ -169,6 +178,9 @@ def gains_over_singles(
         chosen: the members.
         names_S: the snapshots' names.
         last: which of them is the last snapshot.
+        log_shares_K: of the validation images, where what is served answers for equally frequent
+            classes and the snapshots for those shares: an NLL is then of answers for the shares,
+            an accuracy of those for equally frequent classes.
 
     Returns:
         One entry, or two, without a network that is served alone: nothing is gained over itself.
@@ -180,19 +192,22 @@ def gains_over_singles(
     best = int(np.argmin([nll(probs, selection.labels_N) for probs in calibrated]))
     singles = {"last": last} if best == last else {"last": last, "best_single": best}
     labels_N = held_out.labels_N
+    ours_NK = reweighted(served_NK, log_shares_K)
+    equal_K = None if log_shares_K is None else -log_shares_K
     gains = []
     for over, single in singles.items():
         if chosen.indices == (single,) or len(labels_N) < 2:
             continue
         single_NK = tempered(held_out.probs_MNK[single], temperatures_S[single])
-        gained_N = errors(single_NK, labels_N) - errors(served_NK, labels_N)
+        named_NK = reweighted(single_NK, equal_K)
+        gained_N = errors(named_NK, labels_N) - errors(served_NK, labels_N)
         gains.append(
             Gain(
                 over=over,
                 member=names_S[single],
                 images=len(labels_N),
                 confidence=CONFIDENCE,
-                nll=paired_interval(nlls(single_NK, labels_N) - nlls(served_NK, labels_N)),
+                nll=paired_interval(nlls(single_NK, labels_N) - nlls(ours_NK, labels_N)),
                 accuracy=paired_interval(gained_N),
                 macro_accuracy=paired_interval(gained_N * class_weights(labels_N))
                 if comparable(labels_N, "macro") >= FEW

@@ -143,6 +143,7 @@ def fit_cascade(
     max_nll_rise: float,
     asked: bool = False,
     sets: SetKind = "marginal",
+    log_shares_K: Floats | None = None,
     path: Path = path_per_depth,
 ) -> CascadeRecord | None:
     """The thresholds and temperatures that need the fewest members within the limits.
@@ -160,6 +161,7 @@ def fit_cascade(
         max_nll_rise: relative to the full ensemble.
         asked: whether an estimate will do where no bound keeps the limits.
         sets: the kind of each point's prediction sets.
+        log_shares_K: with which temperatures are fitted, see `fit_on_validation`.
         path: gives the thresholds to test.
 
     Returns:
@@ -173,6 +175,7 @@ def fit_cascade(
         fit_temperature(
             mean_probabilities(selection.probs_MNK[:d], first_weights(weights_M, d)),
             selection.labels_N,
+            log_shares_K,
         )
         for d in range(1, M)
     )

@@ -53,6 +53,11 @@ def describe(manifest: BundleManifest) -> str:
     wide = max(len(name) for name, *_ in rows)
     lines = [f"{manifest.name} {manifest.version}: validation of each member and of their average"]
     lines += [f"  {name:<{wide}} {val.in_words}{weight}" for name, val, weight in rows]
+    if manifest.class_prior == "uniform":
+        lines.append(
+            "  class prior uniform: answers are for equally frequent classes, which macro accuracy "
+            "measures; the other figures count validation images as they come"
+        )
     if manifest.price is not None:
         lines.append(f"  {describe_price(manifest.price)}")
     if manifest.selection.reason is not None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from snapensemble.contracts.bundle import Rule
+from snapensemble.contracts.bundle import ClassPrior, Rule
 from snapensemble.contracts.cascade import Promise
 from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.metrics import Metric
@@ -55,6 +55,11 @@ class ExportConfig(Options):
         "nll",
         description="validation figure to choose by; macro: accuracy with every class counting "
         "the same, for classes of unequal size",
+    )
+    class_prior: ClassPrior = Field(
+        "training",
+        description="for which class frequencies the members answer: those that they were taught "
+        "with, or as if all classes were equally frequent",
     )
     quantize: Literal["none", "int8"] = Field(
         "none", description="int8: smaller and faster members, if validation agrees"
@@ -158,6 +163,16 @@ class ExportConfig(Options):
             )
         return self
 
+    @model_validator(mode="after")
+    def _the_metric_fits_the_prior(self) -> "ExportConfig":
+        if self.class_prior == "uniform" and self.metric == "accuracy":
+            raise Misfit(
+                "{class_prior} uniform answers as if all classes were equally frequent, and "
+                "{metric} accuracy would choose by how frequent they are in validation; use "
+                "{metric} nll or macro"
+            )
+        return self
+
     @property
     def int8_limits(self) -> Int8Limits:
         """How much int8 may change."""
@@ -179,6 +194,7 @@ class ExportOptions(TypedDict, total=False):
     select: Rule
     weights: Weights | None
     metric: Metric
+    class_prior: ClassPrior
     quantize: Literal["none", "int8"]
     cascade: bool | None
     max_accuracy_drop: float

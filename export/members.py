@@ -156,14 +156,26 @@ def convert(
         candidate, weight = candidates[place], chosen.weights[place]
         run = candidate.run
         part = network if tune is None else divided(network, tune)[1]
+        metadata = member_metadata(run, candidate.snapshot, member=candidate.name)
+        if candidate.offsets_K is not None:
+            metadata["class_prior"] = "uniform"
         onnx_file = converter.convert(
             part,
-            member_metadata(run, candidate.snapshot, member=candidate.name),
+            metadata,
             architecture=run.training.model,
             features=None if trunk is None else trunk.features,
+            offsets_K=candidate.offsets_K,
         )
         chain = (onnx_file,) if trunk is None else (trunk.onnx_file, onnx_file)
-        compared.append(parity(network, chain, images_NCHW, what=candidate.name))
+        compared.append(
+            parity(
+                network,
+                chain,
+                images_NCHW,
+                what=candidate.name,
+                offsets_K=candidate.offsets_K,
+            )
+        )
         # The run has kept torch's answers; ONNX Runtime has just been found to give the same.
         probs_NK = pool.probs_SNK[chosen.indices[place]]
         exported.append(Exported(candidate, weight, "fp32", onnx_file, probs_NK))

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from snapensemble.export.onnx_graph import (
     constants,
     fold_batch_norms,
     pool_globally,
+    subtract_from_output,
 )
 
 Value = tuple[str, str, tuple[int, ...]]  # name, type, shape of one image's part
@@ -67,6 +69,7 @@ class Converter:
         architecture: str = "",
         features: tuple[int, ...] | None = None,
         gives: Literal["logits", "features"] = "logits",
+        offsets_K: NDArray[np.float64] | None = None,
     ) -> bytes:
         """Convert a network, which is put into evaluation mode.
 
@@ -76,6 +79,7 @@ class Converter:
             architecture: the same text for networks that differ in nothing but their weights.
             features: the shape that a member behind a trunk takes; None: uint8 images.
             gives: what the output is called.
+            offsets_K: subtracted from each class's logit.
 
         Returns:
             A whole ONNX file: `images` uint8 [batch, C, H, W] or `features` float32 -> `logits` or
@@ -97,7 +101,7 @@ class Converter:
             )
             graph = converted(network, example, gives)
             self._graphs[architecture] = graph
-        proto = _optimised(_with_weights(graph, network))
+        proto = _optimised(_with_weights(graph, network), offsets_K)
         _check(proto)
         _explain(proto, self._image, metadata)
         return bytes(proto.SerializeToString(deterministic=True))
@@ -162,13 +166,15 @@ def _with_weights(graph: Graph, network: nn.Module) -> onnx.ModelProto:
     return proto
 
 
-def _optimised(proto: onnx.ModelProto) -> onnx.ModelProto:
+def _optimised(proto: onnx.ModelProto, offsets_K: NDArray[np.float64] | None) -> onnx.ModelProto:
     from onnxscript import optimizer  # takes a second
 
     with _quiet():
         proto = _without_traces(optimizer.optimize(proto))
     fold_batch_norms(proto.graph)
     pool_globally(proto.graph)
+    if offsets_K is not None:
+        subtract_from_output(proto.graph, offsets_K)
     proto = shape_inference.infer_shapes(proto)
     expose_maps(proto)
     return proto

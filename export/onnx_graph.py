@@ -104,6 +104,25 @@ def pool_globally(graph: onnx.GraphProto) -> None:
     replace_nodes(graph, nodes)
 
 
+def subtract_from_output(graph: onnx.GraphProto, values_K: NDArray[np.float64]) -> None:
+    """Subtract a constant from each column of the output, in the bias of a linear last layer.
+
+    Behind any other last node comes a subtraction.
+    """
+    arrays, out = constants(graph), graph.output[0].name
+    (last,) = (node for node in graph.node if node.output[0] == out)
+    bias = arrays.get(last.input[2]) if len(last.input) > 2 else np.zeros(len(values_K))
+    nodes = list(graph.node)
+    if last.op_type == "Gemm" and attribute(last, "beta", 1) == 1 and bias is not None:
+        added = (bias.astype(np.float64) - values_K).astype(np.float32)
+        last.input[2:] = [add_constant(graph, f"{out}.bias", added)]
+    else:
+        last.output[0] = f"{out}.before"
+        offsets = add_constant(graph, f"{out}.offsets", values_K.astype(np.float32))
+        nodes.append(helper.make_node("Sub", [last.output[0], offsets], [out], f"{out}.subtract"))
+    replace_nodes(graph, nodes)
+
+
 def convolve_pixels(graph: onnx.GraphProto) -> bool:
     """Let the first convolution read the pixels as they are.
 

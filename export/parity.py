@@ -76,7 +76,12 @@ class Compared(NamedTuple):
 
 
 def parity(
-    model: nn.Module, onnx_files: Sequence[bytes], images_NCHW: NDArray[np.uint8], *, what: str
+    model: nn.Module,
+    onnx_files: Sequence[bytes],
+    images_NCHW: NDArray[np.uint8],
+    *,
+    what: str,
+    offsets_K: NDArray[np.float64] | None = None,
 ) -> Compared:
     """Compare a member's answers, and the means of its maps, at batch sizes 1, 2, 7 and 32.
 
@@ -85,6 +90,7 @@ def parity(
         onnx_files: the model's conversion, or those of its trunk and its member.
         images_NCHW: real images; those of `extremes` are added.
         what: the member's name, for the message.
+        offsets_K: by how much the file's logits are lower than the model's.
 
     Raises:
         ParityFailed: a difference exceeds its limit.
@@ -96,6 +102,8 @@ def parity(
         images_BCHW = parity_images(images_NCHW, size)
         with torch.inference_mode():
             expected_BK = model(torch.from_numpy(images_BCHW)).numpy()
+        if offsets_K is not None:
+            expected_BK = expected_BK - offsets_K
         found_BK, map_means_BK = chain.explained(images_BCHW)
         if found_BK.shape != expected_BK.shape:
             raise ParityFailed(

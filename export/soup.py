@@ -9,7 +9,7 @@ section 3.2), unless training had frozen them, and never in a trunk that the sna
 Shapes: S snapshots, N images, B batch, C channels, H height, W width, K classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, message_of
-from snapensemble.contracts.metrics import Floats, softmax, val_figures
+from snapensemble.contracts.metrics import val_figures
 from snapensemble.contracts.process import noting_progress
+from snapensemble.contracts.run import Balance
 from snapensemble.export.calibration import ValidationSplit
-from snapensemble.export.candidates import Candidate, Pool
+from snapensemble.export.candidates import Candidate, Judged, Pool, judged
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.members import Say, shared_tune
 from snapensemble.export.selection import FEW, Bag, Chosen, Judge, comparable
@@ -68,8 +69,8 @@ class Kitchen:
             self._train = Inputs(trunk, statistics_images(read("train")))
         self._val = Inputs(trunk, read("val"))
 
-    def soup(self, bag: Bag) -> tuple[Mapping[str, Tensor], Floats]:
-        """The mean weights of a bag with statistics of their own, and their probs_NK."""
+    def soup(self, bag: Bag) -> tuple[Mapping[str, Tensor], NDArray[np.float32]]:
+        """The mean weights of a bag with statistics of their own, and their logits_NK."""
         self._network.load_state_dict(mean_state([self._states[s] for s in bag]))
         if self._train is not None:
             update_bn(self._train, self._part)
@@ -77,7 +78,7 @@ class Kitchen:
         with torch.no_grad():
             logits_NK = torch.cat([self._part(inputs) for inputs in self._val])
         state = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
-        return state, softmax(logits_NK.numpy())
+        return state, logits_NK.numpy()
 
 
 class Inputs:
@@ -130,10 +131,12 @@ def with_soups(
     kind = config.weights or "last"
     pays_S = [asked or pays for pays in pool.pays_S]
     ingredients = [s for s, own in enumerate(pool.kinds_S) if own == kind and pays_S[s]]
-    models = sorted({pool.candidates[s].run.training.model for s in ingredients})
+    runs = [pool.candidates[s].run for s in ingredients]
+    models = sorted({run.training.model for run in runs})
+    balances = set() if pool.prior is None else {run.training.class_balance for run in runs}
     if asked:
-        _refuse_impossible(ingredients, models, config)
-    elif len(ingredients) < 2 or len(models) > 1:
+        _refuse_impossible(ingredients, models, balances, config)
+    elif len(ingredients) < 2 or len(models) > 1 or len(balances) > 1:
         return pool, None
     run = pool.first_run
 
@@ -196,13 +199,15 @@ def _cooked(
     say: Say,
 ) -> tuple[Pool, Chosen | None]:
     """The pool with the greedy soup, and for the rule `soup` the uniform one if it is better."""
-    made: dict[Bag, tuple[Mapping[str, Tensor], Floats]] = {}
+    made: dict[Bag, tuple[Mapping[str, Tensor], Judged]] = {}
     chosen_by, labels_N = split.selection_N, pool.labels_N[split.selection_N]
 
     def badness(bag: Bag) -> tuple[float, ...]:
         if len(bag) > 1 and bag not in made:
-            made[bag] = kitchen.soup(bag)
-        probs_NK = pool.probs_SNK[bag[0]] if len(bag) == 1 else made[bag][1]
+            state, logits_NK = kitchen.soup(bag)
+            made[bag] = state, judged(logits_NK, pool.candidates[bag[0]].run, pool.prior)
+        alone_NK = pool.judged_by(config.metric)[bag[0]]
+        probs_NK = alone_NK if len(bag) == 1 else made[bag][1].by(config.metric)
         return Judge(probs_NK[None, chosen_by], labels_N, config.metric).badness([0])
 
     ranked = sorted(ingredients, key=lambda s: (badness((s,)), -s))
@@ -228,21 +233,30 @@ def _cooked(
     return pool, Chosen((index,), (1.0,), reason)
 
 
-def _candidate(pool: Pool, bag: Bag, state: Mapping[str, Tensor], probs_NK: Floats) -> Candidate:
+def _candidate(pool: Pool, bag: Bag, state: Mapping[str, Tensor], answers: Judged) -> Candidate:
     """A soup as a candidate; it stands where the latest of its ingredients does."""
     best, latest = pool.candidates[bag[0]], pool.candidates[max(bag)]
     snapshot = latest.snapshot.model_copy(
         update={
             "weights": "soup",
             "of_cycles": len(bag),
-            "val": val_figures(probs_NK, pool.labels_N),
+            "val": val_figures(answers.probs_NK, pool.labels_N),
         }
     )
-    return replace(best, name=f"soup-of-{len(bag)}", snapshot=snapshot, state=state)
+    return replace(
+        best,
+        name=f"soup-of-{len(bag)}",
+        snapshot=snapshot,
+        state=state,
+        offsets_K=answers.offsets_K,
+    )
 
 
 def _refuse_impossible(
-    ingredients: Sequence[int], models: Sequence[str], config: ExportConfig
+    ingredients: Sequence[int],
+    models: Sequence[str],
+    balances: Collection[Balance],
+    config: ExportConfig,
 ) -> None:
     if not ingredients:
         raise InvalidConfig(
@@ -252,4 +266,10 @@ def _refuse_impossible(
         raise InvalidConfig(
             f"--select soup averages weights, and these are of {' and '.join(models)}; give runs "
             "of one architecture, or another --select, which averages their answers"
+        )
+    if len(balances) > 1:
+        raise InvalidConfig(
+            f"--select soup averages weights, and these were taught with --class-balance "
+            f"{' and '.join(sorted(balances))}, so their mean answers for no known class shares; "
+            "give runs of one, or leave --class-prior uniform out"
         )

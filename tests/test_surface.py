@@ -32,7 +32,7 @@ FLAGS = {
         "--max-int8-accuracy-drop",
         "--max-int8-nll-rise", "--min-int8-agreement", "--data", "--report", "--no-report",
         "--thumbnails", "--no-thumbnails", "--name", "--force", "--track", "--no-track",
-        "--novelty", "--no-novelty",
+        "--novelty", "--no-novelty", "--class-prior",
     },
     "evaluate": {
         "--data", "--split", "--limit", "--mode", "--unlike", "--max-accuracy-drop", "--json",

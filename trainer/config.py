@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from snapensemble.trainer.data.balance import Balance
+from snapensemble.contracts.run import Balance
 from snapensemble.trainer.options.images import MAX_SEED, ImageOptions
 from snapensemble.trainer.options.network import NetworkOptions
 from snapensemble.trainer.options.schedule import ScheduleOptions

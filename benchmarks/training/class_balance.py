@@ -1,4 +1,4 @@
-"""What `--class-balance` gives where some classes have twenty times as many pictures as others.
+"""What `--class-balance` and `--class-prior` give where classes have 20 times the pictures of some.
 
     python -m benchmarks.training.class_balance --folder DIR --work DIR
 
@@ -6,9 +6,8 @@ Every other class of the folder keeps 80 pictures, the others 4, and a quarter o
 and 3 teach. The seed draws which pictures these are, and even and odd seeds exchange the classes.
 EfficientNet-Lite0 with its ImageNet weights is fine-tuned as `train` does it by default. What is in
 the folder's val/ is the test part, whose classes have about as many pictures each. All have a
-temperature from validation. `divided by the prior` is the run without balance, whose probabilities
-are divided by the share of the class among the training images (Menon et al. 2021,
-arXiv:2007.07314, section 4.2), which needs no training at all.
+temperature from validation. `none, --class-prior uniform` is the run without balance, exported with
+this option and answered by ONNX Runtime.
 
 A row is written as soon as it is known, and rows that are there are not computed again.
 
@@ -28,18 +27,21 @@ from benchmarks.machine import RESULTS, save
 from benchmarks.training.budgets import ROWS, begin, interval, rows_of
 from benchmarks.training.snapshots import test_probabilities
 from snapensemble.contracts.metrics import Floats, nll, softmax, tempered
-from snapensemble.contracts.run import RUN_FILE, RunManifest, read_run, read_validation
+from snapensemble.contracts.run import RUN_FILE, Balance, RunManifest, read_run, read_validation
+from snapensemble.export.bundle import build_bundle
+from snapensemble.export.config import ExportConfig
+from snapensemble.export.parity import run_file
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.data.balance import Balance
 from snapensemble.trainer.data.dataset import load_dataset
+from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.run import resume, train
 
 MODEL = "efficientnet-lite0"
 COMMON, RARE = 80, 4  # pictures, before a quarter of them validates
 VAL_FRACTION = 0.25
 BALANCES: tuple[Balance, ...] = ("none", "sqrt", "inverse")
-DIVIDED = "none, divided by the prior"
+UNIFORM = "none, --class-prior uniform"
 FIGURES = ("macro accuracy", "accuracy of common classes", "of rare ones", "macro NLL")
 
 
@@ -74,8 +76,7 @@ def one_run(args: argparse.Namespace, balance: Balance, seed: int) -> None:
     test = load_dataset(
         config.data, val_fraction=VAL_FRACTION, split_seed=0, image_size=run.image.height
     ).part("test")
-    probs_NK = test_probabilities(run_dir, test)[-1]
-    for way, found_NK in ways(run_dir, run, balance, probs_NK).items():
+    for way, found_NK in ways(run_dir, run, balance, test).items():
         line = {
             "way": way,
             "seed": seed,
@@ -118,15 +119,23 @@ def thinned(
     return directory
 
 
-def ways(run_dir: Path, run: RunManifest, balance: str, probs_NK: Floats) -> dict[str, Floats]:
+def ways(run_dir: Path, run: RunManifest, balance: str, test: Split) -> dict[str, Floats]:
     """The test probabilities of a run, and of what is made of it, with temperatures."""
     logits_SNK, labels_N = read_validation(run_dir, run)
-    val_NK = softmax(logits_SNK[len(run.snapshots) - 1])
-    found = {balance: tempered(probs_NK, fit_temperature(val_NK, labels_N))}
+    temperature = fit_temperature(softmax(logits_SNK[len(run.snapshots) - 1]), labels_N)
+    found = {balance: tempered(test_probabilities(run_dir, test)[-1], temperature)}
     if balance == "none":
-        divided_NK = found[balance] / np.array(run.data.class_counts)
-        found[DIVIDED] = divided_NK / divided_NK.sum(axis=1, keepdims=True)
+        found[UNIFORM] = exported(run_dir, test)
     return found
+
+
+def exported(run_dir: Path, test: Split) -> Floats:
+    """The test probabilities of the last snapshot as a bundle for equally frequent classes."""
+    config = ExportConfig(select="last", members=1, class_prior="uniform", report=False)
+    bundle_dir = run_dir.with_name(f"{run_dir.name}-uniform")
+    bundle = build_bundle(run_dir, bundle_dir, config, force=True)
+    file = (bundle_dir / bundle.members[0].file).read_bytes()
+    return tempered(softmax(run_file(file, test.images_NCHW)), bundle.temperature)
 
 
 def measured(

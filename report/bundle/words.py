@@ -30,6 +30,11 @@ def summary(bundle: BundleManifest, figures: BundleFigures) -> list[str]:
         f"{bundle.name} {bundle.version} {what}. It was taught with {bundle.data.train_images:,} "
         f"images of {bundle.data.spec} and tells {K:,} classes apart."
     ]
+    if bundle.class_prior == "uniform":
+        sentences.append(
+            "It answers as if all classes were equally frequent, which macro accuracy measures; "
+            "the other figures count images as they come."
+        )
     answers = figures.answers
     if answers is None:
         return [*sentences, *_without_test(bundle, figures)]

@@ -133,6 +133,7 @@ def staged_run(
                 split_seed=0,
                 val_fraction=0.1,
                 train_images=len(data.train),
+                class_counts=tuple(np.bincount(data.train.labels_N).tolist()),
                 val_images=len(data.val),
                 test_images=60,
             ),

@@ -4,15 +4,13 @@ Shapes: K classes, N images.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snapensemble.contracts.run import BALANCE_POWERS, Balance
 from snapensemble.trainer.data.dataset import Dataset
 
-Balance = Literal["none", "sqrt", "inverse"]
-POWERS: dict[Balance, float] = {"none": 0.0, "sqrt": 0.5, "inverse": 1.0}
 LISTED = 12  # classes, whose counts one line can hold
 NAMED = 5  # classes in a warning
 UNEQUAL = 10  # times as many images, from which on there is a warning
@@ -34,7 +32,7 @@ def class_weights(counts_K: Sequence[int], balance: Balance) -> NDArray[np.float
         balance: `none` gives ones.
     """
     counts = np.array(counts_K, dtype=np.float64)
-    weights_K = counts ** -POWERS[balance]
+    weights_K = counts ** -BALANCE_POWERS[balance]
     scaled_K: NDArray[np.float32] = (weights_K * (counts.sum() / (weights_K @ counts))).astype("f4")
     return scaled_K
 
@@ -61,7 +59,8 @@ def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
     if most >= UNEQUAL * least and balance == "none":
         yield (
             f"warning: {common!r} has {most / least:.0f} times as many training images as "
-            f"{rare!r}; --class-balance sqrt or inverse lets rare classes count more"
+            f"{rare!r}; if all classes count the same, export with --class-prior uniform, or train "
+            "with --class-balance sqrt or inverse"
         )
     if few := [f"{name} {count}" for count, name in ranked if count < FEW]:
         yield (

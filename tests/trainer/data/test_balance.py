@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from snapensemble.contracts.run import Balance
 from snapensemble.trainer.data import readers
-from snapensemble.trainer.data.balance import Balance, about_classes, class_counts, class_weights
+from snapensemble.trainer.data.balance import about_classes, class_counts, class_weights
 from snapensemble.trainer.data.dataset import Dataset, load_dataset
 from snapensemble.trainer.data.readers import RawData, Split
 
@@ -59,7 +60,7 @@ def test_counts_of_few_classes_are_all_shown_and_of_many_the_ends() -> None:
 def test_from_ten_to_one_on_there_is_a_warning(most: int, warned: bool) -> None:
     found = [line for line in lines((20, most)) if "times as many" in line]
     assert bool(found) == warned
-    assert all("'kind1' has" in line and "--class-balance sqrt" in line for line in found)
+    assert all("'kind1' has" in line and "--class-prior uniform" in line for line in found)
     assert not any("times as many" in line for line in lines((20, most), balance="inverse"))
 
 
@@ -111,8 +112,9 @@ def test_a_folder_is_described_before_training(tmp_path: Path) -> None:
     dataset = load_dataset(f"npz:{tmp_path / 'data.npz'}", val_fraction=0.1, split_seed=0)
     assert list(about_classes(dataset, "none")) == [
         "training images per class: common 27, rare 2",
-        "warning: 'common' has 14 times as many training images as 'rare'; --class-balance sqrt or "
-        "inverse lets rare classes count more",
+        "warning: 'common' has 14 times as many training images as 'rare'; if all classes count "
+        "the same, export with --class-prior uniform, or train with --class-balance sqrt or "
+        "inverse",
         "warning: fewer than 10 training images in 1 of 2 classes (rare 2); the network learns "
         "little of them, and their figures say little",
     ]
