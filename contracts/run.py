@@ -47,6 +47,9 @@ Number = TypeVar("Number", bound=np.generic)
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 ScheduleName = Literal["sgdr", "cosine", "step", "plateau", "constant", "hypergradient"]
+# Whether later cycles are worth it, which the first one's end decides where the plan was left to
+# `train`: they are where it has fitted the training images; else they are made one.
+Trial = Literal["open", "fitted", "not fitted"]
 # Whose last weights a cycle begins with: those of the cycle before, or of the first one (a star).
 RestartFrom = Literal["previous", "first"]
 # The weights of a snapshot: as the last update left them, or an average, see trainer.averages.
@@ -96,6 +99,7 @@ class ScheduleRecord(Record):
     steps_per_epoch: Positive
     total_steps: Positive
     cycle_ends: tuple[Positive, ...] = ()  # updates done at the end of each; earlier: not kept
+    trial: Trial | None = None  # of the first cycle; None: the cycles were asked for
 
     @model_validator(mode="after")
     def _ends_rise_to_the_total(self) -> "ScheduleRecord":
@@ -114,6 +118,8 @@ class ScheduleRecord(Record):
         Schedules without restarts have no such cycles, and earlier versions kept no ends of cycles.
         """
         if self.name != "sgdr" or not self.cycle_ends:
+            return False
+        if self.trial == "not fitted":  # the later cycle is better than an average with the first
             return False
         if self.restart_from == "first":  # no cycle has to make good what a restart has cost
             return True

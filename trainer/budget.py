@@ -1,10 +1,10 @@
 """How a budget is divided into cycles: as many as pay, down to one, which is a cosine run.
 
 A restart costs what the rate's fall before it had gained. What it gives, a member that errs
-otherwise, is worth that only where a cycle is long enough to train the network again. Measured
-(docs/results.md): with cycles of 1,000 updates and 36 epochs the average of the snapshots was ahead
-of one cosine run of the same budget in likelihood and not behind in error; with 29 epochs nothing
-was gained, and with fewer it was behind in both.
+otherwise, is worth that only where a cycle is long enough to train the network again, and where a
+longer one would gain nothing more: where the network has fitted its training images. The first is
+known before, the second at the end of the first cycle, which therefore decides about the others.
+Measured in docs/results.md; docs/decisions/0059 has the rule.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,10 @@ from snapensemble.contracts.process import say
 from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, is_long_enough
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.fine_tuning.defaults import with_rates, would_be_star
+from snapensemble.trainer.schedules import Plan
 
-MOST_CYCLES = 5
+FEWEST_CYCLES, MOST_CYCLES = 3, 5  # if more than one: of two, each would have half the budget
+FITTED = 0.3  # the most that the NLL on training images may be of that on validation images
 DEFAULT_BUDGET = 50, 3_000  # epochs or updates, whichever are more
 FINE_TUNING_BUDGET = 12, 240
 MIN_STAR_UPDATES = 25  # in each cycle of a star but the first
@@ -77,9 +79,35 @@ def divided(
 
 
 def worthwhile_cycles(epochs: int, steps_per_epoch: int) -> int:
-    """How many cycles a budget is worth: the most of 5 that are long enough, at least 1."""
+    """How many cycles a budget may be worth: 3 to 5 that are long enough, or 1."""
     long_enough = min(epochs // MIN_EPOCHS, epochs * steps_per_epoch // MIN_UPDATES)
-    return max(1, min(MOST_CYCLES, long_enough))
+    return min(MOST_CYCLES, long_enough) if long_enough >= FEWEST_CYCLES else 1
+
+
+def first_cycle_decides(config: TrainConfig) -> bool:
+    """Whether the end of the first cycle is to decide about the others: nobody asked for them."""
+    is_chain = config.schedule == "sgdr" and not config.fine_tunes and not config.is_star
+    return is_chain and config.divides_itself and config.cycles is None
+
+
+def has_fitted(train_nll: float, val_nll: float) -> bool:
+    """Whether a network knows its training images so well that restarts are worth more than length.
+
+    Longer cycles then make it only surer, and what an average evens out is large.
+    """
+    return train_nll <= FITTED * val_nll
+
+
+def about_trial(train_nll: float, val_nll: float, plan: Plan) -> str:
+    """What the end of the first cycle has decided, and why."""
+    found = f"NLL {train_nll:.3f} on training images, {val_nll:.3f} on validation images"
+    if plan.trial == "fitted":
+        return f"{found}: the network has fitted its images, so the rate restarts as planned"
+    epochs = plan.cycles[1].length // plan.steps_per_epoch
+    return (
+        f"{found}: the network has not fitted its images (restarts pay below {FITTED:.0%}), so the "
+        f"{epochs} epochs left are one cycle"
+    )
 
 
 def default_epochs(steps_per_epoch: int, fine_tunes: bool = False) -> int:

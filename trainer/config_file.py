@@ -57,8 +57,9 @@ def parsed(text: str, file: Path) -> dict[str, Any]:
 def run_config(run_dir: Path, more_cycles: int = 0, **changes: Any) -> TrainConfig:
     """The settings that a run goes on with.
 
-    They are in its config.toml, but for the number of cycles, to which some may have been added:
-    run.json has it, so that it changes in one file and at one moment.
+    They are in its config.toml, but for the number of cycles, to which some may have been added,
+    and their lengths, where the end of the first one has changed them: run.json has these, so that
+    they change in one file and at one moment.
 
     Args:
         run_dir: made by `train`.
@@ -84,7 +85,10 @@ def run_config(run_dir: Path, more_cycles: int = 0, **changes: Any) -> TrainConf
             f"--more-cycles: the rate of {settings.schedule} has come to its end in {run_dir} and "
             "does not restart; only sgdr can have more cycles. Train again with a new --out"
         )
-    cycles = run.schedule.cycles + more_cycles
-    if settings.cycle_count == cycles:
+    found = run.schedule
+    cycles, lengths = found.cycles + more_cycles, {}
+    if found.trial == "not fitted":
+        lengths = {"first_cycle_epochs": found.epochs_of(0), "cycle_epochs": found.epochs_of(1)}
+    elif settings.cycle_count == cycles:
         return settings
-    return build(TrainConfig, {**dict(settings), "cycles": cycles, "epochs": None})
+    return build(TrainConfig, {**dict(settings), **lengths, "cycles": cycles, "epochs": None})

@@ -15,7 +15,14 @@ from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidMan
 from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
 from snapensemble.contracts.run import DataRecord, read_run
 from snapensemble.trainer.averages import keep_statistics, soups
-from snapensemble.trainer.budget import Pace, divided, short_cycles
+from snapensemble.trainer.budget import (
+    Pace,
+    about_trial,
+    divided,
+    first_cycle_decides,
+    has_fitted,
+    short_cycles,
+)
 from snapensemble.trainer.build import (
     augmented_images,
     balancing_weights,
@@ -54,7 +61,7 @@ from snapensemble.trainer.recording.run_directory import refuse_taken
 from snapensemble.trainer.recording.snapshots import Kept, load_trunk, read_weights
 from snapensemble.trainer.recording.tracking import refuse_absent_tool
 from snapensemble.trainer.schedules import Plan
-from snapensemble.trainer.validation import Labelled, Validation
+from snapensemble.trainer.validation import Labelled, Validation, sample
 
 
 def train(config: TrainConfig) -> Path:
@@ -218,6 +225,7 @@ def _train(
                 say(f"an epoch takes {pace.epoch:.1f} s here")
             return pace._replace(spent=world.largest(int(time.monotonic() - started)))
 
+        tries = first_cycle_decides(config)
         config = divided(
             config, len(dataset.train), batches.steps_per_epoch, measure, begins=origin is None
         )
@@ -226,7 +234,12 @@ def _train(
         if config.compile == "auto":
             pays = compiling_pays(sum(config.cycle_lengths), lambda way: paced(way).epoch)
             config = config.model_copy(update={"compile": pays})
-        plan = replace(config.plan(batches.steps_per_epoch), branch=branched)
+        plan = config.plan(batches.steps_per_epoch)
+        if origin is not None:
+            trial = read_run(origin).schedule.trial
+        else:
+            trial = "open" if tries and len(plan.cycles) > 1 else None
+        plan = replace(plan, branch=branched, trial=trial)
         if origin is not None and not resumed:  # a branch, which begins with its weights
             first = read_run(origin).snapshots[0]
             model.load_state_dict(read_weights(origin, first))
@@ -251,7 +264,12 @@ def _train(
             ) as record,
         ):
             world.refuse_other_steps(state.step)
-            train_cycles(state, objective, batches, plan, inputs.val, record, deferred)
+            taught = (
+                sample(dataset.train, len(dataset.val), config.seed, device)
+                if plan.trial == "open"
+                else None
+            )
+            train_cycles(state, objective, batches, plan, inputs.val, taught, record, deferred)
     return config.out
 
 
@@ -288,6 +306,7 @@ def train_cycles(
     batches: Batches,
     plan: Plan,
     val: Labelled,
+    taught: Labelled | None,
     record: Recorder,
     deferred: Deferred,
 ) -> None:
@@ -299,6 +318,7 @@ def train_cycles(
         batches: of training images.
         plan: the schedule and its cycles.
         val: of validation.
+        taught: some of the training images, where the end of the first cycle is to decide.
         record: receives every step, validation and snapshot.
         deferred: signals that wait for a place where stopping is safe.
     """
@@ -328,6 +348,11 @@ def train_cycles(
             kept.append(Kept.of("last", state.model, logits_NK, figures))
             for weights, network in state.averages.networks().items():
                 kept.append(validation.averaged(weights, network, last, epoch))
+            if plan.trial == "open" and taught is not None:
+                nll = Validation(taught, batches, deferred).of(state.model, last)[1].nll
+                plan = plan.decided(has_fitted(nll, figures.nll))
+                if world.leads:
+                    say(about_trial(nll, figures.nll, plan))
             if plan.is_last(cycle):
                 for cycles, soup in soups(state.model, cycle.index, record.earlier):
                     kept.append(validation.averaged("soup", soup, last, epoch, cycles))
@@ -335,5 +360,5 @@ def train_cycles(
         record.epoch(last, epoch, cycle, figures, seconds)
         state.val_nlls.append(figures.nll)
         if kept:
-            record.snapshots(cycle, state.rate, kept)
+            record.snapshots(cycle, state.rate, kept, plan)
         record.checkpoint_if_due()

@@ -4,13 +4,13 @@ Rates are learning rates, lengths are optimizer steps unless they say epochs.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Literal, Protocol
 
 from snapensemble.contracts.errors import InvalidConfig, Misfit
-from snapensemble.contracts.run import RestartFrom
-from snapensemble.trainer.schedule import Cycle, cycle_at
+from snapensemble.contracts.run import RestartFrom, Trial
+from snapensemble.trainer.schedule import Cycle, Sgdr, cycle_at, cycles_of
 
 HyperRule = Literal["additive", "multiplicative"]
 
@@ -43,6 +43,7 @@ class Plan:
     steps_per_epoch: int
     restart_from: RestartFrom = "previous"
     branch: int | None = None  # the only cycle that is trained here; None: all are
+    trial: Trial | None = None  # whether the first cycle's end is to decide about the later ones
 
     @property
     def steps(self) -> int:
@@ -62,6 +63,16 @@ class Plan:
     def cycle_of(self, epoch: int) -> Cycle:
         """The cycle that an epoch belongs to."""
         return cycle_at(epoch * self.steps_per_epoch, self.cycles)
+
+    def decided(self, fitted: bool) -> "Plan":
+        """The plan after the trial: as it was, or all later cycles as one that is as long."""
+        if fitted:
+            return replace(self, trial="fitted")
+        assert isinstance(self.schedule, Sgdr)
+        first = self.cycles[0].length
+        cycles = cycles_of([first, self.steps - first])
+        schedule = replace(self.schedule, cycles=cycles)
+        return replace(self, schedule=schedule, cycles=cycles, trial="not fitted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

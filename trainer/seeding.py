@@ -15,6 +15,7 @@ class Purpose(IntEnum):
     CALIBRATION = 3
     FORWARD = 4  # dropout
     VIEWS = 5  # augmentation of what a trunk sees once
+    TRIAL = 6  # training images on which the first cycle is tried
 
 
 def derived_seed(seed: int, purpose: Purpose, count: int = 0) -> int:

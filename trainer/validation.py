@@ -16,8 +16,10 @@ from snapensemble.contracts.metrics import softmax, val_figures
 from snapensemble.contracts.process import Deferred
 from snapensemble.contracts.run import Weights
 from snapensemble.trainer.averages import keeps_statistics, measure_batch_norm
+from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.loop import Batches, Step, TrainingDiverged, diverged
 from snapensemble.trainer.recording.snapshots import Kept
+from snapensemble.trainer.seeding import Purpose, derived_seed
 
 PREDICTION_BATCH = 500  # images
 
@@ -27,6 +29,13 @@ class Labelled(NamedTuple):
 
     inputs_N: Tensor  # uint8 images, or float32 features; a row per image
     labels_N: NDArray[np.int64]
+
+
+def sample(split: Split, count: int, seed: int, device: torch.device) -> Labelled:
+    """At most `count` images of a split as they are, drawn by the seed."""
+    rng = np.random.default_rng(derived_seed(seed, Purpose.TRIAL))
+    drawn = split.only(rng.permutation(len(split)) < count)
+    return Labelled(torch.from_numpy(drawn.images_NCHW).to(device), drawn.labels_N)
 
 
 class Validation:

@@ -62,9 +62,9 @@ class ScheduleOptions(Options):
     )
     epochs: Whole | None = Field(
         None,
-        description="total epochs; divided into cycles of at least 900 updates and 35 epochs, up "
-        "to 5, or into those that --cycle-epochs and --t-mult make (50, or 3,000 updates; 12, or "
-        "240 updates, in one cycle, with pretrained weights)",
+        description="total epochs; divided into 3 to 5 cycles of at least 900 updates and 35 "
+        "epochs or left as one, or into those that --cycle-epochs and --t-mult make (50, or 3,000 "
+        "updates; 12, or 240 updates, in one cycle, with pretrained weights)",
     )
     minutes: float | None = Field(
         None,

@@ -61,6 +61,7 @@ def schedule_record(config: TrainConfig, plan: Plan) -> ScheduleRecord:
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.steps,
         cycle_ends=tuple(cycle.end for cycle in plan.cycles),
+        trial=plan.trial,
     )
     match plan.schedule:
         case StepDecay(milestones=milestones, factor=factor):
@@ -70,6 +71,15 @@ def schedule_record(config: TrainConfig, plan: Plan) -> ScheduleRecord:
         case Hypergradient(eta_start=eta_start, beta=beta, rule=rule):
             return record.model_copy(update={"eta_start": eta_start, "beta": beta, "rule": rule})
     return record
+
+
+def decided_record(record: ScheduleRecord, plan: Plan) -> ScheduleRecord:
+    """The schedule's record once the trial of the first cycle has decided about the others."""
+    changes: dict[str, object] = {"trial": plan.trial}
+    if plan.trial == "not fitted":
+        ends = tuple(cycle.end for cycle in plan.cycles)
+        changes |= {"cycles": len(ends), "cycle_ends": ends, "T_1": plan.cycles[1].length}
+    return record.model_copy(update=changes)
 
 
 def training_record(

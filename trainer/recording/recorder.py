@@ -26,6 +26,7 @@ from snapensemble.trainer.recording.snapshots import Kept, read_weights
 from snapensemble.trainer.recording.tensorboard import DIRECTORY, TensorBoard
 from snapensemble.trainer.recording.tracking import Tracking
 from snapensemble.trainer.schedule import Cycle
+from snapensemble.trainer.schedules import Plan
 
 
 class Recorder:
@@ -47,7 +48,7 @@ class Recorder:
     def epoch(self, step: Step, epoch: int, cycle: Cycle, val: ValFigures, seconds: float) -> None:
         """Called after a validation."""
 
-    def snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept]) -> None:
+    def snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept], plan: Plan) -> None:
         """Called at the end of a cycle, before the restart; the last weights come first."""
 
     def checkpoint_if_due(self) -> None:
@@ -76,9 +77,9 @@ class LeadersRecorder(Recorder):
         for observer in self._observers:
             observer.epoch(step, epoch, cycle.index, val, seconds)
 
-    def snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept]) -> None:
-        """Keep the weights, and pass the cycle to the observers."""
-        self._run.add_snapshots(cycle, rate, kept)
+    def snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept], plan: Plan) -> None:
+        """Keep the weights and the plan from here on, and pass the cycle to the observers."""
+        self._run.add_snapshots(cycle, rate, kept, plan)
         for observer in self._observers:
             observer.snapshot(cycle)
 

@@ -32,9 +32,10 @@ from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import CONFIG_FILE, to_toml
 from snapensemble.trainer.data.dataset import Dataset
 from snapensemble.trainer.loop import TrainingDiverged
-from snapensemble.trainer.recording.manifest import RunDescription
+from snapensemble.trainer.recording.manifest import RunDescription, decided_record
 from snapensemble.trainer.recording.snapshots import Kept, snapshot_bytes
 from snapensemble.trainer.schedule import Cycle
+from snapensemble.trainer.schedules import Plan
 from snapensemble.trainer.seeding import Purpose, derived_seed
 
 LOCK_FILE = ".lock"
@@ -158,13 +159,14 @@ class RunWriter:
             error.add_note(note)
             raise
 
-    def add_snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept]) -> None:
+    def add_snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept], plan: Plan) -> None:
         """Keep what a finished cycle leaves: its last weights first, then averages.
 
         Args:
             cycle: the one that has just ended.
             rate: the learning rate of its last update.
             kept: the weights, as they are before the restart.
+            plan: of the run from here on, which the end of the first cycle may have changed.
         """
         if cycle.index in {snapshot.cycle for snapshot in self.manifest.snapshots}:
             # It was kept before the run was stopped, after the checkpoint that it went on from.
@@ -174,6 +176,7 @@ class RunWriter:
             update={
                 "snapshots": (*self.manifest.snapshots, last),
                 "averages": (*self.manifest.averages, *averages),
+                "schedule": decided_record(self.manifest.schedule, plan),
             }
         )
         write_run(self.directory, self.manifest)
