@@ -47,8 +47,8 @@ Number = TypeVar("Number", bound=np.generic)
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 ScheduleName = Literal["sgdr", "cosine", "step", "plateau", "constant", "hypergradient"]
-# Whether later cycles are worth it, which the first one's end decides where the plan was left to
-# `train`: they are where it has fitted the training images; else they are made one.
+# Whether restarts are worth it, which a moment in the first cycle decides where nobody asked for
+# cycles: they are where the network has fitted its images by then; else there is one cycle.
 Trial = Literal["open", "fitted", "not fitted"]
 # Whose last weights a cycle begins with: those of the cycle before, or of the first one (a star).
 RestartFrom = Literal["previous", "first"]
@@ -99,7 +99,8 @@ class ScheduleRecord(Record):
     steps_per_epoch: Positive
     total_steps: Positive
     cycle_ends: tuple[Positive, ...] = ()  # updates done at the end of each; earlier: not kept
-    trial: Trial | None = None  # of the first cycle; None: the cycles were asked for
+    trial: Trial | None = None  # None: the cycles were asked for, or the budget is too short
+    falls_over: Positive | None = None  # steps of the first fall, which a restart has cut short
 
     @model_validator(mode="after")
     def _ends_rise_to_the_total(self) -> "ScheduleRecord":
@@ -119,7 +120,7 @@ class ScheduleRecord(Record):
         """
         if self.name != "sgdr" or not self.cycle_ends:
             return False
-        if self.trial == "not fitted":  # the later cycle is better than an average with the first
+        if self.falls_over is not None and cycle == 0:  # its rate had hardly fallen
             return False
         if self.restart_from == "first":  # no cycle has to make good what a restart has cost
             return True

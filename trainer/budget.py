@@ -3,22 +3,25 @@
 A restart costs what the rate's fall before it had gained. What it gives, a member that errs
 otherwise, is worth that only where a cycle is long enough to train the network again, and where a
 longer one would gain nothing more: where the network has fitted its training images. The first is
-known before, the second at the end of the first cycle, which therefore decides about the others.
-Measured in docs/results.md; docs/decisions/0059 has the rule.
+known before. The second shows in the first cycle, which begins as the one of a cosine run and stays
+that unless it passes a trial. Measured in docs/results.md; docs/decisions/0059 has the rule.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
+from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.options import build
 from snapensemble.contracts.process import say
-from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, is_long_enough
+from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, ScheduleRecord, is_long_enough
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.fine_tuning.defaults import with_rates, would_be_star
+from snapensemble.trainer.schedule import Sgdr, cycles_of
 from snapensemble.trainer.schedules import Plan
 
-FEWEST_CYCLES, MOST_CYCLES = 3, 5  # if more than one: of two, each would have half the budget
-FITTED = 0.3  # the most that the NLL on training images may be of that on validation images
+FEWEST_CYCLES, MOST_CYCLES = 2, 5  # after the trial
+FITTED = 0.5  # the most that the NLL on training images may be of that on validation images
 DEFAULT_BUDGET = 50, 3_000  # epochs or updates, whichever are more
 FINE_TUNING_BUDGET = 12, 240
 MIN_STAR_UPDATES = 25  # in each cycle of a star but the first
@@ -78,16 +81,44 @@ def divided(
     return with_rates(config) if begins else config
 
 
-def worthwhile_cycles(epochs: int, steps_per_epoch: int) -> int:
-    """How many cycles a budget may be worth: 3 to 5 that are long enough, or 1."""
-    long_enough = min(epochs // MIN_EPOCHS, epochs * steps_per_epoch // MIN_UPDATES)
-    return min(MOST_CYCLES, long_enough) if long_enough >= FEWEST_CYCLES else 1
+def cycles_if_fitted(epochs: int, steps_per_epoch: int) -> list[int]:
+    """The lengths in epochs of a cycle for the trial and of 2 to 5 after it; [] if too few fit."""
+    shortest = max(MIN_EPOCHS, -(-MIN_UPDATES // steps_per_epoch))
+    cycles = min(MOST_CYCLES, epochs // shortest - 1)
+    if cycles < FEWEST_CYCLES:
+        return []
+    each = (epochs - shortest) // cycles
+    return [epochs - each * cycles, *[each] * cycles]
 
 
 def first_cycle_decides(config: TrainConfig) -> bool:
-    """Whether the end of the first cycle is to decide about the others: nobody asked for them."""
+    """Whether the first cycle is to decide about restarts: nobody asked for cycles."""
     is_chain = config.schedule == "sgdr" and not config.fine_tunes and not config.is_star
     return is_chain and config.divides_itself and config.cycles is None
+
+
+def on_trial(plan: Plan) -> Plan:
+    """A plan of one cycle, and what becomes of it if that one passes the trial."""
+    steps = plan.steps_per_epoch
+    lengths = cycles_if_fitted(plan.epochs, steps)
+    if not lengths or not isinstance(plan.schedule, Sgdr):
+        return plan
+    cycles = cycles_of([length * steps for length in lengths])
+    try:
+        schedule = replace(plan.schedule, cycles=cycles, falls_over=plan.steps)
+    except Misfit:  # a warm-up or a lowest rate that allows no restart there
+        return plan
+    restarts = replace(plan, cycles=cycles, schedule=schedule, trial="fitted")
+    return replace(plan, trial="open", if_fitted=restarts)
+
+
+def as_recorded(plan: Plan, record: ScheduleRecord) -> Plan:
+    """A resumed run's plan, with the trial where it stands."""
+    if record.trial == "open" and len(plan.cycles) == 1:
+        return on_trial(plan)
+    if record.falls_over is not None and isinstance(plan.schedule, Sgdr):
+        plan = replace(plan, schedule=replace(plan.schedule, falls_over=record.falls_over))
+    return replace(plan, trial=record.trial)
 
 
 def has_fitted(train_nll: float, val_nll: float) -> bool:
@@ -99,14 +130,18 @@ def has_fitted(train_nll: float, val_nll: float) -> bool:
 
 
 def about_trial(train_nll: float, val_nll: float, plan: Plan) -> str:
-    """What the end of the first cycle has decided, and why."""
-    found = f"NLL {train_nll:.3f} on training images, {val_nll:.3f} on validation images"
+    """What the trial has decided, and why."""
+    found = (
+        f"NLL {train_nll:.3f} on training images, {val_nll:.3f} on validation images: the network"
+    )
     if plan.trial == "fitted":
-        return f"{found}: the network has fitted its images, so the rate restarts as planned"
-    epochs = plan.cycles[1].length // plan.steps_per_epoch
+        each = plan.cycles[1].length // plan.steps_per_epoch
+        return (
+            f"{found} has fitted its images, so the rate restarts: {len(plan.cycles) - 1} cycles "
+            f"of {each} epochs follow"
+        )
     return (
-        f"{found}: the network has not fitted its images (restarts pay below {FITTED:.0%}), so the "
-        f"{epochs} epochs left are one cycle"
+        f"{found} has not fitted its images (less than {FITTED:.0%} would), so this cycle goes on"
     )
 
 
@@ -153,12 +188,11 @@ def short_cycles(config: TrainConfig, steps_per_epoch: int) -> str | None:
         return None
     if is_long_enough(updates, steps_per_epoch):
         return None
-    worthwhile = worthwhile_cycles(sum(lengths), steps_per_epoch)
     return (
         f"warning: the shortest of {len(lengths)} cycles has {updates:,} updates ({shortest} "
         f"epochs); below {MIN_UPDATES:,} updates or {MIN_EPOCHS} epochs an ensemble has been no "
-        f"better than one run without restarts. --epochs {sum(lengths)} alone makes "
-        f"{worthwhile} cycle{'s' if worthwhile > 1 else ''} of this budget"
+        f"better than one run without restarts. --epochs {sum(lengths)} alone restarts only where "
+        "that pays"
     )
 
 
@@ -167,6 +201,4 @@ def _cycles(config: TrainConfig, epochs: int, steps_per_epoch: int) -> int:
         return min(epochs, config.cycles or MOST_CYCLES)
     if config.is_star:
         return star_cycles(epochs, steps_per_epoch)
-    if config.fine_tunes:
-        return 1  # restarts have not been shown to be worth more: docs/decisions/0038
-    return worthwhile_cycles(epochs, steps_per_epoch)
+    return 1  # of pretrained weights: docs/decisions/0038; else the first one's trial decides

@@ -58,8 +58,8 @@ def run_config(run_dir: Path, more_cycles: int = 0, **changes: Any) -> TrainConf
     """The settings that a run goes on with.
 
     They are in its config.toml, but for the number of cycles, to which some may have been added,
-    and their lengths, where the end of the first one has changed them: run.json has these, so that
-    they change in one file and at one moment.
+    and those that the first one's trial has made: run.json has these, so that they change in one
+    file and at one moment.
 
     Args:
         run_dir: made by `train`.
@@ -87,7 +87,7 @@ def run_config(run_dir: Path, more_cycles: int = 0, **changes: Any) -> TrainConf
         )
     found = run.schedule
     cycles, lengths = found.cycles + more_cycles, {}
-    if found.trial == "not fitted":
+    if found.trial == "fitted":
         lengths = {"first_cycle_epochs": found.epochs_of(0), "cycle_epochs": found.epochs_of(1)}
     elif settings.cycle_count == cycles:
         return settings

@@ -18,9 +18,11 @@ from snapensemble.trainer.averages import keep_statistics, soups
 from snapensemble.trainer.budget import (
     Pace,
     about_trial,
+    as_recorded,
     divided,
     first_cycle_decides,
     has_fitted,
+    on_trial,
     short_cycles,
 )
 from snapensemble.trainer.build import (
@@ -236,10 +238,10 @@ def _train(
             config = config.model_copy(update={"compile": pays})
         plan = config.plan(batches.steps_per_epoch)
         if origin is not None:
-            trial = read_run(origin).schedule.trial
-        else:
-            trial = "open" if tries and len(plan.cycles) > 1 else None
-        plan = replace(plan, branch=branched, trial=trial)
+            plan = as_recorded(plan, read_run(origin).schedule)
+        elif tries:
+            plan = on_trial(plan)
+        plan = replace(plan, branch=branched)
         if origin is not None and not resumed:  # a branch, which begins with its weights
             first = read_run(origin).snapshots[0]
             model.load_state_dict(read_weights(origin, first))
@@ -266,7 +268,7 @@ def _train(
             world.refuse_other_steps(state.step)
             taught = (
                 sample(dataset.train, len(dataset.val), config.seed, device)
-                if plan.trial == "open"
+                if plan.if_fitted is not None
                 else None
             )
             train_cycles(state, objective, batches, plan, inputs.val, taught, record, deferred)
@@ -318,7 +320,7 @@ def train_cycles(
         batches: of training images.
         plan: the schedule and its cycles.
         val: of validation.
-        taught: some of the training images, where the end of the first cycle is to decide.
+        taught: some of the training images, where the first cycle is to be tried.
         record: receives every step, validation and snapshot.
         deferred: signals that wait for a place where stopping is safe.
     """
@@ -344,15 +346,22 @@ def train_cycles(
         last = Step(state.step - 1, state.rate, state.loss)
         logits_NK, figures = validation.of(state.model, last)
         kept = []
+        tried = plan.if_fitted
+        if tried is not None and taught is not None and state.step == tried.cycles[0].end:
+            # Its moving average is where the network would be if the rate had fallen by now.
+            average = state.averages.networks()["ema"]
+            val_nll = validation.averaged("ema", average, last, epoch).val.nll
+            train_nll = Validation(taught, batches, deferred).of(average, last)[1].nll
+            plan = plan.decided(has_fitted(train_nll, val_nll))
+            cycle = plan.cycle_of(epoch)
+            if world.leads:
+                say(about_trial(train_nll, val_nll, plan))
         if state.step == cycle.end:
             kept.append(Kept.of("last", state.model, logits_NK, figures))
             for weights, network in state.averages.networks().items():
+                if weights == "tail" and plan.is_cut(cycle):
+                    continue
                 kept.append(validation.averaged(weights, network, last, epoch))
-            if plan.trial == "open" and taught is not None:
-                nll = Validation(taught, batches, deferred).of(state.model, last)[1].nll
-                plan = plan.decided(has_fitted(nll, figures.nll))
-                if world.leads:
-                    say(about_trial(nll, figures.nll, plan))
             if plan.is_last(cycle):
                 for cycles, soup in soups(state.model, cycle.index, record.earlier):
                     kept.append(validation.averaged("soup", soup, last, epoch, cycles))
@@ -361,4 +370,6 @@ def train_cycles(
         state.val_nlls.append(figures.nll)
         if kept:
             record.snapshots(cycle, state.rate, kept, plan)
+        elif plan.if_fitted is not tried:
+            record.planned(plan)
         record.checkpoint_if_due()

@@ -33,7 +33,8 @@ class Sgdr:
     The paper's T_0 and T_mult are one way to make the list (`cycle_lengths`). `warmup` steps of the
     first cycle climb to `eta_max` in equal parts (Goyal et al. 2017, arXiv:1706.02677, section
     2.2); each restart goes to `eta_max_decay` times the rate of the one before, as the paper
-    suggests.
+    suggests. `falls_over` is how many steps the first fall would have taken that a restart cuts
+    short, if there is such a one.
     """
 
     cycles: tuple[Cycle, ...]
@@ -41,6 +42,7 @@ class Sgdr:
     eta_min: float = 0.0
     warmup: int = 0
     eta_max_decay: float = 1.0
+    falls_over: int | None = None
 
     def __post_init__(self) -> None:
         lengths = [cycle.length for cycle in self.cycles]
@@ -56,6 +58,8 @@ class Sgdr:
                 f"{{warmup}} must be shorter than the first cycle, "
                 f"got {self.warmup} of {lengths[0]}"
             )
+        if self.falls_over is not None and self.falls_over < lengths[0]:
+            raise Misfit(f"a fall over {self.falls_over} steps is not cut short by {lengths[0]}")
         if not 0 < self.eta_max_decay <= 1:
             raise Misfit(f"{{eta_max_decay}} must be in (0, 1], got {self.eta_max_decay}")
         last = len(lengths) - 1
@@ -86,7 +90,8 @@ def learning_rate(step: int, sgdr: Sgdr) -> float:
     T_cur = step - cycle.start - warmup
     if T_cur < 0:
         return eta_max * (step + 1) / (warmup + 1)
-    progress = T_cur / (cycle.length - warmup)  # in [0, 1)
+    length = cycle.length if cycle.index or sgdr.falls_over is None else sgdr.falls_over
+    progress = T_cur / (length - warmup)  # in [0, 1)
     return sgdr.eta_min + (eta_max - sgdr.eta_min) * (1 + cos(pi * progress)) / 2
 
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from snapensemble.contracts.errors import InvalidConfig, Misfit
 from snapensemble.contracts.run import RestartFrom, Trial
-from snapensemble.trainer.schedule import Cycle, Sgdr, cycle_at, cycles_of
+from snapensemble.trainer.schedule import Cycle, Sgdr, cycle_at
 
 HyperRule = Literal["additive", "multiplicative"]
 
@@ -43,7 +43,8 @@ class Plan:
     steps_per_epoch: int
     restart_from: RestartFrom = "previous"
     branch: int | None = None  # the only cycle that is trained here; None: all are
-    trial: Trial | None = None  # whether the first cycle's end is to decide about the later ones
+    trial: Trial | None = None
+    if_fitted: "Plan | None" = None  # what becomes of it at the end of that one's first cycle
 
     @property
     def steps(self) -> int:
@@ -65,14 +66,15 @@ class Plan:
         return cycle_at(epoch * self.steps_per_epoch, self.cycles)
 
     def decided(self, fitted: bool) -> "Plan":
-        """The plan after the trial: as it was, or all later cycles as one that is as long."""
-        if fitted:
-            return replace(self, trial="fitted")
-        assert isinstance(self.schedule, Sgdr)
-        first = self.cycles[0].length
-        cycles = cycles_of([first, self.steps - first])
-        schedule = replace(self.schedule, cycles=cycles)
-        return replace(self, schedule=schedule, cycles=cycles, trial="not fitted")
+        """The plan after the trial."""
+        if fitted and self.if_fitted is not None:
+            return self.if_fitted
+        return replace(self, trial="not fitted", if_fitted=None)
+
+    def is_cut(self, cycle: Cycle) -> bool:
+        """Whether a restart cuts the cycle short, at a rate that has hardly fallen yet."""
+        cut = isinstance(self.schedule, Sgdr) and self.schedule.falls_over is not None
+        return cut and cycle.index == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

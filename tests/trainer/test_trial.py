@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapensemble.contracts.run import RunManifest, Trial, read_run
+from snapensemble.contracts.run import Trial, read_run
 from snapensemble.export.candidates import pooled
 from snapensemble.trainer import budget
 from snapensemble.trainer.budget import first_cycle_decides, has_fitted
@@ -19,14 +19,10 @@ from tests.trainer.interruptions import killed, outcome, short
 
 pytestmark = pytest.mark.usefixtures("signal_handlers")
 
-BUDGET: dict[str, Any] = {"cycles": None, "cycle_epochs": None, "epochs": 5}
-# The same budget as cycles that are asked for, by what the trial says of the first one.
-ASKED: dict[Trial, dict[str, Any]] = {
-    "fitted": {"cycles": 5, "cycle_epochs": 1},
-    "not fitted": {"cycles": 2, "first_cycle_epochs": 1, "cycle_epochs": 4},
-}
-VERDICTS = pytest.mark.parametrize("verdict", ASKED)
-ENDS: dict[Trial, tuple[int, ...]] = {"fitted": (12, 24, 36, 48, 60), "not fitted": (12, 60)}
+BUDGET: dict[str, Any] = {"cycles": None, "cycle_epochs": None, "epochs": 6}
+ONE: dict[str, Any] = {"cycles": 1, "cycle_epochs": 6}
+VERDICTS = pytest.mark.parametrize("verdict", ["fitted", "not fitted"])
+ENDS: dict[Trial, tuple[int, ...]] = {"fitted": (12, 24, 36, 48, 60, 72), "not fitted": (72,)}
 
 
 @pytest.fixture(autouse=True)
@@ -40,32 +36,46 @@ def let_it(verdict: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "FITTED", {"fitted": 1e9, "not fitted": 0.0}[verdict])
 
 
-def without_plan(run: RunManifest) -> RunManifest:
-    """The manifest but for where its plan came from."""
-    schedule = run.schedule.model_copy(update={"trial": None, "T_1": None, "T_0": 1})
-    return run.model_copy(update={"schedule": schedule, "config": None})
+def rates(run_dir: Path) -> list[float]:
+    return [line["lr"] for line in outcome(run_dir)[1] if "lr" in line]
 
 
-@VERDICTS
-def test_a_budget_goes_on_as_a_run_that_was_asked_for_these_cycles(
-    verdict: Trial,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_budget_whose_images_are_not_fitted_is_a_cosine_run_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    let_it(verdict, monkeypatch)
+    let_it("not fitted", monkeypatch)
     tried = train(short(tmp_path / "tried", **BUDGET))
-    said = capsys.readouterr().err
-    asked = train(short(tmp_path / "asked", **ASKED[verdict]))
+    assert "has not fitted its images (less than 0% would)" in capsys.readouterr().err
+    asked = train(short(tmp_path / "asked", **ONE))
     assert outcome(tried) == outcome(asked)
-    assert without_plan(read_run(tried)) == without_plan(read_run(asked))
-    assert read_run(tried).schedule.cycle_ends == ENDS[verdict]
-    assert (read_run(tried).schedule.trial, read_run(asked).schedule.trial) == (verdict, None)
-    assert ("restarts as planned" in said, "4 epochs left are one cycle" in said) == (
-        verdict == "fitted",
-        verdict == "not fitted",
-    )
-    assert "images, so" not in capsys.readouterr().err  # nobody tries cycles that are asked for
+    assert "fitted its images" not in capsys.readouterr().err  # what is asked for is not tried
+    assert (read_run(tried).schedule.trial, read_run(asked).schedule.trial) == ("not fitted", None)
+    assert read_run(tried).schedule.cycle_ends == ENDS["not fitted"]
+
+
+def test_a_budget_whose_images_are_fitted_leaves_the_cosine_run_and_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    let_it("fitted", monkeypatch)
+    tried = train(short(tmp_path / "tried", **BUDGET))
+    assert "so the rate restarts: 5 cycles of 1 epochs follow" in capsys.readouterr().err
+    cosine, each = rates(train(short(tmp_path / "cosine", **ONE))), 12
+    found = rates(tried)
+    assert found[:each] == cosine[:each] and found[each - 1] > 0.9 * found[0]
+    assert all(found[start] == found[0] for start in range(each, 72, each))
+    assert found[each : 2 * each] == found[2 * each : 3 * each]
+    schedule = read_run(tried).schedule
+    assert schedule.cycle_ends == ENDS["fitted"]
+    assert (schedule.trial, schedule.falls_over) == ("fitted", 72)
+
+
+def test_what_a_cut_cycle_leaves_has_no_average_over_a_tail_that_it_never_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_it("fitted", monkeypatch)
+    run = read_run(train(short(tmp_path / "run", **BUDGET)))
+    kinds = [[each.weights for each in run.averages if each.cycle == cycle] for cycle in (0, 1)]
+    assert kinds == [["ema"], ["ema", "tail"]]
 
 
 @VERDICTS
@@ -75,8 +85,8 @@ def test_killed_at_any_moment_the_same_is_decided_once(
     let_it(verdict, monkeypatch)
     whole = train(short(tmp_path / "whole", **BUDGET))
     begin = partial(train, short(tmp_path / "counted", **BUDGET))
-    # Around the end of the first cycle, where its files and run.json are written, and later.
-    events = [*range(46, 62, 4), *random.Random(0).sample(range(62, killed(begin, -1)), 2)]
+    # Around the trial, where files and run.json are written, and later.
+    events = [*range(36, 60, 4), *random.Random(0).sample(range(60, killed(begin, -1)), 2)]
     met = set()
     for event in events:
         run_dir = tmp_path / f"killed-{event}"
@@ -88,18 +98,37 @@ def test_killed_at_any_moment_the_same_is_decided_once(
     assert met == {"open", verdict}
 
 
-def test_a_run_that_became_two_cycles_gets_more_like_the_second(
+def test_a_run_that_restarts_gets_more_cycles_like_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    let_it("not fitted", monkeypatch)
+    let_it("fitted", monkeypatch)
     run_dir = train(short(tmp_path / "run", **BUDGET))
     resume(run_dir, more_cycles=1)
-    assert read_run(run_dir).schedule.cycle_ends == (12, 60, 108)
-    assert read_run(run_dir).extended_after == (2,)
+    assert read_run(run_dir).schedule.cycle_ends == (*ENDS["fitted"], 84)
+    assert read_run(run_dir).extended_after == (6,)
+
+
+def test_a_run_that_got_more_cycles_before_its_trial_has_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_it("fitted", monkeypatch)
+    run_dir = tmp_path / "run"
+    killed(partial(train, short(run_dir, **BUDGET)), 30)
+    assert read_run(run_dir).schedule.trial == "open"
+    resume(run_dir, more_cycles=1)
+    assert read_run(run_dir).schedule.cycle_ends == (72, 144)
+
+
+@pytest.mark.parametrize("setting", [{"warmup_epochs": 3}, {"lr_max_decay": 0.5, "lr_min": 0.05}])
+def test_where_no_restart_would_be_possible_none_is_tried(
+    setting: dict[str, Any], tmp_path: Path
+) -> None:
+    run = read_run(train(short(tmp_path / "run", **BUDGET, **setting)))
+    assert run.schedule.trial is None and run.complete
 
 
 @VERDICTS
-def test_the_first_cycle_is_averaged_with_later_ones_only_if_it_had_fitted(
+def test_a_cut_cycle_is_not_averaged_with_the_others(
     verdict: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_it(verdict, monkeypatch)
@@ -107,7 +136,7 @@ def test_the_first_cycle_is_averaged_with_later_ones_only_if_it_had_fitted(
     monkeypatch.setattr("snapensemble.contracts.run.MIN_UPDATES", 1)
     pool = pooled([train(short(tmp_path / "run", **BUDGET))])
     last = [pays for pays, kind in zip(pool.pays_S, pool.kinds_S, strict=True) if kind == "last"]
-    assert last == ([True] * 5 if verdict == "fitted" else [False, True])
+    assert last == ([False, *[True] * 5] if verdict == "fitted" else [True])
 
 
 @pytest.mark.parametrize(
@@ -131,10 +160,9 @@ def test_only_cycles_that_nobody_asked_for_are_tried(
     assert first_cycle_decides(config) == decides
 
 
-def test_one_cycle_is_not_tried(tmp_path: Path) -> None:
-    assert (
-        read_run(train(short(tmp_path / "run", **{**BUDGET, "epochs": 2}))).schedule.trial is None
-    )
+def test_a_budget_too_short_for_restarts_is_not_tried(tmp_path: Path) -> None:
+    run = read_run(train(short(tmp_path / "run", **{**BUDGET, "epochs": 2})))
+    assert (run.schedule.trial, run.schedule.cycle_ends) == (None, (24,))
 
 
 @given(st.floats(0, 50), st.floats(1e-3, 50))

@@ -57,14 +57,13 @@ class ScheduleOptions(Options):
     )
     cycles: Whole | None = Field(
         None,
-        description="number of cycles, one snapshot each (as many as pay, see --epochs; "
-        "5 with --cycle-epochs)",
+        description="number of cycles, one snapshot each (as --epochs says; 5 with --cycle-epochs)",
     )
     epochs: Whole | None = Field(
         None,
-        description="total epochs; divided into 3 to 5 cycles of at least 900 updates and 35 "
-        "epochs or left as one, or into those that --cycle-epochs and --t-mult make (50, or 3,000 "
-        "updates; 12, or 240 updates, in one cycle, with pretrained weights)",
+        description="total epochs; one cycle, with restarts if the network fits its images early, "
+        "or the cycles that --cycle-epochs and --t-mult make (50, or 3,000 updates; 12, or 240 "
+        "updates, with pretrained weights)",
     )
     minutes: float | None = Field(
         None,

@@ -51,6 +51,9 @@ class Recorder:
     def snapshots(self, cycle: Cycle, rate: float, kept: Sequence[Kept], plan: Plan) -> None:
         """Called at the end of a cycle, before the restart; the last weights come first."""
 
+    def planned(self, plan: Plan) -> None:
+        """Called when the rest of the run is decided, and that is no end of a cycle."""
+
     def checkpoint_if_due(self) -> None:
         """Called when every update so far is recorded, and nothing is half so."""
 
@@ -82,6 +85,10 @@ class LeadersRecorder(Recorder):
         self._run.add_snapshots(cycle, rate, kept, plan)
         for observer in self._observers:
             observer.snapshot(cycle)
+
+    def planned(self, plan: Plan) -> None:
+        """Write the plan down."""
+        self._run.plan(plan)
 
     def checkpoint_if_due(self) -> None:
         """Write a checkpoint if the last one is old."""

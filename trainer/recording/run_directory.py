@@ -166,7 +166,7 @@ class RunWriter:
             cycle: the one that has just ended.
             rate: the learning rate of its last update.
             kept: the weights, as they are before the restart.
-            plan: of the run from here on, which the end of the first cycle may have changed.
+            plan: of the run from here on, which the first cycle's trial may have changed.
         """
         if cycle.index in {snapshot.cycle for snapshot in self.manifest.snapshots}:
             # It was kept before the run was stopped, after the checkpoint that it went on from.
@@ -179,6 +179,12 @@ class RunWriter:
                 "schedule": decided_record(self.manifest.schedule, plan),
             }
         )
+        write_run(self.directory, self.manifest)
+
+    def plan(self, plan: Plan) -> None:
+        """Write down what the first cycle's trial has decided."""
+        schedule = decided_record(self.manifest.schedule, plan)
+        self.manifest = self.manifest.model_copy(update={"schedule": schedule})
         write_run(self.directory, self.manifest)
 
     def _written(self, kept: Kept, cycle: Cycle, rate: float) -> Snapshot:
