@@ -145,7 +145,7 @@ def test_minutes_and_lengths_contradict_each_other(settings: dict[str, Any]) -> 
 
 def test_a_warm_up_longer_than_the_cycle_is_refused_by_its_flag() -> None:
     with pytest.raises(InvalidConfig, match="--warmup-epochs"):
-        plan(config(epochs=50, warmup_epochs=60), 100)
+        divided(config(minutes=10, warmup_epochs=60), 10_000, 100, lambda: Pace(18.0, 0.0))
 
 
 def test_few_images_from_scratch_get_a_stronger_weight_decay() -> None:
