@@ -20,7 +20,7 @@ from snapensemble.trainer.fine_tuning.defaults import with_rates, would_be_star
 from snapensemble.trainer.schedule import Sgdr, cycles_of
 from snapensemble.trainer.schedules import Plan
 
-FEWEST_CYCLES, MOST_CYCLES = 2, 5  # after the trial
+FEWEST_CYCLES, MOST_CYCLES = 3, 5  # after the trial
 FITTED = 0.5  # the most that the NLL on training images may be of that on validation images
 DEFAULT_BUDGET = 50, 3_000  # epochs or updates, whichever are more
 FINE_TUNING_BUDGET = 12, 240
@@ -82,7 +82,7 @@ def divided(
 
 
 def cycles_if_fitted(epochs: int, steps_per_epoch: int) -> list[int]:
-    """The lengths in epochs of a cycle for the trial and of 2 to 5 after it; [] if too few fit."""
+    """The lengths in epochs of a cycle for the trial and of 3 to 5 after it; [] if too few fit."""
     shortest = max(MIN_EPOCHS, -(-MIN_UPDATES // steps_per_epoch))
     cycles = min(MOST_CYCLES, epochs // shortest - 1)
     if cycles < FEWEST_CYCLES:
