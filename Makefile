@@ -87,7 +87,7 @@ format: .venv/installed ## format the code and mend what can be mended
 
 bench: .venv/installed ## measure on the embedded data (writes benchmarks/results/)
 	$(BIN)/python -m benchmarks.pipeline
-	$(BIN)/python -m benchmarks.training.budgets --digits --budgets 3000 --seeds 10 --work runs/budgets-digits --name budgets-digits
+	$(BIN)/python -m benchmarks.training.budgets --digits --budgets 4500 --seeds 10 --work runs/budgets-digits --name budgets-digits
 
 image: ## build the serving image, and list what is in it under dist/
 	$(BUILD) --file docker/serving.Dockerfile --tag $(IMAGE) .

@@ -22,7 +22,7 @@ from snapensemble.trainer.schedules import Plan
 
 FEWEST_CYCLES, MOST_CYCLES = 3, 5  # after the trial
 FITTED = 0.5  # the most that the NLL on training images may be of that on validation images
-DEFAULT_BUDGET = 50, 3_000  # epochs or updates, whichever are more
+DEFAULT_BUDGET = 50, 4_500  # epochs or updates, whichever are more
 FINE_TUNING_BUDGET = 12, 240
 MIN_STAR_UPDATES = 25  # in each cycle of a star but the first
 SPARE = 0.1  # of `minutes`: for starting, for what comes at the ends of cycles, and for noise
@@ -146,7 +146,7 @@ def about_trial(train_nll: float, val_nll: float, plan: Plan) -> str:
 
 
 def default_epochs(steps_per_epoch: int, fine_tunes: bool = False) -> int:
-    """50 epochs, or as many as 3,000 updates take if that is more; far fewer to fine-tune."""
+    """50 epochs, or as many as 4,500 updates take if that is more; far fewer to fine-tune."""
     epochs, updates = FINE_TUNING_BUDGET if fine_tunes else DEFAULT_BUDGET
     return max(epochs, -(-updates // steps_per_epoch))
 

@@ -76,9 +76,9 @@ def test_the_papers_budget_has_nearly_the_papers_cycles() -> None:
     assert cycles_if_fitted(140, 390) == [35] * 4
 
 
-def test_without_a_budget_there_are_fifty_epochs_or_three_thousand_updates() -> None:
+def test_without_a_budget_there_are_fifty_epochs_or_4500_updates() -> None:
     assert sum(plan(config(), 352).cycle_lengths) == default_epochs(352) == 50
-    assert sum(plan(config(), 25).cycle_lengths) == default_epochs(25) == 120
+    assert sum(plan(config(), 25).cycle_lengths) == default_epochs(25) == 180
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_shares_lose_no_epoch(epochs: int, cycles: int, star: bool) -> None:
 
 @given(st.integers(1, 5_000))
 def test_the_default_has_enough_epochs_and_updates_and_no_epoch_more(steps_per_epoch: int) -> None:
-    for fine_tunes, (epochs, updates) in {True: (12, 240), False: (50, 3_000)}.items():
+    for fine_tunes, (epochs, updates) in {True: (12, 240), False: (50, 4_500)}.items():
         found = default_epochs(steps_per_epoch, fine_tunes)
         assert found >= epochs and found * steps_per_epoch >= updates
         assert found == epochs or (found - 1) * steps_per_epoch < updates

@@ -62,7 +62,7 @@ class ScheduleOptions(Options):
     epochs: Whole | None = Field(
         None,
         description="total epochs; one cycle, with restarts if the network fits its images early, "
-        "or the cycles that --cycle-epochs and --t-mult make (50, or 3,000 updates; 12, or 240 "
+        "or the cycles that --cycle-epochs and --t-mult make (50, or 4,500 updates; 12, or 240 "
         "updates, with pretrained weights)",
     )
     minutes: float | None = Field(

@@ -395,7 +395,7 @@ def test_workers_that_are_started_later_serve_what_the_others_serve(tmp_path: Pa
                 pass
         while len(workers_of(process.pid)) < 2:
             pass
-        # The first answer of version 2 may have been that of a worker which was ahead of the others.
+        # The first answer of version 2 may have been that of a worker ahead of the others.
         while not all(version_of(url) == "2" for _ in range(10)):
             assert process.poll() is None
 
