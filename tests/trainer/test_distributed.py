@@ -10,11 +10,13 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pytest
 import safetensors.numpy
 import torch
 import torch.distributed as dist
 
 from snapensemble.contracts.run import RunManifest, read_run
+from snapensemble.trainer import budget
 from tests.forks import Fork, forked
 from tests.trainer import torchrun_jobs as jobs
 
@@ -129,6 +131,19 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
             for d, r in zip((one, two), runs, strict=True)
         ]
         np.testing.assert_allclose(logits[0], logits[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("most", "ends"), [(1e9, (12, 24, 36, 48, 60, 72)), (0.0, (72,))], ids=["fitted", "not fitted"]
+)
+def test_two_processes_decide_alike_about_restarts(
+    most: float, ends: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"MIN_EPOCHS": 1, "MIN_UPDATES": 1, "FITTED": most}.items():
+        monkeypatch.setattr(budget, name, value)
+    flags = "--data digits --model tiny --epochs 6 --batch-size 64 --device cpu --out"
+    all_end_well(jobs.training, *flags.split(), str(tmp_path / "run"))
+    assert read_run(tmp_path / "run").schedule.cycle_ends == ends
 
 
 def test_a_dead_process_is_started_again_and_the_run_goes_on_from_its_checkpoint(
