@@ -86,7 +86,7 @@ def test_killed_at_any_moment_the_same_is_decided_once(
     whole = train(short(tmp_path / "whole", **BUDGET))
     begin = partial(train, short(tmp_path / "counted", **BUDGET))
     # Around the trial, where files and run.json are written, and later.
-    events = [*range(36, 60, 4), *random.Random(0).sample(range(60, killed(begin, -1)), 2)]
+    events = [*range(36, 60, 6), *random.Random(0).sample(range(60, killed(begin, -1)), 1)]
     met = set()
     for event in events:
         run_dir = tmp_path / f"killed-{event}"
