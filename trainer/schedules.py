@@ -71,10 +71,14 @@ class Plan:
             return self.if_fitted
         return replace(self, trial="not fitted", if_fitted=None)
 
+    @property
+    def falls_over(self) -> int | None:
+        """The steps of the first fall, if a restart cuts it short."""
+        return self.schedule.falls_over if isinstance(self.schedule, Sgdr) else None
+
     def is_cut(self, cycle: Cycle) -> bool:
         """Whether a restart cuts the cycle short, at a rate that has hardly fallen yet."""
-        cut = isinstance(self.schedule, Sgdr) and self.schedule.falls_over is not None
-        return cut and cycle.index == 0
+        return self.falls_over is not None and cycle.index == 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,7 @@ per request, which does not depend on how much the client takes.
 import argparse
 import asyncio
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,9 @@ from benchmarks.peers.__main__ import CHECKED, answers
 from benchmarks.peers.peers import BY_NAME, OURS, ours
 from benchmarks.peers.servers import TOLERANCE, NotMeasured, Running, running
 from benchmarks.peers.venvs import CACHE, environment
-from benchmarks.random_members import random_bundle
-from benchmarks.serving.bundles import add_arguments, bundle_of, pictures_of
+from benchmarks.serving.bundles import add_arguments, add_random, bundle_of, pictures_of
 from benchmarks.serving.grpc_load import GrpcClient, messages
+from benchmarks.serving.turns import turn_of
 from snapensemble.bench.load import closed_loop
 from snapensemble.contracts.bundle import read_bundle
 from snapensemble.contracts.metrics import Floats
@@ -48,16 +46,11 @@ def main() -> None:
     add_arguments(parser, "peers-grpc")
     parser.add_argument("--rounds", type=int, default=5, help="how often each server runs (5)")
     parser.add_argument("--seconds", type=float, default=5, help="of one load (5)")
-    parser.add_argument("--resnet20", action="store_true", help="five with random weights")
+    add_random(parser)
     parser.add_argument("--venvs", type=Path, default=CACHE, help=f"for environments ({CACHE})")
     args = parser.parse_args()
     python = environment(PYTRITON, args.venvs)
-    with ExitStack() as stack:
-        if args.resnet20:
-            work = stack.enter_context(tempfile.TemporaryDirectory())
-            bundle_dir = random_bundle(Path(work) / "bundle")
-        else:
-            bundle_dir = stack.enter_context(bundle_of(args))
+    with bundle_of(args) as bundle_dir:
         bundle = read_bundle(bundle_dir)
         pictures = pictures_of(args, bundle_dir)
         expected_BK = answers(bundle_dir, pictures.images[:CHECKED], cascade=False)
@@ -99,16 +92,7 @@ async def loaded(
     ask, found = client.asker(prepared), {}
     await closed_loop(ask, concurrency=max(CONCURRENCY), seconds=WARM_UP_S)
     for count in CONCURRENCY:
-        used = server.tree.cpu_s()
-        samples = await closed_loop(ask, concurrency=count, seconds=seconds)
-        used = server.tree.cpu_s() - used
-        if wrong := {sample.answer.code for sample in samples} - {None}:
-            raise NotMeasured(f"answers with {wrong}")
-        elapsed = max(s.ended for s in samples) - min(s.started for s in samples)
-        found[f"c={count}"] = {
-            "per_second": len(samples) / elapsed,
-            "cpu_ms": 1000 * used / len(samples),
-        }
+        found[f"c={count}"] = await turn_of(server.url, ask, server.tree.cpu_s, count, seconds)
     await client.close()
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.pipeline import png
+from benchmarks.random_members import random_bundle
 from snapensemble.bench.pictures import Pictures, noise, read_pictures
 from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
 from snapensemble.contracts.pixels import SUFFIXES
@@ -30,12 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
         action="store_true",
         help=f"send {MOST} of the test split that the run knows; a cascade finds noise difficult",
     )
+    parser.set_defaults(resnet20=False)
     parser.add_argument("--name", default=name, help=f"of the result files ({name})")
+
+
+def add_random(parser: argparse.ArgumentParser) -> None:
+    """A flag for members that need no training."""
+    parser.add_argument(
+        "--resnet20", action="store_true", help="five with random weights instead of DIR's"
+    )
 
 
 @contextlib.contextmanager
 def bundle_of(args: argparse.Namespace) -> Iterator[Path]:
-    """The bundle directory that the flags mean; one made from a run is removed on leaving."""
+    """The bundle directory that the flags mean; one that is made for them is removed on leaving."""
+    if args.resnet20:
+        with tempfile.TemporaryDirectory(prefix="snapensemble-bench-") as work:
+            yield random_bundle(Path(work) / "bundle")
+        return
     if (args.source / BUNDLE_FILE).is_file():
         yield args.source
         return

@@ -12,20 +12,18 @@ import argparse
 import asyncio
 import base64
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from benchmarks.machine import save, spread
-from benchmarks.random_members import PICTURES, random_bundle
-from benchmarks.serving.bundles import add_arguments, bundle_of, pictures_of
-from benchmarks.serving.grpc_load import Ask, GrpcClient, messages
+from benchmarks.serving.bundles import add_arguments, add_random, bundle_of, pictures_of
+from benchmarks.serving.grpc_load import GrpcClient, messages
+from benchmarks.serving.turns import turn_of
 from snapensemble.bench.http_load import HttpClient
-from snapensemble.bench.load import Answer, closed_loop
+from snapensemble.bench.load import Answer, Ask
 from snapensemble.bench.processes import cpu_seconds
 from snapensemble.contracts.bundle import read_bundle
 from snapensemble.server_process import server_process
@@ -40,15 +38,10 @@ def main() -> None:
     add_arguments(parser, "serving-contracts")
     parser.add_argument("--rounds", type=int, default=5, help="after one that warms up (5)")
     parser.add_argument("--seconds", type=float, default=5, help="of one turn (5)")
-    parser.add_argument("--resnet20", action="store_true", help="five with random weights")
+    add_random(parser)
     args = parser.parse_args()
-    with ExitStack() as stack:
-        if args.resnet20:
-            work = stack.enter_context(tempfile.TemporaryDirectory())
-            bundle_dir, pictures = random_bundle(Path(work) / "bundle"), PICTURES
-        else:
-            bundle_dir = stack.enter_context(bundle_of(args))
-            pictures = pictures_of(args, bundle_dir).encoded
+    with bundle_of(args) as bundle_dir:
+        pictures = pictures_of(args, bundle_dir).encoded
         bundle = read_bundle(bundle_dir)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             rounds = runner.run(measure(bundle_dir, bundle.name, pictures, args))
@@ -70,18 +63,9 @@ async def measure(
         for turn in range(args.rounds + 1):
             found = {}
             for way, ask in ways.items():
-                before = cpu_seconds(process.pid)
-                samples = await closed_loop(ask, concurrency=CONCURRENCY, seconds=args.seconds)
-                after = cpu_seconds(process.pid)
-                wrong = {s.answer.code for s in samples} - {None}
-                if wrong:
-                    raise SystemExit(f"{way}: answers with {wrong}")
-                assert before is not None and after is not None
-                elapsed = max(s.ended for s in samples) - min(s.started for s in samples)
-                found[way] = {
-                    "per_second": len(samples) / elapsed,
-                    "cpu_ms": 1000 * (after - before) / len(samples),
-                }
+                found[way] = await turn_of(
+                    way, ask, lambda: cpu_seconds(process.pid), CONCURRENCY, args.seconds
+                )
             if turn:  # the first turn warms up
                 rounds.append(found)
             print(f"round {turn} of {args.rounds}", file=sys.stderr)

@@ -1,13 +1,12 @@
 """Asks a server for predictions over gRPC, by messages that are prepared before."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
-from snapensemble.bench.load import Answer
+from snapensemble.bench.load import Answer, Ask
 from snapensemble.serving.grpc.messages import CLASSES
 
 CHANNELS = 4  # connections of the client
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
-Ask = Callable[[int], Awaitable[Answer]]
 
 
 def messages(

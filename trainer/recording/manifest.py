@@ -12,7 +12,6 @@ from snapensemble.trainer.data.balance import class_counts
 from snapensemble.trainer.data.dataset import Dataset, resolved
 from snapensemble.trainer.loop import Batches
 from snapensemble.trainer.models.tuning import ALL
-from snapensemble.trainer.schedule import Sgdr
 from snapensemble.trainer.schedules import Hypergradient, Plan, Plateau, StepDecay
 
 
@@ -63,7 +62,7 @@ def schedule_record(config: TrainConfig, plan: Plan) -> ScheduleRecord:
         total_steps=plan.steps,
         cycle_ends=tuple(cycle.end for cycle in plan.cycles),
         trial=plan.trial,
-        falls_over=falls_over(plan),
+        falls_over=plan.falls_over,
     )
     match plan.schedule:
         case StepDecay(milestones=milestones, factor=factor):
@@ -82,13 +81,8 @@ def decided_record(record: ScheduleRecord, plan: Plan) -> ScheduleRecord:
         first, second, *_ = plan.cycles
         ends = tuple(cycle.end for cycle in plan.cycles)
         changes |= {"T_0": first.length, "T_1": second.length}
-        changes |= {"cycles": len(ends), "cycle_ends": ends, "falls_over": falls_over(plan)}
+        changes |= {"cycles": len(ends), "cycle_ends": ends, "falls_over": plan.falls_over}
     return record.model_copy(update=changes)
-
-
-def falls_over(plan: Plan) -> int | None:
-    """The steps of the plan's first fall, if a restart cuts it short."""
-    return plan.schedule.falls_over if isinstance(plan.schedule, Sgdr) else None
 
 
 def training_record(

@@ -107,6 +107,15 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
+async def load_that_waits_for(slow: Worker, asked: Worker) -> "asyncio.Task[None]":
+    """A load of the bees of which the slow worker has heard, and which it does not follow."""
+    slow.follows = False
+    slow.told.clear()
+    loading = asyncio.create_task(asked.load("bees"))
+    await asyncio.wait_for(slow.told.wait(), 30)
+    return loading
+
+
 BOTH = {"ants": "1", "bees": "1"}
 NEW = {"ants": "1", "bees": "2"}
 
@@ -115,10 +124,7 @@ async def test_a_load_is_answered_when_every_worker_has_followed(models: Path) -
     async with workers_of(Plans(partial(plan, models))) as start:
         asked, slow = await start(), await start()
         put(models, "bees", 2)
-        slow.follows = False
-        slow.told.clear()
-        loading = asyncio.create_task(asked.load("bees"))
-        await asyncio.wait_for(slow.told.wait(), 30)
+        loading = await load_that_waits_for(slow, asked)
         while asked.serves != NEW:
             await asyncio.sleep(0)
         assert not loading.done()
@@ -206,10 +212,7 @@ async def test_one_that_starts_meanwhile_is_waited_for_and_ends_with_the_same(
     async with workers_of(Plans(partial(plan, models))) as start:
         asked, slow = await start(), await start()
         put(models, "bees", 2)
-        slow.follows = False
-        slow.told.clear()
-        loading = asyncio.create_task(asked.load("bees"))
-        await asyncio.wait_for(slow.told.wait(), 30)
+        loading = await load_that_waits_for(slow, asked)
         starting = await start(follows=False)
         slow.follows = True
         slow.follow()
@@ -228,10 +231,7 @@ async def test_one_that_dies_is_not_waited_for(models: Path) -> None:
     async with workers_of(Plans(partial(plan, models))) as start:
         asked, dying = await start(), await start()
         put(models, "bees", 2)
-        dying.follows = False
-        dying.told.clear()
-        loading = asyncio.create_task(asked.load("bees"))
-        await asyncio.wait_for(dying.told.wait(), 30)
+        loading = await load_that_waits_for(dying, asked)
         dying.end()
         await loading
         assert (await start()).serves == NEW
