@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def demo_config(run_dir: Path, seed: int = 0) -> "TrainConfig":
-    """What `train` does by default, with a network so small that it takes half a minute.
+    """What `train` does by default, with a network so small that it takes a minute.
 
     `benchmarks/training/budgets.py --digits` measures what the ensemble gains.
     """
