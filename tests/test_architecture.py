@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("contracts", "trainer", "export", "report", "serving", "snapensemble")
 SOURCES = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILE_LINES, FOLDER_MODULES, FRAGMENT_LINES = 400, 18, 40
 
 
@@ -100,3 +101,19 @@ def not_for_benchmarks(tree: ast.AST) -> Iterator[str]:
             is_private = name.startswith("_") and not name.startswith("__")
             if is_private or (is_import and name == "tests"):
                 yield f"line {node.lineno}: {name}"
+
+
+@pytest.mark.parametrize(
+    "file", [*SOURCES, *BENCHMARKS, *TESTS], ids=lambda f: f"{f.parent.name}/{f.name}"
+)
+def test_no_block_waits_at_its_end_for_a_process_that_nobody_ends(file: Path) -> None:
+    """`with Popen(...)` does, when a check inside has failed; `ended(Popen(...))` is for that."""
+    waiting = [
+        f"line {item.context_expr.lineno}"
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.With)
+        for item in node.items
+        if isinstance(item.context_expr, ast.Call)
+        and ast.unparse(item.context_expr.func) in ("Popen", "subprocess.Popen")
+    ]
+    assert waiting == []

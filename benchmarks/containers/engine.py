@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.children import ended
+
 ENGINE = os.environ.get("ENGINE", "docker")
 HARDENED = (
     "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--memory=512m",
@@ -83,15 +85,14 @@ def served(
 def wait_until_serving(name: str, *, since: str = "") -> None:
     """Wait until the server logs that it serves; fail with the log if it ends instead."""
     command = [ENGINE, "logs", "--follow", *([f"--since={since}"] if since else []), name]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    with ended(
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     ) as log:
         assert log.stdout is not None
         lines = []
         for line in log.stdout:
             lines.append(line)
             if line.startswith("Serving "):
-                log.terminate()
                 return
     raise AssertionError(f"{name} ended before it served: {''.join(lines)}")
 
@@ -102,13 +103,11 @@ def wait_until_healthy(name: str) -> None:
         ENGINE, "events", "--filter", f"container={name}", "--filter", "event=health_status",
         "--since", "10m", "--format", "{{.Action}} {{.Status}}",
     ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as events:
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as events:
         assert events.stdout is not None
         for line in events.stdout:
             if "unhealthy" in line:
-                events.terminate()
                 raise AssertionError(engine("inspect", "-f", "{{json .State.Health}}", name))
             if "healthy" in line:
-                events.terminate()
                 return
     raise AssertionError("the engine has ended")

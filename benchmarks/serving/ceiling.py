@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.children import ended
 from benchmarks.machine import save, spread
 from benchmarks.serving.bundles import add_arguments, bundle_of, pictures_of
 from benchmarks.serving.wrk import find_wrk, run_wrk, write_script
@@ -129,10 +130,9 @@ def minimal_fastapi(folder: Path, answer: str) -> Iterator[str]:
     file = folder / "answer.json"
     file.write_text(answer)
     command = [sys.executable, "-m", "benchmarks.serving.minimal_fastapi", str(file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with ended(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
-        process.terminate()
 
 
 def table(rounds: list[dict[str, Any]]) -> list[tuple[str, ...]]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from benchmarks.children import ended
 from snapensemble.bench.http_load import split_url
 
 PERIOD_S = 0.02
@@ -56,8 +57,8 @@ def probed(url: str) -> Iterator[dict[str, Any]]:
     """Poll a server while the block runs; on leaving, the dictionary holds what was seen."""
     found: dict[str, Any] = {}
     command = [sys.executable, "-m", "benchmarks.serving.probe", url]
-    with subprocess.Popen(
-        command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    with ended(
+        subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     ) as process:
         yield found
         found.update(json.loads(process.communicate()[0]))

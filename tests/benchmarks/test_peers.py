@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.children import ended
 from benchmarks.peers import peers
 from benchmarks.peers.apps.members import Members
 from benchmarks.peers.measure import CONNECTIONS, Round
@@ -129,7 +130,7 @@ def test_a_tree_ends_with_those_that_have_left_it(monkeypatch: pytest.MonkeyPatc
     mark = uuid.uuid4().hex
     monkeypatch.setenv(MARK, mark)
     command = [sys.executable, "-c", PARENT]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as root:
+    with ended(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as root:
         tree = ProcessTree(root, mark)
         try:
             assert root.stdout is not None and root.stdout.readline() == b"ready\n"

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from benchmarks.children import ended
 from benchmarks.containers.behind_nginx import free_ports
 from benchmarks.containers.engine import Container
 from benchmarks.containers.load import clients
@@ -32,22 +33,35 @@ def prometheus(directory: Path, target: str) -> Iterator[httpx.Client]:
     )
     shutil.copy(FILES / "alerts.yml", directory)
     (port,) = free_ports(1)
-    with subprocess.Popen(
-        [
-            "prometheus", f"--config.file={directory}/prometheus.yml",
-            f"--storage.tsdb.path={directory}/data", f"--web.listen-address=127.0.0.1:{port}",
-            "--log.level=error",
-        ]
-    ) as process:  # fmt: skip
-        transport = httpx.HTTPTransport(retries=8)  # until its port is open
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport) as http:
-            yield http
-        process.terminate()
+    command = [
+        "prometheus", f"--config.file={directory}/prometheus.yml", "--log.level=error",
+        f"--storage.tsdb.path={directory}/data", f"--web.listen-address=127.0.0.1:{port}",
+    ]  # fmt: skip
+    with (
+        ended(subprocess.Popen(command)) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}") as http,
+    ):
+        wait_until_ready(http, process)
+        yield http
+
+
+def wait_until_ready(http: httpx.Client, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until it answers queries: its port is open before its storage is."""
+    deadline, seen = time.monotonic() + 60, "nothing"
+    while seen != "200":
+        assert process.poll() is None, f"Prometheus ended with exit code {process.returncode}"
+        assert time.monotonic() < deadline, f"Prometheus is not ready within a minute: {seen}"
+        time.sleep(0.1)
+        try:
+            seen = f"{http.get('/-/ready').status_code}"
+        except httpx.TransportError as error:
+            seen = f"{error!r}"
 
 
 def value_of(http: httpx.Client, query: str) -> float | None:
-    found = http.get("/api/v1/query", params={"query": query}).json()
-    assert found["status"] == "success", found
+    answer = http.get("/api/v1/query", params={"query": query})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
     result = found["data"]["result"]
     return float(result[0]["value"][1]) if result else None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.children import ended
 from snapensemble.cli import COMMANDS
 from snapensemble.server_process import server_process
 from tests.factories import encoded, picture
@@ -71,10 +72,12 @@ def test_every_command_of_the_console_script(hostile: Path) -> None:
 
 
 def test_the_console_script_serves_with_workers(hostile: Path, bundle_dir: Path) -> None:
-    with subprocess.Popen(
-        [SCRIPTS / "snapensemble", "serve", bundle_dir, "--port", "0", "--workers", "2"],
-        stdout=subprocess.PIPE,
-        text=True,
+    with ended(
+        subprocess.Popen(
+            [SCRIPTS / "snapensemble", "serve", bundle_dir, "--port", "0", "--workers", "2"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     ) as process:
         assert process.stdout is not None
         assert "workers: 2" in process.stdout.readline()

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+from benchmarks.children import ended
 from snapensemble.bench.processes import resident_bytes
 from snapensemble.server_process import server_process
 from snapensemble.serving.process.libraries import LOGGERS, silence_decoders
@@ -114,11 +115,13 @@ def test_a_large_picture_leaves_nothing_behind() -> None:
     held = {}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     for way in ("no", "yes"):
-        with subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, way],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
+        with ended(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, way],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
         ) as process:
             assert process.stdin is not None and process.stdout is not None
             assert process.stdout.readline() == b"done\n"

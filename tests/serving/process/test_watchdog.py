@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from benchmarks.children import ended
 from snapensemble.serving.process.watchdog import CUT_OFF
 
 PROGRAM = """
@@ -48,11 +49,13 @@ with ended_in_time(shutdown, margin_s=0.1, at_last=lambda: os.write(1, b"at last
 
 def run(case: str) -> tuple[int, str, str]:
     """Exit code, output and log of a process that is asked to end."""
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.replace("{case}", case)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    with ended(
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.replace("{case}", case)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     ) as process:
         assert process.stdout is not None
         assert process.stdout.read(6) == "ready "

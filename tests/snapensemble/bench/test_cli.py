@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.children import ended
 from snapensemble.bench.cli import BenchConfig
 from snapensemble.cli import main
 from snapensemble.contracts.options import build
@@ -134,15 +135,17 @@ def test_open_loops_replace_the_usual_closed_ones() -> None:
 def test_ctrl_c_prints_what_was_measured(bundle_dir: Path) -> None:
     command = [sys.executable, "-m", "snapensemble.cli", "bench", str(bundle_dir)]
     load = ["--concurrency", "1", "2", "--seconds", "0.5", "--rate", "1"]
-    with subprocess.Popen(
-        [*command, *load], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    with ended(
+        subprocess.Popen(
+            [*command, *load], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         for text in process.stdout:
             if text.startswith("engine"):
                 process.send_signal(signal.SIGINT)
                 break
-        rest, message = process.stdout.read(), process.stderr.read()
+        rest, message = process.communicate()
     assert process.returncode == 130
     assert all(text.startswith(("http", "engine")) for text in rest.split("\n") if text)
     assert message == "snapensemble bench: stopped by SIGINT\n"

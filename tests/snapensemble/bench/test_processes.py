@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.children import ended
 from snapensemble.bench import processes
 from snapensemble.bench.processes import (
     PROC,
@@ -25,7 +26,7 @@ subprocess.run([sys.executable, "-c", "print('running', flush=True); input()"])
 
 def test_what_a_process_and_its_child_use() -> None:
     command = [sys.executable, "-c", PARENT]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with ended(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)) as process:
         assert process.stdout is not None and process.stdout.readline() == b"running\n"
         parent, child = family(process.pid)
         used_s, alone = cpu_seconds(parent), peak_resident_bytes(parent, children=False)
