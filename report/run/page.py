@@ -6,10 +6,19 @@ from pathlib import Path
 
 from snapensemble.contracts.files import write_atomically
 from snapensemble.contracts.manifest import Record
+from snapensemble.contracts.run import Trial
 from snapensemble.report.figures import pairs_of
 from snapensemble.report.html import PAGE_FILE, accuracies, claim_directory, render
 from snapensemble.report.run.charts import CHARTS, draw_charts
 from snapensemble.report.run.measure import Measured, measure
+
+TRIALS: dict[Trial, str] = {
+    "open": "Whether the rate restarts is open: the first epochs decide.",
+    "fitted": "In the first cycle the network had fitted its training images, so the rate "
+    "restarts; that cycle was cut short and is in no average.",
+    "not fitted": "After the first epochs the network had not fitted its training images; "
+    "restarts cost more than they gain there, so this is one cosine run.",
+}
 
 
 def write_report(run_dir: Path, directory: Path) -> Measured:
@@ -58,6 +67,8 @@ def summary(measured: Measured) -> list[str]:
         f"{run.schedule.in_words(word)}; "
         f"{measured.steps:,} steps and {measured.epochs_done:,} epochs are logged."
     ]
+    if run.schedule.trial is not None:
+        sentences.append(TRIALS[run.schedule.trial])
     if not run.complete:
         sentences.append(
             f"This run is not finished: {found} of {planned} {word}s have their snapshot."

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.run import read_run, write_run
 from snapensemble.report.run.charts import CHARTS, draw_charts
 from snapensemble.report.run.measure import measure
-from snapensemble.report.run.page import page, write_report
+from snapensemble.report.run.page import TRIALS, page, write_report
 from tests.report.run.runs import keep, make_run, metrics_lines, write_metrics
 
 FILES = {f"{name}.png" for name in CHARTS}
@@ -69,6 +70,20 @@ def test_what_comes_from_the_run_is_escaped(tmp_path: Path) -> None:
     assert "<title>tiny on &lt;b&gt;&amp;&#39;&#34;</title>" in text
     quoted = "&#39;bundles/a &lt;i&gt; b&#39;"
     assert f"snapensemble export &#39;a &lt;i&gt; b&#39; --out {quoted}<" in text
+
+
+def test_the_page_says_what_the_trial_of_restarts_has_decided(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run")
+    run = read_run(run_dir)
+    measured = measure(run_dir)
+    said = {}
+    for trial in (None, "open", "fitted", "not fitted"):
+        schedule = run.schedule.model_copy(update={"trial": trial})
+        decided = replace(measured, run=run.model_copy(update={"schedule": schedule}))
+        said[trial] = page(decided, {}, run_dir)
+    assert not any(words in said[None] for words in TRIALS.values())
+    for trial, words in TRIALS.items():
+        assert words in said[trial]
 
 
 def test_the_page_says_that_choosing_and_measuring_on_one_split_flatters(tmp_path: Path) -> None:
