@@ -20,7 +20,7 @@ BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
 	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
-	conformance test-container test-browser screenshots test-gpu test-ray test-ray-serve check-slow \
+	conformance test-once test-container test-browser screenshots test-gpu test-ray test-ray-serve check-slow \
 	kubernetes audit package
 
 help: ## list the targets
@@ -69,7 +69,12 @@ test-gpu: .venv/installed ## run the tests that need a GPU
 
 check-slow: check test-ray test-ray-serve ## and what takes minutes: a cluster of two nodes, one of them killed
 
-check: lint types imports kubernetes test test-serving ## all that CI runs: format, lint, types, imports, tests
+check: lint types imports kubernetes test-once ## all that CI runs: format, lint, types, imports, tests
+
+# Those of serving where torch is not installed, and here what needs more than is installed there.
+test-once: .venv/installed test-serving ## run each test once, in the environment that shows most
+	$(BIN)/pytest $(SHARED) tests/contracts tests/serving -m extra
+	$(BIN)/pytest $(SHARED) --ignore tests/contracts --ignore tests/serving
 
 lint: .venv/installed ## check format and style
 	$(BIN)/ruff format --check $(CODE)

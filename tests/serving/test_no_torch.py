@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -83,6 +84,15 @@ def test_what_tests_serving_needs_nothing_but_the_extras_serving_and_test(room: 
     script = TESTS.format(absent=absent, room=room)
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
+
+
+def test_what_tests_more_where_more_is_installed_is_marked() -> None:
+    """`make check` runs the others where nothing more is installed, and only there."""
+    rooms = [Path(__file__).parent, Path(__file__).parents[1] / "contracts"]
+    for file in [file for room in rooms for file in room.rglob("test_*.py")]:
+        looks = {"importorskip", "find_spec", "PACK"} & {*re.findall(r"\w+", file.read_text())}
+        if looks and file != Path(__file__):
+            assert "pytest.mark.extra" in file.read_text(), f"{file}: {looks}"
 
 
 def test_onnx_runtime_sends_nothing_and_leaves_no_identifier(

@@ -32,6 +32,8 @@ from tests.serving.grpc.calling import (
 )
 from tests.serving.http.open_inference.asking import CHW, PNGS, serialized
 
+pytestmark = pytest.mark.extra
+
 TOKEN = "0123456789abcdef"
 NONE = b""
 Code = grpc.StatusCode

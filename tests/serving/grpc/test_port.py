@@ -22,6 +22,8 @@ import grpc
 
 from tests.serving.grpc.calling import Client, raw_pictures, tensors_of
 
+pytestmark = pytest.mark.extra
+
 ANY = Settings(grpc_port=0)
 
 

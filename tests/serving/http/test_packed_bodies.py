@@ -26,6 +26,8 @@ from tests.serving.conftest import LIMITS
 from tests.serving.http.media.packing import PACK
 from tests.serving.http.test_http import is_problem
 
+pytestmark = pytest.mark.extra
+
 PICTURES = [encoded(picture(seed)) for seed in range(3)]
 BMP = encoded(picture(0, width=100, height=100), "BMP")
 FORM = httpx.Request(

@@ -17,6 +17,8 @@ from snapensemble.serving.settings import Settings
 from tests.factories import encoded, make_cascade_bundle, picture
 from tests.openapi import document_of
 
+pytestmark = pytest.mark.extra
+
 PICTURES = [encoded(picture(seed), kind) for seed, kind in enumerate(["PNG", "JPEG", "BMP", "GIF"])]
 MAY_FAIL = (503, 504)  # too much to do, and a deadline too near
 CONFORMS = [

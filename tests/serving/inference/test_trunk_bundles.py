@@ -103,6 +103,7 @@ def test_features_are_counted_in_the_memory_of_requests(
     assert engine.admission.memory.held == 0
 
 
+@pytest.mark.extra
 def test_one_changed_byte_of_the_trunk_stops_the_start(trunk_dir: Path) -> None:
     file = trunk_dir / "trunk.onnx"
     data = bytearray(file.read_bytes())

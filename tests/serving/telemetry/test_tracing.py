@@ -39,6 +39,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
 )
 from opentelemetry.trace import SpanKind, StatusCode
 
+pytestmark = pytest.mark.extra
+
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 MS = 1_000_000  # spans are put on the wall clock one by one
 PARENT = "b7ad6b7169203331"

@@ -23,6 +23,8 @@ from snapensemble.serving.http.media.encodings import (
 )
 from tests.serving.http.media.packing import PACK
 
+pytestmark = pytest.mark.extra
+
 NOISE = random.Random(0).randbytes(100_000)
 every_coding = pytest.mark.parametrize("name", PACK)
 several = pytest.mark.parametrize("name", [name for name in PACK if not CODINGS[name].is_one])
