@@ -194,6 +194,17 @@ def adaptive_ece(probs_BK: Floats, labels_B: Labels, bins: int = 15) -> float:
     return float(np.abs(np.add.reduceat(gaps, edges[:-1])).sum() / len(labels_B))
 
 
+def auroc(own_N: Floats, others_N: Floats) -> float:
+    """How often one of the others has a higher score than one of the own, an equal one as half.
+
+    The area under the ROC curve, as Mann & Whitney's statistic; both need one score at least.
+    """
+    rising_N = np.sort(own_N)
+    below_N = np.searchsorted(rising_N, others_N, side="left")
+    not_above_N = np.searchsorted(rising_N, others_N, side="right")
+    return float((below_N + not_above_N).mean() / (2 * len(own_N)))
+
+
 def confidence_bins(confidence_B: Floats, bins: int) -> NDArray[np.int64]:
     """Which of `bins` equal-width bins over (0, 1] each confidence is in, from 0."""
     return np.clip(np.ceil(confidence_B * bins).astype(np.int64) - 1, 0, bins - 1)

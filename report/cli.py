@@ -50,10 +50,12 @@ def _run(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
 
 def _bundle(args: argparse.Namespace) -> tuple[Path, list[str], dict[str, object]]:
     """Read the page of a bundle, and copy it to `--out` if that is given."""
+    from snapensemble.report.bundle.novelty import novelty_lines
     from snapensemble.report.bundle.page import read_bundle_report
     from snapensemble.report.bundle.words import remedy, summary
 
     bundle, figures, page = read_bundle_report(args.directory, args.out)
     lines = summary(bundle, figures)
+    lines += [line for found in figures.novelty for line in novelty_lines(found)]
     lines += [f"{what}: {command}" for what, command in remedy(bundle, figures)]
     return page, lines, figures.model_dump(mode="json")

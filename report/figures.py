@@ -4,9 +4,12 @@ Shapes: S snapshots, N validation images, K classes, T points of a curve.
 """
 
 from collections.abc import Sequence
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import betaincinv
 
 from snapensemble.contracts.manifest import ValFigures
@@ -60,6 +63,30 @@ def lowest_share(count: int, images: int, confidence: float = CONFIDENCE) -> flo
 def highest_share(count: int, images: int, confidence: float = CONFIDENCE) -> float:
     """The exact one-sided upper confidence bound on a share (Clopper & Pearson 1934)."""
     return float(betaincinv(count + 1, images - count, confidence)) if count < images else 1.0
+
+
+def auroc_interval(auroc: float, own: int, others: int) -> tuple[float, float]:
+    """The two-sided 95 % confidence interval of an area under the ROC curve.
+
+    A limit is where the area lies as many standard errors away as such an interval has, by the
+    variance of Hanley & McNeil (1982) at the limit itself (Newcombe 2006, method 5). It therefore
+    stays within 0 and 1, and an area of 1 has an interval too.
+
+    Args:
+        auroc: as measured, in 0 to 1.
+        own: how many scores should be low.
+        others: how many should be high.
+    """
+    z, pairs = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), (own + others) / 2 - 1
+
+    def excess(limit: float) -> float:
+        spread = 1 + pairs * ((1 - limit) / (2 - limit) + limit / (1 + limit))
+        return abs(limit - auroc) - z * sqrt(limit * (1 - limit) * spread / (own * others))
+
+    inside = min(max(auroc, 1e-12), 1 - 1e-12)  # at 0 and 1 themselves nothing varies
+    low = float(brentq(excess, 0, inside)) if auroc > 0 else 0.0
+    high = float(brentq(excess, inside, 1)) if auroc < 1 else 1.0
+    return low, high
 
 
 def pairs_of(disagreement_SS: Floats) -> Floats:

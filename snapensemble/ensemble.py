@@ -162,7 +162,7 @@ class Ensemble:
             split: which part of it.
             limit: so many images, evenly spread over the part.
             mode: every member, or as many as an image needs.
-            unlike: a directory of pictures of other things, to measure novelty.
+            unlike: pictures of other things, a data set or any directory, to measure novelty.
 
         Returns:
             What `snapensemble evaluate --json` prints.
@@ -176,7 +176,9 @@ class Ensemble:
 
         with in_python_words():
             self._refuse_closed()
-            values = {"data": data, "split": split, "limit": limit, "mode": mode, "unlike": unlike}
+            values = {"data": data, "split": split, "limit": limit, "mode": mode}
+            if unlike is not None:
+                values["unlike"] = os.fspath(unlike)
             return measured(self._engine, build(EvaluateConfig, values, word=str))
 
     def _refuse_closed(self) -> None:

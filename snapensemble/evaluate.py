@@ -5,32 +5,30 @@ Shapes: M members, d members asked, N images, K classes.
 
 import argparse
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from snapensemble.contracts.abstention import RISKS, AbstentionRecord, answered
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.cascade import Mode
-from snapensemble.contracts.errors import InvalidData, InvalidImage
+from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.metrics import Floats, Labels, summary
-from snapensemble.contracts.novelty import NoveltyRecord
 from snapensemble.contracts.options import Options, add_options, build
-from snapensemble.contracts.pictures.walk import Walk
 from snapensemble.contracts.prediction_sets import SetQuantile, covered_and_sizes
-from snapensemble.contracts.process import printable_lines, say
+from snapensemble.contracts.process import printable_lines
+from snapensemble.report.bundle.novelty import Scored, novelty_figures, novelty_lines
+from snapensemble.report.bundle.records import NoveltyFigures
 from snapensemble.serving.inference.aggregate import averaged
 from snapensemble.serving.inference.engine import Engine, load_engine
-from snapensemble.serving.inference.explain import Asked
 from snapensemble.serving.inference.request import MemberOutputs
 from snapensemble.trainer.data.dataset import SPECS
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.reread import reread
+from snapensemble.unlike import ask_others, find_others, spread
 
-AT_ONCE = 256  # pictures whose bytes are in memory
 COLUMNS = {"accuracy": ".2%", "macro_accuracy": ".2%", "nll": ".4f", "ece": ".4f", "brier": ".4f"}
 
 
@@ -46,22 +44,30 @@ class EvaluateConfig(Options):
     limit: int | None = Field(
         None,
         ge=1,
-        description="N images, evenly spread over the split",
+        description="N images, evenly spread over the split, and as many of --unlike",
         json_schema_extra={"metavar": "N"},
     )
     mode: Mode = Field("full", description="ask every member, or as many as an image needs")
-    unlike: Path | None = Field(
+    unlike: str | None = Field(
         None,
-        description="a directory of pictures of other things: how well novelty tells them from "
-        "those of the split",
-        json_schema_extra={"metavar": "DIR"},
+        min_length=1,
+        description="pictures of other things, a data set or any directory: how well novelty tells "
+        "them from those of the split",
+        json_schema_extra={"metavar": "SPEC"},
     )
+    report: bool = Field(False, description="add what --unlike finds to the bundle's report")
     max_accuracy_drop: float | None = Field(
         None,
         ge=0,
         le=1,
         description="accuracy that the cascade may cost, fraction (the bundle's choice)",
     )
+
+    @model_validator(mode="after")
+    def _refuse_report_of_nothing(self) -> Self:
+        if self.report and self.unlike is None:
+            raise Misfit("{report} shows what {unlike} finds; give both")
+        return self
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +82,11 @@ def run(args: argparse.Namespace) -> int:
     options = vars(args)
     bundle_dir, as_json = options.pop("bundle_dir"), options.pop("json")
     figures = evaluate(bundle_dir, **options)
-    print(json.dumps(figures, indent=2) if as_json else printable_lines(table(figures)))
+    if as_json:
+        print(json.dumps(figures, indent=2))
+    else:
+        page = [figures["page"]] if "page" in figures else []
+        print(printable_lines("\n".join([table(figures), *page])))
     return 0
 
 
@@ -93,17 +103,27 @@ def evaluate(bundle_dir: Path, **options: Any) -> dict[str, Any]:
         `ensemble`, for the answers of `mode`, and `members`, each with the figures of
         `contracts.metrics.summary`; `images`, how many there were; `classes_with_images`, over
         which the macro accuracy is the mean; `prediction_sets` and `abstention` if the bundle has
-        any; `novelty` if there are pictures of other things.
+        any; `novelty` if there are pictures of other things, and `page`, the file that shows it,
+        if it was added to the bundle's report.
 
     Raises:
         InvalidConfig: an option is out of bounds.
         InvalidParameter: the bundle carries no cascade, or does not know what is novel.
         InvalidData: the data set cannot be read, has no such split, or other classes or shapes.
-        InvalidManifest: the bundle is damaged.
+        InvalidManifest: the bundle is damaged, or has no report that could be added to.
+        WriteFailed: the report cannot be written.
     """
     config = build(EvaluateConfig, options)
     with load_engine(bundle_dir, max_accuracy_drop=config.max_accuracy_drop) as engine:
-        return measured(engine, config)
+        if not config.report:
+            return measured(engine, config)
+        # Drawing takes a second to import, which those who only measure need not wait for.
+        from snapensemble.report.bundle.page import add_novelty, read_open_report
+
+        read_open_report(bundle_dir)  # before minutes of measuring
+        figures = measured(engine, config)
+    page = add_novelty(bundle_dir, NoveltyFigures(**figures["novelty"]))
+    return {**figures, "page": str(page)}
 
 
 def measured(engine: Engine, config: EvaluateConfig) -> dict[str, Any]:
@@ -111,12 +131,12 @@ def measured(engine: Engine, config: EvaluateConfig) -> dict[str, Any]:
     mode, split = config.mode, config.split
     engine.check_mode(mode)
     bundle = engine.bundle
+    asked = None if config.unlike is None else engine.asked((), novelty=1.0)
+    others = None if config.unlike is None else find_others(config.unlike, bundle, config.limit)
     part = sample(bundle_data(bundle, config.data, split), config.limit)
     images_NCHW, labels_N = part.images_NCHW, part.labels_N
-    asked = None if config.unlike is None else engine.asked((), novelty=1.0)
     own = [answer.whole() for answer in engine.submit(list(images_NCHW), asked=asked)]
     probs_MNK = np.stack([outputs.probs_dK for outputs in own], axis=1)
-    unlike = None if config.unlike is None else Unlike.ask(engine, own, config.unlike, asked)
     probs_NdK = (
         engine.ask(images_NCHW, mode) if mode == "cascade" else list(probs_MNK.swapaxes(0, 1))
     )
@@ -125,6 +145,10 @@ def measured(engine: Engine, config: EvaluateConfig) -> dict[str, Any]:
     sets = [measured_set(probs_NK, labels_N, quantile) for quantile in engine.sets(mode)]
     promises = engine.promises(mode)
     abstention = [] if promises is None else measured_abstention(probs_NK, labels_N, promises)
+    novelty = {}
+    if others is not None:
+        answers = ask_others(engine, others, asked)
+        novelty["novelty"] = measured_novelty(engine, config, own, answers)
     return {
         "ensemble": {**summary(probs_NK, labels_N), "members_used": members_used},
         "members": [
@@ -133,7 +157,7 @@ def measured(engine: Engine, config: EvaluateConfig) -> dict[str, Any]:
         ],
         **({"prediction_sets": sets} if sets else {}),
         **({"abstention": abstention} if abstention else {}),
-        **({} if unlike is None else {"novelty": unlike.figures(probs_NK.max(axis=1))}),
+        **novelty,
         "images": len(labels_N),
         "classes_with_images": len(np.unique(labels_N)),
         "classes": len(bundle.classes),
@@ -150,11 +174,10 @@ def bundle_data(bundle: BundleManifest, spec: str | None = None, split: str = "t
 
 
 def sample(part: Split, limit: int | None) -> Split:
-    """At most `limit` images, evenly spread: a folder's come sorted by class."""
-    count = min(len(part), limit or len(part))
-    if count == len(part):
+    """At most `limit` images of a part, evenly spread."""
+    chosen = spread(len(part), limit)
+    if len(chosen) == len(part):
         return part
-    chosen = np.arange(count) * len(part) // count
     return Split(part.images_NCHW[chosen], part.labels_N[chosen])
 
 
@@ -189,69 +212,22 @@ def measured_abstention(
     return rows
 
 
-@dataclass(frozen=True, slots=True)
-class Unlike:
-    """What a bundle says of its own pictures, and of pictures of other things."""
+def measured_novelty(
+    engine: Engine, config: EvaluateConfig, own: list[MemberOutputs], others: list[MemberOutputs]
+) -> dict[str, Any]:
+    """How well the bundle tells pictures of other things from its own, as NoveltyFigures."""
+    bundle = engine.bundle
 
-    record: NoveltyRecord
-    own_N: Floats  # distances
-    others_N: Floats
-    confidence_N: Floats  # the largest probability of each of the others
+    def scored(data: str | None, outputs: list[MemberOutputs]) -> Scored:
+        sure = [averaged(each.probs_dK[:, None], bundle).max() for each in outputs]
+        distances = [each.distance for each in outputs]
+        return Scored(data or bundle.data.spec, np.array(distances), np.array(sure))
 
-    @classmethod
-    def ask(
-        cls, engine: Engine, own: list[MemberOutputs], directory: Path, asked: Asked | None
-    ) -> "Unlike":
-        """Ask about the others; pictures that cannot be read are named and left out.
-
-        Args:
-            engine: of the bundle.
-            own: what it says of its own pictures, with their distances.
-            directory: the others.
-            asked: for their distances.
-
-        Raises:
-            InvalidData: the directory has no pictures that can be read.
-        """
-        record, walk, others = engine.bundle.novelty, Walk(), []
-        assert record is not None
-        files = walk.pictures(directory)
-        for start in range(0, len(files), AT_ONCE):
-            portion = files[start : start + AT_ONCE]
-            answers = engine.submit([file.read_bytes() for file in portion], asked=asked)
-            for file, answer in zip(portion, answers, strict=True):
-                try:
-                    others.append(answer.whole())
-                except InvalidImage as error:
-                    say(f"left out: {file}: {error}")
-        if not others:
-            raise InvalidData(
-                f"--unlike: {directory} holds no picture that can be read; {walk.summary()}"
-            )
-        own_N, others_N = ([each.distance for each in outputs] for outputs in (own, others))
-        confidence_N = [averaged(each.probs_dK[:, None], engine.bundle).max() for each in others]
-        return cls(record, np.array(own_N), np.array(others_N), np.array(confidence_N))
-
-    def figures(self, own_confidence_N: Floats) -> dict[str, Any]:
-        """Areas under the ROC curve, of distance and of confidence, and what is called novel."""
-        from sklearn.metrics import roc_auc_score
-
-        is_other_N = np.repeat([0, 1], [len(self.own_N), len(self.others_N)])
-        distance_N = np.concatenate([self.own_N, self.others_N])
-        unsure_N = -np.concatenate([own_confidence_N, self.confidence_N])
-        return {
-            "images": len(self.others_N),
-            "auroc": float(roc_auc_score(is_other_N, distance_N)),
-            "auroc_of_confidence": float(roc_auc_score(is_other_N, unsure_N)),
-            "shares": [
-                {
-                    "false_alarms": threshold.false_alarms,
-                    "own": float((self.own_N > threshold.distance).mean()),
-                    "others": float((self.others_N > threshold.distance).mean()),
-                }
-                for threshold in self.record.thresholds
-            ],
-        }
+    assert bundle.novelty is not None
+    found = novelty_figures(
+        scored(config.data, own), scored(config.unlike, others), bundle.novelty, config.split
+    )
+    return found.model_dump()
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -284,13 +260,5 @@ def table(figures: dict[str, Any]) -> str:
         for a in figures.get("abstention", ())
     ]
     if (found := figures.get("novelty")) is not None:
-        lines.append(
-            f"{found['images']:,} pictures of other things: AUROC {found['auroc']:.3f} by "
-            f"distance, {found['auroc_of_confidence']:.3f} by confidence"
-        )
-        lines += [
-            f"novel at {share['false_alarms']:.0%} false alarms: {share['own']:.1%} of the split, "
-            f"{share['others']:.1%} of the others"
-            for share in found["shares"]
-        ]
+        lines += novelty_lines(NoveltyFigures(**found))
     return "\n".join(lines)

@@ -35,7 +35,8 @@ FLAGS = {
         "--novelty", "--no-novelty", "--class-prior",
     },
     "evaluate": {
-        "--data", "--split", "--limit", "--mode", "--unlike", "--max-accuracy-drop", "--json",
+        "--data", "--split", "--limit", "--mode", "--unlike", "--report", "--no-report",
+        "--max-accuracy-drop", "--json",
     },
     "report": {"--out", "--json"},
     "suspects": {"--out", "--data", "--top", "--thumbnails", "--no-thumbnails"},

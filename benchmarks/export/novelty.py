@@ -18,13 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
-from sklearn.metrics import roc_auc_score
 
 from benchmarks.machine import save
 from snapensemble.contracts.bundle import BundleManifest, Member, Trunk, read_bundle
 from snapensemble.contracts.errors import InvalidImage
 from snapensemble.contracts.files import read_verified
-from snapensemble.contracts.metrics import Floats, Labels, entropy, softmax
+from snapensemble.contracts.metrics import Floats, Labels, auroc, entropy, softmax
 from snapensemble.contracts.novelty import directions, distances
 from snapensemble.contracts.pictures.walk import Walk
 from snapensemble.export.novelty import means_of_maps
@@ -132,12 +131,6 @@ def mahalanobis(vectors_NC: Floats, labels_N: Labels) -> Callable[[Floats], Floa
 def lengthless(vectors_NC: Floats) -> Floats:
     """The vectors with length 1."""
     return np.asarray(vectors_NC / np.linalg.norm(vectors_NC, axis=1, keepdims=True))
-
-
-def auroc(known_N: Floats, others_N: Floats) -> float:
-    """How often a picture of other things scores more than one of the known."""
-    is_other_N = np.repeat([0, 1], [len(known_N), len(others_N)])
-    return float(roc_auc_score(is_other_N, np.concatenate([known_N, others_N])))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
 """The report inside a bundle: written by the export, read by `snapensemble report`."""
 
+import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from snapensemble.contracts.bundle import BundleManifest, read_bundle
-from snapensemble.contracts.errors import InvalidManifest
-from snapensemble.contracts.files import write_atomically
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
+from snapensemble.contracts.files import read_regular, write_atomically
 from snapensemble.contracts.manifest import write_manifest
+from snapensemble.contracts.signatures import SIGNATURE_FILE
 from snapensemble.report.bundle.charts import draw_charts
 from snapensemble.report.bundle.confusion import class_rows, shown_matrix
 from snapensemble.report.bundle.judged import Picture, cards
 from snapensemble.report.bundle.measure import ReportInputs, measure_bundle
+from snapensemble.report.bundle.novelty import area, novel_shares, with_measured
 from snapensemble.report.bundle.options import class_coverage, cost, precision_of
 from snapensemble.report.bundle.records import (
     FIGURES_FILE,
     REPORT_DIR,
     BundleFigures,
+    NoveltyFigures,
     Selective,
     read_figures,
 )
@@ -33,7 +38,10 @@ from snapensemble.report.bundle.words import (
 from snapensemble.report.figures import pairs_of, share_interval
 from snapensemble.report.html import PAGE_FILE, claim_directory, render
 
+MAX_PAGE_BYTES = 64 * 2**20
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the images answered, in the table
+# What is written into a page is escaped, so that no other text of it looks like this.
+NOVELTY_SECTION = re.compile(rb'<section id="novelty">.*?</section>', re.DOTALL)
 
 
 def write_bundle_report(directory: Path, bundle: BundleManifest, inputs: ReportInputs) -> None:
@@ -90,6 +98,57 @@ def read_bundle_report(
     return bundle, figures, page
 
 
+def read_open_report(bundle_dir: Path) -> tuple[BundleManifest, BundleFigures, bytes]:
+    """The bundle's manifest, the numbers behind its page, and the page, if it can be added to.
+
+    Raises:
+        InvalidManifest: the bundle is damaged, has no report of its own, or one of an earlier
+            version.
+        InvalidConfig: the bundle is signed, and its signature covers the report.
+    """
+    bundle, figures, page = read_bundle_report(bundle_dir)
+    if (bundle_dir / SIGNATURE_FILE).exists():
+        raise InvalidConfig(
+            f"{bundle_dir} is signed, and {SIGNATURE_FILE} covers its report: remove the "
+            "signature, add to the report, and sign again"
+        )
+    text = read_regular(page, MAX_PAGE_BYTES)
+    if bundle.novelty is not None and len(NOVELTY_SECTION.findall(text)) != 1:
+        raise InvalidManifest(
+            f"{page}: the page has no place for other pictures, an earlier version made it; to "
+            f"have one, export again: {export_command(bundle)} --novelty"
+        )
+    return bundle, figures, text
+
+
+def add_novelty(bundle_dir: Path, found: NoveltyFigures) -> Path:
+    """Add a measurement to the report of a bundle that knows what is novel; returns its page.
+
+    Only the section about other pictures is drawn again: the page's thumbnails are nowhere else.
+
+    Args:
+        bundle_dir: made by the export.
+        found: takes the place of an earlier measurement of the same pictures.
+
+    Raises:
+        InvalidManifest, InvalidConfig: as for `read_open_report`.
+        WriteFailed: the bundle cannot be written.
+    """
+    bundle, figures, text = read_open_report(bundle_dir)
+    measured = with_measured(figures.novelty, found)
+    figures = figures.model_copy(update={"novelty": measured})
+    section = render("novelty.html.j2", bundle=bundle, **_novelty_values(figures))
+    page = bundle_dir / REPORT_DIR / PAGE_FILE
+    write_manifest(page.with_name(FIGURES_FILE), figures)
+    write_atomically(page, NOVELTY_SECTION.sub(lambda _: section.encode(), text))
+    return page
+
+
+def _novelty_values(figures: BundleFigures) -> dict[str, Any]:
+    """What the section about other pictures says, beside the manifest."""
+    return {"measured": figures.novelty, "novel_rows": novel_shares(figures.novelty), "area": area}
+
+
 def bundle_page(
     bundle: BundleManifest, figures: BundleFigures, picture: Picture | None = None
 ) -> str:
@@ -129,6 +188,7 @@ def bundle_page(
         option_name=option_name,
         quality=quality,
         set_name=set_name,
+        **_novelty_values(figures),
     )
 
 

@@ -131,6 +131,29 @@ class AnswerFigures(Record):
     least_sure: tuple[Judged, ...] = ()  # right answers, the lowest probabilities first
 
 
+class NoveltyShares(Record):
+    """What a limit of the bundle's calls novel: the share of its own pictures, and of others."""
+
+    false_alarms: Fraction  # promised, at most
+    own: Fraction
+    others: Fraction
+
+
+class NoveltyFigures(Record):
+    """How well pictures of other things are told from a bundle's own, see contracts.novelty."""
+
+    data: str  # the others: a directory, or a data set
+    images: Annotated[int, Field(ge=1)]
+    own_data: str
+    own_split: Literal["train", "val", "test"]
+    own_images: Annotated[int, Field(ge=1)]
+    auroc: Fraction  # of the distance: how often another picture is farther away than an own one
+    auroc_interval: tuple[Fraction, Fraction]  # at 95 % confidence
+    auroc_of_confidence: Fraction  # the same of the largest probability, which should be lower
+    auroc_of_confidence_interval: tuple[Fraction, Fraction]
+    shares: tuple[NoveltyShares, ...]
+
+
 class BundleFigures(Record):
     """Everything on the page that the bundle's manifest does not say."""
 
@@ -142,6 +165,7 @@ class BundleFigures(Record):
     images: Count
     answers: AnswerFigures | None  # None without images
     speed: SpeedRecord | None  # the only numbers that depend on the machine
+    novelty: tuple[NoveltyFigures, ...] = ()  # added by `evaluate --unlike SPEC --report`
 
 
 def read_figures(bundle_dir: Path) -> BundleFigures:

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 
 from snapensemble.contracts.metrics import (
     accuracy,
+    auroc,
     brier,
     class_weights,
     disagreement,
@@ -148,3 +150,15 @@ def test_a_certain_mistake_costs_much_but_not_infinity() -> None:
 def test_calibrated_answers_have_no_calibration_error() -> None:
     probs_BK = np.tile([[0.75, 0.25]], (4, 1))
     assert ece(probs_BK, np.array([0, 0, 0, 1])) == pytest.approx(0)
+
+
+scores_strategy = st.lists(st.integers(0, 5), min_size=1, max_size=20).map(np.array)
+
+
+@given(scores_strategy, scores_strategy)
+def test_the_auroc_is_how_often_one_of_the_others_scores_more_and_half_of_the_equals(
+    own_N: NDArray[np.float64], others_N: NDArray[np.float64]
+) -> None:
+    pairs = [(other > own) + (other == own) / 2 for own in own_N for other in others_N]
+    assert auroc(own_N, others_N) == pytest.approx(np.mean(pairs))
+    assert auroc(-own_N, -others_N) == pytest.approx(1 - np.mean(pairs))

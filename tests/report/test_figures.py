@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from snapensemble.contracts.metrics import mean_probabilities, softmax, val_figures
+from snapensemble.contracts.metrics import auroc, mean_probabilities, softmax, val_figures
 from snapensemble.report.figures import (
+    auroc_interval,
     growing_ensemble,
     pairwise_disagreement,
     smoothing_window,
@@ -80,3 +81,30 @@ def test_thinning_keeps_every_peak_and_both_ends() -> None:
 
 def test_a_short_curve_is_drawn_whole() -> None:
     assert thinned(np.arange(8.0), columns=2).tolist() == list(range(8))
+
+
+def test_the_limits_of_an_auroc_are_as_many_of_their_own_standard_errors_away() -> None:
+    # Hanley & McNeil's variance at each limit, both groups counted as their mean (Newcombe 2006).
+    own, others, value = 40, 60, 0.9
+    for limit in auroc_interval(value, own, others):
+        above, below = limit / (2 - limit), 2 * limit**2 / (1 + limit)
+        pairs = (own + others) / 2 - 1
+        varies = limit * (1 - limit) + pairs * (above - limit**2) + pairs * (below - limit**2)
+        assert abs(limit - value) == pytest.approx(1.959964 * np.sqrt(varies / (own * others)))
+
+
+def test_the_interval_of_an_auroc_stays_within_its_range_and_is_never_empty() -> None:
+    low, high = auroc_interval(1.0, 30, 50)
+    assert 0.9 < low < 0.97 and high == 1
+    assert auroc_interval(0.0, 30, 50) == pytest.approx((0, 1 - low))
+    assert np.diff(auroc_interval(0.8, 400, 400)) < np.diff(auroc_interval(0.8, 40, 40))
+    low, high = auroc_interval(1.0, 1, 1)
+    assert 0 < low < 0.3 and high == 1
+
+
+def test_the_interval_of_an_auroc_holds_the_true_one_about_as_often_as_it_says() -> None:
+    rng, true, held = np.random.default_rng(0), 0.9213503964748575, 0  # Phi(2 / sqrt 2)
+    for _ in range(400):
+        low, high = auroc_interval(auroc(rng.normal(size=40), rng.normal(2, size=60)), 40, 60)
+        held += low <= true <= high
+    assert 0.92 <= held / 400 <= 0.98

@@ -21,6 +21,7 @@ from snapensemble.contracts.prediction_sets import prediction_sets
 from snapensemble.evaluate import bundle_data, evaluate, sample, table
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.config import ExportConfig
+from snapensemble.report.bundle.records import read_figures
 from snapensemble.serving.errors import InvalidParameter
 from snapensemble.serving.inference.engine import load_engine
 from tests.factories import calibration_record, cascade_record
@@ -152,7 +153,7 @@ def test_a_tolerance_is_a_fraction(cascade_dir: Path, capsys: pytest.CaptureFixt
 def novelty_dir(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The last snapshot of the digits, which knows what is novel."""
     directory = tmp_path_factory.mktemp("novelty") / "bundle"
-    build_bundle(digits_run, directory, ExportConfig(select="last", novelty=True, report=False))
+    build_bundle(digits_run, directory, ExportConfig(select="last", novelty=True))
     return directory
 
 
@@ -165,9 +166,15 @@ def test_pictures_of_other_things_are_told_apart_by_their_distance(
         Image.fromarray(image_HW).save(tmp_path / "deep" / f"{place}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     (tmp_path / "notes.txt").write_text("no picture")
-    figures = evaluate(novelty_dir, unlike=tmp_path, limit=100)
+    figures = evaluate(novelty_dir, unlike=str(tmp_path), limit=100)
     found = figures["novelty"]
-    assert found["images"] == 40 and "left out: " in capfd.readouterr().err
+    assert (found["images"], found["own_images"]) == (40, 100)
+    assert (found["data"], found["own_data"], found["own_split"]) == (
+        str(tmp_path),
+        "digits",
+        "test",
+    )
+    assert "left out: " in capfd.readouterr().err
     with load_engine(novelty_dir) as engine:
         asked, record = engine.asked((), 0.1), engine.bundle.novelty
         own_NCHW = sample(bundle_data(engine.bundle), 100).images_NCHW
@@ -176,20 +183,63 @@ def test_pictures_of_other_things_are_told_apart_by_their_distance(
             for images in (own_NCHW, noise[:, None])
         )
     assert found["auroc"] == pytest.approx(np.mean(far[:, None] > own))
-    assert 0 < found["auroc_of_confidence"] < 1
+    for name in ("auroc", "auroc_of_confidence"):
+        low, high = found[f"{name}_interval"]
+        assert 0 <= low < found[name] < high <= 1
     assert record is not None and record.thresholds
     for share, threshold in zip(found["shares"], record.thresholds, strict=True):
         assert share["false_alarms"] == threshold.false_alarms
         assert share["own"] == pytest.approx((own > threshold.distance).mean())
         assert share["others"] == pytest.approx((far > threshold.distance).mean())
-    assert table(figures).splitlines()[-1].startswith("novel at 10% false alarms: ")
+    lines = table(figures).splitlines()
+    assert lines[-1].startswith("novel at 10% false alarms: ")
+    assert any(line.startswith(f"40 pictures of {tmp_path}: AUROC ") for line in lines)
 
 
 def test_a_directory_without_pictures_and_a_bundle_that_never_looked_are_refused(
     novelty_dir: Path, digits_bundle: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(InvalidData, match=r"holds no picture that can be read; passed over: 1"):
-        evaluate(novelty_dir, unlike=tmp_path, limit=5)
+    with pytest.raises(InvalidData, match=r"holds no picture; passed over: 1 .txt"):
+        evaluate(novelty_dir, unlike=str(tmp_path), limit=5)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(InvalidData, match="--unlike: none of 1 pictures can be read"):
+        evaluate(novelty_dir, unlike=str(tmp_path), limit=5)
     with pytest.raises(InvalidParameter, match="export RUN_DIR --out BUNDLE_DIR --novelty"):
-        evaluate(digits_bundle, unlike=tmp_path, limit=5)
+        evaluate(digits_bundle, unlike=str(tmp_path), limit=5)
+
+
+def test_what_unlike_finds_is_added_to_the_report_which_the_report_command_prints(
+    novelty_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(novelty_dir, tmp_path / "bundle"))
+    thumbnails = (bundle / "report" / "index.html").read_text().count('<img alt="Image ')
+    others = tmp_path / "others"
+    others.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    for place, image_HW in enumerate(noise):
+        Image.fromarray(image_HW).save(others / f"{place}.png")
+    assert (
+        main(["evaluate", str(bundle), "--unlike", str(others), "--limit", "10", "--report"]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(bundle / "report" / "index.html")
+    (found,) = read_figures(bundle).novelty
+    assert (found.data, found.images, found.own_images) == (str(others), 10, 10)
+    page = Path(lines[-1]).read_text()
+    assert page.count(str(others)) == 2 and "None of this is promised" in page
+    assert page.count('<img alt="Image ') == thumbnails > 0
+    assert main(["report", str(bundle)]) == 0
+    said = next(line for line in lines if line.startswith("10 pictures of "))
+    assert said in capsys.readouterr().out.splitlines()
+
+
+def test_a_report_needs_other_pictures_and_a_page_before_anything_is_measured(
+    novelty_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(novelty_dir), "--report"]) == 2
+    assert "--report shows what --unlike finds; give both" in capsys.readouterr().err
+    bundle = Path(shutil.copytree(novelty_dir, tmp_path / "bundle"))
+    shutil.rmtree(bundle / "report")
+    assert main(["evaluate", str(bundle), "--unlike", "nowhere", "--report"]) == 2
+    assert "was exported without a report" in capsys.readouterr().err
