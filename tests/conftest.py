@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from snapensemble.contracts.process import SIGNALS
 from tests.factories import cascade_record, make_bundle, trunk_file
-from tests.shared import made_once
+from tests.shared import made_once, share
 
 if TYPE_CHECKING:  # the tests of serving run without torch
     from torch import Tensor, nn
@@ -45,6 +45,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SNAPENSEMBLE_CACHE", str(directory))
         yield directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> None:
+    share(tmp_path_factory)
 
 
 @pytest.fixture
@@ -87,7 +92,7 @@ def conversions() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory, conversions: None) -> Path:
+def digits_run(conversions: None) -> Path:
     """A real, short run on the digits: 3 cycles of 2 epochs."""
     from snapensemble.trainer.config import TrainConfig
     from snapensemble.trainer.run import train
@@ -95,19 +100,17 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, conversions: None) -> P
     def make(out: Path) -> None:
         train(TrainConfig(data="digits", out=out, cycles=3, cycle_epochs=2, threads=1))
 
-    return made_once(tmp_path_factory, "digits-run", make)
+    return made_once("digits-run", make)
 
 
 @pytest.fixture(scope="session")
-def digits_bundle(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def digits_bundle(digits_run: Path) -> Path:
     """A bundle of the best two snapshots of `digits_run`."""
     from snapensemble.export.bundle import build_bundle
     from snapensemble.export.config import ExportConfig
 
     config = ExportConfig(select="best", members=2, name="digits", report=False)
-    return made_once(
-        tmp_path_factory, "digits-bundle", lambda out: build_bundle(digits_run, out, config)
-    )
+    return made_once("digits-bundle", lambda out: build_bundle(digits_run, out, config))
 
 
 @pytest.fixture

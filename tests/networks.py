@@ -12,6 +12,7 @@ from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.sessions import session_options
 from snapensemble.export.onnx_export import to_onnx
 from snapensemble.trainer.models.registry import build_model, set_whitening
+from tests.shared import made_once
 
 METADATA = {"classes": '["a", "b", "c", "d"]', "precision": "fp32", "seed": "7"}
 
@@ -45,7 +46,11 @@ def trained(name: str, side: int, seed: int = 0) -> nn.Module:
 @cache
 def exported(name: str, side: int, seed: int = 0) -> bytes:
     """The ONNX file of a `trained` network, with `METADATA`."""
-    return to_onnx(trained(name, side, seed), image_of(side), METADATA)
+
+    def make(file: Path) -> None:
+        file.write_bytes(to_onnx(trained(name, side, seed), image_of(side), METADATA))
+
+    return made_once(f"{name.replace(':', '-')}-{side}-{seed}.onnx", make).read_bytes()
 
 
 def optimised_kinds(onnx_file: bytes, path: Path) -> list[str]:

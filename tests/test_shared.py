@@ -4,14 +4,10 @@ import contextlib
 import threading
 from pathlib import Path
 
-import pytest
-
 from tests.shared import made_once
 
 
-def test_who_asks_while_it_is_made_waits_and_makes_nothing(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_who_asks_while_it_is_made_waits_and_makes_nothing() -> None:
     made, is_begun, may_end = [], threading.Event(), threading.Event()
 
     def make(path: Path) -> None:
@@ -21,7 +17,7 @@ def test_who_asks_while_it_is_made_waits_and_makes_nothing(
         assert may_end.wait(30)
 
     def ask() -> None:
-        assert made_once(tmp_path_factory, "once", make).read_text() == "whole"
+        assert made_once("once", make).read_text() == "whole"
 
     first = threading.Thread(target=ask)
     first.start()

@@ -196,7 +196,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
             pairs = [row[figure] - base[seed][figure] for seed, row in same.items() if seed in base]
             unit = 100 if "error" in figure else 1
             mean, reach = interval(unit * np.array(pairs))
-            line.append("" if way == NONE else f"{mean:+.3f} +- {reach:.3f}")
+            spread = f" +- {reach:.3f}" if len(pairs) > 1 else ""
+            line.append("" if way == NONE else f"{mean:+.3f}{spread}")
         lines.append(tuple(line))
     return lines
 

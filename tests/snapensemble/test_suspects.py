@@ -25,7 +25,7 @@ def wrong_of(count: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_dir() -> Path:
     """800 digits of which 40 have the label of the next digit, and 6 are there once more."""
 
     def make(out: Path) -> None:
@@ -43,7 +43,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         spec = f"npz:{out / 'digits.npz'}"
         train(TrainConfig(data=spec, out=out / "run", cycles=2, cycle_epochs=3, threads=1))
 
-    return made_once(tmp_path_factory, "doubtful-run", make) / "run"
+    return made_once("doubtful-run", make) / "run"
 
 
 def rows_of(directory: Path) -> list[dict[str, str]]:
