@@ -1,7 +1,8 @@
 """The protocol's messages, made from their fields here, so that no generated code is shipped.
 
 Names, numbers and types are those of the published protocol (kserve/open-inference-protocol,
-specification/protocol/open_inference_grpc.proto). They are in a pool of their own: a process may
+specification/protocol/open_inference_grpc.proto), and of gRPC's health checks
+(grpc/grpc-proto, grpc/health/v1/health.proto). They are in a pool of their own: a process may
 import another package's `inference` messages beside them.
 """
 
@@ -15,6 +16,8 @@ from snapensemble.serving.errors import MalformedBody
 
 PACKAGE = "inference"
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
+IS_SERVING, IS_NOT_SERVING = 1, 2  # of health checks
 Fields = Mapping[str, tuple[int, str]]  # name: number, type
 
 PARAMETERS = "map InferParameter"
@@ -93,17 +96,23 @@ MESSAGES: Mapping[str, Fields] = {
     },
     "ModelInferResponse.InferOutputTensor": TENSOR,
 }
+# Their package is not in their bytes, as little as that the status is an enum.
+HEALTH_MESSAGES: Mapping[str, Fields] = {
+    "HealthCheckRequest": {"service": (1, "string")},
+    "HealthCheckResponse": {"status": (1, "int32")},
+}
 CHOICE = "parameter_choice"  # the one that a parameter has of its fields
 FIELD = descriptor_pb2.FieldDescriptorProto
 
 
 def message_classes() -> dict[str, Any]:
-    """The class of each message, by its name in `MESSAGES`."""
+    """The class of each message, by its name in `MESSAGES` or `HEALTH_MESSAGES`."""
+    messages = {**MESSAGES, **HEALTH_MESSAGES}
     file = descriptor_pb2.FileDescriptorProto(
         name="snapensemble/open_inference.proto", package=PACKAGE, syntax="proto3"
     )
     made: dict[str, descriptor_pb2.DescriptorProto] = {}
-    for name, fields in MESSAGES.items():
+    for name, fields in messages.items():
         outer, _, short = name.rpartition(".")
         message = made[outer].nested_type.add() if outer else file.message_type.add()
         message.name, made[name] = short, message
@@ -114,7 +123,7 @@ def message_classes() -> dict[str, Any]:
     pool.Add(file)
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
-        for name in MESSAGES
+        for name in messages
     }
 
 

@@ -1,4 +1,4 @@
-"""The methods of the service, on a port of their own and on the event loop of the other one."""
+"""The methods of the services, on a port of their own and on the event loop of the other one."""
 
 import asyncio
 import logging
@@ -13,7 +13,14 @@ from starlette.types import Message, Receive, Scope, Send
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.serving.errors import ServingError, Unauthorized
 from snapensemble.serving.grpc.inference import infer
-from snapensemble.serving.grpc.messages import CLASSES, SERVICE, parsed
+from snapensemble.serving.grpc.messages import (
+    CLASSES,
+    HEALTH,
+    IS_NOT_SERVING,
+    IS_SERVING,
+    SERVICE,
+    parsed,
+)
 from snapensemble.serving.http.adapters.open_inference.metadata import (
     check_model_ready,
     model_metadata,
@@ -34,7 +41,7 @@ from snapensemble.serving.telemetry.tracing import Traces
 MAX_METADATA_BYTES = 64 * 1024
 SPARE_CALLS = 100  # beside those with images: probes
 PUSHBACK = "grpc-retry-pushback-ms"
-OPEN = tuple(f"/{SERVICE}/{name}" for name in ("ServerLive", "ServerReady"))  # without a token
+OPEN = (f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady", f"/{HEALTH}/Check")  # to all
 Headers = list[tuple[bytes, bytes]]
 Context = Any  # grpc.aio.ServicerContext; the package ships no types
 log = logging.getLogger("snapensemble")
@@ -64,19 +71,25 @@ class GrpcServer:
         settings = service.settings
         self._service = service
         self._tokens = read_tokens(settings)
-        methods = {
-            "ServerLive": self._server_live,
-            "ServerReady": self._server_ready,
-            "ModelReady": self._model_ready,
-            "ServerMetadata": self._server_metadata,
-            "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._model_infer,
+        self._services: dict[str, dict[str, Method]] = {
+            SERVICE: {
+                "ServerLive": self._server_live,
+                "ServerReady": self._server_ready,
+                "ModelReady": self._model_ready,
+                "ServerMetadata": self._server_metadata,
+                "ModelMetadata": self._model_metadata,
+                "ModelInfer": self._model_infer,
+            },
+            HEALTH: {"Check": self._health},
         }
-        self._methods = {f"/{SERVICE}/{name}": method for name, method in methods.items()}
         # Every call is a POST over HTTP/2, so it is counted, logged and traced like one.
         self._layer = Exchanges(
             _no_app,
-            routes=tuple(self._methods),
+            routes=tuple(
+                f"/{service}/{name}"
+                for service, methods in self._services.items()
+                for name in methods
+            ),
             metrics=service.metrics,
             shutdown=service.shutdown,
             traces=traces,
@@ -97,13 +110,15 @@ class GrpcServer:
             ),
             maximum_concurrent_rpcs=settings.max_queue + SPARE_CALLS,
         )
-        handlers = {
-            path.rpartition("/")[2]: grpc.unary_unary_rpc_method_handler(
-                partial(self._call, path, method)
-            )
-            for path, method in self._methods.items()
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        for service, methods in self._services.items():
+            handlers = {
+                name: grpc.unary_unary_rpc_method_handler(
+                    partial(self._call, f"/{service}/{name}", method)
+                )
+                for name, method in methods.items()
+            }
+            handler = grpc.method_handlers_generic_handler(service, handlers)
+            server.add_generic_rpc_handlers((handler,))
         try:
             server.add_insecure_port(settings.grpc_address)
         except RuntimeError as error:
@@ -184,6 +199,15 @@ class GrpcServer:
         model = self._model(raw, "ModelReadyRequest")
         check = partial(check_model_ready, self._service, model)
         return _bytes("ModelReadyResponse", ready=_is_ready(check))
+
+    async def _health(self, raw: bytes, _: Given) -> bytes:
+        """Of the server, or of the model that is asked for as if it were a service."""
+        name = parsed("HealthCheckRequest", raw).service
+        check = self._service.check_ready
+        if name not in ("", SERVICE):
+            check = partial(check_model_ready, self._service, self._service.model(name, None))
+        status = IS_SERVING if _is_ready(check) else IS_NOT_SERVING
+        return _bytes("HealthCheckResponse", status=status)
 
     async def _server_metadata(self, _: bytes, __: Given) -> bytes:
         return _bytes("ServerMetadataResponse", **server_metadata())

@@ -53,10 +53,10 @@ def test_tritonclient_over_grpc_waiting_and_by_asyncio(served: Served, run: Run)
 
 def has_the_fields_of(published: dict[str, Any]) -> None:
     """Refuse messages whose names, numbers or types of fields are not those of the protocol."""
-    from snapensemble.serving.grpc.messages import CLASSES
+    from snapensemble.serving.grpc.messages import CLASSES, MESSAGES
 
-    for name, made in CLASSES.items():
-        fields = {(f.number, f.name, f.type) for f in made.DESCRIPTOR.fields}
+    for name in MESSAGES:
+        fields = {(f.number, f.name, f.type) for f in CLASSES[name].DESCRIPTOR.fields}
         beside = {(6, "properties", 11)} if name == "ModelMetadataResponse" else set()
         assert {tuple(each) for each in published[name]} == fields - beside, name
 
@@ -66,3 +66,14 @@ def test_kserve_over_http_and_grpc(served: Served, run: Run) -> None:
     assert found["live"] == [True] * 6
     for each in ("binary", "json", "grpc", "grpc typed"):
         is_expected(found[each], served)
+
+
+def test_grpcs_own_health_checks(served: Served, run: Run) -> None:
+    found = run("grpc_health", served.grpc, MODEL)
+    assert found == {
+        "": "SERVING",
+        "inference.GRPCInferenceService": "SERVING",
+        MODEL: "SERVING",
+        "nobody": "NOT_FOUND",
+        "watch": "UNIMPLEMENTED",
+    }

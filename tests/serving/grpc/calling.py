@@ -11,7 +11,7 @@ pytest.importorskip("grpc", reason="gRPC is not tried: pip install 'snapensemble
 
 import grpc
 
-from snapensemble.serving.grpc.messages import CLASSES, SERVICE
+from snapensemble.serving.grpc.messages import CLASSES, HEALTH, SERVICE
 from snapensemble.serving.grpc.server import GrpcServer
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.service import Service
@@ -29,11 +29,13 @@ class Client:
     def __init__(self, address: str) -> None:
         self.channel = grpc.aio.insecure_channel(address)
 
-    def call(self, method: str, message: Message | bytes, **how: Any) -> Any:
+    def call(
+        self, method: str, message: Message | bytes, *, service: str = SERVICE, **how: Any
+    ) -> Any:
         """Begin a call; what comes can be awaited and cancelled."""
         raw = message if isinstance(message, bytes) else message.SerializeToString()
-        parse = CLASSES[f"{method}Response"].FromString
-        stub = self.channel.unary_unary(f"/{SERVICE}/{method}", response_deserializer=parse)
+        parse = CLASSES[f"{'Health' if service == HEALTH else ''}{method}Response"].FromString
+        stub = self.channel.unary_unary(f"/{service}/{method}", response_deserializer=parse)
         return stub(raw, **{"timeout": 30, **how})
 
 

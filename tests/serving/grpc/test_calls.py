@@ -14,7 +14,13 @@ pytest.importorskip("grpc", reason="gRPC is not tried: pip install 'snapensemble
 
 import grpc
 
-from snapensemble.serving.grpc.messages import CLASSES
+from snapensemble.serving.grpc.messages import (
+    CLASSES,
+    HEALTH,
+    IS_NOT_SERVING,
+    IS_SERVING,
+    SERVICE,
+)
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.problems import GRPC_STATUS, PROBLEMS
 from snapensemble.serving.inference.engine import Engine
@@ -89,6 +95,25 @@ async def test_the_metadata_and_the_probes_answer(engine: Engine) -> None:
         assert not (await caller.call("ServerReady", NONE)).ready
         assert not (await caller.call("ModelReady", named)).ready
         assert (await caller.call("ServerLive", NONE)).live
+
+
+async def test_grpcs_own_health_checks_follow_the_server_and_its_models(engine: Engine) -> None:
+    guarded = LIMITS.model_copy(update={"tokens": SecretStr(TOKEN)})
+    async with serving(guarded, engine) as (caller, _, service):
+
+        def health(name: str) -> Any:
+            asked = CLASSES["HealthCheckRequest"](service=name)
+            return caller.call("Check", asked, service=HEALTH)
+
+        for name in ("", SERVICE, "insects"):
+            assert (await health(name)).status == IS_SERVING
+        assert (await refusal(health("nobody"))).code() is Code.NOT_FOUND
+        assert (await refusal(caller.call("Check", b"\xff", service=HEALTH))).code() is (
+            Code.INVALID_ARGUMENT
+        )
+        service.shutdown.stopping = True
+        for name in ("", SERVICE, "insects"):
+            assert (await health(name)).status == IS_NOT_SERVING
 
 
 BAD = [
