@@ -36,6 +36,7 @@ OF_RAY = {
     "keep_alive_s": "http_options.keep_alive_timeout_s",
     "grpc_port": "grpc_options, for services of your own",
     "metrics_port": "/metrics, which one replica answers",
+    "model_control": "watch: a request to load or unload would reach one replica of several",
     "workers": "num_replicas",
     "max_connections": "max_queued_requests",
     "drain_seconds": "graceful_shutdown_timeout_s",
@@ -90,7 +91,8 @@ class Server:
     """
 
     def __init__(self, bundle: Path | None, settings: dict[str, Any]) -> None:
-        self.settings = build_settings({"threads": processors(), **settings})
+        given = {"threads": processors(), **settings, "model_control": False}
+        self.settings = build_settings(given)
         prepare_process(self.settings)
         look = looking(bundle or bundle_place(os.environ), self.settings)
         with contextlib.ExitStack() as stack:

@@ -75,6 +75,19 @@ async def test_without_an_argument_the_bundle_is_where_the_node_has_one(
         assert replica.service.model().engine.bundle == read_bundle(bundles.first)
 
 
+async def test_no_replica_loads_or_unloads_a_model_on_a_request_that_others_do_not_get(
+    bundles: Bundles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SNAPENSEMBLE_MODEL_CONTROL", "true")
+    async with replica_of(bundles.first) as replica:
+        name = replica.service.model().engine.bundle.name
+        app = httpx.ASGITransport(replica.application)
+        async with httpx.AsyncClient(transport=app, base_url="http://test") as http:
+            reply = await http.post(f"/v2/repository/models/{name}/unload")
+        assert reply.status_code == 403
+        assert replica.service.model().engine.bundle.name == name
+
+
 async def test_a_replica_is_unhealthy_while_a_member_keeps_failing(bundles: Bundles) -> None:
     async with replica_of(bundles.first) as replica:
         replica.check_health()
