@@ -155,17 +155,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._body_left = head.framing(
             self.parser.get_method(), self.parser.get_http_version(), self.headers
         )
+        self._is_upgrade = self.parser.should_upgrade()
+        if not self._is_upgrade:  # otherwise `_without_upgrade` begins the request again
+            self._state = RequestState(is_crowded=self._is_crowded)
+            self.scope["state"][STATE] = self._state
+            super().on_headers_complete()  # raises where the request is for no path
+            self._read_by = math.inf  # the application knows how long a body may take
+            if self._is_last:
+                self.cycle.keep_alive = False
         self._head.is_complete = True
         self._head.overhead = 0
-        self._is_upgrade = self.parser.should_upgrade()
-        if self._is_upgrade:
-            return  # `_without_upgrade` begins the request again
-        self._read_by = math.inf  # the application knows how long a body may take
-        self._state = RequestState(is_crowded=self._is_crowded)
-        self.scope["state"][STATE] = self._state
-        super().on_headers_complete()
-        if self._is_last:
-            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body has come, whose size the application limits."""
