@@ -1,7 +1,6 @@
 """A request's body -> encoded pictures, within limits that hold while it arrives."""
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,7 +14,6 @@ from snapensemble.serving.errors import (
     BodyTooLarge,
     DeadlineExceeded,
     EmptyBody,
-    TooManyImages,
     UnsupportedMediaType,
 )
 from snapensemble.serving.http.exchange import STATE
@@ -29,10 +27,8 @@ from snapensemble.serving.settings import Settings
 FORM = "multipart/form-data"
 JSON = "application/json"
 ENCODING = b"content-encoding"
-HEADERS = (b"content-type", b"content-length", ENCODING, b"expect")
+HEADERS = (b"content-type", b"content-length", ENCODING)
 LARGE = 2**18  # bytes of JSON from which it is parsed on a thread, beside the event loop
-DRAIN_BYTES = 64 * 2**20
-DRAIN_S = 2.0
 FORMS = (
     "one picture as the body (Content-Type: image/png, image/jpeg, … or application/octet-stream), "
     'files as multipart/form-data, or JSON {"images": [base64, …]}'
@@ -89,7 +85,6 @@ class Body:
         """
         media_type = essence(self._headers.get(b"content-type", ""))
         if media_type not in (FORM, JSON) and not PICTURE_TYPE.fullmatch(media_type):
-            await self._drain()
             raise UnsupportedMediaType(f"Content-Type {media_type!r}; send {FORMS}")
         if media_type == FORM:
             return await self._read(self._form, deadline)
@@ -124,15 +119,11 @@ class Body:
         self._held.hold(size)
 
     async def _read(self, read: Callable[[], Awaitable[Read]], deadline: float) -> Read:
-        try:
-            self._look_at_the_head()
-            # A body that has come whole takes no time, and a timer would cost some.
-            if self._is_whole and self._decoder is None:
-                return await read()
-            return await self._in_time(read, deadline)
-        except (BodyTooLarge, TooManyImages, UnsupportedMediaType):
-            await self._drain()
-            raise
+        self._look_at_the_head()
+        # A body that has come whole takes no time, and a timer would cost some.
+        if self._is_whole and self._decoder is None:
+            return await read()
+        return await self._in_time(read, deadline)
 
     async def _in_time(self, read: Callable[[], Awaitable[Read]], deadline: float) -> Read:
         latest = asyncio.get_running_loop().time() + self._settings.body_timeout_s
@@ -186,23 +177,6 @@ class Body:
             self._held.hold(len(chunk))  # the second copy: the pictures that are made of it
             form.feed(chunk)
         return form.pictures()
-
-    async def _drain(self) -> None:
-        """Read the rest of the body for a moment, and keep nothing of it.
-
-        Most clients listen only when they have sent all. If the connection were closed under
-        them, they would see a broken pipe and not the answer.
-        """
-        if self._is_complete or self._headers.get(b"expect", "").lower() == "100-continue":
-            return  # nothing will come, or the client listens first
-        drained = 0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                while drained < DRAIN_BYTES:
-                    message = await self._receive()
-                    drained += len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        return
 
     async def _chunk(self) -> tuple[bytes, bool]:
         """Receive the next piece of the body, and whether more will come."""

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from snapensemble.contracts.errors import ImageTooCostly, ImageTooLarge, InvalidImage
+from snapensemble.contracts.process import printable
 from snapensemble.serving.errors import (
     BadImageInRequest,
     BodyTimeout,
@@ -135,7 +136,8 @@ def problem(
 
 
 def problem_body(status: int, code: str, title: str, detail: str) -> dict[str, Any]:
-    """The members of a problem document."""
+    """The members of a problem document, whose detail any client can show in one line."""
+    detail = printable(detail[: MAX_DETAIL + 1])
     return {
         "type": f"urn:snapensemble:problem:{code}",
         "title": title,

@@ -28,6 +28,7 @@ from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.inference.admission import MemoryBudget
 
 MAX_WAITING_BYTES = 64 * 1024  # that came behind a request which is not answered yet
+MAX_REST_BYTES = 64 * 2**20  # that are thrown away behind the last answer
 HEAD_TIMEOUT_S = 30.0
 REST_TIMEOUT_S = 10.0  # for the rest of a body that was refused
 WRITE_TIMEOUT_S = 30.0  # for a client to take what was written
@@ -69,6 +70,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._waiting = bytearray()
         self._held = 0  # bytes that are counted in the memory budget
         self._ignores_data = False  # what comes is thrown away
+        self._rest_bytes = 0  # that have come behind the last answer
         self._is_last = False  # the server stops, so no other request may come
         self._is_upgrade = False
         self._read_by = math.inf  # by the event loop's clock
@@ -78,8 +80,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected and must send something soon."""
-        gathering = cast("asyncio.Transport", GatheringTransport(transport, self.loop))
-        super().connection_made(gathering)
+        gathering = GatheringTransport(transport, self.loop, self._is_receiving)
+        super().connection_made(cast("asyncio.Transport", gathering))
         self._is_crowded = len(self.connections) > self._max_connections
         self._timekeeper.add(self)
         self._read_within(HEAD_TIMEOUT_S)
@@ -94,7 +96,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come: parse them, or keep them behind the request under way."""
-        if self._ignores_data:
+        if self.transport.is_closing():
+            self._rest_bytes += len(data)
+            if self._rest_bytes > MAX_REST_BYTES:
+                self.transport.close()
+        if self._ignores_data or self.transport.is_closing():
             return
         if self._waiting or self._is_answering():
             self._wait(data)
@@ -127,7 +133,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_last = True
         if self._is_answering():
             self.cycle.keep_alive = False
-        elif self._in_message and not self._head.is_complete:
+        elif self._in_message and not (self._head.is_complete or self.transport.is_closing()):
             self._read_within(LAST_HEAD_S)
         else:
             self.loop.call_later(LAST_REQUEST_S, self._close_if_idle)
@@ -155,17 +161,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._body_left = head.framing(
             self.parser.get_method(), self.parser.get_http_version(), self.headers
         )
+        self._is_upgrade = self.parser.should_upgrade()
+        if not self._is_upgrade:  # otherwise `_without_upgrade` begins the request again
+            self._state = RequestState(is_crowded=self._is_crowded)
+            self.scope["state"][STATE] = self._state
+            super().on_headers_complete()  # raises where the request is for no path
+            self._read_by = math.inf  # the application knows how long a body may take
+            if self._is_last:
+                self.cycle.keep_alive = False
         self._head.is_complete = True
         self._head.overhead = 0
-        self._is_upgrade = self.parser.should_upgrade()
-        if self._is_upgrade:
-            return  # `_without_upgrade` begins the request again
-        self._read_by = math.inf  # the application knows how long a body may take
-        self._state = RequestState(is_crowded=self._is_crowded)
-        self.scope["state"][STATE] = self._state
-        super().on_headers_complete()
-        if self._is_last:
-            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body has come, whose size the application limits."""
@@ -286,8 +291,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.write(refusal.answer)
         self.transport.close()
 
+    def _is_receiving(self) -> bool:
+        """Whether a client who sends in time has more to send."""
+        is_in_time = self.loop.time() <= self._read_by and not self._is_last
+        return is_in_time and (self._in_message or self._ignores_data)
+
     def _close_if_idle(self) -> None:
-        if not (self._in_message or self._is_answering()):
+        if self.transport.is_closing() or not (self._in_message or self._is_answering()):
             self.transport.close()
 
     def _count_what_is_held(self) -> None:
@@ -321,11 +331,23 @@ class GatheringTransport:
 
     uvicorn writes the head of an answer and its body by themselves, and each write is a call of
     the system, which for a small answer costs as much as all that its head took to make.
+
+    Args:
+        transport: sends the bytes.
+        loop: the event loop.
+        is_receiving: whether the client may still be sending.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        is_receiving: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._is_receiving = is_receiving
+        self._has_said_all = False
         self._gathered: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -337,10 +359,23 @@ class GatheringTransport:
             self._loop.call_soon(self._flush)
         self._gathered.append(data)
 
+    def is_closing(self) -> bool:
+        """Whether nothing that is written from now on will be sent."""
+        return self._has_said_all or self._transport.is_closing()
+
     def close(self) -> None:
-        """Send what is written, then close."""
+        """Send what is written, then close: at once, or when a client that sends has ended.
+
+        The system resets a connection that is closed under bytes on their way, and the answer is
+        lost to a client that listens when it has sent all (RFC 9112, 9.6). A second call closes.
+        """
         self._flush()
-        self._transport.close()
+        if self.is_closing() or not self._is_receiving():
+            self._transport.close()
+        else:
+            self._has_said_all = True
+            self._transport.write_eof()
+            self._transport.resume_reading()
 
     def abort(self) -> None:
         """Close at once."""
@@ -352,5 +387,5 @@ class GatheringTransport:
             return
         data = b"".join(self._gathered)
         self._gathered.clear()
-        if not self._transport.is_closing():  # the client may have left in the same turn
+        if not self.is_closing():  # the client may have left in the same turn
             self._transport.write(data)

@@ -5,6 +5,7 @@ One of three: `DIR/ensemble.json`, a bundle; `DIR/NAME/ensemble.json`, models wi
 """
 
 import re
+import stat
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -87,21 +88,22 @@ def plan(
     Raises:
         InvalidManifest: nothing to serve is there.
     """
-    if (root / BUNDLE_FILE).is_file():
-        return _planned([Found(name, None, root)], expected_sha256)
+    if _has_bundle(root):
+        return _planned([Found(name, None, root)], {}, expected_sha256)
     found: list[Found] = []
+    problems: dict[str, str] = {}
     for folder in sorted(_folders(root)):
-        inside = [each for each in _folders(folder) if (each / BUNDLE_FILE).is_file()]
-        if (folder / BUNDLE_FILE).is_file():
-            found.append(Found(folder.name, None, folder))
-        newest_first = sorted(inside, key=lambda each: order(each.name), reverse=True)
-        found += [Found(folder.name, each.name, each) for each in newest_first[:versions]]
-    if not found:
+        try:
+            found += _found(folder, versions)
+        except InvalidManifest as error:
+            if _NAME.fullmatch(folder.name):  # others are no model's, such as `lost+found`
+                problems[folder.name] = str(error)
+    if not (found or problems):
         raise InvalidManifest(
             f"{root}: there is no bundle in it; expected {BUNDLE_FILE}, or NAME/{BUNDLE_FILE} or "
             f"NAME/VERSION/{BUNDLE_FILE} for each model"
         )
-    return _planned(found, expected_sha256)
+    return _planned(found, problems, expected_sha256)
 
 
 class Found(NamedTuple):
@@ -118,19 +120,41 @@ def order(version: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts if p)
 
 
+def _found(folder: Path, versions: int) -> list[Found]:
+    """The bundles of a model's folder; raises InvalidManifest if it cannot be read."""
+    inside = [each for each in _folders(folder) if _has_bundle(each)]
+    newest_first = sorted(inside, key=lambda each: order(each.name), reverse=True)
+    itself = [Found(folder.name, None, folder)] if _has_bundle(folder) else []
+    return itself + [Found(folder.name, each.name, each) for each in newest_first[:versions]]
+
+
 def _folders(directory: Path) -> list[Path]:
     try:
         return [e for e in directory.iterdir() if e.is_dir() and not e.name.startswith(".")]
     except OSError as error:
-        raise InvalidManifest(
-            f"{directory}: cannot be read ({error.strerror or error}); expected a bundle, made by "
-            "`snapensemble export`, or a directory of bundles"
-        ) from error
+        raise _unreadable(directory, error) from error
 
 
-def _planned(found: list[Found], expected_sha256: Callable[[Path], str | None]) -> Plan:
+def _has_bundle(directory: Path) -> bool:
+    try:
+        return stat.S_ISREG((directory / BUNDLE_FILE).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+
+
+def _unreadable(directory: Path, error: OSError) -> InvalidManifest:
+    return InvalidManifest(
+        f"{directory}: cannot be read ({error.strerror or error}); expected a bundle, made by "
+        "`snapensemble export`, or a directory of bundles"
+    )
+
+
+def _planned(
+    found: list[Found], problems: dict[str, str], expected_sha256: Callable[[Path], str | None]
+) -> Plan:
     models: list[Planned] = []
-    problems: dict[str, str] = {}
     for name, version, directory in found:
         try:
             _check_names(directory, name, version)

@@ -8,12 +8,13 @@ its own, so that whatever else writes to standard output is not taken for a mess
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from snapensemble.serving.errors import LoadFailed, ServingError, UnknownModel, WorkersLate
 from snapensemble.serving.inference.repository import Plan
@@ -66,9 +67,15 @@ _OF_WORKER: TypeAdapter[Followed | Asked] = TypeAdapter(Followed | Asked)
 _OF_PARENT: TypeAdapter[Plan | Answered] = TypeAdapter(Plan | Answered)
 
 
-def line_of(message: BaseModel) -> bytes:
-    """A message as it is written."""
-    return message.model_dump_json().encode() + b"\n"
+def line_of(message: BaseModel, exclude: Collection[str] = ()) -> bytes:
+    """A message as it is written, without these fields."""
+    # Names of files may be no Unicode, which json can write and read, and pydantic cannot.
+    return json.dumps(message.model_dump(exclude=set(exclude)), default=str).encode() + b"\n"
+
+
+def plan_of(line: bytes) -> Plan:
+    """The plan of a line; raises ValueError if it has none."""
+    return Plan.model_validate(json.loads(line))
 
 
 class FromWorker:
@@ -109,16 +116,16 @@ class FromWorker:
         with contextlib.closing(self._transport):
             while line := await self._reader.readline():
                 try:
-                    yield _OF_WORKER.validate_json(line)
-                except ValidationError:  # cut off, since it was killed
+                    yield _OF_WORKER.validate_python(json.loads(line))
+                except ValueError:  # cut off, since it was killed
                     log.error("a worker said %.80r, which is no message", line)
 
 
 def is_message_of(pid: int, line: bytes) -> bool:
     """Whether a line is the message of this process that it is ready; the log says if it is not."""
     try:
-        message = Ready.model_validate_json(line)
-    except ValidationError:
+        message = Ready.model_validate(json.loads(line))
+    except ValueError:
         log.error(
             "worker %d said %.80r, expected that it is ready; was the software exchanged while the "
             "server ran? Start it again",
@@ -167,8 +174,8 @@ class Parent:
     def hear(self, line: bytes) -> None:
         """Take up a line of the parent; on any thread."""
         try:
-            message = _OF_PARENT.validate_json(line)
-        except ValidationError:  # of a parent that died in the middle of it
+            message = _OF_PARENT.validate_python(json.loads(line))
+        except ValueError:  # of a parent that died in the middle of it
             return
         if isinstance(message, Plan):
             self._latest = message

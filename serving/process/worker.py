@@ -9,6 +9,7 @@ its input ends, since its parent has died then.
 import atexit
 import contextlib
 import gc
+import json
 import os
 import shutil
 import signal
@@ -20,11 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from pydantic_core import from_json
-
 from snapensemble.contracts.process import exit_code, raise_on_signals
 from snapensemble.serving.inference.repository import Plan
-from snapensemble.serving.process.channel import Parent
+from snapensemble.serving.process.channel import Parent, plan_of
 from snapensemble.serving.process.metrics_files import count_as
 from snapensemble.serving.process.metrics_port import serve_metrics
 from snapensemble.serving.process.repository import assembled
@@ -94,8 +93,8 @@ def _work() -> int:
     metrics_dir, place, pipe, *descriptors = sys.argv[1:]
     # Unbuffered: a thread that waits with the lock of a buffer would abort the interpreter's end.
     lines = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 # it ends with the process
-    settings = Settings(**from_json(lines.readline()))
-    parent = Parent(Plan.model_validate_json(lines.readline()), int(pipe))
+    settings = Settings(**json.loads(lines.readline()))
+    parent = Parent(plan_of(lines.readline()), int(pipe))
     first = parent.look()  # what comes later may be bad, and then changes nothing
     prepare_process(settings)
     threading.Thread(

@@ -18,7 +18,7 @@ from snapensemble.contracts.bundle import BUNDLE_FILE
 from snapensemble.contracts.cpu import cpu_budget, shares
 from snapensemble.contracts.files import sha256_of
 from snapensemble.serving.inference.repository import Plan
-from snapensemble.serving.process.channel import FromWorker
+from snapensemble.serving.process.channel import FromWorker, line_of
 from snapensemble.serving.process.metrics_files import MetricsFiles, metrics_files
 from snapensemble.serving.process.plans import Plans
 from snapensemble.serving.process.repository import Refreshing, may_reload
@@ -135,7 +135,7 @@ async def start_worker(
     finally:
         os.close(write_end)
     assert process.stdin is not None
-    process.stdin.write(settings.model_dump_json(exclude=set(SECRETS)).encode() + b"\n")
+    process.stdin.write(line_of(settings, exclude=SECRETS))
     follower = plans.join(process.stdin.write)
     return Worker(process, partial(plans.is_ready, follower, hearing, process.pid))
 

@@ -18,9 +18,9 @@ from snapensemble.client.talk import (
 )
 from snapensemble.client.wire import (
     NO_ANSWER,
+    Incoming,
     OneServer,
     as_failure,
-    as_reply,
     body_of,
     read_predictions,
     shown,
@@ -143,11 +143,13 @@ class AsyncClient(OneServer[httpx2.AsyncClient, httpx2.AsyncBaseTransport]):
                 await asyncio.sleep(said)
 
     async def _send(self, request: Request) -> Reply | Failure:
+        incoming = Incoming(self._talk.url, request)
+        stream = self._http.stream(request.method, request.path, **body_of(request))
         try:
-            async with asyncio.timeout(request.timeout_s):
-                return as_reply(
-                    await self._http.request(request.method, request.path, **body_of(request))
-                )
+            async with asyncio.timeout(request.timeout_s), stream as response:
+                async for chunk in response.aiter_bytes():
+                    incoming.take(chunk)
+                return incoming.reply(response)
         except TimeoutError:
             return Failure(f"nothing came within {request.timeout_s:.0f} s", may_be_repeated=False)
         except NO_ANSWER as error:

@@ -19,9 +19,9 @@ from snapensemble.client.talk import (
 )
 from snapensemble.client.wire import (
     NO_ANSWER,
+    Incoming,
     OneServer,
     as_failure,
-    as_reply,
     body_of,
     read_predictions,
     shown,
@@ -184,11 +184,12 @@ class Client(OneServer[httpx2.Client, httpx2.BaseTransport]):
                 raise CancelledError
 
     def _send(self, request: Request) -> Reply | Failure:
+        incoming = Incoming(self._talk.url, request)
+        how = {"timeout": request.timeout_s, **body_of(request)}
         try:
-            return as_reply(
-                self._http.request(
-                    request.method, request.path, timeout=request.timeout_s, **body_of(request)
-                )
-            )
+            with self._http.stream(request.method, request.path, **how) as response:
+                for chunk in response.iter_bytes():
+                    incoming.take(chunk)
+                return incoming.reply(response)
         except NO_ANSWER as error:
             return as_failure(error)

@@ -1,5 +1,6 @@
 """Between what a client says and httpx2: the same for the one that blocks and the other."""
 
+import time
 from collections.abc import Callable, Iterable, Sized
 from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
@@ -17,6 +18,7 @@ from snapensemble.predictions import Prediction
 H = TypeVar("H", httpx2.Client, httpx2.AsyncClient)
 TR = TypeVar("TR", httpx2.BaseTransport, httpx2.AsyncBaseTransport)
 OCTETS = "application/octet-stream"
+MOST_BYTES = 2**28  # of an answer: maps of many large pictures may be in it
 # A proxy of the environment is for servers elsewhere.
 NOT_BY_PROXY = {f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")}
 # What sending raises; the last two are of hosts that have no name for the network.
@@ -93,9 +95,35 @@ def body_of(request: Request) -> dict[str, Any]:
     }
 
 
-def as_reply(response: httpx2.Response) -> Reply:
-    """What has come back."""
-    return Reply(response.status_code, response.headers, response.content)
+class Incoming:
+    """The body of an answer while it arrives, within the time of its request and a size.
+
+    Args:
+        url: of the server, for messages.
+        request: asks for it, now.
+    """
+
+    def __init__(self, url: str, request: Request) -> None:
+        self._url = url
+        self._end = time.monotonic() + request.timeout_s
+        self._body = bytearray()
+
+    def take(self, chunk: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            httpx2.ReadTimeout: the time is over, though each read of it may have been short.
+            UnexpectedAnswer: they are more than any answer has.
+        """
+        if time.monotonic() > self._end:
+            raise httpx2.ReadTimeout("the answer did not end in time")
+        self._body += chunk
+        if len(self._body) > MOST_BYTES:
+            raise UnexpectedAnswer(f"{self._url} answers with more than {MOST_BYTES:,} bytes")
+
+    def reply(self, response: httpx2.Response) -> Reply:
+        """What has come back, when all of it has."""
+        return Reply(response.status_code, response.headers, bytes(self._body))
 
 
 def as_failure(error: Exception) -> Failure:

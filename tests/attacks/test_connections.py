@@ -29,6 +29,7 @@ METHODS = [b"POST", b"GET", b"HEAD", b"OPTIONS", b"CONNECT", b"PRI", b"BREW"]
 PATHS = [
     b"/predict", b"/predict?top=1", b"/predict?deadline_ms=1", b"/predict?x", b"/health/live",
     b"/docs", b"/metrics", b"/nope", b"*", b"/predict#?top=1", b"http://x/predict",
+    b"http://x:y/predict",
 ]  # fmt: skip
 HEADERS = [
     b"Upgrade: h2c", b"upgrade: websocket", b"Connection: Upgrade", b"Connection: close",

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from snapensemble.contracts.errors import SnapensembleError
+from snapensemble.contracts.process import printable
 from snapensemble.serving.errors import (
     ControlDisabled,
     LoadFailed,
@@ -53,7 +54,7 @@ async def repository_index(request: Request) -> list[IndexEntry]:
     ]
     missing = {} if service.control is None else service.control.missing()
     return ready + [
-        IndexEntry(name=name, version="", state="UNAVAILABLE", reason=why)
+        IndexEntry(name=printable(name), version="", state="UNAVAILABLE", reason=printable(why))
         for name, why in sorted(missing.items())
     ]
 

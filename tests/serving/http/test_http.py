@@ -11,7 +11,6 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-import snapensemble.serving.http.body
 from snapensemble.contracts.metrics import disagreement, entropy, mean_probabilities, softmax
 from snapensemble.contracts.pixels import decode_image
 from snapensemble.serving.http.app import create_app
@@ -214,9 +213,8 @@ async def test_one_bad_upload_among_good_ones_hurts_nobody(http: httpx.AsyncClie
 
 
 async def test_a_body_without_an_end_is_refused_while_it_arrives(
-    http: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+    http: httpx.AsyncClient, app: FastAPI
 ) -> None:
-    monkeypatch.setattr(snapensemble.serving.http.body, "DRAIN_BYTES", 50_000)
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:

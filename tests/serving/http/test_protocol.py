@@ -239,6 +239,9 @@ async def test_heads_that_are_not_complete_count(wire: Wire) -> None:
         (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\n", 400),
         (post(b"", b"transfer-encoding: chunked"), 400),
         (b"\0\r\n\r\n", 400),
+        (b"GET http:// HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET http://[::1 HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"POST http://x:99999/ HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * MAX_HEAD_BYTES, 431),
         (b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * MAX_HEADERS + b"\r\n", 431),
         (b"\r\n" * MAX_HEAD_BYTES, 431),
@@ -267,6 +270,17 @@ async def test_what_is_no_request_is_refused_once_and_counted(
         assert end.statuses == [status]
         assert end.answers[0][1][b"connection"] == b"close"
         assert counted() == before + 1
+    assert end.transport.is_closing()
+
+
+async def test_a_request_for_no_path_is_refused_behind_an_answered_one_too(wire: Wire) -> None:
+    end = wire.connect()
+    end.send(LIVE)
+    await wire.settle()
+    end.send(b"GET http://x:y/ HTTP/1.1\r\nhost: x\r\n\r\n")
+    await wire.settle()
+    assert end.statuses == [200, 400]
+    assert code_of(end.answers[1]) == "malformed_request"
     assert end.transport.is_closing()
 
 

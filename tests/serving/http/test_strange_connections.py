@@ -21,7 +21,8 @@ first_lines = st.sampled_from(
         b"GET /predict HTTP/1.1", b"HEAD /model HTTP/1.1", b"OPTIONS * HTTP/1.1", b"PRI * HTTP/2.0",
         b"CONNECT x:1 HTTP/1.1", b"post /predict HTTP/1.1", b"\0", b"", b"POST /predict",
         b"POST /predict HTTP/9", b"POST  HTTP/1.1", b"POST // HTTP/1.1", b"POST /%00 HTTP/1.1",
-        b"POST /\xff HTTP/1.1", b"POST http://x/predict HTTP/1.1", b"POST /predict HTTP/1.0",
+        b"POST /\xff HTTP/1.1", b"POST http://x/predict HTTP/1.1", b"POST http://[x HTTP/1.1",
+        b"POST /predict HTTP/1.0",
         b"POST /" + b"a" * 9000 + b" HTTP/1.1",
     ]
 )  # fmt: skip
@@ -103,3 +104,29 @@ def test_strange_bytes_are_answered_or_hung_up_on(port: Port, data: bytes) -> No
         assert answer.status_code < 500
         check_answer(document, method, path, answer)
     assert b" 200 OK" in port.exchange(LAST)
+
+
+LARGE = bytes(8 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("status", "lines", "body"),
+    [
+        (422, [b"POST /predict?top=x HTTP/1.1"], LARGE),
+        (404, [b"POST /predict/nobody HTTP/1.0"], LARGE),
+        (405, [b"POST /health/live HTTP/1.1"], LARGE),
+        (413, [b"POST /predict HTTP/1.1", b"Content-Type: image/png"], LARGE),
+        (415, [b"POST /predict HTTP/1.1", b"Content-Type: text/csv"], LARGE),
+        (431, [b"GET / HTTP/1.1", b"a: " + b"b" * 10**6], b""),
+        (400, [b"GET http://[ HTTP/1.1"], LARGE),
+        (400, [b"no request " + LARGE], b""),
+    ],
+)
+def test_who_listens_when_all_is_sent_sees_why_it_was_refused(
+    port: Port, status: int, lines: list[bytes], body: bytes
+) -> None:
+    length = b"Content-Length: %d" % len(body)
+    head = [*lines, b"Host: x", b"Connection: close", length, b"", b""]
+    answer = port.exchange(b"\r\n".join(head) + body)
+    assert int(answer.split()[1]) == status
+    assert answer.count(b"HTTP/1.1 ") == 1

@@ -16,6 +16,12 @@ class Sent(asyncio.Transport):
         assert not self.is_closing()
         self.said.append(bytes(data))
 
+    def write_eof(self) -> None:
+        self.said.append("said all")
+
+    def resume_reading(self) -> None:
+        self.said.append("reads")
+
     def close(self) -> None:
         self.said.append("closed")
 
@@ -43,6 +49,19 @@ async def test_what_is_written_is_sent_before_it_closes_and_once() -> None:
     transport.close()
     await asyncio.sleep(0)
     assert sent.said == [b"last", "closed"]
+
+
+async def test_it_closes_when_a_client_that_sends_has_ended_or_the_time_is_over() -> None:
+    sent = Sent()
+    transport = GatheringTransport(sent, asyncio.get_running_loop(), lambda: True)
+    transport.write(b"last")
+    transport.close()
+    assert transport.is_closing() and not sent.is_closing()
+    transport.write(b"more")
+    await asyncio.sleep(0)
+    assert sent.said == [b"last", "said all", "reads"]
+    transport.close()
+    assert sent.is_closing()
 
 
 async def test_nothing_is_sent_to_a_client_that_has_left_meanwhile() -> None:

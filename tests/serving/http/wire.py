@@ -41,6 +41,9 @@ class Transport(asyncio.Transport):
         if not self.takes_no_more:
             asyncio.get_running_loop().call_soon(self.lose)
 
+    def write_eof(self) -> None:  # which a client answers by hanging up
+        self.close()
+
     def abort(self) -> None:
         self.was_aborted = self._is_closing = True
         asyncio.get_running_loop().call_soon(self.lose)

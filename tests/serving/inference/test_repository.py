@@ -1,8 +1,12 @@
 """What is found to be served: a bundle, or models and their versions."""
 
+import errno
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,6 +56,36 @@ def test_what_is_wrong_with_one_model_does_not_hide_another(tmp_path: Path) -> N
     with pytest.raises(InvalidManifest):
         found.whole()
     assert served(found.without({"bad", "both", "été"}).whole()) == [("good", "0badcafe")]
+
+
+def test_what_cannot_be_read_does_not_hide_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(tmp_path / "good")
+    for name in ("closed", "half", "lost+found"):
+        make_bundle(tmp_path / name / "2")
+    closed = [tmp_path / "closed", tmp_path / "half" / "2", tmp_path / "lost+found"]
+    read = Path.iterdir, Path.stat
+
+    def refuse(path: Path) -> None:  # as the system does, unless it is root who asks
+        if any(each in (path, path.parent) for each in closed):
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        refuse(path)
+        return read[0](path)
+
+    def stat(path: Path, **how: Any) -> os.stat_result:
+        if path not in closed:
+            refuse(path)
+        return read[1](path, **how)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    monkeypatch.setattr(Path, "stat", stat)
+    found = plan(tmp_path)
+    assert served(found) == [("good", "0badcafe")]
+    assert list(found.problems) == ["closed", "half"]
+    assert all("cannot be read (Permission denied)" in why for why in found.problems.values())
 
 
 @pytest.mark.parametrize("made", ["nothing", "a file", "an empty folder"])

@@ -1,11 +1,19 @@
 """What a worker and its parent say to each other."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from snapensemble.serving.inference.repository import Plan
-from snapensemble.serving.process.channel import Followed, FromWorker, Parent, Ready
+from snapensemble.serving.inference.repository import Plan, Planned
+from snapensemble.serving.process.channel import (
+    Followed,
+    FromWorker,
+    Parent,
+    Ready,
+    line_of,
+    plan_of,
+)
 
 
 async def test_a_worker_that_says_it_is_ready_is_and_is_heard_until_it_ends() -> None:
@@ -22,6 +30,24 @@ async def test_a_worker_that_says_it_is_ready_is_and_is_heard_until_it_ends() ->
     assert said == [
         Followed(number=3, refused={"bees": "too large"}),
         Followed(number=4, refused={}),
+    ]
+
+
+async def test_what_files_are_called_may_be_no_unicode() -> None:
+    hears, says = os.pipe()
+    worker = await FromWorker.on(hears)
+    place = Path(os.fsdecode(b"/models/caf\xe9"))
+    planned = Planned(name="bees", version="1", directory=place, sha256="0" * 64, members=1)
+    problems = {place.name: f"{place}: too large"}
+    plan = Plan(models=(planned,), problems=problems)
+    assert plan_of(line_of(plan)) == plan
+    parent = Parent(plan, says)
+    parent.say_ready()
+    assert await worker.is_ready(os.getpid())
+    parent.followed(plan, problems)
+    os.close(says)
+    assert [message async for message in worker.messages()] == [
+        Followed(number=0, refused=problems)
     ]
 
 

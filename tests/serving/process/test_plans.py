@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from snapensemble.serving.errors import LoadFailed, UnknownModel, WorkersLate
-from snapensemble.serving.inference.repository import Plan, plan
-from snapensemble.serving.process.channel import FromWorker, Parent
+from snapensemble.serving.inference.repository import plan
+from snapensemble.serving.process.channel import FromWorker, Parent, plan_of
 from snapensemble.serving.process.plans import Plans
 from tests.factories import linear_member, make_bundle
 
@@ -35,7 +35,7 @@ class Worker:
 
     def _take(self, line: bytes) -> None:
         if self.parent is None:
-            self.parent = Parent(Plan.model_validate_json(line), self._says)
+            self.parent = Parent(plan_of(line), self._says)
             self.serves = self._versions()
         else:
             self.parent.hear(line)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import shutil
 import threading
 import weakref
@@ -150,6 +151,23 @@ async def test_a_bad_new_version_changes_nothing_and_says_why(
         await running.repository.refresh()
         assert await running.answers(http) != before
         assert len((await http.get("/v2/repository/index")).json()) == 2
+
+
+async def test_names_of_files_that_are_no_unicode_reach_clients_as_escapes(tmp_path: Path) -> None:
+    models = tmp_path / os.fsdecode(b"mod\xe8les")
+    version(models, "bees", 1)
+    running = Running(models, Settings(model_control=True, threads=2))
+    with running.repository:
+        make_bundle(models / os.fsdecode(b"caf\xe9"))
+        (version(models, "bees", 2) / "members" / "cycle-00.onnx").unlink()
+        await running.repository.refresh()
+        async with client(running.app) as http:
+            index = (await http.get("/v2/repository/index")).json()
+            reply = await http.post("/v2/repository/models/bees/load")
+    why = {each["name"]: each["reason"] for each in index if each["reason"]}
+    assert list(why) == ["bees", r"caf\udce9"]
+    assert reply.status_code == 422
+    assert all(r"mod\udce8les" in each for each in [*why.values(), reply.json()["error"]])
 
 
 async def test_clients_unload_and_load(running: Running) -> None:

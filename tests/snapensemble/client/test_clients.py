@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import snapensemble
-from snapensemble.client.errors import RefusedPicture, Unauthorized, Unavailable, Unreachable
+from snapensemble.client.errors import (
+    RefusedPicture,
+    Unauthorized,
+    Unavailable,
+    UnexpectedAnswer,
+    Unreachable,
+)
 from snapensemble.contracts.errors import InvalidConfig, SnapensembleError
 from snapensemble.predictions import Prediction
 from snapensemble.server_process import server_process
@@ -285,6 +291,42 @@ async def test_a_request_without_an_end_is_given_up() -> None:
     async with snapensemble.AsyncClient("http://s", within_s=0.01, transport=transport) as client:
         with pytest.raises(Unreachable, match="nothing came within"):
             await client.predict(b"x")
+
+
+class Endless(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    """An answer without an end, of pieces that each come soon."""
+
+    def __init__(self, piece: bytes, every_s: float) -> None:
+        self._piece = piece
+        self._every_s = every_s
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            time.sleep(self._every_s)
+            yield self._piece
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            yield piece
+
+
+@both
+@pytest.mark.parametrize(
+    ("piece", "every_s", "error"),
+    [(b" ", 0.01, Unreachable), (bytes(2**16), 0.0, UnexpectedAnswer)],
+)
+def test_an_answer_without_an_end_is_given_up(
+    predict: Predict,
+    piece: bytes,
+    every_s: float,
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("snapensemble.client.wire.MOST_BYTES", 2**20)
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, stream=Endless(piece, every_s)))
+    within_s = 0.2 if every_s else 30
+    with pytest.raises(error):
+        predict("http://s", b"x", within_s=within_s, transport=transport)
 
 
 @both

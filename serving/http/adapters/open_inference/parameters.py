@@ -1,6 +1,5 @@
 """The parameters of a request -> the options of the prediction. Pure."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,4 +35,4 @@ def options_with(given: PredictOptions, parameters: Mapping[str, Any]) -> Predic
 def _milliseconds(timeout: Any) -> int:
     if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 1:
         raise InvalidParameter(f"{TIMEOUT}: expected microseconds, an integer of at least 1")
-    return math.ceil(timeout / 1000)
+    return -(-timeout // 1000)  # rounded up

@@ -153,6 +153,7 @@ BAD_PARAMETERS: list[tuple[Json, str]] = [
     ({"deadline_ms": "soon"}, "deadline_ms: "),
     ({"timeout": -1}, "timeout: expected microseconds"),
     ({"timeout": 10**20}, "deadline_ms: "),
+    ({"timeout": 10**400}, "deadline_ms: "),
     ({"explain": "true"}, "found 'explain', expected mode, coverage"),
     ({"top": 3}, "found 'top', expected mode, coverage"),
 ]
