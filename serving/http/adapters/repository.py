@@ -23,6 +23,7 @@ from snapensemble.serving.http.service import Control, Service
 WORDED = in_words({"error": TEXT})
 MODELS = "/v2/repository/models/{model}"
 CONTROL_ERRORS = (ControlDisabled, UnknownModel, LoadFailed, WorkersLate)
+IN_THE_LOG = "the server's log says why"
 router = APIRouter(tags=["models"], responses=problem_responses(worded=WORDED))
 
 
@@ -46,7 +47,7 @@ def adapter(_: Mapping[str, str]) -> Adapter:
 
 @router.api_route("/v2/repository/index", methods=READ)
 async def repository_index(request: Request) -> list[IndexEntry]:
-    """All models, with why one is not served."""
+    """All models, with why one is not served; places on the disk for those who may load only."""
     service: Service = request.app.state.service
     ready = [
         IndexEntry(name=model.name, version=model.version, state="READY", reason="")
@@ -54,7 +55,12 @@ async def repository_index(request: Request) -> list[IndexEntry]:
     ]
     missing = {} if service.control is None else service.control.missing()
     return ready + [
-        IndexEntry(name=printable(name), version="", state="UNAVAILABLE", reason=printable(why))
+        IndexEntry(
+            name=printable(name),
+            version="",
+            state="UNAVAILABLE",
+            reason=printable(why) if service.settings.model_control else IN_THE_LOG,
+        )
         for name, why in sorted(missing.items())
     ]
 

@@ -153,6 +153,18 @@ async def test_a_bad_new_version_changes_nothing_and_says_why(
         assert len((await http.get("/v2/repository/index")).json()) == 2
 
 
+async def test_who_may_not_load_models_learns_no_place_on_the_disk(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    version(models, "bees", 1)
+    running = Running(models, Settings(threads=2))
+    with running.repository:
+        (version(models, "bees", 2) / "members" / "cycle-00.onnx").unlink()
+        await running.repository.refresh()
+        async with client(running.app) as http:
+            index = (await http.get("/v2/repository/index")).json()
+    assert [each["reason"] for each in index] == ["", "the server's log says why"]
+
+
 async def test_names_of_files_that_are_no_unicode_reach_clients_as_escapes(tmp_path: Path) -> None:
     models = tmp_path / os.fsdecode(b"mod\xe8les")
     version(models, "bees", 1)
