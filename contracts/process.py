@@ -7,9 +7,11 @@ SIGHUP says that a terminal or a session has gone: to end in order is right then
 ask for it any more. Under `nohup`, which ignores it, it stays ignored.
 """
 
+import codecs
 import contextlib
 import errno
 import functools
+import io
 import json
 import os
 import signal
@@ -191,10 +193,16 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
         _drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _drop_output()
+            _report(name, WriteFailed(f"cannot write: {error.strerror}; free some space"))
+        elif error.errno is None:  # raised by a library, not by the system
             raise
-        _drop_output()
-        _report(name, WriteFailed(f"cannot write: {error.strerror}; free some space"))
+        else:
+            place = "" if error.filename is None else f"{error.filename}: "
+            if isinstance(error, FileNotFoundError) and not place:  # only os.getcwd names no file
+                place = "the working directory: "
+            _report(name, SnapensembleError(f"{place}{error.strerror}"))
         return 2
     except Stopped as stopped:
         _report(name, stopped)
@@ -202,17 +210,30 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
 
 
 def open_standard_streams() -> None:
-    """Open descriptors 0, 1 and 2 on the null device where the caller has closed them.
+    r"""Open descriptors 0, 1 and 2 on the null device where the caller has closed them.
 
     Otherwise the next files and sockets would take these numbers, and whoever writes to standard
-    error would write into them.
+    error would write into them. What standard output has no character for becomes `\u00e9`, which
+    JSON reads as well.
     """
-    for descriptor in range(3):
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
         except OSError:
             # It takes the lowest free number, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:  # Python found it closed
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a program that calls this may have replaced it
+        codecs.register_error("snapensemble.json", _as_json)
+        sys.stdout.reconfigure(errors="snapensemble.json")
+
+
+def _as_json(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that an encoding has not."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _stop(signum: int, _frame: FrameType | None) -> None:

@@ -44,8 +44,9 @@ _HEADER = re.compile(
 )
 
 Number = TypeVar("Number", bound=np.generic)
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+MAX_COUNT = 2**53  # above it, a number of a JSON file is not exact everywhere
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 ScheduleName = Literal["sgdr", "cosine", "step", "plateau", "constant", "hypergradient"]
 # Whether restarts are worth it, which a moment in the first cycle decides where nobody asked for
 # cycles: they are where the network has fitted its images by then; else there is one cycle.

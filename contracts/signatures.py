@@ -47,8 +47,9 @@ def sign_bundle(bundle_dir: Path, key: Path, password: str | None = None) -> Pat
         InvalidConfig: the package is not installed, or the key cannot be used.
     """
     model_signing = _library()
+    bundle = read_bundle(bundle_dir)
     bundle_dir = bundle_dir.resolve()  # the library takes no link
-    for part in read_bundle(bundle_dir).parts:
+    for part in bundle.parts:
         read_verified(bundle_dir, part.file, part.sha256, part.size)
     config = model_signing.signing.Config().set_hashing_config(_all_files(model_signing))
     _read_key(key)
@@ -86,8 +87,8 @@ def verify_bundle(bundle_dir: Path, key: Path) -> str:
         InvalidConfig: the package is not installed, or the key cannot be used.
     """
     model_signing = _library()
-    bundle_dir = bundle_dir.resolve()  # the library takes no link
     signature = _read_signature(bundle_dir)
+    bundle_dir = bundle_dir.resolve()  # the library takes no link
     _read_key(key)
     try:
         config = (

@@ -14,8 +14,12 @@ GENERATOR = '<meta name="generator" content="snapensemble report">'  # marks a p
 
 
 def render(template: str, **values: object) -> str:
-    """The page that a template gives with these values; a name that it misses is an error."""
-    return _environment().get_template(template).render(values)
+    r"""The page that a template gives with these values; a name that it misses is an error.
+
+    What UTF-8 cannot hold, such as a byte in a file's name that is none, shows as `\udcff`.
+    """
+    page = _environment().get_template(template).render(values)
+    return page.encode(errors="backslashreplace").decode()
 
 
 def percents(fraction: float) -> str:

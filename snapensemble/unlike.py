@@ -3,8 +3,9 @@
 Shapes: N images, C channels, H height, W width.
 """
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -45,7 +46,7 @@ def find_others(spec: str, bundle: BundleManifest, limit: int | None) -> Others:
     Raises:
         InvalidData: there is no such data, or no picture in it.
     """
-    directory = Path(spec).expanduser()
+    directory = Path(os.path.expanduser(spec))  # noqa: PTH111 (leaves ~NAME that is nobody)
     if spec != "digits" and directory.is_dir():
         walk = Walk()
         files = walk.pictures(directory)
@@ -93,9 +94,9 @@ def ask_others(engine: Engine, others: Others, asked: Asked | None) -> list[Memb
     """
     found: list[MemberOutputs] = []
     for start in range(0, len(others), AT_ONCE):
-        portion = others[start : start + AT_ONCE]
-        answers = engine.submit([read() for _, read in portion], asked=asked)
-        for (name, _), answer in zip(portion, answers, strict=True):
+        there = list(_there(others[start : start + AT_ONCE]))
+        answers = engine.submit([picture for _, picture in there], asked=asked)
+        for (name, _), answer in zip(there, answers, strict=True):
             try:
                 found.append(answer.whole())
             except InvalidImage as error:
@@ -103,3 +104,12 @@ def ask_others(engine: Engine, others: Others, asked: Asked | None) -> list[Memb
     if not found:
         raise InvalidData(f"--unlike: none of {len(others):,} pictures can be read")
     return found
+
+
+def _there(others: Others) -> Iterator[tuple[str, Picture]]:
+    """The names and pictures of those that the disk gives; others are named and left out."""
+    for name, read in others:
+        try:
+            yield name, read()
+        except OSError as error:
+            say(f"left out: {name}: {error.strerror}")

@@ -114,8 +114,9 @@ def on_trial(plan: Plan) -> Plan:
 
 def as_recorded(plan: Plan, record: ScheduleRecord) -> Plan:
     """A resumed run's plan, with the trial where it stands."""
-    if record.trial == "open" and len(plan.cycles) == 1:
-        return on_trial(plan)
+    if record.trial == "open":
+        # Cycles that were added meanwhile were asked for, and those are never tried.
+        return on_trial(plan) if len(plan.cycles) == 1 else plan
     if record.falls_over is not None and isinstance(plan.schedule, Sgdr):
         plan = replace(plan, schedule=replace(plan.schedule, falls_over=record.falls_over))
     return replace(plan, trial=record.trial)

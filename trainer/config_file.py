@@ -1,6 +1,7 @@
 """TrainConfig as TOML: what `--config` reads, and config.toml in a run directory."""
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def to_toml(config: TrainConfig) -> str:
             if name == "data":
                 value = resolved(value)
             if name == "pretrained" and value not in (HUB, FRESH):
-                value = str(Path(value).expanduser().resolve())
+                value = os.path.realpath(os.path.expanduser(value))  # noqa: PTH111
             # JSON's strings, numbers, booleans and lists are TOML's, but for one character.
             text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
             lines.append(f"{name} = {text}\n")

@@ -119,7 +119,7 @@ class AnswerFigures(Record):
     reliability_before: Reliability
     reliability_after: Reliability
     disagreement: tuple[tuple[Fraction, ...], ...]
-    selective: tuple[Selective, ...]  # of the ensemble; first, all images are answered
+    selective: Annotated[tuple[Selective, ...], Field(min_length=1)]  # first, all are answered
     selective_single: tuple[Selective, ...]  # of the first member alone
     options: tuple[Option, ...]
     sets: tuple[SetFigures, ...]

@@ -13,7 +13,14 @@ from glob import has_magic
 from pathlib import Path
 
 from snapensemble.contracts.errors import InvalidData
-from snapensemble.contracts.pictures.walk import LINKED_ABOVE, NO_FILE, is_shown, kind_of, summary
+from snapensemble.contracts.pictures.walk import (
+    LINKED_ABOVE,
+    NO_FILE,
+    is_directory,
+    is_shown,
+    kind_of,
+    summary,
+)
 from snapensemble.contracts.pixels import SUFFIXES
 
 Identity = tuple[int, int]  # a folder's device and inode
@@ -58,12 +65,12 @@ class Pictures:
                 opened.pop()
             elif not is_shown(entry.name) or entry.name in self.own:
                 continue
-            elif entry.is_dir():
+            elif is_directory(entry):
                 if not pattern or may_hold(_parts(entry.path, root), pattern):
                     self._enter(entry.path, opened)
             elif not pattern or matches(_parts(entry.path, root), pattern):
                 # A link that leads nowhere counts by its suffix, so that it is not missed.
-                is_file = entry.is_file() or entry.is_symlink()
+                is_file = os.path.isfile(entry.path) or entry.is_symlink()
                 kind = kind_of(Path(entry.path)) if is_file else NO_FILE
                 if kind in SUFFIXES:
                     yield entry.path

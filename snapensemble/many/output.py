@@ -39,7 +39,8 @@ class Output:
         options: by name, what the rows depend on; another start has to have the same.
         head: what the file begins with.
         places: where pictures are put once their rows are safe; None: they stay.
-        out: the file that was asked for, for messages; the file of rows, if not given.
+        out: the file that was asked for; the file of rows, if not given.
+        restart: forget the rows that are there, in both of them.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Output:
         head: bytes = b"",
         places: Places | None = None,
         out: Path | None = None,
+        restart: bool = False,
     ) -> None:
         self.file = file
         self._out = out or file
@@ -58,6 +60,7 @@ class Output:
         self._options = dict(options)
         self._head = head
         self._places = places
+        self._restart = restart
         self._length = 0  # bytes that are safe
         self._waiting: dict[bytes, None] = {}  # pictures of rows that are not safe yet
         self._placements: list[Placement] = []
@@ -68,14 +71,16 @@ class Output:
     def __enter__(self) -> "Output":
         with self._explaining():
             is_new = not self._progress.exists()
-            if is_new and self.file.exists():
+            if is_new and self.file.exists() and not self._restart:
                 raise InvalidConfig(
                     f"{self.file} is there already, without {self._progress.name} beside it to go "
                     "on with; choose another --out, or give --restart to write it anew"
                 )
-            self._db = sqlite3.connect(self._progress, isolation_level=None, timeout=0.1)
+            if self._restart and not self._is_readable():
+                self._progress.unlink()
+            self._db = self._connected()
             try:
-                self._open(is_new)
+                self._open()
             except BaseException:
                 self.__exit__()
                 raise
@@ -157,11 +162,32 @@ class Output:
             self._bytes.truncate(0)
             os.fsync(self._bytes.fileno())
 
-    def _open(self, is_new: bool) -> None:
+    def _connected(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._progress, isolation_level=None, timeout=0.1)
+
+    def _is_readable(self) -> bool:
+        """Whether the progress is a database, which another process may be writing."""
+        try:
+            with contextlib.closing(self._connected()) as db:
+                db.execute("select 1 from sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            return True
+        except sqlite3.DatabaseError:
+            return False
+        return True
+
+    def _open(self) -> None:
         self._db.execute("pragma locking_mode = exclusive")
         with self._transaction():
-            is_empty = not self._db.execute("select 1 from sqlite_master").fetchone()
-            if is_empty:
+            tables = "select name from sqlite_master where type = 'table'"
+            names = [name for (name,) in self._db.execute(tables).fetchall()]
+            if self._restart:
+                # The lock is held, so nobody else has these files open.
+                for file in (self.file, self._out):
+                    file.unlink(missing_ok=True)
+                for name in names:
+                    self._db.execute(f'drop table "{name}"')
+            if self._restart or not names:
                 for statement in SCHEMA.split(";"):
                     self._db.execute(statement)
                 self._set("options", json.dumps(self._options))

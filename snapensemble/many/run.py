@@ -31,7 +31,7 @@ from snapensemble.many.output import Output
 from snapensemble.many.parquet import is_whole, refuse_without_pyarrow, write_parquet
 from snapensemble.many.progress import Progress
 from snapensemble.many.rows import columns, csv_line, json_line
-from snapensemble.many.sinks import Describe, Printed, Sink, Written, forget, opened, own_names
+from snapensemble.many.sinks import Describe, Printed, Sink, Written, opened, own_names
 from snapensemble.serving.http.responses import prediction, promised
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import Engine, load_engine
@@ -115,10 +115,8 @@ def predict_many(
         sink: Sink = Printed(describe)
         output = None
         if out is not None:
-            if restart:
-                forget(out)
             dependencies = depends_on(bundle_dir, many, options, max_image_cost)
-            output = stack.enter_context(opened(out, names, dependencies, places))
+            output = stack.enter_context(opened(out, names, dependencies, places, restart=restart))
             is_csv = output.file == out and out.suffix.lower() == ".csv"
             sink = Written(output, (csv_line if is_csv else json_line)(names), places)
             if output.file != out and is_whole(out, output.rows):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.files import explaining_failures
 from snapensemble.contracts.process import printable, say
 from snapensemble.many.output import Output, progress_file
 from snapensemble.many.places import Places
@@ -76,31 +75,30 @@ class Written:
 
 
 def opened(
-    out: Path, names: Sequence[str], options: dict[str, str], places: Places | None
+    out: Path,
+    names: Sequence[str],
+    options: dict[str, str],
+    places: Places | None,
+    *,
+    restart: bool = False,
 ) -> Output:
     """The file of rows: the one that was asked for, or what a Parquet file is made of.
+
+    With `restart` the rows that are there are forgotten.
 
     Raises:
         InvalidConfig: a Parquet file is there that cannot be gone on with.
     """
     if out.suffix.lower() != ".parquet":
         head = csv_text(names) if out.suffix.lower() == ".csv" else b""
-        return Output(out, options, head, places)
+        return Output(out, options, head, places, restart=restart)
     rows = out.with_name(out.name + ROWS)
-    if out.exists() and not progress_file(rows).exists():
+    if out.exists() and not progress_file(rows).exists() and not restart:
         raise InvalidConfig(
             f"{out} is there already, without {progress_file(rows).name} beside it to go on with; "
             "choose another --out, or give --restart to write it anew"
         )
-    return Output(rows, options, b"", places, out)
-
-
-def forget(out: Path) -> None:
-    """Remove the rows that are there, and what says how far they are."""
-    rows = out.with_name(out.name + ROWS)
-    with explaining_failures(out):
-        for file in (progress_file(out), progress_file(rows), rows, out):
-            file.unlink(missing_ok=True)
+    return Output(rows, options, b"", places, out, restart)
 
 
 def own_names(out: Path | None) -> list[str]:

@@ -199,6 +199,14 @@ def test_a_run_says_how_large_its_files_are(digits_run: Path) -> None:
         assert each.size == (digits_run / each.file).stat().st_size
 
 
+def test_counts_that_no_array_holds_are_refused(digits_run: Path, tmp_path: Path) -> None:
+    content = json.loads((digits_run / "run.json").read_text())
+    content["data"]["class_counts"][3] = 10**30
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(InvalidManifest, match=r"data\.class_counts\.3"):
+        read_run(tmp_path)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["run.json", "checkpoint.pt", "metrics.jsonl"])
 def test_a_run_whose_files_are_none_is_not_waited_for(

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from snapensemble.contracts.process import noting_progress
 
@@ -36,6 +37,21 @@ def test_streams_that_the_caller_has_closed_are_never_another_file() -> None:
         assert run(body, closed).returncode == 0, closed
 
 
+def test_messages_and_output_to_closed_streams_are_dropped() -> None:
+    body = "from snapensemble.contracts.process import say; say('x'); print('y', flush=True); "
+    body += "sys.exit(exit_code('it', lambda: os.stat('absent')))"
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        assert run(body, closed).returncode == 2, closed
+
+
+def test_characters_that_the_terminal_has_not_are_shown_as_json_does() -> None:
+    body = "print(chr(233) + chr(0x1F40D)); print(json.dumps(chr(233), ensure_ascii=False))"
+    code = PROGRAM.replace("{body}", f"import json; {body}")
+    shell = ["env", "PYTHONIOENCODING=ascii", sys.executable, "-c", code]
+    done = subprocess.run(shell, capture_output=True, text=True)
+    assert done.stdout == '\\u00e9\\ud83d\\udc0d\n"\\u00e9"\n', done.stderr
+
+
 def test_streams_that_are_open_stay_as_they_are() -> None:
     done = run("os.write(1, b'out'); os.write(2, b'err')")
     assert (done.stdout, done.stderr) == ("out", "err")
@@ -47,3 +63,19 @@ def test_progress_is_told_when_five_seconds_have_passed_and_not_before() -> None
     clock = iter([0.0, 1.0, 5.5, 5.5, 6.5, 12.5, 12.5]).__next__
     assert list(noting_progress("abcde", "are done", said.append, clock)) == list("abcde")
     assert said == ["2 of 5 are done", "4 of 5 are done"]
+
+
+def test_what_the_system_refuses_is_one_line_with_the_path_and_no_traceback() -> None:
+    body = "sys.exit(exit_code('it', lambda: os.stat('x' * 300)))"
+    done = run(body)
+    assert done.returncode == 2
+    assert done.stderr == f"it: {'x' * 300}: File name too long\n"
+    done = run("sys.exit(exit_code('it', lambda: os.read(99, 1)))")
+    assert (done.returncode, done.stderr) == (2, "it: Bad file descriptor\n")
+
+
+def test_a_working_directory_that_was_removed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    body = f"os.chdir('{tmp_path}/gone'); os.rmdir('{tmp_path}/gone'); "
+    done = run(body + "sys.exit(exit_code('it', lambda: len(os.getcwd())))")
+    assert done.stderr == "it: the working directory: No such file or directory\n"

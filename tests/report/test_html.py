@@ -85,3 +85,8 @@ def test_there_is_one_table_one_style_sheet_and_nothing_unescaped_but_the_genera
     assert whole.count("<table") == whole.count("<style") == 1 and "style=" not in whole
     assert re.findall(r"\S+ *\| *safe", whole) == ["generator | safe"]
     assert "autoescape" not in whole
+
+
+def test_a_name_that_is_no_utf_8_is_shown_as_its_bytes() -> None:
+    page = render("page.html.j2", title="photos\udcff", summary=["s"])
+    assert "<title>photos\\udcff</title>" in page and page.encode()

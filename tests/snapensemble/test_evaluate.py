@@ -24,6 +24,7 @@ from snapensemble.export.config import ExportConfig
 from snapensemble.report.bundle.records import read_figures
 from snapensemble.serving.errors import InvalidParameter
 from snapensemble.serving.inference.engine import load_engine
+from snapensemble.unlike import ask_others, find_others
 from tests.factories import calibration_record, cascade_record
 
 
@@ -155,6 +156,19 @@ def novelty_dir(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     directory = tmp_path_factory.mktemp("novelty") / "bundle"
     build_bundle(digits_run, directory, ExportConfig(select="last", novelty=True))
     return directory
+
+
+def test_a_picture_that_has_gone_meanwhile_is_named_and_left_out(
+    novelty_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("gone.png", "there.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    with load_engine(novelty_dir) as engine:
+        others = find_others(str(tmp_path), engine.bundle, None)
+        (tmp_path / "gone.png").unlink()
+        assert len(ask_others(engine, others, engine.asked((), 1.0))) == 1
+    said = f"left out: {tmp_path}/gone.png: No such file or directory"
+    assert said in capfd.readouterr().err
 
 
 def test_pictures_of_other_things_are_told_apart_by_their_distance(

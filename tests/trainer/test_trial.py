@@ -117,6 +117,9 @@ def test_a_run_that_got_more_cycles_before_its_trial_has_those(
     assert read_run(run_dir).schedule.trial == "open"
     resume(run_dir, more_cycles=1)
     assert read_run(run_dir).schedule.cycle_ends == (72, 144)
+    assert read_run(run_dir).schedule.trial is None and read_run(run_dir).complete
+    assert resume(run_dir, more_cycles=1) == run_dir
+    assert read_run(run_dir).schedule.cycle_ends == (72, 144, 216)
 
 
 @pytest.mark.parametrize("setting", [{"warmup_epochs": 3}, {"lr_max_decay": 0.5, "lr_min": 0.05}])

@@ -5,6 +5,7 @@ Shapes: N images, C channels, H height, W width. NumPy only: evaluating a bundle
 
 import collections
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
+from snapensemble.contracts.manifest import MAX_CLASS_NAME, MAX_CLASSES
 from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pixels import MAX_SIDE
 from snapensemble.trainer.data import cifar, idx, readers
@@ -130,6 +132,7 @@ def load_dataset(
         InvalidConfig: the SPEC is not one, or `image_size` does not apply.
         InvalidData: the data is absent or damaged, or has too few images.
     """
+    _refuse_unwritable(spec)
     raw = _named(_read(spec, image_size, fit, large_size, channels, max_bad_images, max_image_cost))
     _refuse_unusable(raw)
     brings_test = raw.train is not None
@@ -188,19 +191,33 @@ def resolved(spec: str) -> str:
     if spec == "digits":
         return spec
     kind, path = _divided(spec)
-    return f"{kind}{':' if kind else ''}{path.resolve()}"
+    return f"{kind}{':' if kind else ''}{os.path.realpath(path)}"
 
 
 def _divided(spec: str) -> tuple[str, Path]:
     """The kind of data and its place; the kind of a folder is empty."""
     kind, _, rest = spec.partition(":")
     is_kind = kind in (*_ARRAYS, *_PICTURES) and rest
-    return (kind, Path(rest).expanduser()) if is_kind else ("", Path(spec).expanduser())
+    # Unlike Path.expanduser it leaves ~NAME as it is where nobody is called so.
+    place = Path(os.path.expanduser(rest if is_kind else spec))  # noqa: PTH111
+    return (kind if is_kind else "", place)
 
 
 def digest(image_CHW: NDArray[np.uint8]) -> bytes:
     """What images with the same pixels have in common: 16 bytes."""
     return hashlib.blake2b(np.ascontiguousarray(image_CHW).data, digest_size=16).digest()
+
+
+def _refuse_unwritable(spec: str) -> None:
+    """Raise InvalidData for a place whose name a manifest, which is UTF-8, cannot hold."""
+    place = resolved(spec)
+    try:
+        place.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidData(
+            f"{place}: the name has bytes that are no UTF-8, and run.json could not hold it; "
+            "rename it"
+        ) from error
 
 
 def _read(
@@ -217,7 +234,7 @@ def _read(
         if image_size is not None:
             raise InvalidConfig(f"--image-size applies to pictures, not to the arrays of {spec}")
         return readers.digits() if spec == "digits" else _ARRAYS[kind](path)
-    if not kind and not path.exists():
+    if not kind and not (spec and os.path.exists(path)):  # noqa: PTH110 (a name may be too long)
         raise InvalidData(f"no data at {spec!r}; expected {SPECS}")
     if not kind and not path.is_dir():
         raise InvalidData(f"{spec!r} is a file; expected {SPECS}")
@@ -248,9 +265,16 @@ def _refuse_unusable(raw: RawData) -> None:
     """Raise InvalidData for names that a manifest cannot hold and sizes that no graph takes."""
     if len(raw.classes) < 2 or len(set(raw.classes)) != len(raw.classes):
         raise InvalidData(f"at least two classes of different names are needed: {raw.classes}")
+    if len(raw.classes) > MAX_CLASSES:
+        raise InvalidData(f"{len(raw.classes):,} classes; expected at most {MAX_CLASSES:,}")
     for name in raw.classes:
         if not name.isprintable():
             raise InvalidData(f"class {name!a}: the name cannot be printed; rename it")
+        if len(name) > MAX_CLASS_NAME:
+            raise InvalidData(
+                f"class {name[:40]!r}...: the name has {len(name):,} characters, expected at most "
+                f"{MAX_CLASS_NAME:,}; rename it"
+            )
     some = raw.everything or raw.train
     assert some is not None
     _, _, height, width = some.images_NCHW.shape

@@ -96,7 +96,7 @@ def npz(file: Path) -> RawData:
         raise InvalidData(f"{file}: has no {', '.join(sorted(missing))}; found {sorted(arrays)}")
     if arrays["classes"].ndim != 1:
         raise InvalidData(f"{file}: classes must be a list of names")
-    classes = tuple(str(name) for name in arrays["classes"])
+    classes = _class_names(file, arrays["classes"])
     parts = {
         part: _npz_part(file, arrays, part, len(classes))
         for part in ("train", "val", "test")
@@ -134,6 +134,16 @@ def _npz_array(content: zipfile.ZipFile, part: zipfile.ZipInfo) -> NDArray[np.ge
     with content.open(part) as stream:
         array: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
     return array
+
+
+def _class_names(file: Path, names: NDArray[np.generic]) -> tuple[str, ...]:
+    """The names as texts; those of the type bytes are UTF-8."""
+    try:
+        return tuple(
+            name.decode() if isinstance(name, bytes) else str(name) for name in names.tolist()
+        )
+    except UnicodeDecodeError as error:
+        raise InvalidData(f"{file}: the names of classes are not UTF-8: {error}") from error
 
 
 def _npz_part(file: Path, arrays: dict[str, NDArray[np.generic]], part: str, K: int) -> Split:

@@ -119,6 +119,8 @@ class RunWriter:
         expected = description.schedule.shortened(found.cycles)
         if not found.cycle_ends:  # an earlier version did not keep them
             found = found.model_copy(update={"cycle_ends": expected.cycle_ends})
+        if found.trial == "open":  # more cycles leave nothing to be tried
+            found = found.model_copy(update={"trial": expected.trial})
         if found != expected:
             raise InvalidManifest(
                 f"{self.directory}: this version understands the run's settings otherwise: "

@@ -357,3 +357,13 @@ def test_the_report_of_another_bundle_is_refused(drawn: Path, tmp_path: Path) ->
     write_bundle(tmp_path / "bundle", bundle.model_copy(update={"version": "11111111"}))
     with pytest.raises(InvalidManifest, match="report is of version 0badcafe"):
         read_bundle_report(tmp_path / "bundle")
+
+
+def test_a_report_without_the_answers_to_all_images_is_refused(drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn, tmp_path / "bundle")
+    file = tmp_path / "bundle" / "report" / "figures.json"
+    content = json.loads(file.read_text())
+    content["answers"]["selective"] = []
+    file.write_text(json.dumps(content))
+    with pytest.raises(InvalidManifest, match=r"answers\.selective"):
+        read_bundle_report(tmp_path / "bundle")

@@ -70,6 +70,13 @@ def test_links_are_followed_and_cycles_noticed(tmp_path: Path) -> None:
     assert pictures.describe() == "passed over: 1 linked to a folder above it"
 
 
+def test_a_link_that_leads_to_itself_is_named_later_and_ends_nothing(tmp_path: Path) -> None:
+    tree(tmp_path, "a.png")
+    for name in ("loop.png", "loop"):
+        (tmp_path / name).symlink_to(name)
+    assert below(tmp_path, "") == ["a.png", "loop.png"]
+
+
 def test_a_device_with_the_name_of_a_picture_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.png")
     pictures = Pictures([str(tmp_path)])

@@ -216,6 +216,24 @@ def test_rows_that_were_changed_are_refused(
     assert "was changed since its rows were written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_a_restart_forgets_what_is_damaged(
+    photos: Path, bundle_dir: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / name
+    rows = out if name == "rows.csv" else out.with_name(out.name + ".rows")
+    progress = progress_file(rows)
+    for damage in (lambda: progress.write_bytes(b"no database" * 99), progress.unlink):
+        assert predict(photos, "--bundle", bundle_dir, "--out", out) == 0
+        whole = out.read_bytes()
+        damage()
+        assert predict(photos, "--bundle", bundle_dir, "--out", out) == 2
+        assert predict(photos / "a", "--bundle", bundle_dir, "--out", out, "--restart") == 0
+        assert 0 < len(out.read_bytes()) < len(whole)
+        assert predict(photos, "--bundle", bundle_dir, "--out", out, "--restart") == 0
+        assert out.read_bytes() == whole
+
+
 def test_two_at_once_do_not_write_one_file(
     photos: Path, bundle_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,9 +242,12 @@ def test_two_at_once_do_not_write_one_file(
     arguments = ("predict", photos, "--bundle", bundle_dir, "--out", out)
     other = sqlite3.connect(progress_file(out), isolation_level=None)
     other.execute("begin exclusive")
-    assert main([str(each) for each in arguments]) == 2
+    before = out.read_bytes()
+    for more in ((), ("--restart",)):
+        assert main([str(each) for each in (*arguments, *more)]) == 2
+        assert "another process is writing" in capsys.readouterr().err
     other.close()
-    assert "another process is writing" in capsys.readouterr().err
+    assert out.read_bytes() == before and progress_file(out).exists()
 
 
 def killing(event: int, work: Callable[[], int]) -> int:

@@ -130,3 +130,22 @@ def test_the_digits_repeat_none_of_their_images() -> None:
     data = load("digits")
     assert repeated_images(data.train, data.val) == 0
     assert repeated_images(data.val, data.val) == len(data.val)
+
+
+def test_a_name_that_no_manifest_holds_is_refused_before_training(tmp_path: Path) -> None:
+    place = make_folder(tmp_path / "photos\udcff", {"a": 5, "b": 5})
+    (tmp_path / "link").symlink_to(place)
+    for spec in (place, tmp_path / "link"):
+        with pytest.raises(InvalidData, match="bytes that are no UTF-8"):
+            load(spec)
+    make_folder(tmp_path / "long", {"a": 5})
+    rows = "".join(f"a/{i}.png,{'b' * 1_001 if i % 2 else 'a'}\n" for i in range(5))
+    (tmp_path / "long" / "labels.csv").write_text(f"path,label\n{rows}")
+    with pytest.raises(InvalidData, match="has 1,001 characters, expected at most 1,000"):
+        load(f"csv:{tmp_path / 'long' / 'labels.csv'}")
+
+
+@pytest.mark.parametrize("spec", ["", "~nobody-is-called-so/x", "x" * 300])
+def test_a_place_that_cannot_be_is_not_there(spec: str) -> None:
+    with pytest.raises(InvalidData, match="no data at"):
+        load(spec)

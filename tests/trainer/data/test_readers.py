@@ -87,3 +87,11 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npy", "c.npz"):
         with pytest.raises(InvalidData, match=r"cannot read as \.npz"):
             load(f"npz:{tmp_path / name}")
+
+
+def test_names_of_classes_may_be_bytes(tmp_path: Path) -> None:
+    file = write_npz(tmp_path / "a.npz", classes=np.array(["nö".encode(), b"yes"]))
+    assert load(f"npz:{file}").classes == ("nö", "yes")
+    write_npz(file, classes=np.array([b"n\xf6", b"yes"]))
+    with pytest.raises(InvalidData, match="the names of classes are not UTF-8"):
+        load(f"npz:{file}")

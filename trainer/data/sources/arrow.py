@@ -63,7 +63,8 @@ def find_hugging_face(directory: Path) -> Found:
         InvalidConfig: pyarrow is not installed.
     """
     if (directory / "dataset_dict.json").is_file():
-        splits = _json(directory / "dataset_dict.json").get("splits", [])
+        file = directory / "dataset_dict.json"
+        splits = _names(file, _json(file).get("splits", []))
         files = {_part(directory, name): _saved(directory / name) for name in splits}
         return _found_in_cells(str(directory), files)
     if (directory / "state.json").is_file():
@@ -79,7 +80,10 @@ def find_hugging_face(directory: Path) -> Found:
 
 def _saved(directory: Path) -> list[Cells]:
     """The files of a Dataset that was saved, in its order."""
-    names = [each["filename"] for each in _json(directory / "state.json").get("_data_files", [])]
+    file = directory / "state.json"
+    listed = _json(file).get("_data_files", [])
+    is_list = isinstance(listed, list) and all(isinstance(each, dict) for each in listed)
+    names = _names(file, [each.get("filename") for each in listed] if is_list else None)
     return [StreamFile(directory / name) for name in names]
 
 
@@ -229,7 +233,7 @@ def _features(cells: Cells) -> dict[str, Any]:
     try:
         noted = json.loads((cells.schema.metadata or {})[b"huggingface"])
         features = noted["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 
@@ -245,10 +249,17 @@ def _text(value: Any) -> str:
     return "" if value is None else composed(str(value).strip())
 
 
+def _names(file: Path, found: Any) -> list[str]:
+    """What was found in a file that `datasets` writes, if it is a list of names."""
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise InvalidData(f"{file} does not list names as save_to_disk of `datasets` does")
+    return found
+
+
 def _json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidData(f"{file}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise InvalidData(f"{file}: found no JSON object")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidImage
-from snapensemble.trainer.data.sources.source import Source, times
+from snapensemble.trainer.data.sources.source import Source, regular, times
 
 _BATCH_ROWS = 32
 _BATCHES_KEPT = 4
@@ -35,7 +35,7 @@ class StreamFile:
         pa = _pyarrow(file)
         self.file = file
         try:
-            with pa.memory_map(str(file)) as opened:
+            with pa.memory_map(str(regular(file))) as opened:
                 is_file = opened.read(6) == b"ARROW1"
                 opened.seek(0)
                 reader = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(opened)
@@ -68,7 +68,7 @@ class ParquetFile:
         self._errors = (pa.ArrowException, OSError)
         try:
             # Otherwise the whole of a column in a group is read at once.
-            self._parquet = pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
+            self._parquet = pq.ParquetFile(regular(file), pre_buffer=False, buffer_size=1 << 20)
             self.schema = self._parquet.schema_arrow
             metadata = self._parquet.metadata
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
@@ -147,7 +147,10 @@ class Cellwise(Source):
             return data
         if not (path := value.get("path")):
             raise InvalidImage("the cell is empty")
-        return (cells.file.parent / str(path)).read_bytes()
+        try:
+            return regular(cells.file.parent / str(path)).read_bytes()
+        except (InvalidData, ValueError) as error:  # ValueError: a character that no path has
+            raise InvalidImage(str(error)) from error
 
 
 def _values(column: Any) -> list[Any]:

@@ -8,6 +8,7 @@ webdataset reads samples in a row, and not one by its index.
 import glob
 import itertools
 import json
+import math
 import re
 import tarfile
 from collections import Counter
@@ -25,6 +26,7 @@ from snapensemble.trainer.data.sources.source import (
     Labelled,
     PartOrAll,
     Source,
+    regular,
     times,
 )
 from snapensemble.trainer.data.sources.splits import EXPECTED, composed, part_called, part_in
@@ -33,8 +35,9 @@ LABEL_KEYS = ("label", "cls", "class", "class_name", "category", "target")
 _LABEL_SUFFIXES = (".cls", ".json")
 _MOST_LABEL_BYTES = 1 << 20
 _MOST_SHARDS = 100_000
+_MOST_DIGITS = 18
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(rf"(\d{{1,{_MOST_DIGITS}}})\.\.(\d{{1,{_MOST_DIGITS}}})")
 
 
 class Member(NamedTuple):
@@ -133,24 +136,25 @@ def expanded(pattern: str) -> Iterator[str]:
     """The texts that a pattern with {000..003} and {a,b} stands for, in its order.
 
     Raises:
-        InvalidData: a range is too long.
+        InvalidData: they are too many.
     """
-    braces = _BRACES.search(pattern)
-    if braces is None:
-        yield pattern
-        return
-    before, after = pattern[: braces.start()], pattern[braces.end() :]
-    if numbers := _RANGE.fullmatch(braces[1]):
-        first, last = numbers[1], numbers[2]
-        if int(last) - int(first) >= _MOST_SHARDS:
-            raise InvalidData(
-                f"{pattern}: {braces[0]} are more than {_MOST_SHARDS:,} files; expected fewer"
-            )
-        values = [f"{i:0{len(first)}d}" for i in range(int(first), int(last) + 1)]
-    else:
-        values = braces[1].split(",")
-    for value, rest in itertools.product(values, list(expanded(after))):
-        yield before + value + rest
+    texts = _BRACES.split(pattern)  # what stands in braces is at the odd places
+    choices: list[Sequence[str]] = [
+        _choices(text) if place % 2 else [text] for place, text in enumerate(texts)
+    ]
+    if math.prod(map(len, choices)) > _MOST_SHARDS:
+        raise InvalidData(f"{pattern} stands for more than {_MOST_SHARDS:,} files; expected fewer")
+    yield from map("".join, itertools.product(*choices))
+
+
+def _choices(text: str) -> Sequence[str]:
+    """What may stand in the place of braces that hold this text."""
+    numbers = _RANGE.fullmatch(text)
+    if numbers is None:
+        return text.split(",")
+    first, last = numbers.groups()
+    count = min(int(last) - int(first), _MOST_SHARDS) + 1
+    return [f"{int(first) + i:0{len(first)}d}" for i in range(count)]
 
 
 def shard_files(pattern: Path) -> list[Path]:
@@ -196,7 +200,7 @@ def samples(
         InvalidData: it is no plain tar file, or a sample has several pictures.
     """
     try:
-        with tarfile.open(shard, "r:") as archive:
+        with tarfile.open(regular(shard), "r:") as archive:
             members = (each for each in archive if each.isfile() and _is_shown(each.name))
             for key, group in itertools.groupby(members, key=lambda each: _key(each.name)):
                 sample = list(group)
@@ -255,7 +259,7 @@ def _label(archive: tarfile.TarFile, shard: Path, key: str, sample: list[tarfile
 def _in_json(content: bytes) -> str:
     try:
         fields = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     if not isinstance(fields, dict):
         return ""
@@ -288,4 +292,5 @@ def _is_shown(name: str) -> bool:
 
 
 def _numbers_first(label: str) -> tuple[bool, int, str]:
-    return (False, int(label), label) if label.isdecimal() else (True, 0, label)
+    is_number = label.isdecimal() and len(label) <= _MOST_DIGITS
+    return (False, int(label), label) if is_number else (True, 0, label)

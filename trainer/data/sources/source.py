@@ -1,11 +1,13 @@
 """Encoded pictures by index, wherever they lie, and what is known of them before decoding."""
 
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from snapensemble.contracts.errors import InvalidData
 from snapensemble.trainer.data.sources.splits import Part
 
 PartOrAll = Literal[Part, "everything"]
@@ -110,3 +112,15 @@ def times(file: Path) -> list[int]:
         return []
     # Nobody can set the last of them: it tells of an older file of the same size in its place.
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def regular(file: Path) -> Path:
+    """The same file, which is one: neither a FIFO, which would be waited for, nor a device.
+
+    Raises:
+        InvalidData: it is of another kind.
+        OSError: it is absent, or cannot be looked at.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise InvalidData(f"{file} is no regular file; expected one that can be read again")
+    return file

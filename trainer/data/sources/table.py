@@ -2,6 +2,8 @@
 
 import csv
 import io
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -9,7 +11,13 @@ from typing import NamedTuple
 
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.process import say
-from snapensemble.trainer.data.sources.source import Files, Found, Labelled, PartOrAll
+from snapensemble.trainer.data.sources.source import (
+    Files,
+    Found,
+    Labelled,
+    PartOrAll,
+    regular,
+)
 from snapensemble.trainer.data.sources.splits import EXPECTED, composed, part_called
 
 # What people call the columns; the first name of each wins over the others.
@@ -49,7 +57,7 @@ def find_csv(file: Path) -> Found:
         InvalidData: the file is no such table; see `found_in_rows` for the rest.
     """
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = regular(file).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise InvalidData(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -73,11 +81,12 @@ def found_in_rows(file: Path, rows: Iterable[Row]) -> Found:
         InvalidData: a label or a part is empty, a part has an unknown name, a picture has two
             labels or is in two parts, or there are no rows.
     """
-    known: dict[str, Row] = {}
+    known: dict[str, Row] = {}  # by the picture's place, however the row writes it
     repeated = outside = 0
     for row in rows:
         _refuse_incomplete(file, row)
-        first = known.setdefault(_plain(row.path), row)
+        place = os.path.abspath(_place(file, row.path))  # noqa: PTH100 (Path.absolute keeps "..")
+        first = known.setdefault(place, row)
         if first is not row:
             if (first.label, first.part) != (row.label, row.part):
                 raise InvalidData(
@@ -95,11 +104,10 @@ def found_in_rows(file: Path, rows: Iterable[Row]) -> Found:
         path = _place(file, row.path)
         outside += PurePath(row.path).is_absolute() or ".." in PurePath(row.path).parts
         part: PartOrAll = "everything" if row.part is None else part_called(row.part) or "train"
-        if path.is_file():
-            parts.setdefault(part, []).append((index_of[row.label], path))
-        else:
-            what = "is no file" if path.exists() else "there is no such file"
+        if what := _why_no_file(path):
             bad.append(f"{file} row {row.number}: {path}: {what}")
+        else:
+            parts.setdefault(part, []).append((index_of[row.label], path))
     _say_odd(file, repeated, outside)
     _refuse_no_part(file, parts, bad)
     order: list[PartOrAll] = ["everything", "train", "val", "test"]
@@ -111,7 +119,7 @@ def columns_of(file: Path, names: Sequence[str]) -> Columns | None:
     """Where the columns are; None if path or label is not among these names.
 
     Raises:
-        InvalidData: several columns could be meant, and none has the plain name.
+        InvalidData: several columns could be meant.
     """
     path, label = named(file, names, PATH_NAMES), named(file, names, LABEL_NAMES)
     if path is None or label is None:
@@ -123,15 +131,16 @@ def named(file: Path, names: Sequence[str], wanted: Sequence[str]) -> int | None
     """The place of the column with one of the wanted names, in any case; None if there is none.
 
     Raises:
-        InvalidData: several columns have one of the names, but none the first.
+        InvalidData: several columns have the first name, or none has it and several another one.
     """
     plain = [name.strip().casefold() for name in names]
-    if wanted[0] in plain:
-        return plain.index(wanted[0])
-    found = [place for place, name in enumerate(plain) if name in wanted]
+    found = [place for place, name in enumerate(plain) if name == wanted[0]]
+    found = found or [place for place, name in enumerate(plain) if name in wanted]
     if len(found) > 1:
         candidates = ", ".join(repr(names[place]) for place in found)
-        raise InvalidData(f"{file}: {candidates} may all be the {wanted[0]}; call one {wanted[0]}")
+        raise InvalidData(
+            f"{file}: {candidates} may all be the {wanted[0]}; call one {wanted[0]}, and no other"
+        )
     return found[0] if found else None
 
 
@@ -220,13 +229,20 @@ def _say_odd(file: Path, repeated: int, outside: int) -> None:
 
 def _place(file: Path, text: str) -> Path:
     path = file.parent / text
-    if "\\" in text and not path.exists():  # written on Windows
+    if "\\" in text and not os.path.lexists(path):  # written on Windows
         return file.parent / text.replace("\\", "/")
     return path
 
 
-def _plain(path: str) -> str:
-    return str(PurePath(path))
+def _why_no_file(path: Path) -> str | None:
+    """What is wrong with a picture's path; None if a file is there."""
+    try:
+        return None if stat.S_ISREG(path.stat().st_mode) else "is no file"
+    except ValueError:  # a character that no path has
+        return "there is no such file"
+    except OSError as error:
+        is_absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+        return "there is no such file" if is_absent else str(error.strerror)
 
 
 def _said(row: Row) -> str:

@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -181,6 +182,47 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
     spec = f"hf:{tmp_path / 'saved'}" if name.startswith("saved") else f"parquet:{tmp_path / name}"
     with pytest.raises(InvalidData, match=f"{name}: cannot be read"):
         load(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("state.json", '{"_data_files": [1]}'),
+        ("state.json", '{"_data_files": {"filename": "x"}}'),
+        ("state.json", '{"_data_files": [{"filename": null}]}'),
+        ("dataset_dict.json", '{"splits": [1]}'),
+        ("dataset_dict.json", '{"splits": "train"}'),
+        ("dataset_dict.json", '{"splits": ' + "[" * 100_000),
+    ],
+)
+def test_a_damaged_list_of_files_is_named(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidData, match=f"{name}(: cannot be read| does not list names)"):
+        find_hugging_face(tmp_path)
+
+
+@pytest.mark.timeout(30)
+def test_a_table_that_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.parquet")
+    with pytest.raises(InvalidData, match="x.parquet is no regular file"):
+        load(f"parquet:{tmp_path / 'x.parquet'}")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("fifo", "is no regular file"), ("/dev/zero", "is no regular file"), ("a\0b", "null byte")],
+)
+def test_a_cell_that_names_no_regular_file_is_a_bad_picture(
+    tmp_path: Path, path: str, reason: str
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    images, labels = rows(make_folder(tmp_path / "folder", {"a": 5, "b": 5}))
+    images[3] = {"bytes": None, "path": path}
+    table = pa.table({"image": pa.array(images, IMAGE), "label": labels})
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InvalidData, match=f"x.parquet row 3: .*{reason}"):
+        load(f"parquet:{tmp_path / 'x.parquet'}")
 
 
 def test_a_directory_without_a_data_set_says_what_was_expected(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def test_what_is_no_picture_and_no_label_is_counted(
         ([("1.jpg", b""), ("1.cls", b" \n")], "1.cls has no label; expected a text or a number"),
         ([("1.jpg", b""), ("1.json", b'{"id": 3}')], "1.json has no label; .* under one of label"),
         ([("1.jpg", b""), ("1.json", b"[")], "1.json has no label"),
+        ([("1.jpg", b""), ("1.json", b"[" * 100_000)], "1.json has no label"),
         ([("1.jpg", b""), ("1.png", b""), ("1.cls", b"a")], "several pictures: 1.jpg, 1.png"),
     ],
 )
@@ -136,6 +138,27 @@ def test_a_range_stands_for_its_numbers_with_their_zeros(
     ]
 
 
-def test_a_range_without_end_is_refused() -> None:
-    with pytest.raises(InvalidData, match="more than 100,000 files"):
-        list(expanded("{0..999999999999}.tar"))
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "pattern", ["{0..999999999999}.tar", "{a,b}" * 30, "{0..999}{0..999}", "{0..9}" * 5_000]
+)
+def test_a_pattern_without_end_is_refused(pattern: str) -> None:
+    with pytest.raises(InvalidData, match="stands for more than 100,000 files"):
+        list(expanded(pattern))
+
+
+def test_braces_and_numbers_of_any_length_are_texts() -> None:
+    assert list(expanded("{a}" * 3_000)) == ["a" * 3_000]
+    assert list(expanded("{0.." + "9" * 5_000 + "}")) == ["0.." + "9" * 5_000]
+
+
+def test_a_label_of_thousands_of_digits_is_a_label(tmp_path: Path) -> None:
+    members = [("1.jpg", b""), ("1.cls", b"9" * 5_000), ("2.jpg", b""), ("2.cls", b"7")]
+    assert find_shards(shard(tmp_path / "0.tar", *members)).classes == ("7", "9" * 5_000)
+
+
+@pytest.mark.timeout(30)
+def test_a_shard_that_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "0.tar")
+    with pytest.raises(InvalidData, match="0.tar is no regular file"):
+        find_shards(tmp_path)

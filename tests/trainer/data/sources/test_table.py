@@ -1,4 +1,5 @@
 import csv
+import os
 import unicodedata
 from pathlib import Path
 
@@ -78,12 +79,16 @@ def test_a_column_split_makes_the_parts(tmp_path: Path) -> None:
         ("a.png,x\nb.png,y\n", "the columns 'a.png', 'x'; expected path and label"),
         ("file,image,label\na.png,a.png,x\n", "'file', 'image' may all be the path; call one path"),
         ("path,label\na.png,x\nb.png, \n", "row 3: the label is empty; fill it in"),
+        ("path,label,label\na.png,x,y\n", "'label', 'label' may all be the label; call one label"),
+        ("Path,label,path\na.png,x,b.png\n", "'Path', 'path' may all be the path"),
         ("path,label\n\na.png,x\n ,y\n", "row 4: the path is empty"),
         ("path,label,split\na.png,x,\n", "row 2: the split is empty"),
         ("path,label,split\na.png,x,hold\n", "row 2: the split is 'hold'; expected one of train"),
         ("path,label\na.png,x,y\n", "row 2 has 3 values, but there are 2 columns"),
         ("path,label\na.png,x\na.png,y\n", "rows 2 and 3 say of 'a.png' 'x' and 'y'"),
         ("path,label\na.png,x\n./a.png,y\n", "rows 2 and 3 say of './a.png' 'x' and 'y'"),
+        ("path,label\na.png,x\nsub/../a.png,y\n", "rows 2 and 3 say of 'sub/../a.png' 'x' and"),
+        ("path,label\nsub\\a.png,x\nsub/a.png,y\n", "rows 2 and 3 say of 'sub/a.png' 'x' and"),
         (
             "path,label,split\na.png,x,train\na.png,x,val\n",
             "'x' in train and 'x' in val; a picture has one label and one part",
@@ -99,6 +104,29 @@ def test_a_table_that_cannot_be_used_says_why(
 ) -> None:
     with pytest.raises(InvalidData, match=message):
         find_csv(table(tmp_path, text, "a.png", "b.png"))
+
+
+def test_a_picture_is_the_same_by_its_absolute_path(tmp_path: Path) -> None:
+    text = f"path,label,split\na.png,x,train\n{tmp_path}/a.png,x,test\n"
+    with pytest.raises(InvalidData, match="a picture has one label and one part"):
+        find_csv(table(tmp_path, text, "a.png"))
+
+
+def test_paths_that_no_file_can_have_count_as_absent(tmp_path: Path) -> None:
+    long = "x" * 300
+    rows = f"a.png,x\nb.png,y\n{long}.png,x\nsub\\{long}.png,x\na.png/c.png,x\na\0b.png,x\n"
+    found = find_csv(table(tmp_path, f"path,label\n{rows}", "a.png", "b.png"))
+    assert names(found) == {"everything": [("a.png", "x"), ("b.png", "y")]}
+    reasons = ["File name too long", *["there is no such file"] * 3]
+    assert [line.rpartition(": ")[2] for line in found.bad] == reasons
+
+
+@pytest.mark.timeout(30)
+def test_a_table_that_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "labels.csv")
+    for file in (tmp_path / "labels.csv", Path("/dev/zero")):
+        with pytest.raises(InvalidData, match="is no regular file; expected one"):
+            find_csv(file)
 
 
 def test_a_table_that_is_not_there_says_so(tmp_path: Path) -> None:
