@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from snapensemble.contracts.cpu import stand_back
 from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
+from snapensemble.contracts.process import printable
 from snapensemble.serving.errors import UnknownModel
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.service import Model, Service
@@ -255,7 +256,7 @@ class Refreshing:
             try:
                 await self._change()
             except SnapensembleError as error:
-                log.error("nothing has changed: %s", error)
+                log.error("nothing has changed: %s", printable(str(error)))
             except Exception:  # the server goes on with what it serves
                 log.exception("nothing has changed")
 
@@ -308,7 +309,7 @@ def log_new(problems: Mapping[str, str], known: Mapping[str, str]) -> None:
     """Log what is wrong with models, once as long as it is wrong in the same way."""
     for name, why in problems.items():
         if known.get(name) != why:
-            log.error("%s is left as it was: %s", name, why)
+            log.error("%s is left as it was: %s", printable(name), printable(why))
 
 
 def on_hangup(tell: Callable[[], None]) -> None:
