@@ -39,7 +39,7 @@ from benchmarks.export.price_of_one import images_per_second
 from benchmarks.machine import save
 from benchmarks.packed import unpacked
 from benchmarks.rows import Rows, Skipped, json_lines
-from benchmarks.training.snapshots import test_probabilities
+from benchmarks.training.snapshots import test_probabilities, trained
 from snapensemble.contracts.metrics import summary
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import METRICS_FILE, RUN_FILE, read_run
@@ -51,7 +51,7 @@ from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import to_toml
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.models.registry import build_model
-from snapensemble.trainer.run import resume, train
+from snapensemble.trainer.run import resume
 
 CHECKS = "tests/trainer/test_cuda.py"
 ROOT = Path(__file__).parents[1]
@@ -133,11 +133,6 @@ def check(rows: Rows, work: Path, data: str, scale: Scale, device: str) -> None:
     rows.measure("one process, gradients averaged", lambda: collective(device))
     rows.measure("tests that need a GPU", lambda: tests(device))
     rows.measure("served", lambda: served(work / "checks" / "fp32", work / "bundle", data, device))
-
-
-def trained(config: TrainConfig) -> Path:
-    """The run, trained to its end or gone on with."""
-    return resume(config.out) if (config.out / RUN_FILE).exists() else train(config)
 
 
 def figures_of(run_dir: Path) -> dict[str, Any]:

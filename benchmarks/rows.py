@@ -1,5 +1,6 @@
 """Rows of a benchmark that are written as soon as they are known, and are read when it goes on."""
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -11,6 +12,13 @@ def json_lines(file: Path) -> list[dict[str, Any]]:
     """The lines of a file, if it is there; one torn by a full disk does not count."""
     lines = file.read_text().splitlines() if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def add_sitting(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add what every benchmark takes that may be done in several sittings."""
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--work", type=Path, required=True, help="keeps the runs and the rows")
+    parser.add_argument("--name", default=name, help="of the result files")
 
 
 class Skipped(Exception):

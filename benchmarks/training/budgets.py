@@ -30,16 +30,16 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from benchmarks.machine import RESULTS, save
-from benchmarks.rows import json_lines
+from benchmarks.rows import add_sitting, json_lines
 from benchmarks.training.schedules import shrunk
-from benchmarks.training.snapshots import save_parts, test_probabilities
+from benchmarks.training.snapshots import save_parts, test_probabilities, trained
 from snapensemble.contracts.metrics import (
     Answers,
     mean_probabilities,
     summary,
     tempered,
 )
-from snapensemble.contracts.run import RUN_FILE, read_run
+from snapensemble.contracts.run import read_run
 from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import Pool, pooled
 from snapensemble.export.selection import select
@@ -48,7 +48,6 @@ from snapensemble.trainer.build import default_batch_size
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import Dataset, load_dataset, stratified
 from snapensemble.trainer.data.readers import Split
-from snapensemble.trainer.run import resume, train
 
 WAYS = ("cosine", "cosine + EMA", "default")
 FIGURES = ("error", "nll", "ece")
@@ -154,7 +153,7 @@ def one_row(work: Path, specs: dict[str, str], job: Job) -> None:
             threads=1,
             **budget,
         )
-        return resume(config.out) if (config.out / RUN_FILE).exists() else train(config)
+        return trained(config)
 
     default = run("default", epochs=epochs)
     # One cycle is the cosine run to the bit: tests/trainer/test_trial.py.
@@ -257,6 +256,12 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(values.mean()), float(reach)
 
 
+def shown(values: NDArray[np.float64], form: str) -> str:
+    """The mean in this form, and what its interval adds on either side, if there is one."""
+    mean, reach = interval(values)
+    return f"{mean:+{form}}" + (f" +- {reach:{form}}" if len(values) > 1 else "")
+
+
 def cells_of(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, int, list[dict[str, Any]]]]:
     """The rows by cell and budget, in the order of both."""
     for key in dict.fromkeys((row["cell"]["name"], row["budget"]) for row in rows):
@@ -292,11 +297,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
             means = [np.mean([row["ways"][way][figure] for row in same]) for way in WAYS]
             line.append(" / ".join(f"{mean:{form}}" for mean in means))
         for way in WAYS[:2]:
-            error, error_reach = interval(difference(same, way, "error"))
-            nll, nll_reach = interval(difference(same, way, "nll"))
-            one = len(same) == 1  # and so no interval
-            line.append(f"{100 * error:+.2f}{'' if one else f' +- {100 * error_reach:.2f}'} points")
-            line.append(f"{nll:+.1%}{'' if one else f' +- {nll_reach:.1%}'}")
+            line.append(f"{shown(100 * difference(same, way, 'error'), '.2f')} points")
+            line.append(shown(difference(same, way, "nll"), ".1%"))
         lines.append(tuple(line))
     return lines
 
@@ -315,10 +317,8 @@ def _arguments() -> argparse.Namespace:
         metavar="UPDATES",
         help="none: only the table of the rows that are there",
     )
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, a thread each")
-    parser.add_argument("--work", type=Path, required=True, help="keeps the runs and the rows")
-    parser.add_argument("--name", default="budgets", help="of the result files")
+    add_sitting(parser, "budgets")
     return parser.parse_args()
 
 

@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import RESULTS, save
-from benchmarks.training.budgets import ROWS, begin, interval, rows_of
-from benchmarks.training.snapshots import test_probabilities
+from benchmarks.rows import add_sitting
+from benchmarks.training.budgets import ROWS, begin, rows_of, shown
+from benchmarks.training.snapshots import test_probabilities, trained
 from snapensemble.contracts.metrics import Floats, nll, softmax, tempered
-from snapensemble.contracts.run import RUN_FILE, Balance, RunManifest, read_run, read_validation
+from snapensemble.contracts.run import Balance, RunManifest, read_run, read_validation
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.parity import run_file
@@ -35,7 +36,6 @@ from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.data.readers import Split
-from snapensemble.trainer.run import resume, train
 
 MODEL = "efficientnet-lite0"
 COMMON, RARE = 80, 4  # pictures, before a quarter of them validates
@@ -71,7 +71,7 @@ def one_run(args: argparse.Namespace, balance: Balance, seed: int) -> None:
         seed=seed,
         class_balance=balance,
     )
-    run_dir = resume(config.out) if (config.out / RUN_FILE).exists() else train(config)
+    run_dir = trained(config)
     run = read_run(run_dir)
     test = load_dataset(
         config.data, val_fraction=VAL_FRACTION, split_seed=0, image_size=run.image.height
@@ -167,8 +167,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
         same = [row for row in rows if row["way"] == way]
         means = [float(np.mean([row[figure] for row in same])) for figure in FIGURES]
         pairs = [row[FIGURES[0]] - base[row["seed"]][FIGURES[0]] for row in same if base]
-        mean, reach = interval(100 * np.array(pairs))
-        gained = "" if way == "none" else f"{mean:+.1f} +- {reach:.1f}"
+        gained = "" if way == "none" else shown(100 * np.array(pairs), ".1f")
         lines.append(
             (way, f"{len(same)}", *(f"{mean:.1%}" for mean in means[:3]), f"{means[3]:.3f}", gained)
         )
@@ -183,9 +182,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="of each run; train's default if not given")
     parser.add_argument("--tested", type=int, help="test pictures of each class; all if not given")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--work", type=Path, required=True, help="keeps the runs and the rows")
-    parser.add_argument("--name", default="class-balance", help="of the result files")
+    add_sitting(parser, "class-balance")
     return parser.parse_args()
 
 

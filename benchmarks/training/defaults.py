@@ -24,15 +24,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import RESULTS, save
-from benchmarks.training.budgets import ROWS, Cell, begin, interval, parts_of, rows_of
+from benchmarks.rows import add_sitting
+from benchmarks.training.budgets import ROWS, Cell, begin, parts_of, rows_of, shown
 from benchmarks.training.class_balance import thinned
-from benchmarks.training.snapshots import save_parts, test_probabilities
+from benchmarks.training.snapshots import save_parts, test_probabilities, trained
 from snapensemble.contracts.metrics import softmax, summary, tempered
-from snapensemble.contracts.run import RUN_FILE, read_run, read_validation
+from snapensemble.contracts.run import read_run, read_validation
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.dataset import holds_pictures, load_dataset
-from snapensemble.trainer.run import resume, train
 
 NONE = "default alone"
 FACTORS: dict[str, tuple[str, float]] = {  # of what is the default there
@@ -149,7 +149,7 @@ def one_run(
         seed=seed,
         **{**flip, **work.settings, **changes},
     )
-    run_dir = resume(config.out) if (config.out / RUN_FILE).exists() else train(config)
+    run_dir = trained(config)
     row = {"data": work.name, "way": way, "seed": seed, **measured(run_dir, config)}
     with (args.work / ROWS).open("a") as file_of_rows:
         file_of_rows.write(json.dumps(row) + "\n")
@@ -193,9 +193,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
         for figure in FIGURES:
             pairs = [row[figure] - base[seed][figure] for seed, row in same.items() if seed in base]
             unit = 100 if "error" in figure else 1
-            mean, reach = interval(unit * np.array(pairs))
-            spread = f" +- {reach:.3f}" if len(pairs) > 1 else ""
-            line.append("" if way == NONE else f"{mean:+.3f}{spread}")
+            line.append("" if way == NONE else shown(unit * np.array(pairs), ".3f"))
         lines.append(tuple(line))
     return lines
 
@@ -205,10 +203,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cifar10", metavar="DIR")
     parser.add_argument("--flowers", type=Path, metavar="DIR", help="train/CLASS/*, val/CLASS/*")
     parser.add_argument("--digits", action="store_true", help="the embedded digits too")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, required=True, help="keeps the runs and the rows")
-    parser.add_argument("--name", default="augmentation", help="of the result files")
+    add_sitting(parser, "defaults")
     return parser.parse_args()
 
 

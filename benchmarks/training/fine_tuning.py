@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.machine import RESULTS, save
-from benchmarks.training.budgets import ROWS, begin, interval, rows_of
+from benchmarks.rows import add_sitting
+from benchmarks.training.budgets import ROWS, begin, rows_of, shown
 from snapensemble.contracts.bundle import read_bundle
 from snapensemble.contracts.cascade import Mode
 from snapensemble.contracts.metrics import Floats, nll, summary, tempered
@@ -324,10 +325,7 @@ def _mean(rows: dict[int, dict[str, Any]], figure: str) -> float:
 
 
 def _difference(values: NDArray[np.float64]) -> str:
-    if len(values) < 2:
-        return "".join(f"{value:+.3f}" for value in values)
-    mean, reach = interval(values)
-    return f"{mean:+.3f} +- {reach:.3f}"
+    return shown(values, ".3f") if len(values) else ""
 
 
 def _folder(text: str) -> tuple[str, Path]:
@@ -343,10 +341,8 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--minutes", type=float, default=10.0, help="for each run")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--fastai", metavar="PYTHON", help="an interpreter that has fastai")
-    parser.add_argument("--work", type=Path, required=True, help="keeps the runs and the rows")
-    parser.add_argument("--name", default="fine-tuning", help="of the result files")
+    add_sitting(parser, "fine-tuning")
     return parser.parse_args()
 
 

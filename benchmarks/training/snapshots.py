@@ -1,4 +1,4 @@
-"""Parts of a data set as a data set of their own, and a run's answers to test images.
+"""Parts of a data set as a data set of their own, a run, and its answers to test images.
 
 Shapes: S snapshots, N images, K classes.
 """
@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from snapensemble.contracts.metrics import softmax
-from snapensemble.contracts.run import Snapshot, read_run
+from snapensemble.contracts.run import RUN_FILE, Snapshot, read_run
+from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.recording.snapshots import load_model
+from snapensemble.trainer.run import resume, train
 from snapensemble.trainer.validation import predict_logits
 
 
@@ -23,6 +25,11 @@ def save_parts(file: Path, classes: tuple[str, ...], **parts: Split) -> None:
     arrays: dict[str, Any] = {f"x_{name}": part.images_NCHW for name, part in parts.items()}
     arrays |= {f"y_{name}": part.labels_N for name, part in parts.items()}
     np.savez(file, classes=np.array(classes), **arrays)
+
+
+def trained(config: TrainConfig) -> Path:
+    """The run, trained to its end or gone on with."""
+    return resume(config.out) if (config.out / RUN_FILE).exists() else train(config)
 
 
 def test_probabilities(
