@@ -78,6 +78,14 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def in_home(text: str) -> Path:
+    """The place that a text names, where `~` and `~NAME` are homes.
+
+    Unlike `Path.expanduser` it leaves `~NAME` as it is where nobody is called so.
+    """
+    return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """The bytes of a regular file that is not too large; see `open_regular`."""
     with open_regular(path, max_bytes) as file:

@@ -3,11 +3,9 @@
 Shapes: N images, C channels, H height, W width.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.errors import InvalidData, InvalidImage
+from snapensemble.contracts.files import in_home
 from snapensemble.contracts.pictures.walk import Walk
 from snapensemble.contracts.process import say
 from snapensemble.pictures import encoded
@@ -46,7 +45,7 @@ def find_others(spec: str, bundle: BundleManifest, limit: int | None) -> Others:
     Raises:
         InvalidData: there is no such data, or no picture in it.
     """
-    directory = Path(os.path.expanduser(spec))  # noqa: PTH111 (leaves ~NAME that is nobody)
+    directory = in_home(spec)
     if spec != "digits" and directory.is_dir():
         walk = Walk()
         files = walk.pictures(directory)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
-from snapensemble.contracts.files import read_verified
+from snapensemble.contracts.files import in_home, read_verified
 from snapensemble.contracts.options import build, read_options
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.config import TrainConfig
@@ -25,7 +25,7 @@ def to_toml(config: TrainConfig) -> str:
             if name == "data":
                 value = resolved(value)
             if name == "pretrained" and value not in (HUB, FRESH):
-                value = os.path.realpath(os.path.expanduser(value))  # noqa: PTH111
+                value = os.path.realpath(in_home(value))
             # JSON's strings, numbers, booleans and lists are TOML's, but for one character.
             text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
             lines.append(f"{name} = {text}\n")

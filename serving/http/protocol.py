@@ -100,7 +100,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self._rest_bytes += len(data)
             if self._rest_bytes > MAX_REST_BYTES:
                 self.transport.close()
-        if self._ignores_data or self.transport.is_closing():
+            return
+        if self._ignores_data:
             return
         if self._waiting or self._is_answering():
             self._wait(data)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
+from snapensemble.contracts.files import in_home
 from snapensemble.contracts.manifest import MAX_CLASS_NAME, MAX_CLASSES
 from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pixels import MAX_SIDE
@@ -198,9 +199,7 @@ def _divided(spec: str) -> tuple[str, Path]:
     """The kind of data and its place; the kind of a folder is empty."""
     kind, _, rest = spec.partition(":")
     is_kind = kind in (*_ARRAYS, *_PICTURES) and rest
-    # Unlike Path.expanduser it leaves ~NAME as it is where nobody is called so.
-    place = Path(os.path.expanduser(rest if is_kind else spec))  # noqa: PTH111
-    return (kind if is_kind else "", place)
+    return (kind, in_home(rest)) if is_kind else ("", in_home(spec))
 
 
 def digest(image_CHW: NDArray[np.uint8]) -> bytes:
