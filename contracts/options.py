@@ -10,9 +10,17 @@ import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -39,6 +47,14 @@ class Options(BaseModel):
     """The base of a command's options: frozen, and without infinite numbers or NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_nul(cls, value: object) -> object:
+        """Files, which can hold it where a command line cannot, would give paths that none has."""
+        if isinstance(value, str | Path) and "\0" in str(value):
+            raise ValueError("holds a NUL character, which is in no path or name")
+        return value
 
 
 def flag(name: str) -> str:

@@ -214,9 +214,14 @@ class Engine:
                 "novelty: the bundle does not know the pictures that taught; make one that does: "
                 "`snapensemble export RUN_DIR --out BUNDLE_DIR --novelty`"
             )
+        if not record.thresholds:
+            raise InvalidParameter(
+                f"novelty: the bundle promises no share of false alarms, as {record.images:,} "
+                "images are too few for any; train with a larger --val-fraction, and export again"
+            )
         threshold = record.at(false_alarms)
         if threshold is None:
-            known = " and ".join(f"{each.false_alarms:g}" for each in record.thresholds) or "none"
+            known = " and ".join(f"{each.false_alarms:g}" for each in record.thresholds)
             raise InvalidParameter(
                 f"novelty: got {false_alarms:g}; the shares of false alarms that the bundle "
                 f"promises, from {record.images:,} images: {known}"

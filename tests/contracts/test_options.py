@@ -71,6 +71,8 @@ def test_help_has_the_meaning_and_the_default(capsys: pytest.CaptureFixture[str]
         ("dish", "soup", "--dish: expected one of pie, bread, got 'soup'"),
         ("minutes", "long", "--minutes: expected a whole number, or auto, got 'long'"),
         ("book", 3, "--book: expected a path, got 3"),
+        ("book", "a\0b", "--book: holds a NUL character, which is in no path or name, got 'a"),
+        ("book", Path("a\0b"), "--book: holds a NUL character"),
     ],
 )
 def test_a_wrong_value_is_said_with_what_is_expected(

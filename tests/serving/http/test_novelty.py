@@ -131,6 +131,16 @@ async def test_a_share_that_is_not_promised_is_refused_with_those_that_are(
         assert "novelty" in is_problem(reply, 422, "invalid_parameter")
 
 
+async def test_a_bundle_of_too_few_images_says_so(tmp_path: Path) -> None:
+    bundle_dir = made(tmp_path / "novel")
+    promises_nothing = NoveltyRecord(images=8, thresholds=())
+    bundle = read_bundle(bundle_dir).model_copy(update={"novelty": promises_nothing})
+    write_bundle(bundle_dir, bundle)
+    async with serving(bundle_dir) as http:
+        reply = await http.post("/predict?novelty=0.1", content=PICTURES[0], headers=HEADERS)
+        assert "8 images are too few" in is_problem(reply, 422, "invalid_parameter")
+
+
 @pytest.mark.parametrize("directions_KC", [None, DIRECTIONS_KC[:, :-1], DIRECTIONS_KC[:-1]])
 def test_a_bundle_whose_first_member_does_not_know_what_is_novel_is_refused(
     directions_KC: NDArray[Any] | None, tmp_path: Path
