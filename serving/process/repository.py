@@ -247,16 +247,20 @@ class Refreshing:
         """Do it until this is cancelled."""
         woken = asyncio.Event()
         self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, woken.set)
+        logged = ""  # what is still wrong; a watched disk would say it again and again
         while True:
             if not self._is_wanted:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken.wait(), self._every_s)
             woken.clear()
-            self._is_wanted = False
+            is_asked, self._is_wanted = self._is_wanted, False
             try:
                 await self._change()
+                logged = ""
             except SnapensembleError as error:
-                log.error("nothing has changed: %s", printable(str(error)))
+                if is_asked or str(error) != logged:
+                    log.error("nothing has changed: %s", printable(str(error)))
+                logged = str(error)
             except Exception:  # the server goes on with what it serves
                 log.exception("nothing has changed")
 

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.repository import plan
@@ -297,6 +297,49 @@ async def test_a_change_is_made_when_asked_for_on_any_thread_and_after_one_that_
         await asyncio.to_thread(refreshing.want)
     running.cancel()
     assert set(asked) == {threading.get_ident()}
+
+
+async def test_what_is_watched_and_stays_wrong_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    looks = iter(["closed", "closed", "closed", None, "closed", "gone", "gone"])
+    seen = asyncio.Event()
+
+    async def change() -> None:
+        problem = next(looks, "end")
+        if problem == "end":
+            seen.set()
+            await asyncio.Event().wait()
+        if problem is not None:
+            raise InvalidManifest(problem)
+
+    refreshing = Refreshing(change, every_s=0)
+    running = asyncio.create_task(refreshing.run())
+    await asyncio.wait_for(seen.wait(), 30)
+    running.cancel()
+    said = [record.getMessage().rpartition(" ")[2] for record in caplog.records]
+    assert said == ["closed", "closed", "gone"]
+
+
+async def test_what_stays_wrong_is_logged_whenever_somebody_asks(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked = 0
+
+    async def change() -> None:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            refreshing.want()
+        raise InvalidManifest("closed")
+
+    refreshing = Refreshing(change, None)
+    refreshing.want()
+    running = asyncio.create_task(refreshing.run())
+    while asked < 3:
+        await asyncio.sleep(0)
+    running.cancel()
+    assert [each.getMessage() for each in caplog.records] == 3 * ["nothing has changed: closed"]
 
 
 async def test_a_shadow_is_asked_and_counted_and_answers_nobody(tmp_path: Path) -> None:
