@@ -31,10 +31,11 @@ from scipy.stats import t as student
 
 from benchmarks.machine import RESULTS, save
 from benchmarks.rows import add_sitting, json_lines
-from benchmarks.training.schedules import shrunk
-from benchmarks.training.snapshots import save_parts, test_probabilities, trained
+from benchmarks.training.snapshots import save_parts, shrunk, test_probabilities, trained
 from snapensemble.contracts.metrics import (
     Answers,
+    Floats,
+    Labels,
     mean_probabilities,
     summary,
     tempered,
@@ -42,7 +43,7 @@ from snapensemble.contracts.metrics import (
 from snapensemble.contracts.run import read_run
 from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import Pool, pooled
-from snapensemble.export.selection import select
+from snapensemble.export.selection import Chosen, select
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.build import default_batch_size
 from snapensemble.trainer.config import TrainConfig
@@ -214,29 +215,41 @@ def measured(cosine: Path, default: Path, test: Split) -> dict[str, Any]:
         "cosine": figures(alone, test, [alone.kinds_S.index("last")]),
         "cosine + EMA": figures(alone, test, [alone.kinds_S.index("ema")]),
     }
+    chosen = selected(pool)
+    ways["default"] = figures(pool, test, chosen.indices)
+    return {"members": len(chosen.indices), "reason": chosen.reason, "ways": ways}
+
+
+def selected(pool: Pool) -> Chosen:
+    """What `export` chooses by default."""
     chosen_N = split_validation(pool.labels_N).selection_N
-    chosen = select(
+    return select(
         pool.probs_SNK[:, chosen_N],
         pool.labels_N[chosen_N],
         pool.kinds_S,
         pool.pays_S,
         trusted=pool.trusted,
     )
-    ways["default"] = figures(pool, test, chosen.indices)
-    return {"members": len(chosen.indices), "reason": chosen.reason, "ways": ways}
 
 
 def figures(pool: Pool, test: Split, members: Sequence[int]) -> dict[str, float]:
     """Error, NLL and ECE of averaged candidates on test, after a temperature from validation."""
-    selection = Answers(pool.probs_SNK[list(members)], pool.labels_N).only(
-        split_validation(pool.labels_N).selection_N
-    )
-    temperature = fit_temperature(mean_probabilities(selection.probs_MNK), selection.labels_N)
     candidates = [pool.candidates[member] for member in members]
     probs_MNK = test_probabilities(
         candidates[0].run_dir, test, [candidate.snapshot for candidate in candidates]
     )
-    found = summary(tempered(probs_MNK.mean(axis=0), temperature), test.labels_N)
+    return calibrated(pool, members, probs_MNK, test.labels_N)
+
+
+def calibrated(
+    pool: Pool, members: Sequence[int], probs_MNK: Floats, labels_N: Labels
+) -> dict[str, float]:
+    """The same of candidates whose answers to the test images are known."""
+    selection = Answers(pool.probs_SNK[list(members)], pool.labels_N).only(
+        split_validation(pool.labels_N).selection_N
+    )
+    temperature = fit_temperature(mean_probabilities(selection.probs_MNK), selection.labels_N)
+    found = summary(tempered(probs_MNK.mean(axis=0), temperature), labels_N)
     return {"error": 1 - found["accuracy"], "nll": found["nll"], "ece": found["ece"]}
 
 

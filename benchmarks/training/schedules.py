@@ -5,11 +5,12 @@
 Every schedule trains the same network on the same images, with the same seeds and the same
 budget, and takes as many snapshots: at the ends of its cycles, or equally spaced (the NoCycle
 baseline of Huang et al. 2017, section 4.1, is `step, all`). Validation images choose (the
-plateau's falls, best m); test images report. The same is computed from the snapshots of every
-schedule. Runs that are there already are not trained again, and a run that was stopped goes on,
-so the benchmark itself can be stopped.
+plateau's falls, best m, what `export` takes by default) and give each row a temperature; test
+images report. The same is computed from the snapshots of every schedule. `EMA` is the moving
+average of the weights since the snapshot before the last. Runs that are there already are not
+trained again, and a run that was stopped goes on, so the benchmark itself can be stopped.
 
-Shapes: S snapshots, N images, K classes.
+Shapes: S snapshots, N images.
 """
 
 import argparse
@@ -21,21 +22,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.machine import save
-from benchmarks.training.snapshots import test_probabilities
+from benchmarks.training.budgets import calibrated, selected, shown
+from benchmarks.training.snapshots import save_parts, shrunk, test_probabilities, trained
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.metrics import nll, rank, softmax, summary
-from snapensemble.contracts.run import RUN_FILE, read_run, read_validation
+from snapensemble.contracts.metrics import nll, rank
+from snapensemble.export.candidates import Pool, pooled
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.config_file import run_config, to_toml
 from snapensemble.trainer.data.dataset import load_dataset, stratified
 from snapensemble.trainer.data.readers import Split
-from snapensemble.trainer.run import resume, train
 
 SCHEDULES = ("step", "plateau", "cosine", "hypergradient", "constant", "sgdr")
 FIGURES = ("error", "nll", "ece")
+BASELINE = "cosine, EMA"
+MAY_CHANGE = ("data", "members", "seeds", "schedules", "processes", "work", "name")
 
 
 def main() -> None:
@@ -44,12 +45,12 @@ def main() -> None:
     work = args.work or Path(tempfile.mkdtemp(prefix="snapensemble-bench-"))
     work.mkdir(parents=True, exist_ok=True)
     data = work / "data.npz"
-    subset = {name: getattr(args, name) for name in ("train_images", "val_images", "shrink")}
-    note = work / "data.json"
+    kept = {name: value for name, value in vars(args).items() if name not in MAY_CHANGE}
+    note = work / "settings.json"
     if not note.exists():
         write_subset(args, data)
-        note.write_text(json.dumps(subset))
-    if json.loads(note.read_text()) != subset:
+        note.write_text(json.dumps(kept))
+    if json.loads(note.read_text()) != kept:
         raise InvalidConfig(f"{work} was begun with {note.read_text()}; choose another --work")
     jobs = [(name, seed) for seed in range(args.seeds) for name in args.schedules]
     with ProcessPoolExecutor(args.processes) as pool:
@@ -73,10 +74,11 @@ def write_subset(args: argparse.Namespace, file: Path) -> None:
         "val": fewer(dataset.val, args.val_images),
         "test": dataset.test,
     }
-    arrays: dict[str, Any] = {f"y_{name}": part.labels_N for name, part in parts.items()}
-    for name, part in parts.items():
-        arrays[f"x_{name}"] = shrunk(part.images_NCHW, args.shrink)
-    np.savez(file, classes=np.array(dataset.classes), **arrays)
+    smaller = {
+        name: Split(shrunk(part.images_NCHW, args.shrink), part.labels_N)
+        for name, part in parts.items()
+    }
+    save_parts(file, dataset.classes, **smaller)
 
 
 def fewer(part: Split, images: int | None) -> Split:
@@ -84,14 +86,6 @@ def fewer(part: Split, images: int | None) -> Split:
     if images is None:
         return part
     return part.only(stratified(part.labels_N, images / len(part), 0))
-
-
-def shrunk(images_NCHW: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
-    """The mean of each square of `by` x `by` pixels."""
-    N, C, H, W = images_NCHW.shape
-    tiles = images_NCHW.reshape(N, C, H // by, by, W // by, by)
-    shrunk_NCHW: NDArray[np.uint8] = np.rint(tiles.mean(axis=(3, 5))).astype(np.uint8)
-    return shrunk_NCHW
 
 
 def one_run(
@@ -112,46 +106,51 @@ def one_run(
         flip=args.flip,
         threads=1,
     )
-    if not (config.out / RUN_FILE).exists():
-        train(config)
-    elif to_toml(run_config(config.out)) != to_toml(config):
-        raise InvalidConfig(f"{config.out} holds a run with other settings; choose another --work")
-    run_dir = resume(config.out)
+    run_dir = trained(config)
     dataset = load_dataset(config.data, val_fraction=0.1, split_seed=0)
     assert dataset.test is not None
-    labels_N = dataset.test.labels_N
-    probs_SNK = test_probabilities(run_dir, dataset.test)
-    best = rank([snapshot.val.nll for snapshot in read_run(run_dir).snapshots])
-    chosen, m = best_size(run_dir, best), args.members
-    ways = {
-        "last snapshot": probs_SNK[-1:],
-        "best snapshot": probs_SNK[best[:1]],
-        f"last {m}": probs_SNK[-m:],
-        f"best {m}": probs_SNK[best[:m]],
-        "best m, m by validation": probs_SNK[best[:chosen]],
-        "all": probs_SNK,
+    pool = pooled([run_dir])
+    averaged = ways(pool, args.members)
+    asked = sorted({member for members in averaged.values() for member in members})
+    snapshots = [pool.candidates[member].snapshot for member in asked]
+    answers = dict(zip(asked, test_probabilities(run_dir, dataset.test, snapshots), strict=True))
+    found = {}
+    for way, members in averaged.items():
+        probs_MNK = np.stack([answers[member] for member in members])
+        figures = calibrated(pool, members, probs_MNK, dataset.test.labels_N)
+        found[f"{schedule}, {way}"] = figures
+    return found
+
+
+def ways(pool: Pool, m: int) -> dict[str, list[int]]:
+    """What is averaged, as places among the candidates; validation's NLL ranks and chooses."""
+    last = [place for place, kind in enumerate(pool.kinds_S) if kind == "last"]
+    average = [place for place, kind in enumerate(pool.kinds_S) if kind == "ema"]
+    best = [
+        last[place] for place in rank([pool.candidates[each].snapshot.val.nll for each in last])
+    ]
+    sizes = range(1, len(best) + 1)
+    nlls = [nll(pool.probs_SNK[best[:size]].mean(axis=0), pool.labels_N) for size in sizes]
+    return {
+        "last snapshot": last[-1:],
+        "EMA": average[-1:],
+        "best snapshot": best[:1],
+        f"last {m}": last[-m:],
+        f"best {m}": best[:m],
+        "best m, m by validation": best[: int(np.argmin(nlls)) + 1],
+        "all": last,
+        "what export takes by default": list(selected(pool).indices),
     }
-    return {f"{schedule}, {way}": measured(probs, labels_N) for way, probs in ways.items()}
-
-
-def best_size(run_dir: Path, best: list[int]) -> int:
-    """How many of the best snapshots have the lowest validation NLL together."""
-    run = read_run(run_dir)
-    logits_SNK, labels_N = read_validation(run_dir, run)
-    probs_SNK = softmax(logits_SNK[: len(run.snapshots)])
-    nlls = [nll(probs_SNK[best[:m]].mean(axis=0), labels_N) for m in range(1, len(best) + 1)]
-    return int(np.argmin(nlls)) + 1
-
-
-def measured(probs_SNK: NDArray[np.float64], labels_N: NDArray[np.int64]) -> dict[str, float]:
-    """Error, NLL and ECE of the averaged probabilities."""
-    figures = summary(probs_SNK.mean(axis=0), labels_N)
-    return {"error": 1 - figures["accuracy"], "nll": figures["nll"], "ece": figures["ece"]}
 
 
 def table(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
-    """A row per schedule and way of averaging: mean and spread (least to most) over the seeds."""
-    lines: list[tuple[str, ...]] = [("schedule, weights", "test error", "NLL", "ECE")]
+    """A row per schedule and way of averaging: means and spreads over the seeds.
+
+    The last column has the difference of the NLL from that of `BASELINE`, seed by seed.
+    """
+    lines: list[tuple[str, ...]] = [
+        ("schedule, weights", "test error", "NLL", "ECE", f"NLL against {BASELINE}")
+    ]
     for name, seeds in rows.items():
         cells = []
         for figure in FIGURES:
@@ -162,6 +161,10 @@ def table(rows: dict[str, list[dict[str, Any]]]) -> list[tuple[str, ...]]:
                 if figure == "error"
                 else f"{mid:.4f} ({low:.4f} to {high:.4f})"
             )
+        if BASELINE in rows:
+            pairs = zip(seeds, rows[BASELINE], strict=True)
+            ratios = np.array([ours["nll"] / theirs["nll"] for ours, theirs in pairs])
+            cells.append(shown(ratios - 1, ".1%"))
         lines.append((name, *cells))
     return lines
 

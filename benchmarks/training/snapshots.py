@@ -1,6 +1,6 @@
 """Parts of a data set as a data set of their own, a run, and its answers to test images.
 
-Shapes: S snapshots, N images, K classes.
+Shapes: S snapshots, N images, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,14 @@ def save_parts(file: Path, classes: tuple[str, ...], **parts: Split) -> None:
     arrays: dict[str, Any] = {f"x_{name}": part.images_NCHW for name, part in parts.items()}
     arrays |= {f"y_{name}": part.labels_N for name, part in parts.items()}
     np.savez(file, classes=np.array(classes), **arrays)
+
+
+def shrunk(images_NCHW: NDArray[np.uint8], by: int) -> NDArray[np.uint8]:
+    """The mean of each square of `by` x `by` pixels."""
+    N, C, H, W = images_NCHW.shape
+    tiles = images_NCHW.reshape(N, C, H // by, by, W // by, by)
+    shrunk_NCHW: NDArray[np.uint8] = np.rint(tiles.mean(axis=(3, 5))).astype(np.uint8)
+    return shrunk_NCHW
 
 
 def trained(config: TrainConfig) -> Path:
