@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -66,10 +67,14 @@ class GrpcServer:
     Args:
         service: what the answers come from; its settings say where.
         traces: makes spans of the calls.
+        room: how many connections there may be, if that is less than the settings say.
     """
 
-    def __init__(self, service: Service, traces: Traces | None = None) -> None:
+    def __init__(
+        self, service: Service, traces: Traces | None = None, room: int = sys.maxsize
+    ) -> None:
         settings = service.settings
+        self._most_connections = min(settings.max_connections, room)
         self._service = service
         self._tokens = read_tokens(settings)
         self._messages = MessageReader(settings)
@@ -108,7 +113,7 @@ class GrpcServer:
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.max_connection_idle_ms", settings.keep_alive_s * 1000),
-                ("grpc.max_allowed_incoming_connections", settings.max_connections),
+                ("grpc.max_allowed_incoming_connections", self._most_connections),
                 ("grpc.so_reuseport", 1),  # with other workers, and with who has taken the port
             ),
             maximum_concurrent_rpcs=settings.max_queue + SPARE_CALLS,

@@ -111,7 +111,8 @@ def test_clients_cannot_write_to_the_log_of_a_server(
     for place, odd in enumerate(ODD):
         fields = b"".join(literal(*field) for field in {**HEAD, **odd}.items())
         data += frame(HEADERS, ALL_OF_IT, 2 * place + 1, fields)
-    with server_process(bundle_dir, "--port", "0", "--grpc-port", "0") as (process, _):
+    flags = ["--port", "0", "--grpc-port", "0", "--max-connections", "9"]  # files for all of them
+    with server_process(bundle_dir, *flags) as (process, _):
         assert process.stdout is not None
         port = int(process.stdout.readline().rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
