@@ -174,6 +174,7 @@ def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         ws="none",
+        lifespan="off",  # nothing waits for it, and a start that fails would leave its traceback
         access_log=False,  # `snapensemble.serving.http.exchange` writes one
         log_config=None,
         log_level="error",
