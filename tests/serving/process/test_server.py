@@ -254,6 +254,19 @@ def test_idle_lanes_take_no_processor_time(server: tuple[str, Path, int]) -> Non
     assert busy_seconds() - before < 0.2
 
 
+def test_a_log_that_nobody_reads_keeps_nobody_waiting(bundle_dir: Path) -> None:
+    more_than_a_pipe_holds = 1000  # lines
+    flags = ["--port", "0", "--access-log"]
+    with server_process(bundle_dir, *flags, stderr=subprocess.PIPE) as (process, url):
+        with httpx.Client(base_url=url) as http:
+            for _ in range(more_than_a_pipe_holds):
+                assert http.get("/health/live").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        process.stderr.close()
+
+
 def test_a_damaged_bundle_is_not_served(bundle_dir: Path) -> None:
     file = bundle_dir / "members" / "cycle-00.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"\x00")
