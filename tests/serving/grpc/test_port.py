@@ -15,6 +15,7 @@ from snapensemble.cli import main
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.server_process import server_process
 from snapensemble.serving.process.grpc_port import grpc_port_taken
+from snapensemble.serving.process.sockets import bind_port
 from snapensemble.serving.settings import Settings
 
 pytest.importorskip("grpc", reason="gRPC is not tried: pip install 'snapensemble[grpc]'")
@@ -34,6 +35,22 @@ def test_a_free_port_is_taken_and_named_and_nobody_listens_yet() -> None:
         assert settings.grpc_port and settings.grpc_address == f"127.0.0.1:{settings.grpc_port}"
         with socket.socket() as client:
             assert client.connect_ex(("127.0.0.1", settings.grpc_port)) != 0
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("localhost", "127.0.0.1"),
+        ("", "0.0.0.0"),
+        ("127.1", "127.0.0.1"),
+        ("127.0.0.2", "127.0.0.2"),
+    ],
+)
+def test_grpc_is_told_the_address_that_http_has(host: str, address: str) -> None:
+    with grpc_port_taken(ANY.model_copy(update={"host": host})) as settings:
+        assert settings.grpc_address == f"{address}:{settings.grpc_port}"
+        with bind_port(settings.host, 0) as http:
+            assert http.getsockname()[0] == address
 
 
 def test_a_port_that_another_server_of_the_same_user_has_is_refused() -> None:
