@@ -19,6 +19,7 @@ from snapensemble.serving.platforms import (
     port_variable,
     vertex_route,
 )
+from snapensemble.serving.process.descriptors import make_room_for_connections
 from snapensemble.serving.process.grpc_port import grpc_port_taken
 from snapensemble.serving.process.sockets import bind_ports, listening
 from snapensemble.serving.process.startup import greeting, prepare_process
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         vertex_route(os.environ, name)
     directory = bundle_place(os.environ) if named is None or is_on_sagemaker else named
     prepare_process(settings)
+    make_room_for_connections(settings)
     with grpc_port_taken(settings) as settings:
         return _serve(looking(directory, settings), settings)
 

@@ -6,6 +6,7 @@ Variables that look like settings and are none are refused.
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -179,6 +180,15 @@ class Settings(BaseSettings):
                 f"{{max_body_bytes}} {self.max_body_bytes} leaves nothing of "
                 f"{{max_bytes_in_flight}} {self.max_bytes_in_flight} to decode a picture in"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _each_has_a_port_of_its_own(self) -> "Settings":
+        names = ("port", "grpc_port", "metrics_port")[self.uds is not None :]
+        opened = [(name, port) for name in names if (port := getattr(self, name))]  # 0: a free one
+        for (one, port), (other, same) in combinations(opened, 2):
+            if port == same:
+                raise Misfit(f"{{{one}}} and {{{other}}} are both {port}; choose another for one")
         return self
 
     @field_validator("expect_bundle")

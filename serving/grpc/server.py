@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from snapensemble.serving.grpc.messages import (
     SERVICE,
     parsed,
 )
+from snapensemble.serving.grpc.reading import MessageReader
 from snapensemble.serving.http.adapters.open_inference.metadata import (
     check_model_ready,
     model_metadata,
@@ -65,12 +67,17 @@ class GrpcServer:
     Args:
         service: what the answers come from; its settings say where.
         traces: makes spans of the calls.
+        room: how many connections there may be, if that is less than the settings say.
     """
 
-    def __init__(self, service: Service, traces: Traces | None = None) -> None:
+    def __init__(
+        self, service: Service, traces: Traces | None = None, room: int = sys.maxsize
+    ) -> None:
         settings = service.settings
+        self._most_connections = min(settings.max_connections, room)
         self._service = service
         self._tokens = read_tokens(settings)
+        self._messages = MessageReader(settings)
         self._services: dict[str, dict[str, Method]] = {
             SERVICE: {
                 "ServerLive": self._server_live,
@@ -106,13 +113,15 @@ class GrpcServer:
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.max_connection_idle_ms", settings.keep_alive_s * 1000),
+                ("grpc.max_allowed_incoming_connections", self._most_connections),
                 ("grpc.so_reuseport", 1),  # with other workers, and with who has taken the port
             ),
             maximum_concurrent_rpcs=settings.max_queue + SPARE_CALLS,
         )
         for service, methods in self._services.items():
             handlers = {
-                name: grpc.unary_unary_rpc_method_handler(
+                # As a stream of one message, which is read when the call may come in.
+                name: grpc.stream_unary_rpc_method_handler(
                     partial(self._call, f"/{service}/{name}", method)
                 )
                 for name, method in methods.items()
@@ -133,7 +142,7 @@ class GrpcServer:
         if self._server is not None:
             await self._server.stop(left_s)
 
-    async def _call(self, path: str, method: Method, raw: bytes, context: Context) -> bytes:
+    async def _call(self, path: str, method: Method, _: object, context: Context) -> bytes:
         """Answer one call of any method: counted, logged, traced, and refused in gRPC's words."""
         state = RequestState(is_whole=True)
         headers = [
@@ -148,6 +157,7 @@ class GrpcServer:
             try:
                 if self._tokens is not None and path not in OPEN:
                     self._check_token(headers)
+                raw = await self._messages.read(context)
                 reply = await method(raw, Given(dict(headers), context.time_remaining(), state))
             except ServingError as error:
                 exchange.status, code, title = entry_of(error)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, partial
 
 from fastapi import FastAPI
 
@@ -21,7 +20,7 @@ from snapensemble.serving.http.adapters.open_inference import rest as open_infer
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.http.exchange import Exchanges
 from snapensemble.serving.http.middleware import Auth, Cors, Prefix
-from snapensemble.serving.http.openapi import describe
+from snapensemble.serving.http.openapi import Document
 from snapensemble.serving.http.pages import ASSETS, docs_assets
 from snapensemble.serving.http.prediction import Predictions
 from snapensemble.serving.http.problems import add_problem_handlers
@@ -73,7 +72,7 @@ def create_app(
     tokens = read_tokens(settings)
     metrics, shutdown = metrics or Metrics(), shutdown or Shutdown()
     app = FastAPI(
-        openapi_url=None,  # `describe` makes a document that says more
+        openapi_url=None,  # `Document` is one that says more
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # `Exchanges` has its own
     )
@@ -89,7 +88,7 @@ def create_app(
     adapters = adapters_of(os.environ)
     routes = Routes(adapters)
     router, paths, probes = router_of(settings, adapters, guarded=tokens is not None)
-    app.state.document = cache(partial(describe, router.routes))  # made when it is asked for
+    app.state.document = Document(router.routes)
     app.include_router(router)
     app.mount(f"/{ASSETS}", docs_assets())
     add_problem_handlers(app)

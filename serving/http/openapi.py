@@ -1,12 +1,15 @@
 """The OpenAPI document: what FastAPI reads from the routes, and what the server adds to it."""
 
+import asyncio
 import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 from fastapi.openapi.utils import get_openapi
+from pydantic_core import to_json
 from starlette.routing import BaseRoute
 
 from snapensemble.serving.http.problems import (
@@ -100,6 +103,41 @@ def _problem(status: int, codes: Iterable[tuple[str, str]]) -> Json:
         },
         "content": {MEDIA_TYPE: {"schema": schema}},
     }
+
+
+class Document:
+    """The document of a server, made and written once, when it is asked for first.
+
+    To make it takes most of a second of processor time, and to write it what a prediction takes: as
+    many clients as ask for it at once wait for the same one.
+
+    Args:
+        routes: those of the server.
+    """
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._made = cache(partial(describe, routes))
+        self._text: asyncio.Task[bytes] | None = None
+
+    def __call__(self) -> Json:
+        """What is in it."""
+        return self._made()
+
+    async def text(self, prefix: str) -> bytes:
+        """The document as JSON.
+
+        Args:
+            prefix: the path under which a proxy shows the server; empty if unknown.
+        """
+        if self._text is None:
+            self._text = asyncio.create_task(asyncio.to_thread(self._written))
+        text = await asyncio.shield(self._text)  # whoever leaves takes it from nobody
+        if not prefix:
+            return text
+        return to_json({"servers": [{"url": prefix}]})[:-1] + b"," + text[1:]
+
+    def _written(self) -> bytes:
+        return to_json(self())
 
 
 def describe(routes: Sequence[BaseRoute]) -> Json:

@@ -42,6 +42,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     Args:
         max_connections: requests of more connections are marked as crowded.
+        room: of more connections than that the newest is hung up on.
         memory: counts heads that are not complete, and bytes that wait behind a request.
         timekeeper: calls `look_at_the_clock`.
         on_refusal: called for each answer that no application has made, with status, code and
@@ -52,6 +53,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self,
         *args: Any,
         max_connections: int = sys.maxsize,
+        room: int = sys.maxsize,
         memory: MemoryBudget | None = None,
         timekeeper: Timekeeper | None = None,
         on_refusal: Callable[[int, str, bool], None] = lambda *_: None,
@@ -59,6 +61,7 @@ class GuardedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._max_connections = max_connections
+        self._room = room
         self._memory = memory or MemoryBudget(sys.maxsize)
         self._timekeeper = timekeeper or Timekeeper()
         self._on_refusal = on_refusal
@@ -85,6 +88,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_crowded = len(self.connections) > self._max_connections
         self._timekeeper.add(self)
         self._read_within(HEAD_TIMEOUT_S)
+        if len(self.connections) > self._room:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone, or was sent away."""

@@ -11,7 +11,7 @@ from snapensemble.serving.settings import Settings
 
 @contextlib.contextmanager
 def grpc_port_taken(settings: Settings) -> Iterator[Settings]:
-    """Take the port for gRPC while the body runs, and give the settings with its number.
+    """Take the port for gRPC while the body runs; give the settings with address and number.
 
     gRPC binds by itself and takes no socket of ours, so that the port is only kept from others
     here: bound, and not listening. All workers bind it beside this (SO_REUSEPORT), and the kernel
@@ -38,4 +38,5 @@ def grpc_port_taken(settings: Settings) -> Iterator[Settings]:
             kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             with contextlib.suppress(OSError):  # taken meanwhile: gRPC will say so
                 kept.bind((host, number))
-        yield settings.model_copy(update={"grpc_port": number})
+        # gRPC looks names up by itself, and would listen on more addresses than HTTP, or on none.
+        yield settings.model_copy(update={"grpc_port": number, "host": host})

@@ -1,8 +1,9 @@
-"""What this process asks of the C libraries that it decodes with, once, when it starts.
+"""What this process asks of the libraries that read what clients send, once, when it starts.
 
-Decoders keep quiet: any client could fill the log with their messages about damaged pictures and
-forms (one TIFF of a few kilobytes makes libtiff print 27 of them), and what a client has to know
-of its request is in its answer. Memory for large pictures goes back to the system.
+They keep quiet: any client could fill the log with their messages about damaged pictures, forms and
+calls (one TIFF of a few kilobytes makes libtiff print 27 of them, and gRPC writes four letters for
+each byte that is no text), and what a client has to know of its request is in its answer. Memory
+for large pictures goes back to the system.
 """
 
 import contextlib
@@ -13,15 +14,20 @@ import warnings
 
 from PIL import _imaging
 
-LOGGERS = ("PIL", "python_multipart")
+LOGGERS = ("PIL", "python_multipart", "grpc")
+GRPC_LEVEL = "GRPC_VERBOSITY"  # read by its part in C when it is loaded
 SETTERS = ("TIFFSetErrorHandler", "TIFFSetWarningHandler")
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 LARGE = 2**20  # bytes from which a block of memory is mapped by itself
 log = logging.getLogger("snapensemble")
 
 
-def silence_decoders() -> None:
-    """Silence the decoders of the whole process, for good, before other threads decode."""
+def silence_libraries() -> None:
+    """Silence them in the whole process, for good, before others are loaded or threads decode.
+
+    Whoever has set in the environment what gRPC prints has decided.
+    """
+    os.environ.setdefault(GRPC_LEVEL, "NONE")
     warnings.filterwarnings("ignore", module="PIL")
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -34,9 +34,7 @@ def create_metrics_app(service: Service) -> FastAPI:
 @contextlib.contextmanager
 def serve_metrics(listener: socket.socket, service: Service) -> Iterator[None]:
     """Answer on a listening socket, on a thread with its own event loop, while the body runs."""
-    config = uvicorn_config(
-        create_metrics_app(service), lifespan="off", timeout_graceful_shutdown=1
-    )
+    config = uvicorn_config(create_metrics_app(service), timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [listener]}, name="metrics", daemon=True

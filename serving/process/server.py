@@ -19,6 +19,7 @@ from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.inference.admission import MemoryBudget
+from snapensemble.serving.process.descriptors import room_for_connections
 from snapensemble.serving.process.sockets import at_the_door, is_shut, shut
 from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.tracing import Traces
@@ -144,6 +145,7 @@ def make_server(
     """
     service: Service = app.state.service
     settings = service.settings
+    room = room_for_connections(settings)
     config = uvicorn_config(
         app,
         timeout_keep_alive=settings.keep_alive_s,
@@ -151,6 +153,7 @@ def make_server(
         http=partial(
             GuardedProtocol,
             max_connections=settings.max_connections,
+            room=room,
             memory=memory,
             timekeeper=Timekeeper(on_tick=service.show_load),
             on_refusal=service.metrics.refused,
@@ -162,7 +165,7 @@ def make_server(
     if settings.grpc_port is not None:
         from snapensemble.serving.grpc.server import GrpcServer
 
-        grpc = GrpcServer(service, traces)
+        grpc = GrpcServer(service, traces, room)
     return Server(config, shutdown, service, shares_port=settings.workers > 1, grpc=grpc, jobs=jobs)
 
 
@@ -171,6 +174,7 @@ def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         ws="none",
+        lifespan="off",  # nothing waits for it, and a start that fails would leave its traceback
         access_log=False,  # `snapensemble.serving.http.exchange` writes one
         log_config=None,
         log_level="error",

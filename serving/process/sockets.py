@@ -91,8 +91,12 @@ def listening(ports: Ports) -> Ports:
         try:
             listener.listen(BACKLOG)
         except OSError as error:
+            place = url_of(listener)
             ports.close()
-            raise InvalidConfig(f"cannot listen: {error.strerror or error}") from error
+            raise InvalidConfig(
+                f"cannot listen on {place}: {error.strerror or error}; stop the other server, or "
+                "choose another port"
+            ) from error
     return ports
 
 

@@ -5,7 +5,7 @@ from asyncio.subprocess import DEVNULL
 
 from snapensemble.serving.http.auth import read_tokens
 from snapensemble.serving.inference.repository import Plan
-from snapensemble.serving.process.libraries import give_large_blocks_back, silence_decoders
+from snapensemble.serving.process.libraries import give_large_blocks_back, silence_libraries
 from snapensemble.serving.process.sockets import Ports
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.logs import configure_logging
@@ -19,7 +19,7 @@ def prepare_process(settings: Settings) -> None:
     """
     read_tokens(settings)
     configure_logging(settings.log_format)
-    silence_decoders()
+    silence_libraries()
     give_large_blocks_back()
 
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Iterator
@@ -38,6 +39,26 @@ def how_it_ended(code: int) -> str:
 def pause_s(short_lives: int) -> float:
     """Seconds before the next try, after so many workers in a row that have ended soon."""
     return min(MAX_PAUSE_S, 2.0 ** (short_lives - 2)) if short_lives > 1 else 0.0
+
+
+@contextlib.contextmanager
+def woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Wake the event loop, which may wait for ever, for each signal that comes.
+
+    Python's handlers run on the main thread alone. The system may give a signal to any other, such
+    as one that comes to a process that is stopped: then nothing interrupts what the loop waits for.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for each in (ours, theirs):
+            each.setblocking(False)
+        loop.add_reader(ours, ours.recv, 4096)
+        before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            loop.remove_reader(ours)
 
 
 async def nothing_beside() -> None:
@@ -159,7 +180,8 @@ class Supervisor:
 
         before = {signum: signal.signal(signum, obey) for signum in signals_to_obey()}
         try:
-            yield
+            with woken_by_signals(loop):
+                yield
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)

@@ -71,6 +71,11 @@ def what_is_left() -> str:
 def _log_in_time(left: str) -> None:
     """Log what is left, unless that takes long: another thread may hold the log for good."""
     text = "not ended in time after the signal, so ended by force, exit code %d; left behind: %s"
-    writer = threading.Thread(target=log.error, args=(text, CUT_OFF, left), daemon=True)
+
+    def write() -> None:
+        log.error(text, CUT_OFF, left)
+        logging.shutdown()  # writes what waits
+
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     writer.join(LAST_WORDS_S)

@@ -6,12 +6,19 @@ Bodies, tokens, paths and names that clients chose are never in them.
 import json
 import logging
 import math
-import sys
+import os
+import select
+import threading
+from collections import deque
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 LogFormat = Literal["text", "json"]
+
+STANDARD_ERROR = 2
+MOST_LINES = 10_000  # that may wait for their reader
+LAST_S = 0.5  # for the lines that wait when the process ends
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 _encoder = json.JSONEncoder(default=str)  # kept, since to make one takes as long as to use it
@@ -25,10 +32,80 @@ def log_access(**fields: object) -> None:
 
 def configure_logging(log_format: LogFormat) -> None:
     """Send the log of the whole process to stderr, from `info` on."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LinesAside()
     handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
     handler.addFilter(OneTracebackAtATime())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class LinesAside(logging.Handler):
+    """Writes lines on a thread of its own, so that nobody waits for whoever reads them.
+
+    A terminal that is held, or a collector that is slow, would stop the event loop otherwise, and
+    with it every answer. Lines beyond those that may wait are lost, and a later one says how many.
+
+    Args:
+        descriptor: of the open file that takes the lines.
+        most: how many may wait.
+    """
+
+    def __init__(self, descriptor: int = STANDARD_ERROR, most: int = MOST_LINES) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._most = most
+        self._lines: deque[str] = deque()  # that are not written yet
+        self._lost = 0
+        self._changed = threading.Condition()
+        self._writer = threading.Thread(target=self._write, name="log", daemon=True)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Let the line of a record be written soon."""
+        line = self.format(record)
+        with self._changed:
+            if self._writer.ident is None:
+                self._writer.start()
+            if len(self._lines) < self._most:
+                self._lines.append(line)
+                self._changed.notify_all()
+            else:
+                self._lost += 1
+
+    def flush(self) -> None:
+        """Wait until all lines are written, but not for long."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._lines, LAST_S)
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._lines))
+                written = len(self._lines)
+                text = "".join(f"{line}\n" for line in self._lines)
+            _write_all(self._descriptor, text.encode(errors="backslashreplace"))
+            with self._changed:
+                for _ in range(written):
+                    self._lines.popleft()
+                if self._lost:
+                    self._lines.append(self.format(_loss(self._lost)))
+                    self._lost = 0
+                self._changed.notify_all()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write to an open file, however long that takes; nothing if nobody can read it any more."""
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BlockingIOError:  # another program that has it does not want to wait
+            select.select([], [descriptor], [])
+        except OSError:
+            return
+
+
+def _loss(lines: int) -> logging.LogRecord:
+    """The record that lines were lost."""
+    text = "%d lines of the log are lost: their reader was too slow"
+    return access_log.makeRecord("snapensemble", logging.WARNING, __file__, 0, text, (lines,), None)
 
 
 class OneTracebackAtATime(logging.Filter):

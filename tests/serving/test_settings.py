@@ -51,6 +51,29 @@ def test_a_platforms_port_that_is_none_is_named(
     assert build_settings({}, for_server=False).port == 8000
 
 
+@pytest.mark.parametrize(
+    ("flags", "both"),
+    [
+        ({"port": "9000", "metrics_port": "9000"}, "--port and --metrics-port"),
+        ({"grpc_port": "8000"}, "--port and --grpc-port"),
+        (
+            {"uds": "x.sock", "grpc_port": "1", "metrics_port": "1"},
+            "--grpc-port and --metrics-port",
+        ),
+    ],
+)
+def test_a_port_that_is_meant_twice_is_refused_with_both_its_flags(
+    flags: dict[str, object], both: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=f"^{both} are both [0-9]+; choose another for one$"):
+        build_settings(flags)
+
+
+def test_free_ports_and_that_of_a_server_on_a_path_are_not_meant_twice() -> None:
+    assert build_settings({"port": "0", "grpc_port": "0", "metrics_port": "0"}).port == 0
+    assert build_settings({"uds": "x.sock", "metrics_port": "8000"}).metrics_port == 8000
+
+
 @pytest.mark.parametrize("text", ["models", "//models", "/a/../b", "/a b", "/a?b", "/%61", "/a//b"])
 def test_a_prefix_is_a_plain_path(text: str) -> None:
     with pytest.raises(InvalidConfig, match="^--root-path: expected a path such as"):
@@ -102,6 +125,16 @@ def test_a_taken_port_is_said_so() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidConfig, match=f"cannot listen on 127.0.0.1:{port}"):
             bind_port("127.0.0.1", port)
+
+
+def test_a_port_on_which_another_was_quicker_to_listen_is_named() -> None:
+    with bind_port("127.0.0.1", 0) as ours:
+        port = ours.getsockname()[1]
+        with (
+            listening(Ports(bind_port("127.0.0.1", port))),
+            pytest.raises(InvalidConfig, match=f"cannot listen on http://127.0.0.1:{port}: "),
+        ):
+            listening(Ports(ours))
 
 
 def test_an_address_of_another_machine_is_refused() -> None:

@@ -1,5 +1,8 @@
 """The OpenAPI document, beside `tests.openapi`, which holds every answer of all tests to it."""
 
+import asyncio
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -8,6 +11,7 @@ from fastapi import FastAPI
 from openapi_spec_validator import validate as validate_document
 from pydantic import SecretStr
 
+from snapensemble.serving.http import openapi
 from snapensemble.serving.http.app import adapters_of, create_app
 from snapensemble.serving.http.problems import (
     HEAD_TOO_LARGE,
@@ -49,6 +53,26 @@ async def test_the_server_gives_the_document(http: httpx.AsyncClient, app: FastA
     reply = await http.get("/openapi.json")
     assert reply.headers["content-type"] == "application/json"
     assert reply.json() == app.state.document()
+
+
+async def test_the_document_is_made_and_written_once_however_many_ask(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Counter[str]()
+
+    def counted(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def call(value: Any) -> Any:
+            made[name] += 1
+            return function(value)
+
+        return call
+
+    for name in ("describe", "to_json"):
+        monkeypatch.setattr(openapi, name, counted(name, getattr(openapi, name)))
+    async with client(create_app(Settings(), engine)) as http:
+        replies = await asyncio.gather(*(http.get("/openapi.json") for _ in range(8)))
+    assert len({reply.content for reply in replies}) == 1
+    assert made == {"describe": 1, "to_json": 1}
 
 
 async def test_every_operation_of_the_document_is_answered(

@@ -406,6 +406,19 @@ async def test_a_connection_that_does_not_close_is_cut_off(wire: Wire) -> None:
     assert end.transport.was_aborted
 
 
+async def test_a_connection_for_which_there_is_no_room_is_hung_up_on(running: Engine) -> None:
+    wire = Wire(create_app(LIMITS, running), room=1)
+    first, second = wire.connect(), wire.connect()
+    assert second.transport.was_aborted and not first.transport.was_aborted
+    await asyncio.sleep(0)
+    third = wire.connect()  # still one too many
+    assert third.transport.was_aborted
+    first.leave()
+    await asyncio.sleep(0)
+    assert not wire.connect().transport.was_aborted
+    wire.lose_all()
+
+
 async def test_a_request_on_its_way_is_answered_when_the_server_stops(
     wire: Wire, gate: GatedMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ import pytest
 from benchmarks.children import ended
 from snapensemble.bench.processes import resident_bytes
 from snapensemble.server_process import server_process
-from snapensemble.serving.process.libraries import LOGGERS, silence_decoders
+from snapensemble.serving.process.libraries import LOGGERS, silence_libraries
 from tests.factories import encoded, picture
 
 DECODE = """
@@ -106,7 +106,7 @@ def test_a_libtiff_out_of_reach_is_said_once(
     monkeypatch.setattr(warnings, "filterwarnings", lambda *_, **__: None)
     for name in LOGGERS:
         monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
-    silence_decoders()
+    silence_libraries()
     assert caplog.messages == ["what libtiff prints about damaged TIFF files will be on stderr"]
 
 

@@ -6,6 +6,8 @@ import os
 import pty
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -252,6 +254,19 @@ def test_idle_lanes_take_no_processor_time(server: tuple[str, Path, int]) -> Non
     assert busy_seconds() - before < 0.2
 
 
+def test_a_log_that_nobody_reads_keeps_nobody_waiting(bundle_dir: Path) -> None:
+    more_than_a_pipe_holds = 1000  # lines
+    flags = ["--port", "0", "--access-log"]
+    with server_process(bundle_dir, *flags, stderr=subprocess.PIPE) as (process, url):
+        with httpx.Client(base_url=url) as http:
+            for _ in range(more_than_a_pipe_holds):
+                assert http.get("/health/live").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        process.stderr.close()
+
+
 def test_a_damaged_bundle_is_not_served(bundle_dir: Path) -> None:
     file = bundle_dir / "members" / "cycle-00.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"\x00")
@@ -260,6 +275,16 @@ def test_a_damaged_bundle_is_not_served(bundle_dir: Path) -> None:
     assert "Traceback" not in found.stderr and found.stdout == ""
     with pytest.raises(ServerFailed, match="exit code 2"), server_process(bundle_dir):
         pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_greeting_that_cannot_be_written_is_said_in_one_line(bundle_dir: Path) -> None:
+    command = [sys.executable, "-m", "snapensemble.cli", "serve", str(bundle_dir), "--port", "0"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    said = "snapensemble serve: cannot write: No space left on device; free some space\n"
+    assert done.stderr == said
 
 
 def test_predict_prints_a_line_per_file_or_json(

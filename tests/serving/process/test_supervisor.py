@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import threading
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -206,6 +208,17 @@ async def test_a_signal_is_heard_while_the_loop_waits_for_somebody(signal_handle
     async with running(Supervisor(Spawned(GOOD), 1, on_signal=heard.append)):
         os.kill(os.getpid(), signal.SIGTERM)  # no turn of the loop until the next line
         assert heard == [signal.SIGTERM]
+
+
+async def test_a_signal_that_another_thread_gets_is_obeyed_at_once(signal_handlers: None) -> None:
+    def get_one() -> None:
+        time.sleep(0.1)  # the event loop waits for something by then
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    supervisor = Supervisor(Spawned(GOOD), 1)
+    async with running(supervisor) as task:
+        threading.Thread(target=get_one).start()
+        assert await asyncio.wait_for(task, 10) == 0
 
 
 async def test_a_second_signal_kills_those_that_do_not_end(signal_handlers: None) -> None:

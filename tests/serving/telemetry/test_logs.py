@@ -1,6 +1,8 @@
 import io
 import json
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +15,7 @@ from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.logs import (
     JsonLines,
+    LinesAside,
     OneTracebackAtATime,
     TextLines,
     request_id,
@@ -132,3 +135,29 @@ def test_places_that_are_remembered_are_bounded() -> None:
         record.lineno = number
         one_at_a_time.filter(record)
     assert len(one_at_a_time._written) <= one_at_a_time.MOST_PLACES
+
+
+def test_lines_that_nobody_reads_keep_nobody_waiting_and_their_loss_is_said() -> None:
+    ours, theirs = os.pipe()
+    log = LinesAside(theirs, most=10)
+    log.setFormatter(TextLines())
+    long = "x" * 100_000  # more than a pipe holds
+    for number in range(100):
+        log.emit(record(f"{number} {long}"))
+    with open(ours) as reader:
+        read = [reader.readline() for _ in range(10)]
+        assert [line.split()[3] for line in read] == [str(number) for number in range(10)]
+        assert "90 lines of the log are lost" in reader.readline()
+    log.flush()
+    os.close(theirs)
+
+
+def test_the_end_of_a_process_waits_for_its_last_lines() -> None:
+    program = (
+        "import logging\n"
+        "from snapensemble.serving.telemetry.logs import configure_logging\n"
+        "configure_logging('text')\n"
+        "for number in range(1000): logging.info(number)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    assert len(done.stderr.splitlines()) == 1000
