@@ -84,6 +84,7 @@ class Ensemble:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._process = os.getpid()
         engine.__enter__()
         self._end = weakref.finalize(self, engine.__exit__, None, None, None)
 
@@ -202,3 +203,5 @@ class Ensemble:
     def _refuse_closed(self) -> None:
         if not self._end.alive:
             raise InvalidConfig(f"{self!r} is closed; load the bundle again")
+        if os.getpid() != self._process:  # the threads of its lanes stay behind in a fork
+            raise InvalidConfig(f"{self!r} was loaded in another process; load it in this one")

@@ -25,6 +25,7 @@ from snapensemble.serving.http import schemas
 from snapensemble.serving.http.schemas import PredictOptions
 from tests.explained import explained_member
 from tests.factories import encoded, make_bundle, make_cascade_bundle, picture
+from tests.forks import forked
 
 PNG = encoded(picture(0))
 ASKED: Asked = {
@@ -212,6 +213,19 @@ def test_a_closed_ensemble_says_so(bundle: Path) -> None:
         ensemble.predict(PNG)
     with pytest.raises(InvalidConfig, match="is closed; load the bundle again"):
         ensemble.evaluate()
+
+
+def test_an_ensemble_from_before_a_fork_says_so_and_does_not_wait_for_its_lanes(
+    ensemble: snapensemble.Ensemble,
+) -> None:
+    def child() -> int:
+        with pytest.raises(InvalidConfig, match="was loaded in another process; load it in this"):
+            ensemble.predict(PNG)
+        return 0
+
+    with forked(child) as process:
+        assert process.wait() == 0
+    assert ensemble.predict(PNG)
 
 
 def test_lanes_end_with_the_ensemble_that_nobody_knows_any_more(bundle: Path) -> None:
