@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+MAX_THREADS = 1024  # that anybody may ask for
 
 
 def cpu_budget(cgroup: Path = CGROUP) -> int:

@@ -2,8 +2,11 @@
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -67,6 +70,44 @@ def remove_unfinished(directory: Path) -> None:
     """Remove what a killed `write_atomically` left behind; no process may be writing meanwhile."""
     for file in directory.rglob(f".*{TEMPORARY}"):
         file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hidden_directory(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a directory in `parent` whose name begins so; it is removed at the end.
+
+    So are others of that prefix whose process was killed: whoever fills one holds its lock.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with _locked(parent, wait=True):  # or one is removed before it is locked
+            for left in parent.glob(f"{glob.escape(prefix)}*"):
+                with contextlib.suppress(OSError), _locked(left, wait=False) as is_left:
+                    if is_left:
+                        shutil.rmtree(left, ignore_errors=True)
+            directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+            stack.callback(shutil.rmtree, directory, ignore_errors=True)
+            stack.enter_context(_locked(directory, wait=True))
+        yield directory
+
+
+@contextlib.contextmanager
+def _locked(directory: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether this process holds the directory's lock; where there are no locks it does not."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # held by another, or a file system without locks, as some network ones are
+        is_held = False
+    else:
+        is_held = True
+    try:
+        yield is_held
+    finally:
+        os.close(descriptor)
 
 
 def sync_directory(directory: Path) -> None:

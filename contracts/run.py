@@ -238,7 +238,7 @@ class RunManifest(Record):
     @model_validator(mode="after")
     def _cycles_are_counted(self) -> "RunManifest":
         found = [s.cycle for s in self.snapshots]
-        if found != (expected := self.cycles[: len(found)]):
+        if found != (expected := list(self.cycles[: len(found)])):
             raise ValueError(
                 f"snapshots must be listed by cycle, without a gap: found {found}, expected "
                 f"{expected}"
@@ -282,9 +282,11 @@ class RunManifest(Record):
         return len(self.snapshots) == len(self.cycles)
 
     @property
-    def cycles(self) -> list[int]:
+    def cycles(self) -> range:
         """The cycles that the run trains: all of its schedule, or the one of a branch."""
-        return list(range(self.schedule.cycles)) if self.branch is None else [self.branch.cycle]
+        if self.branch is None:
+            return range(self.schedule.cycles)
+        return range(self.branch.cycle, self.branch.cycle + 1)
 
 
 def is_long_enough(updates: int, steps_per_epoch: int) -> bool:

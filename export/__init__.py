@@ -47,21 +47,23 @@ class ExportPackage(ModuleType):
         from snapensemble.contracts.options import build, in_python_words
 
         with in_python_words():
-            from snapensemble.export.config import ExportConfig
+            from snapensemble.export.config import ExportConfig, ExportPlaces
 
+            several = [runs] if isinstance(runs, str | bytes | os.PathLike) else runs
+            values = {"runs": several, "out": out, "force": force}
+            places = build(ExportPlaces, values, word=str)
             config = build(ExportConfig, settings, word=str)
             from snapensemble.contracts.process import say
             from snapensemble.export.bundle import build_bundle
 
-            several = [runs] if isinstance(runs, str | os.PathLike) else runs
             build_bundle(
-                list(map(Path, several)),
-                Path(out),
+                places.runs,
+                places.out,
                 config,
-                force=force,
+                force=places.force,
                 say=lambda text: say(f"export: {text}"),
             )
-        return Path(out)
+        return places.out
 
 
 sys.modules[__name__].__class__ = ExportPackage

@@ -5,8 +5,6 @@ Shapes: S snapshots, M members, N validation images, K classes.
 
 import contextlib
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +20,7 @@ from snapensemble.contracts.bundle import (
     write_bundle,
 )
 from snapensemble.contracts.errors import InvalidConfig, WriteFailed
-from snapensemble.contracts.files import sha256_of, sync_directory
+from snapensemble.contracts.files import hidden_directory, sha256_of, sync_directory
 from snapensemble.contracts.metrics import Answers, mean_probabilities, val_figures
 from snapensemble.export.acceptance import judge_int8
 from snapensemble.export.calibration import (
@@ -217,20 +215,22 @@ def default_name(bundle_dir: Path) -> str:
 def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give a hidden directory beside `target` to fill; on success it takes the name `target`.
 
-    After an error or an interrupt the hidden directory is removed and `target` is as it was.
+    After an error or an interrupt the hidden directory is removed and `target` is as it was. What
+    an export to the same place has left that was killed is removed first.
 
     Raises:
         InvalidConfig: `target` exists and `replace` is false, or it is no bundle.
         WriteFailed: the directory cannot be made or renamed.
     """
     _refuse_taken(target, replace)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        hidden = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.partial-"))
-    except OSError as error:
-        raise WriteFailed(f"{target}: cannot make a directory: {error.strerror}") from error
-    bundle = hidden / "bundle"
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            hidden = stack.enter_context(
+                hidden_directory(target.parent, f".{target.name}.partial-")
+            )
+        except OSError as error:
+            raise WriteFailed(f"{target}: cannot make a directory: {error.strerror}") from error
+        bundle = hidden / "bundle"
         bundle.mkdir()
         yield bundle
         sync_directory(bundle)
@@ -240,8 +240,6 @@ def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
             sync_directory(target.parent)
         except OSError as error:
             raise WriteFailed(f"{target}: cannot publish: {error.strerror}") from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _swap(bundle: Path, target: Path, aside: Path) -> None:

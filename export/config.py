@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -185,6 +186,14 @@ class ExportConfig(Options):
 
 
 DEFAULTS = ExportConfig()
+
+
+class ExportPlaces(Options):
+    """The arguments of `snapensemble.export` that are no settings."""
+
+    runs: tuple[Path, ...]
+    out: Path
+    force: bool = False
 
 
 class ExportOptions(TypedDict, total=False):

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from snapensemble.contracts.cascade import Mode
+from snapensemble.contracts.cpu import MAX_THREADS
 from snapensemble.contracts.errors import InvalidConfig, Misfit
 from snapensemble.contracts.pixels import MAX_PIXELS
 from snapensemble.contracts.sessions import PROVIDERS, Provider
@@ -112,8 +113,11 @@ class Settings(BaseSettings):
         le=1,
         description="accuracy that the cascade may cost, fraction; the bundle's choice if not set",
     )
-    threads: Positive | None = Field(
-        None, description="inference lanes; the CPU budget of this process if not set"
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_THREADS,
+        description="inference lanes; the CPU budget of this process if not set",
     )
     workers: Positive = Field(1, description="processes that share the port and the processors")
     providers: str = Field(

@@ -7,15 +7,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Unpack, overload
 
+from pydantic import Field
+
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.cascade import Mode
+from snapensemble.contracts.cpu import MAX_THREADS
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.options import build, in_python_words
+from snapensemble.contracts.options import Options, build, in_python_words
 from snapensemble.offline import answers, own_engine
 from snapensemble.pictures import Picture, as_several
 from snapensemble.predictions import Asked, Prediction, explained_classes
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import Engine
+
+
+class LoadConfig(Options):
+    """The arguments of `load`."""
+
+    bundle: Path
+    threads: int | None = Field(None, ge=1, le=MAX_THREADS)
+    max_image_cost: float = Field(1.0, ge=1, le=10_000)
+    max_accuracy_drop: float | None = None
+    expect_bundle: str | None = None
 
 
 def load(
@@ -42,16 +55,20 @@ def load(
         InvalidParameter: the bundle carries no cascade to choose from.
     """
     with in_python_words():
-        if threads is not None and threads < 1:
-            raise InvalidConfig(f"threads: expected at least 1, got {threads}")
-        if not 1 <= max_image_cost <= 10_000:
-            raise InvalidConfig(f"max_image_cost: expected 1 to 10,000, got {max_image_cost}")
+        values = {
+            "bundle": bundle,
+            "threads": threads,
+            "max_image_cost": max_image_cost,
+            "max_accuracy_drop": max_accuracy_drop,
+            "expect_bundle": expect_bundle,
+        }
+        asked = build(LoadConfig, values, word=str)
         engine = own_engine(
-            Path(bundle),
-            max_image_cost=max_image_cost,
-            threads=threads,
-            max_accuracy_drop=max_accuracy_drop,
-            expected_sha256=None if expect_bundle is None else expect_bundle.lower(),
+            asked.bundle,
+            max_image_cost=asked.max_image_cost,
+            threads=asked.threads,
+            max_accuracy_drop=asked.max_accuracy_drop,
+            expected_sha256=asked.expect_bundle and asked.expect_bundle.lower(),
         )
     return Ensemble(engine)
 
@@ -67,6 +84,7 @@ class Ensemble:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._process = os.getpid()
         engine.__enter__()
         self._end = weakref.finalize(self, engine.__exit__, None, None, None)
 
@@ -176,11 +194,14 @@ class Ensemble:
 
         with in_python_words():
             self._refuse_closed()
-            values = {"data": data, "split": split, "limit": limit, "mode": mode}
+            values: dict[str, Any] = {"data": data, "split": split, "limit": limit, "mode": mode}
             if unlike is not None:
-                values["unlike"] = os.fspath(unlike)
+                is_path = isinstance(unlike, os.PathLike)
+                values["unlike"] = os.fspath(unlike) if is_path else unlike
             return measured(self._engine, build(EvaluateConfig, values, word=str))
 
     def _refuse_closed(self) -> None:
         if not self._end.alive:
             raise InvalidConfig(f"{self!r} is closed; load the bundle again")
+        if os.getpid() != self._process:  # the threads of its lanes stay behind in a fork
+            raise InvalidConfig(f"{self!r} was loaded in another process; load it in this one")

@@ -23,7 +23,7 @@ Picture: TypeAlias = "str | os.PathLike[str] | Encoded | Image | NDArray[np.uint
 # Of Pillow's modes those that a PNG file keeps as they are; see `plain`.
 _KEPT = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 _WITHOUT_RANGE = {"I", "F"}  # the decoder refuses them as well
-_WITH_ALPHA = {"La", "PA", "RGBa"}
+_WITH_ALPHA = {"PA", "RGBa"}
 _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -69,20 +69,25 @@ def loaded(picture: "Picture") -> "bytes | Image":
 
     Raises:
         InvalidData: the file cannot be read.
-        InvalidImage: the array is none of a picture.
+        InvalidImage: the array is none of a picture, or there are no pixels.
     """
     if isinstance(picture, str | os.PathLike):
         try:
             return Path(picture).read_bytes()
-        except OSError as error:
-            raise InvalidData(error.strerror or str(error)) from error
+        except (OSError, ValueError) as error:  # ValueError: a character that no path has
+            raise InvalidData(getattr(error, "strerror", None) or str(error)) from error
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
     if not _is_array_or_image(picture):
         raise InvalidImage(
             f"expected a path, bytes, a Pillow image or an array, got {type(picture).__name__}"
         )
-    return plain(picture if _is_image(picture) else of_array(picture))
+    try:
+        return plain(picture if _is_image(picture) else of_array(picture))
+    except (InvalidImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow and other people's arrays raise a dozen types
+        raise InvalidImage(f"its pixels cannot be read: {error}") from error
 
 
 def encoded(picture: "Picture") -> bytes:
@@ -103,7 +108,7 @@ def plain(image: "Image") -> "Image":
     """The upright image in a mode that a PNG file keeps, so that it is the same here and there.
 
     Raises:
-        InvalidImage: its pixels have no agreed range.
+        InvalidImage: its pixels have no agreed range, or there are none.
     """
     from PIL import ImageOps
 
@@ -111,7 +116,17 @@ def plain(image: "Image") -> "Image":
         raise InvalidImage(
             f"pixels of mode {image.mode} have no agreed range; give 8 or unsigned 16 bits"
         )
-    upright = ImageOps.exif_transpose(image)
+    image.load()
+    if not image.width * image.height:
+        raise InvalidImage(f"expected pixels, got {image.width} x {image.height}")
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # a damaged Exif block says nothing about the pixels
+        upright = image
+    if upright.mode == "La":  # the only mode that Pillow converts it to
+        upright = upright.convert("LA")
     if upright.mode in _KEPT:
         return upright
     return upright.convert("RGBA" if upright.mode in _WITH_ALPHA else "RGB")
@@ -143,7 +158,12 @@ def of_array(array: Any) -> "Image":
 
 
 def _is_array_or_image(picture: object) -> bool:
-    return hasattr(picture, "__array_interface__") or hasattr(picture, "__array__")
+    # An image, which may be closed, encodes its pixels to show that it can be an array.
+    return (
+        _is_image(picture)
+        or hasattr(picture, "__array_interface__")
+        or hasattr(picture, "__array__")
+    )
 
 
 def _is_image(picture: object) -> "TypeGuard[Image]":

@@ -4,7 +4,7 @@ An answer over HTTP (docs/http-api.md) has the same numbers; it is read by `Pred
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -32,7 +32,9 @@ def explained_classes(explain: bool | str | Sequence[str]) -> tuple[str, ...]:
     """The classes to explain, as `POST /predict` has them; `true` is the predicted one."""
     if isinstance(explain, bool):
         return ("true",) if explain else ()
-    return (explain,) if isinstance(explain, str) else tuple(explain)
+    if isinstance(explain, str) or not isinstance(explain, Iterable):
+        return (explain,)
+    return tuple(explain)
 
 
 @dataclass(frozen=True, slots=True)

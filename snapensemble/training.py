@@ -7,11 +7,20 @@ from functools import update_wrapper
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from snapensemble.contracts.options import build, in_python_words
+from pydantic import Field
+
+from snapensemble.contracts.options import Options, build, in_python_words
 from snapensemble.contracts.process import signals_of_caller
 from snapensemble.trainer.config import TrainConfig
 
 P = ParamSpec("P")
+
+
+class ResumeConfig(Options):
+    """The arguments of `resume` that are no settings of a run."""
+
+    run: Path
+    more_cycles: int = Field(0, ge=0)
 
 
 def _with_settings_of(
@@ -72,7 +81,10 @@ def resume(run: str | os.PathLike[str], *, more_cycles: int = 0, **changes: Any)
         InvalidConfig, InvalidData, KeyboardInterrupt: as for `train`.
     """
     with in_python_words():
+        asked = build(ResumeConfig, {"run": run, "more_cycles": more_cycles}, word=str)
+        from snapensemble.trainer.cli import refuse_new_settings
         from snapensemble.trainer.run import resume as go_on
 
+        refuse_new_settings(changes, "resume", set())
         with signals_of_caller():
-            return go_on(Path(run), more_cycles, **changes)
+            return go_on(asked.run, asked.more_cycles, **changes)

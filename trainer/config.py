@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from snapensemble.contracts.cpu import MAX_THREADS
 from snapensemble.contracts.run import Balance
 from snapensemble.trainer.options.images import MAX_SEED, ImageOptions
 from snapensemble.trainer.options.network import NetworkOptions
 from snapensemble.trainer.options.schedule import ScheduleOptions
 
-MAX_THREADS = 1024
 WEIGHT_DECAY = 5e-4
 
 

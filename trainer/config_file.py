@@ -73,7 +73,10 @@ def run_config(run_dir: Path, more_cycles: int = 0, **changes: Any) -> TrainConf
     """
     run = read_run(run_dir)
     if run.config is None:
-        raise InvalidManifest(f"{run_dir} keeps no settings: an earlier version made it")
+        raise InvalidManifest(
+            f"{run_dir} keeps no settings, since an early version made it; export takes the cycles "
+            "that are finished, for more of them train again with a new --out"
+        )
     config = run.config
     text = read_verified(run_dir, config.file, config.sha256, config.size).decode()
     kept = parsed(text, run_dir / CONFIG_FILE)

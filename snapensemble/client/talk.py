@@ -330,6 +330,8 @@ def server_url(url: str, schemes: Sequence[str] = ("http", "https")) -> ServerUr
     Raises:
         InvalidConfig: it is no URL of one of the schemes.
     """
+    if not isinstance(url, str):
+        raise InvalidConfig(f"--url: expected a text, got {url!r}")
     try:
         parts = urllib.parse.urlsplit(url)
         host, port = parts.hostname, parts.port

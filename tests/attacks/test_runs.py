@@ -207,6 +207,14 @@ def test_counts_that_no_array_holds_are_refused(digits_run: Path, tmp_path: Path
         read_run(tmp_path)
 
 
+def test_the_number_of_cycles_takes_no_memory(digits_run: Path, tmp_path: Path) -> None:
+    content = json.loads((digits_run / "run.json").read_text())
+    content["schedule"] |= {"cycles": 10**12, "cycle_ends": []}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with most_bytes(1_000_000):
+        assert not read_run(tmp_path).complete
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["run.json", "checkpoint.pt", "metrics.jsonl"])
 def test_a_run_whose_files_are_none_is_not_waited_for(

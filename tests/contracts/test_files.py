@@ -1,12 +1,19 @@
 import errno
 import hashlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from snapensemble.contracts.errors import InvalidManifest, WriteFailed
-from snapensemble.contracts.files import read_verified, sha256_of, write_atomically
+from snapensemble.contracts.files import (
+    hidden_directory,
+    read_verified,
+    sha256_of,
+    write_atomically,
+)
+from tests.forks import forked
 
 
 def test_written_bytes_are_there_and_their_hash_is_returned(tmp_path: Path) -> None:
@@ -68,3 +75,27 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
     (inside / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(InvalidManifest, match="leads outside"):
         read_verified(inside, "link", sha256_of(b"x"))
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    def killed() -> int:
+        with hidden_directory(tmp_path, ".new-") as directory:
+            (directory / "half").write_bytes(b"many bytes")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+    with forked(killed) as process:
+        assert process.wait() == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    with hidden_directory(tmp_path, ".new-") as directory:
+        assert list(tmp_path.iterdir()) == [directory] != [left]
+
+
+def test_a_directory_that_is_being_filled_stays_and_so_does_what_is_called_otherwise(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".new-file").write_bytes(b"")
+    (tmp_path / ".other").mkdir()
+    with hidden_directory(tmp_path, ".new-") as first, hidden_directory(tmp_path, ".new-") as other:
+        assert first.is_dir() and other.is_dir() and first != other
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".new-file", ".other"]

@@ -25,6 +25,7 @@ from snapensemble.serving.http import schemas
 from snapensemble.serving.http.schemas import PredictOptions
 from tests.explained import explained_member
 from tests.factories import encoded, make_bundle, make_cascade_bundle, picture
+from tests.forks import forked
 
 PNG = encoded(picture(0))
 ASKED: Asked = {
@@ -214,6 +215,19 @@ def test_a_closed_ensemble_says_so(bundle: Path) -> None:
         ensemble.evaluate()
 
 
+def test_an_ensemble_from_before_a_fork_says_so_and_does_not_wait_for_its_lanes(
+    ensemble: snapensemble.Ensemble,
+) -> None:
+    def child() -> int:
+        with pytest.raises(InvalidConfig, match="was loaded in another process; load it in this"):
+            ensemble.predict(PNG)
+        return 0
+
+    with forked(child) as process:
+        assert process.wait() == 0
+    assert ensemble.predict(PNG)
+
+
 def test_lanes_end_with_the_ensemble_that_nobody_knows_any_more(bundle: Path) -> None:
     ensemble = snapensemble.load(bundle)
     scheduler = ensemble._engine.scheduler
@@ -225,8 +239,16 @@ def test_lanes_end_with_the_ensemble_that_nobody_knows_any_more(bundle: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"threads": 0}, InvalidConfig, "threads: expected at least 1, got 0"),
-        ({"max_image_cost": 0}, InvalidConfig, "max_image_cost: expected 1 to 10,000"),
+        ({"threads": 0}, InvalidConfig, "threads: expected a whole number, from 1 to 1024, got 0"),
+        ({"threads": 10**9}, InvalidConfig, "threads: expected a whole number, from 1 to 1024"),
+        ({"threads": 1.5}, InvalidConfig, "threads: expected a whole number, .*, got 1.5"),
+        (
+            {"max_image_cost": 0},
+            InvalidConfig,
+            "max_image_cost: expected a number, from 1",
+        ),
+        ({"max_image_cost": "much"}, InvalidConfig, "max_image_cost: expected a number"),
+        ({"expect_bundle": 5}, InvalidConfig, "expect_bundle: expected a text, got 5"),
         ({"expect_bundle": "0" * 64}, InvalidManifest, "sha256"),
     ],
 )
@@ -235,6 +257,32 @@ def test_a_wrong_argument_of_load_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         snapensemble.load(bundle, **arguments)
+
+
+@pytest.mark.parametrize("place", [None, 5, [], object(), "a\0b"])
+def test_what_is_no_path_is_no_bundle(place: Any) -> None:
+    with pytest.raises(InvalidConfig, match="bundle: (expected a path, got|holds a NUL)"):
+        snapensemble.load(place)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"explain": 5}, "explain: expected a list, each a text, got 5"),
+        ({"explain": None}, "explain: expected a list, each a text, got None"),
+        ({"top": "many"}, "top: expected a whole number"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(
+    ensemble: snapensemble.Ensemble, asked: Any, message: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        ensemble.predict(PNG, **asked)
+
+
+def test_other_pictures_that_are_no_text_are_named(ensemble: snapensemble.Ensemble) -> None:
+    with pytest.raises(InvalidConfig, match="unlike: expected a text, got 5"):
+        ensemble.evaluate(unlike=5)  # type: ignore[arg-type]
 
 
 def test_a_directory_without_a_bundle_is_refused(tmp_path: Path) -> None:

@@ -136,3 +136,49 @@ def test_messages_name_a_picture_by_its_path_or_place(tmp_path: Path) -> None:
 def test_bytes_need_no_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "PIL.Image")
     assert encoded(b"x") == b"x"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_is_the_same_here_and_there(mode: str) -> None:
+    image = in_mode(mode, 1, 7, 5)
+    here = loaded(image)
+    assert isinstance(here, Image.Image)
+    for frame in FRAMES:
+        np.testing.assert_array_equal(frame.frame(here), frame.decode(encoded(image)))
+
+
+def test_damaged_exif_says_nothing_of_the_pixels() -> None:
+    image = in_mode("RGB", 1, 7, 5)
+    image.info["exif"] = b"no Exif at all"
+    assert encoded(image) == encoded(in_mode("RGB", 1, 7, 5))
+
+
+class Unreadable:
+    """An array of somebody who does not give its elements."""
+
+    def __array__(self, *_: object) -> None:
+        raise RuntimeError("on another device")
+
+
+def closed() -> Image.Image:
+    image = Image.new("L", (3, 3))
+    image.close()
+    return image
+
+
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (Image.new("L", (0, 3)), "expected pixels, got 0 x 3"),
+        (closed(), "its pixels cannot be read: Operation on closed image"),
+        (Unreadable(), "its pixels cannot be read: on another device"),
+    ],
+)
+def test_a_picture_without_pixels_is_refused(picture: Any, message: str) -> None:
+    with pytest.raises(InvalidImage, match=message):
+        loaded(picture)
+
+
+def test_a_path_that_cannot_be_is_no_picture() -> None:
+    with pytest.raises(InvalidData, match="embedded null byte"):
+        loaded("a\0b")

@@ -96,6 +96,37 @@ def test_from_a_data_set_to_an_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"more_cycles": "x"}, "more_cycles: expected a whole number, at least 0, got 'x'"),
+        ({"more_cycles": -1}, "more_cycles: expected a whole number, at least 0, got -1"),
+        ({"run": 5}, "run: expected a path, got 5"),
+        ({"more_cycles": 1, "batch_size": 8}, "own settings; batch_size cannot be changed, only"),
+    ],
+)
+def test_a_run_goes_on_with_no_other_settings(
+    digits_run: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        snapensemble.resume(**{"run": digits_run, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ({"runs": 5}, "runs: expected a list, each a path, got 5"),
+        ({"runs": ["a", 5]}, "runs: expected a list, each a path, got 5"),
+        ({"out": None}, "out: expected a path, got None"),
+        ({"out": "a\0b"}, "out: holds a NUL character"),
+        ({"force": "maybe"}, "force: expected true or false, got 'maybe'"),
+    ],
+)
+def test_what_is_no_place_of_an_export_is_named(places: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        snapensemble.export(**{"runs": "a", "out": "b", **places})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"lr_max": "much"}, "lr_max: expected a finite number|lr_max: expected a number"),

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import parsed, read_toml, run_config, to_toml
 
@@ -82,3 +83,12 @@ def test_a_run_keeps_the_settings_it_was_started_with(digits_run: Path) -> None:
     )
     assert run_config(digits_run) == expected
     assert read_toml(digits_run / "config.toml")["cycles"] == 3
+
+
+def test_a_run_without_settings_says_what_can_be_done_with_it(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    content = json.loads((digits_run / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**content, "config": None}))
+    with pytest.raises(InvalidManifest, match=r"export takes the cycles .* train again"):
+        run_config(tmp_path)

@@ -16,7 +16,6 @@ import inspect
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from PIL import features
 
 from snapensemble.contracts import pixels
 from snapensemble.contracts.errors import InvalidData, InvalidManifest, WriteFailed
+from snapensemble.contracts.files import hidden_directory
 from snapensemble.contracts.manifest import Record, read_manifest, write_manifest
 from snapensemble.contracts.pictures import (
     av1,
@@ -169,11 +169,9 @@ def _made(entry: Path, pictures: Pictures) -> Decoded:
     Raises:
         OSError: the entry cannot be written.
     """
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(entry.parent).free < pictures.nbytes:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(entry.parent))
-    temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".new-"))
-    try:
+    with hidden_directory(entry.parent, ".new-") as temporary:
+        if shutil.disk_usage(entry.parent).free < pictures.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(entry.parent))
         bad: dict[int, Unreadable] = {}
         costly: list[int] = []
         images = temporary / "images.npy"
@@ -192,8 +190,6 @@ def _made(entry: Path, pictures: Pictures) -> Decoded:
         if all(each.lasting for each in bad.values()):
             _publish(temporary, entry, pictures)
         return made  # its map outlives the name
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _publish(temporary: Path, entry: Path, pictures: Pictures) -> None:

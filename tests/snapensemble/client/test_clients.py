@@ -214,6 +214,8 @@ def test_nobody_there_is_said_with_the_url(predict: Predict) -> None:
 def test_a_wrong_option_is_named(predict: Predict, options: Any, message: str) -> None:
     with pytest.raises(InvalidConfig, match=message):
         predict("http://127.0.0.1:1", b"x", **options)
+    with pytest.raises(InvalidConfig, match="^url: expected a text, got 5"):
+        snapensemble.Client(5)  # type: ignore[arg-type]
     with pytest.raises(InvalidConfig, match="^url 'nowhere': expected something like"):
         predict("nowhere", b"x")
 

@@ -24,6 +24,8 @@ from snapensemble.trainer.data.sources.table import (
 )
 
 IMAGE_NAMES = ("image", "img", "images", "picture", "photo", "pixels", "jpg", "png")
+_TEXTS = ("string", "large_string")  # how the names of types begin
+_LABELS = (*_TEXTS, "int", "uint", "bool")
 _UNLABELLED = -1  # in Hugging Face's data sets, where a part has no labels
 
 
@@ -43,6 +45,12 @@ def find_parquet(file: Path) -> Found:
     columns = columns_of(file, names)
     if columns is None:
         raise without_columns(file, names)
+    if not (kind := _kind(cells, names[columns.path])).startswith(_TEXTS):
+        raise InvalidData(
+            f"{file}: the column {names[columns.path]!r} is {kind}; expected the paths of pictures "
+            "as texts, or encoded pictures as binary or as a struct of bytes and path"
+        )
+    _refuse_no_label(cells, names[columns.label])
     paths, labels = cells.column(names[columns.path]), cells.column(names[columns.label])
     parts: Sequence[Any] = [None] * len(paths)
     if columns.part is not None:
@@ -145,14 +153,15 @@ def _classes(
         classes = tuple(composed(str(name)) for name in names)
         index_of = {index: index for index in range(len(classes))}
     else:
-        distinct = {value for column in values for value in column if value not in (None, "")}
+        distinct = {value for column in values for value in column if _text(value)}
         order = sorted(distinct, key=lambda value: (isinstance(value, str), value))
         classes = tuple(dict.fromkeys(_text(value) for value in order))
         index_of = {value: classes.index(_text(value)) for value in order}
 
     def index(value: Any, where: str) -> int:
         if value not in index_of:
-            what = "is empty" if value in (None, "", _UNLABELLED) else f"is {value!r}"
+            is_empty = value == _UNLABELLED or not _text(value)
+            what = "is empty" if is_empty else f"is {value!r}"
             raise InvalidData(
                 f"{where}: the label {what}; expected one of the {len(classes)} classes of {place}"
             )
@@ -169,9 +178,7 @@ def image_column(cells: Cells) -> str | None:
     """
     features = _features(cells)
     declared: list[str] = [
-        name
-        for name in cells.schema.names
-        if isinstance(features.get(name), dict) and features[name].get("_type") == "Image"
+        name for name in cells.schema.names if features.get(name, {}).get("_type") == "Image"
     ]
     holding: list[str] = [field.name for field in cells.schema if _holds_bytes(field.type)]
     candidates = declared or holding
@@ -190,9 +197,7 @@ def _label_column(cells: Cells, image: str) -> str:
     """The column with labels: declared as classes, or called as labels are."""
     features = _features(cells)
     declared: list[str] = [
-        name
-        for name in cells.schema.names
-        if isinstance(features.get(name), dict) and features[name].get("_type") == "ClassLabel"
+        name for name in cells.schema.names if features.get(name, {}).get("_type") == "ClassLabel"
     ]
     names: list[str] = [each for each in cells.schema.names if each != image]
     place = named(cells.file, declared or names, LABEL_NAMES)
@@ -205,13 +210,23 @@ def _label_column(cells: Cells, image: str) -> str:
             f"{cells.file} has the columns {', '.join(map(repr, cells.schema.names))}; which one "
             "has the labels? call it label"
         )
-    kind = str(cells.schema.field(name).type)
-    if not kind.startswith(("int", "uint", "string", "large_string", "dictionary", "bool")):
+    _refuse_no_label(cells, name)
+    return name
+
+
+def _refuse_no_label(cells: Cells, name: str) -> None:
+    """Raise InvalidData where the values of a column cannot be labels."""
+    if not (kind := _kind(cells, name)).startswith(_LABELS):
         raise InvalidData(
             f"{cells.file}: the column {name!r} is {kind}; expected one text or whole number for "
             "each picture"
         )
-    return name
+
+
+def _kind(cells: Cells, name: str) -> str:
+    """The type of a column's values, of which a dictionary holds each once."""
+    kind = cells.schema.field(name).type
+    return str(kind.value_type if str(kind).startswith("dictionary") else kind)
 
 
 def _without_image(cells: Cells) -> str:
@@ -228,14 +243,16 @@ def _holds_bytes(kind: Any) -> bool:
     )
 
 
-def _features(cells: Cells) -> dict[str, Any]:
+def _features(cells: Cells) -> dict[str, dict[str, Any]]:
     """What Hugging Face's `datasets` has noted of the columns, if it has."""
     try:
         noted = json.loads((cells.schema.metadata or {})[b"huggingface"])
         features = noted["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return {}
-    return features if isinstance(features, dict) else {}
+    if not isinstance(features, dict):
+        return {}
+    return {name: noted for name, noted in features.items() if isinstance(noted, dict)}
 
 
 def _part(directory: Path, name: str) -> PartOrAll:

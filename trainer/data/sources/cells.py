@@ -40,9 +40,11 @@ class StreamFile:
                 opened.seek(0)
                 reader = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(opened)
                 self._table = reader.read_all()
-        except (pa.ArrowException, OSError) as error:
+            # Damaged offsets lead out of the map, and end the process where a value is read.
+            self._table.validate(full=True)
+            self.schema = _whole(self._table.schema)
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _unreadable(file, error) from error
-        self.schema = self._table.schema
 
     def column(self, name: str) -> list[Any]:
         """All values of a column that is small."""
@@ -65,11 +67,11 @@ class ParquetFile:
         import pyarrow.parquet as pq
 
         self.file = file
-        self._errors = (pa.ArrowException, OSError)
+        self._errors = (pa.ArrowException, OSError, UnicodeDecodeError)
         try:
             # Otherwise the whole of a column in a group is read at once.
             self._parquet = pq.ParquetFile(regular(file), pre_buffer=False, buffer_size=1 << 20)
-            self.schema = self._parquet.schema_arrow
+            self.schema = _whole(self._parquet.schema_arrow)
             metadata = self._parquet.metadata
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         except self._errors as error:
@@ -104,7 +106,9 @@ class ParquetFile:
             self._next, self._end = self._starts[group], self._starts[group + 1]
             self._coming = self._parquet.iter_batches(_BATCH_ROWS, [group], [name])
         while start is None:
-            batch = next(self._coming).column(0)
+            if (batch := next(self._coming, None)) is None:
+                raise InvalidImage("the row cannot be read: there are fewer than the file says")
+            batch = batch.column(0)
             self._batches[self._next] = batch
             start = self._next if row < self._next + len(batch) else None
             self._next += len(batch)
@@ -151,6 +155,12 @@ class Cellwise(Source):
             return regular(cells.file.parent / str(path)).read_bytes()
         except (InvalidData, ValueError) as error:  # ValueError: a character that no path has
             raise InvalidImage(str(error)) from error
+
+
+def _whole(schema: Any) -> Any:
+    """The schema, all of whose names are text; UnicodeDecodeError where one is not."""
+    schema.to_string(show_schema_metadata=False)
+    return schema
 
 
 def _values(column: Any) -> list[Any]:

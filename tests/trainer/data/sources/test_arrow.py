@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import pytest
 
 from snapensemble.contracts.errors import InvalidData, InvalidImage
 from snapensemble.trainer.data.sources.arrow import find_hugging_face, find_parquet
-from snapensemble.trainer.data.sources.cells import ParquetFile
+from snapensemble.trainer.data.sources.cells import ParquetFile, StreamFile
 from tests.factories import encoded, picture
 from tests.trainer.folders import load, make_folder
 
@@ -148,10 +149,15 @@ def test_a_parquet_file_of_paths_is_as_a_csv_file(tmp_path: Path) -> None:
         ({"image": [b"x"], "label": [[1]]}, "'label' is list.*expected one text or whole number"),
         ({"image": [b"x"], "label": [0.5]}, "'label' is double"),
         ({"image": [b"x", b"y"], "label": [1, None]}, "row 1: the label is empty; expected one of"),
+        ({"image": [b"x", b"y"], "label": ["a", " "]}, "row 1: the label is empty; expected one"),
+        ({"image": [b"x"], "label": pa.array([b"a"]).dictionary_encode()}, "'label' is binary"),
+        ({"path": ["a"], "label": [["x"]]}, "'label' is list.*expected one text or whole number"),
+        ({"path": ["a"], "label": [0.5]}, "'label' is double"),
+        ({"image": [[b"x"]], "label": ["a"]}, "'image' is list.*expected the paths of pictures as"),
     ],
 )
 def test_a_table_that_cannot_be_used_says_why(
-    tmp_path: Path, columns: dict[str, list[Any]], message: str
+    tmp_path: Path, columns: dict[str, Any], message: str
 ) -> None:
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     with pytest.raises(InvalidData, match=message):
@@ -182,6 +188,35 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
     spec = f"hf:{tmp_path / 'saved'}" if name.startswith("saved") else f"parquet:{tmp_path / name}"
     with pytest.raises(InvalidData, match=f"{name}: cannot be read"):
         load(spec)
+
+
+@pytest.mark.parametrize("kind", [ParquetFile, StreamFile])
+def test_wherever_a_file_is_damaged_it_is_refused_or_read(
+    tmp_path: Path, kind: type[ParquetFile] | type[StreamFile]
+) -> None:
+    """Not even by offsets that lead out of it, or by fewer rows than it says to have."""
+    file, table = tmp_path / "x", pa.table({"image": [bytes(40)] * 9, "label": NAMES[:1] * 9})
+    if kind is ParquetFile:
+        pq.write_table(table, file)
+    else:
+        with pa.OSFile(str(file), "wb") as opened, pa.ipc.new_stream(opened, table.schema) as out:
+            out.write_table(table)
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 4):
+        file.write_bytes(whole[:place] + b"\xff\xff\x81\x01" + whole[place + 4 :])
+        with contextlib.suppress(InvalidData, InvalidImage):
+            cells = kind(file)
+            for name in cells.schema.names:
+                cells.column(name)
+            cells.cell("image", 8)
+
+
+@pytest.mark.parametrize("noted", ["[]", '{"label": []}', '{"label": 5, "image": ["_type"]}'])
+def test_notes_of_columns_that_are_none_are_passed_over(tmp_path: Path, noted: str) -> None:
+    notes = f'{{"info": {{"features": {noted}}}}}'.encode()
+    table = pa.table({"image": [b"x", b"y"], "label": NAMES})
+    pq.write_table(table.replace_schema_metadata({b"huggingface": notes}), tmp_path / "x.parquet")
+    assert find_parquet(tmp_path / "x.parquet").classes == ("a", "b")
 
 
 @pytest.mark.parametrize(
