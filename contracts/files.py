@@ -83,20 +83,20 @@ def hidden_directory(parent: Path, prefix: str) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        with _locked(parent, wait=True):  # or one is removed before it is locked
+        with locked(parent):  # or one is removed before it is locked
             for left in parent.glob(f"{glob.escape(prefix)}*"):
-                with contextlib.suppress(OSError), _locked(left, wait=False) as is_left:
+                with contextlib.suppress(OSError), locked(left, wait=False) as is_left:
                     if is_left:
                         shutil.rmtree(left, ignore_errors=True)
             directory = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
-            stack.enter_context(_locked(directory, wait=True))
+            stack.enter_context(locked(directory))
         yield directory
 
 
 @contextlib.contextmanager
-def _locked(directory: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether this process holds the directory's lock; where there are no locks it does not."""
+def locked(directory: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a directory's lock, and say whether that is so: where there are no locks it is not."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -5,6 +5,7 @@ Shapes: S snapshots, M members, N validation images, K classes.
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from snapensemble.contracts.bundle import (
     write_bundle,
 )
 from snapensemble.contracts.errors import InvalidConfig, WriteFailed
-from snapensemble.contracts.files import hidden_directory, sha256_of, sync_directory
+from snapensemble.contracts.files import hidden_directory, locked, sha256_of, sync_directory
 from snapensemble.contracts.metrics import Answers, mean_probabilities, val_figures
 from snapensemble.export.acceptance import judge_int8
 from snapensemble.export.calibration import (
@@ -222,6 +223,8 @@ def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
         InvalidConfig: `target` exists and `replace` is false, or it is no bundle.
         WriteFailed: the directory cannot be made or renamed.
     """
+    aside = target.with_name(f".{target.name}.replaced")
+    _put_back(aside, target)
     _refuse_taken(target, replace)
     with contextlib.ExitStack() as stack:
         try:
@@ -236,7 +239,8 @@ def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
         sync_directory(bundle)
         _refuse_taken(target, replace)  # another export may have finished meanwhile
         try:
-            _swap(bundle, target, aside=hidden / "replaced")
+            with locked(target.parent):
+                _swap(bundle, target, aside)
             sync_directory(target.parent)
         except OSError as error:
             raise WriteFailed(f"{target}: cannot publish: {error.strerror}") from error
@@ -254,6 +258,16 @@ def _swap(bundle: Path, target: Path, aside: Path) -> None:
     except BaseException:
         aside.rename(target)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_back(aside: Path, target: Path) -> None:
+    """Let what an export has moved aside be there again, if it was killed before it had another."""
+    with contextlib.suppress(OSError), locked(target.parent):
+        if target.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(target)
 
 
 def _refuse_taken(target: Path, replace: bool) -> None:

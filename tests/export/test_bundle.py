@@ -1,8 +1,10 @@
 import errno
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from snapensemble.export.calibration import fit_reference, split_validation
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.onnx_export import converted
 from snapensemble.export.parity import ParityFailed
+from tests.forks import forked
 
 
 def quick(**settings: Any) -> ExportConfig:
@@ -184,6 +187,37 @@ def test_a_replacement_that_fails_half_way_puts_the_old_bundle_back(
         publishing(target, replace=True) as directory,
     ):
         (directory / BUNDLE_FILE).write_text("new")
+    assert tree(target) == before
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_bundle_whose_replacement_was_killed_half_way_is_put_back_by_the_next(
+    digits_bundle: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "bundle"
+    shutil.copytree(digits_bundle, target)
+    before = tree(target)
+    real = Path.rename
+
+    def rename(self: Path, to: Path) -> Path:
+        if to == target:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, to)
+
+    def killed() -> int:
+        with (
+            mock.patch.object(Path, "rename", rename),
+            publishing(target, replace=True) as directory,
+        ):
+            (directory / BUNDLE_FILE).write_text("new")
+        return 0
+
+    with forked(killed) as process:
+        assert process.wait() == -signal.SIGKILL
+    assert not target.exists()
+    with pytest.raises(ParityFailed), publishing(target, replace=True):
+        assert tree(target) == before
+        raise ParityFailed("no")
     assert tree(target) == before
     assert os.listdir(tmp_path) == ["bundle"]
 
