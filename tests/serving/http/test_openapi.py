@@ -41,8 +41,7 @@ def answers(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [answer for operation in operations for answer in operation["responses"].values()]
 
 
-@pytest.mark.parametrize("guarded", [False, True])
-@pytest.mark.parametrize("metrics_port", [None, 9000])
+@pytest.mark.parametrize(("guarded", "metrics_port"), [(False, None), (True, 9000)])
 def test_the_document_is_valid(guarded: bool, metrics_port: int | None) -> None:
     document = document_of(Settings(metrics_port=metrics_port), guarded=guarded)
     validate_document(document)
