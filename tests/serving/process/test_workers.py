@@ -352,7 +352,9 @@ def changed(models: Path, number: int) -> Path:
 
 
 def version_of(url: str) -> str:
-    reply = httpx.post(f"{url}/predict", content=PNG, headers={"content-type": "image/png"})
+    # Workers that have been killed may leave a request to those that start, for as long as it takes.
+    headers = {"content-type": "image/png"}
+    reply = httpx.post(f"{url}/predict", content=PNG, headers=headers, timeout=120)
     assert reply.status_code == 200, reply.text
     return str(reply.json()["model"]["version"])
 
