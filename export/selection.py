@@ -159,14 +159,18 @@ def select(
 def contending_bags(kinds_S: Sequence[Weights], trusted: Weights = "ema") -> list[Bag]:
     """What `auto` compares: the latest 1, 2, ... snapshots of a kind, and other averages alone.
 
-    In the order of trust: the trusted kind comes first.
+    In the order of trust: the trusted kind comes first. The moving averages of earlier cycles come
+    last. Alone they are better where later cycles have only made the network surer of its images.
     """
     bags: list[Bag] = []
     for kind in ("ema", "last") if trusted == "ema" else ("last", "ema"):
         latest = [s for s, found in enumerate(kinds_S) if found == kind][::-1]
         bags += [tuple(latest[:m]) for m in range(1, len(latest) + 1)]
-    tails = [(s,) for s, found in enumerate(kinds_S) if found == "tail"][-1:]
-    return bags + tails + [(s,) for s, found in enumerate(kinds_S) if found == "soup"]
+    alone = {
+        kind: [(s,) for s, found in enumerate(kinds_S) if found == kind]
+        for kind in ("tail", "soup", "ema")
+    }
+    return bags + alone["tail"][-1:] + alone["soup"] + alone["ema"][-2::-1]
 
 
 def cross_fitted(probs_SNK: Floats, labels_N: Labels, bag: Bag, metric: Metric) -> Contender:
@@ -306,6 +310,8 @@ def _named(bag: Bag, kinds_S: Sequence[Weights]) -> str:
         "tail": ("the average of the last cycle's tail", "the averages of the cycles' tails"),
         "soup": ("the mean of several snapshots' weights", ""),
     }[kind]
+    if kind == "ema" and len(bag) == 1 and "ema" in kinds_S[bag[0] + 1 :]:
+        one = "another cycle's moving average of the weights"
     if len(bag) == 1:
         return f"{one} (the price of one network)"
     return f"{several} ({len(bag)} members, the price of {len(bag)} networks)"
