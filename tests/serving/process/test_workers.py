@@ -352,7 +352,7 @@ def changed(models: Path, number: int) -> Path:
 
 
 def version_of(url: str) -> str:
-    # Workers that have been killed may leave a request to those that start, for as long as it takes.
+    # Workers that are killed may leave a request to those that start, however long that takes.
     headers = {"content-type": "image/png"}
     reply = httpx.post(f"{url}/predict", content=PNG, headers=headers, timeout=120)
     assert reply.status_code == 200, reply.text
