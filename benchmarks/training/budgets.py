@@ -18,7 +18,7 @@ Shapes: S snapshots, N images, K classes.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -40,7 +40,7 @@ from snapensemble.contracts.metrics import (
     summary,
     tempered,
 )
-from snapensemble.contracts.run import read_run
+from snapensemble.contracts.run import Weights, read_run
 from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import Pool, pooled
 from snapensemble.export.selection import Chosen, select
@@ -234,17 +234,32 @@ def selected(pool: Pool) -> Chosen:
 
 def figures(pool: Pool, test: Split, members: Sequence[int]) -> dict[str, float]:
     """Error, NLL and ECE of averaged candidates on test, after a temperature from validation."""
-    candidates = [pool.candidates[member] for member in members]
+    return figures_of(pool, test, {"": members})[""]
+
+
+def figures_of(
+    pool: Pool, test: Split, ways: Mapping[str, Sequence[int]]
+) -> dict[str, dict[str, float]]:
+    """The same of several ways to average candidates of one run, each asked once."""
+    asked = sorted({place for places in ways.values() for place in places})
+    candidates = [pool.candidates[place] for place in asked]
     probs_MNK = test_probabilities(
         candidates[0].run_dir, test, [candidate.snapshot for candidate in candidates]
     )
-    return calibrated(pool, members, probs_MNK, test.labels_N)
+    return {
+        way: _calibrated(pool, places, probs_MNK[np.searchsorted(asked, places)], test.labels_N)
+        for way, places in ways.items()
+    }
 
 
-def calibrated(
+def places_of(pool: Pool, kind: Weights) -> list[int]:
+    """Where a run's weights of one kind are among its candidates, by cycle."""
+    return [place for place, found in enumerate(pool.kinds_S) if found == kind]
+
+
+def _calibrated(
     pool: Pool, members: Sequence[int], probs_MNK: Floats, labels_N: Labels
 ) -> dict[str, float]:
-    """The same of candidates whose answers to the test images are known."""
     selection = Answers(pool.probs_SNK[list(members)], pool.labels_N).only(
         split_validation(pool.labels_N).selection_N
     )

@@ -5,19 +5,16 @@
 Looks at the runs that `benchmarks.training.budgets` has left in its work directory, where a trial
 has led to restarts, and at the half of the test images that reports nothing there. Whatever is
 averaged has a temperature from the selection half of validation.
-
-Shapes: M members, N images, K classes.
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.machine import save
-from benchmarks.training.budgets import CELLS, Job, calibrated
-from benchmarks.training.snapshots import shrunk, test_probabilities
+from benchmarks.training.budgets import CELLS, Job, figures, figures_of, places_of
+from benchmarks.training.snapshots import shrunk
 from snapensemble.contracts.run import RUN_FILE, read_run
 from snapensemble.export.candidates import Pool, pooled
 from snapensemble.trainer.data.dataset import load_dataset
@@ -45,7 +42,7 @@ def main() -> None:
             if all(
                 (run / RUN_FILE).exists() and read_run(run).complete for run in (cosine, default)
             ):
-                rows[job.name] = dict(measured(pooled([cosine]), pooled([default]), images))
+                rows[job.name] = measured(pooled([cosine]), pooled([default]), images)
     ways = list(next(iter(rows.values()), {}))
     lines = [("job", *ways)]
     for name, found in rows.items():
@@ -55,32 +52,18 @@ def main() -> None:
     save(args.name, {"rows": rows}, lines)
 
 
-def measured(cosine: Pool, default: Pool, test: Split) -> Iterator[tuple[str, dict[str, float]]]:
+def measured(cosine: Pool, default: Pool, test: Split) -> dict[str, dict[str, float]]:
     """Each way, and its figures on test."""
-    yield "cosine + EMA", figures_of(cosine, {"": [averages(cosine)[-1]]}, test)[""]
-    averages_M = averages(default)
+    averages = places_of(default, "ema")
     ways = {
-        "averages without the first": averages_M[1:],
-        "with the first": averages_M,
-        "the first alone": averages_M[:1],
-        "the last alone": averages_M[-1:],
+        "averages without the first": averages[1:],
+        "with the first": averages,
+        "the first alone": averages[:1],
+        "the last alone": averages[-1:],
     }
-    yield from figures_of(default, ways, test).items()
-
-
-def averages(pool: Pool) -> list[int]:
-    """The places of the cycles' moving averages among a run's candidates."""
-    return [place for place, kind in enumerate(pool.kinds_S) if kind == "ema"]
-
-
-def figures_of(pool: Pool, ways: dict[str, list[int]], test: Split) -> dict[str, dict[str, float]]:
-    """Error, NLL and ECE of each way to average candidates of one run."""
-    asked = sorted({place for places in ways.values() for place in places})
-    snapshots = [pool.candidates[place].snapshot for place in asked]
-    answers_MNK = test_probabilities(pool.candidates[0].run_dir, test, snapshots)
     return {
-        way: calibrated(pool, places, answers_MNK[np.searchsorted(asked, places)], test.labels_N)
-        for way, places in ways.items()
+        "cosine + EMA": figures(cosine, test, places_of(cosine, "ema")[-1:]),
+        **figures_of(default, test, ways),
     }
 
 

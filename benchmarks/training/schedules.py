@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import save
-from benchmarks.training.budgets import calibrated, selected, shown
-from benchmarks.training.snapshots import save_parts, shrunk, test_probabilities, trained
+from benchmarks.training.budgets import figures_of, places_of, selected, shown
+from benchmarks.training.snapshots import save_parts, shrunk, trained
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.metrics import nll, rank
 from snapensemble.export.candidates import Pool, pooled
@@ -110,22 +110,13 @@ def one_run(
     dataset = load_dataset(config.data, val_fraction=0.1, split_seed=0)
     assert dataset.test is not None
     pool = pooled([run_dir])
-    averaged = ways(pool, args.members)
-    asked = sorted({member for members in averaged.values() for member in members})
-    snapshots = [pool.candidates[member].snapshot for member in asked]
-    answers = dict(zip(asked, test_probabilities(run_dir, dataset.test, snapshots), strict=True))
-    found = {}
-    for way, members in averaged.items():
-        probs_MNK = np.stack([answers[member] for member in members])
-        figures = calibrated(pool, members, probs_MNK, dataset.test.labels_N)
-        found[f"{schedule}, {way}"] = figures
-    return found
+    found = figures_of(pool, dataset.test, ways(pool, args.members))
+    return {f"{schedule}, {way}": figures for way, figures in found.items()}
 
 
 def ways(pool: Pool, m: int) -> dict[str, list[int]]:
     """What is averaged, as places among the candidates; validation's NLL ranks and chooses."""
-    last = [place for place, kind in enumerate(pool.kinds_S) if kind == "last"]
-    average = [place for place, kind in enumerate(pool.kinds_S) if kind == "ema"]
+    last = places_of(pool, "last")
     best = [
         last[place] for place in rank([pool.candidates[each].snapshot.val.nll for each in last])
     ]
@@ -133,7 +124,7 @@ def ways(pool: Pool, m: int) -> dict[str, list[int]]:
     nlls = [nll(pool.probs_SNK[best[:size]].mean(axis=0), pool.labels_N) for size in sizes]
     return {
         "last snapshot": last[-1:],
-        "EMA": average[-1:],
+        "EMA": places_of(pool, "ema")[-1:],
         "best snapshot": best[:1],
         f"last {m}": last[-m:],
         f"best {m}": best[:m],
