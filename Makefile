@@ -7,6 +7,8 @@ INSTALL := pip install --quiet --constraint constraints.txt
 # How many processes share the tests; `make test PROCESSES=0 ARGS=--pdb` runs them in one.
 PROCESSES ?= 2
 SHARED := --numprocesses $(PROCESSES) --dist worksteal
+# Tests that may take longer: how many seconds each, and when its process is ended if it cannot end.
+PATIENT := --timeout 900 --override-ini faulthandler_timeout=960
 # The tests start this code hundreds of times: what is compiled is kept.
 unexport PYTHONDONTWRITEBYTECODE
 ENGINE ?= docker
@@ -20,7 +22,7 @@ BUILD = $(ENGINE) build --network=$(BUILD_NETWORK) $(BUILD_ARGS) \
 	--build-arg CREATED=$(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-serving check format lint types imports bench clean image image-trainer \
-	conformance test-once test-container test-browser screenshots test-gpu test-ray test-ray-serve check-slow \
+	conformance test-once test-slow test-container test-browser screenshots test-gpu test-ray test-ray-serve check-slow \
 	kubernetes audit package
 
 help: ## list the targets
@@ -67,14 +69,17 @@ test-ray-serve: .venv-ray-serve/installed ## serve behind Ray Serve, on a cluste
 test-gpu: .venv/installed ## run the tests that need a GPU
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(BIN)/pytest tests/trainer/test_cuda.py $(ARGS)
 
-check-slow: check test-ray test-ray-serve ## and what takes minutes: a cluster of two nodes, one of them killed
+check-slow: check test-slow test-ray test-ray-serve ## and what takes minutes: a cluster of two nodes, one of them killed
 
 check: lint types imports kubernetes test-once ## all that CI runs: format, lint, types, imports, tests
 
 # Those of serving where torch is not installed, and here what needs more than is installed there.
-test-once: .venv/installed test-serving ## run each test once, in the environment that shows most
+test-once: .venv/installed test-serving ## run each quick test once, in the environment that shows most
 	$(BIN)/pytest $(SHARED) tests/contracts tests/serving -m extra
-	$(BIN)/pytest $(SHARED) --ignore tests/contracts --ignore tests/serving
+	$(BIN)/pytest $(SHARED) --ignore tests/contracts --ignore tests/serving -m "not slow"
+
+test-slow: .venv/installed ## run the tests that take long, or repeat quick ones for other networks
+	$(BIN)/pytest $(SHARED) -m slow $(ARGS)
 
 lint: .venv/installed ## check format and style
 	$(BIN)/ruff format --check $(CODE)
@@ -104,7 +109,7 @@ image-trainer: ## build the image that trains, exports and evaluates
 test-container: .venv/installed ## build the images, run them hardened and load them; needs a container engine
 	@$(ENGINE) version >/dev/null 2>&1 || { echo "make test-container: no container engine answers" \
 	  "to '$(ENGINE) version'; start one, or name another: make test-container ENGINE=podman" >&2; exit 1; }
-	ENGINE=$(ENGINE) BUILD_NETWORK=$(BUILD_NETWORK) $(BIN)/pytest tests/container -p no:cacheprovider --timeout 900 $(ARGS)
+	ENGINE=$(ENGINE) BUILD_NETWORK=$(BUILD_NETWORK) $(BIN)/pytest tests/container -p no:cacheprovider $(PATIENT) $(ARGS)
 
 test-browser: .venv/browser ## look at the page in Chromium, which must be on this machine
 	$(BIN)/pytest tests/browser $(ARGS)
@@ -113,7 +118,7 @@ screenshots: .venv/browser ## renew the pictures of page and report (writes docs
 	$(BIN)/python -m tests.browser.screenshots $(ARGS)
 
 test-ray: .venv/ray ## predict and train on clusters of Ray, started on this machine
-	$(BIN)/pytest tests/ray --timeout 600 $(ARGS)
+	$(BIN)/pytest tests/ray $(PATIENT) $(ARGS)
 
 .venv/ray: .venv/installed
 	$(BIN)/$(INSTALL) --editable '.[ray]'
@@ -143,7 +148,7 @@ package: .venv/installed .venv-package/installed ## build wheel and sdist into d
 	rm -f dist/snapensemble-*
 	.venv-package/bin/python -m build --no-isolation --outdir dist
 	.venv-package/bin/twine check --strict dist/snapensemble-*
-	$(BIN)/pytest tests/package -p no:cacheprovider --timeout 900 $(ARGS)
+	$(BIN)/pytest tests/package -p no:cacheprovider $(PATIENT) $(ARGS)
 
 .venv-package/installed: docker/supply-chain.txt
 	$(PYTHON) -m venv .venv-package

@@ -79,6 +79,7 @@ def run(*arguments: object) -> "CompletedProcess[str]":
 
 
 def _work_and_end(work: Callable[[], int], stdout: int, stderr: int) -> NoReturn:
+    """Come back never, whatever is raised where: as a second pytest it would hold up the first."""
     code = 1
     try:
         os.dup2(stdout, 1)
@@ -86,13 +87,20 @@ def _work_and_end(work: Callable[[], int], stdout: int, stderr: int) -> NoReturn
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 # they end with the process
         sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
         logging.root.handlers.clear()  # pytest's
-        code = work()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
+        ended_with = _code_of(work)
         with contextlib.suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
+        code = ended_with
+    finally:
         os._exit(code)
+
+
+def _code_of(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        return 1

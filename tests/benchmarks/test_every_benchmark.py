@@ -108,6 +108,7 @@ SMALLEST: dict[str, tuple[str, ...]] = {
         "--images", "24", "--timed-epochs", "2", "--workers", "0", "--no-torchensemble",
     ),
 }  # fmt: skip
+LONG = {"cascade_stages", "gpu", "int8_networks", "overload", "training.speed"}
 FIXTURES = {
     "RUN": "digits_run",
     "BUNDLE": "bundle_dir",
@@ -186,7 +187,10 @@ def _threads_as_before() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SMALLEST],
+)
 @pytest.mark.usefixtures("_threads_as_before")
 def test_a_benchmark_runs(
     name: str,

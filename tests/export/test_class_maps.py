@@ -33,6 +33,7 @@ from tests.networks import exported, image_of, noise_NCHW, trained
 
 NETWORKS = {"tiny": 16, "tiny+whiten": 16, "resnet20": 16, "wrn-16-4": 16, "densenet-40-12": 16,
             "efficientnet-lite0": 64}  # fmt: skip
+QUICK = ("tiny", "tiny+whiten", "resnet20")
 EVERYTHING = [MAPS, CLASS_WEIGHTS, CLASS_BIAS]
 
 
@@ -49,7 +50,10 @@ def evidence_of_means(found: dict[str, np.ndarray]) -> np.ndarray:
     return evidence_BK
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
+)
 def test_maps_are_what_torch_has_before_the_mean_and_add_up_to_the_logits(name: str) -> None:
     side = NETWORKS[name]
     images_BCHW = noise_NCHW(side)[:5]
@@ -98,6 +102,7 @@ def test_maps_in_int8_add_up_to_the_logits_but_for_the_rounding_of_the_means(nam
     assert (gaps_BK <= 1.01 * bound_K + 1e-3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune", ["head", "stage6"])
 def test_a_trunk_that_pools_gives_the_maps_and_a_stage_has_its_own(tune: str) -> None:
     side = 64
@@ -180,6 +185,7 @@ def test_any_other_end_gives_no_maps(end: str) -> None:
     assert list(outputs(converted(*NOT_EXPLAINED[end]), noise_NCHW(8)[:3])) == ["logits"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gives_maps"),
     [("resnet10t", True), ("mobilenetv2_050", True), ("mobilenetv3_small_050", False)],

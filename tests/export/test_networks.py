@@ -10,9 +10,9 @@ from snapensemble.export.parity import parity, run_file
 from tests.networks import exported, noise_NCHW, trained
 
 NETWORKS = [
-    ("wrn-16-4", 16),
-    ("densenet-40-12", 8),
-    ("resnet18", 64),
+    pytest.param("wrn-16-4", 16, marks=pytest.mark.slow),
+    pytest.param("densenet-40-12", 8, marks=pytest.mark.slow),
+    pytest.param("resnet18", 64, marks=pytest.mark.slow),
     ("tiny+whiten", 16),
     ("timm:test_resnet", 32),
 ]

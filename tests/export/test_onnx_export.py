@@ -62,8 +62,11 @@ def test_the_same_network_gives_the_same_bytes(small: tuple[nn.Module, bytes]) -
 @pytest.mark.parametrize(
     ("name", "side"),
     [
-        ("tiny", 16), ("tiny+whiten", 16), ("resnet20", 16), ("wrn-16-4", 16),
-        ("densenet-40-12", 8), ("efficientnet-lite0", 64), ("timm:test_resnet", 32),
+        ("tiny", 16), ("tiny+whiten", 16), ("resnet20", 16), ("timm:test_resnet", 32),
+        *(
+            pytest.param(*repeated, marks=pytest.mark.slow)
+            for repeated in (("wrn-16-4", 16), ("densenet-40-12", 8), ("efficientnet-lite0", 64))
+        ),
     ],
 )  # fmt: skip
 def test_a_further_network_of_an_architecture_gets_the_bytes_that_it_would_get_alone(

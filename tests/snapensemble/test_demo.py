@@ -11,6 +11,7 @@ from snapensemble.evaluate import evaluate
 from tests.forks import run
 
 
+@pytest.mark.slow
 def test_the_demo_trains_serves_and_answers_better_than_its_members_in_the_mean(
     tmp_path: Path,
 ) -> None:

@@ -24,7 +24,7 @@ OTHERS = (
 TRAP = "raise SystemExit('a file of the current directory was imported: ' + __file__)\n"
 
 
-@pytest.fixture(params=["files", "packages"])
+@pytest.fixture(params=["files", pytest.param("packages", marks=pytest.mark.slow)])
 def hostile(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:

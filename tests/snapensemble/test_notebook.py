@@ -35,6 +35,7 @@ def test_the_notebook_is_short_and_stores_no_output(notebook: dict[str, Any]) ->
             assert cell["outputs"] == [] and cell["execution_count"] is None
 
 
+@pytest.mark.slow
 def test_the_notebook_does_what_it_shows(notebook: dict[str, Any], tmp_path: Path) -> None:
     cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
     found = subprocess.run(

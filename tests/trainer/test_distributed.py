@@ -146,6 +146,7 @@ def test_two_processes_decide_alike_about_restarts(
     assert read_run(tmp_path / "run").schedule.cycle_ends == ends
 
 
+@pytest.mark.slow
 def test_a_dead_process_is_started_again_and_the_run_goes_on_from_its_checkpoint(
     tmp_path: Path,
 ) -> None:

@@ -96,7 +96,7 @@ def test_a_finished_run_keeps_its_snapshots_and_gets_another(
     assert (finished_run / config).read_bytes() == (two_cycles / config).read_bytes()
 
 
-@pytest.mark.parametrize("minutes", [0.0, 60.0])
+@pytest.mark.parametrize("minutes", [0.0, pytest.param(60.0, marks=pytest.mark.slow)])
 def test_an_extension_killed_at_any_moment_goes_on_to_the_same_bits(
     tmp_path: Path, two_cycles: Path, extended: tuple[Any, ...], minutes: float
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_run_killed_several_times_goes_on_to_the_same_bits(
     assert outcome(run_dir) == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_start_that_was_killed_before_it_had_a_manifest_is_no_run_in_the_way(
     tmp_path: Path, uninterrupted: tuple[Any, ...]
 ) -> None:
@@ -226,7 +227,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     run = read_run(run_dir)
     write_run(run_dir, run.model_copy(update={"config": None}))  # as earlier versions wrote it
     assert resume(run_dir) == run_dir
-    with pytest.raises(InvalidManifest, match="an earlier version made it"):
+    with pytest.raises(InvalidManifest, match="keeps no settings, since an early version made it"):
         resume(run_dir, more_cycles=1)
 
 

@@ -78,6 +78,7 @@ def test_what_a_cut_cycle_leaves_has_no_average_over_a_tail_that_it_never_had(
     assert kinds == [["ema"], ["ema", "tail"]]
 
 
+@pytest.mark.slow
 @VERDICTS
 def test_killed_at_any_moment_the_same_is_decided_once(
     verdict: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

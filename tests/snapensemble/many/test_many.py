@@ -292,7 +292,7 @@ def killing(event: int, work: Callable[[], int]) -> int:
     return int(done.stdout.rpartition("events:")[2])
 
 
-@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
 def test_killed_at_any_moment_nothing_is_lost_and_nothing_is_there_twice(
     suffix: str, photos: Path, bundle_dir: Path, tmp_path: Path
 ) -> None:
@@ -331,7 +331,9 @@ def never(source: str, target: str) -> None:
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-@pytest.mark.parametrize("link", [os.link, only_within_a_folder, never])
+@pytest.mark.parametrize(
+    "link", [os.link, only_within_a_folder, pytest.param(never, marks=pytest.mark.slow)]
+)
 def test_killed_at_any_moment_every_picture_is_in_one_place(
     link: Callable[[str, str], None],
     photos: Path,

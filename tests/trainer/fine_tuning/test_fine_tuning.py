@@ -111,6 +111,7 @@ def test_the_first_head_is_better_than_a_random_one_before_any_step(
         assert run.snapshots[0].val.accuracy > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune", ["stage2", "all"])
 def test_a_tuned_run_that_is_killed_goes_on_to_the_same_bits(
     weights: Path, tmp_path: Path, tune: str
