@@ -114,15 +114,15 @@ class ScheduleRecord(Record):
             raise ValueError("cycle_ends must rise, one for each cycle, to total_steps")
         return self
 
-    def pays(self, cycle: int) -> bool:
-        """Whether a cycle was long enough for its snapshot to be averaged with others.
+    def pays(self, cycle: int, weights: Weights) -> bool:
+        """Whether a cycle was long enough for a snapshot of it to be averaged with others.
 
         Schedules without restarts have no such cycles, and earlier versions kept no ends of cycles.
         """
         if self.name != "sgdr" or not self.cycle_ends:
             return False
-        if self.falls_over is not None and cycle == 0:  # its rate had hardly fallen
-            return False
+        if self.falls_over is not None and cycle == 0:
+            return weights == "ema"  # stands for the weights at a rate that has fallen
         if self.restart_from == "first":  # no cycle has to make good what a restart has cost
             return True
         start, end = [0, *self.cycle_ends][cycle : cycle + 2]

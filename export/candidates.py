@@ -154,7 +154,7 @@ class Pool:
         """
         return [
             each.snapshot.cycle == each.run.snapshots[-1].cycle
-            or each.run.schedule.pays(each.snapshot.cycle)
+            or each.run.schedule.pays(each.snapshot.cycle, each.snapshot.weights)
             for each in self.candidates
         ]
 

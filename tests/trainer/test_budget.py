@@ -1,12 +1,18 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, ScheduleRecord, read_run
+from snapensemble.contracts.run import (
+    MIN_EPOCHS,
+    MIN_UPDATES,
+    ScheduleRecord,
+    Weights,
+    read_run,
+)
 from snapensemble.trainer.budget import (
     FEWEST_CYCLES,
     MIN_STAR_UPDATES,
@@ -212,9 +218,20 @@ def test_a_run_says_which_of_its_cycles_are_long_enough_to_be_averaged() -> None
         T_0=500, T_1=1_000, T_mult=1, eta_max=0.1, eta_min=0, cycles=3,
         steps_per_epoch=25, total_steps=2_500, cycle_ends=(500, 1_500, 2_500),
     )  # fmt: skip
-    assert [schedule.pays(cycle) for cycle in range(3)] == [False, True, True]
+    for weights in ("last", "ema"):
+        assert [schedule.pays(cycle, weights) for cycle in range(3)] == [False, True, True]
     for update in ({"steps_per_epoch": 50}, {"name": "cosine"}, {"cycle_ends": ()}):
-        assert not schedule.model_copy(update=update).pays(1)
+        assert not schedule.model_copy(update=update).pays(1, "last")
+
+
+def test_of_a_cycle_that_a_trial_has_cut_short_only_the_moving_average_is_averaged() -> None:
+    cut = ScheduleRecord(
+        T_0=1_000, T_mult=1, eta_max=0.1, eta_min=0, cycles=2, steps_per_epoch=25,
+        total_steps=2_000, cycle_ends=(1_000, 2_000), falls_over=4_000,
+    )  # fmt: skip
+    found = {weights: cut.pays(0, weights) for weights in get_args(Weights)}
+    assert found == {"last": False, "ema": True, "tail": False, "soup": False}
+    assert all(cut.pays(1, weights) for weights in get_args(Weights))
 
 
 def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(
