@@ -67,7 +67,7 @@ def test_up_gives_an_answer_and_trains_once(compose: tuple[Compose, str]) -> Non
     run("build")
     run("up", "--detach", "--wait", "serve")
     reply = httpx.post(f"{url}/predict", content=encoded(picture(1, width=8, height=8)))
-    assert reply.status_code == 200 and reply.json()["predictions"][0]["members_used"] == 4
+    assert reply.status_code == 200 and reply.json()["predictions"][0]["members_used"] == 5
     assert "ensemble" in run("logs", "export")
     first = httpx.get(f"{url}/model").json()
     run("up", "--detach", "--wait", "--force-recreate", "serve")

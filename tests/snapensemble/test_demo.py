@@ -22,7 +22,7 @@ def test_the_demo_trains_serves_and_answers_better_than_its_members_in_the_mean(
     figures = evaluate(tmp_path / "bundle")
     assert figures["ensemble"]["accuracy"] >= 0.97
     alone = [member["nll"] for member in figures["members"]]
-    assert len(alone) == 4 and figures["ensemble"]["nll"] < sum(alone) / len(alone)
+    assert len(alone) == 5 and figures["ensemble"]["nll"] < sum(alone) / len(alone)
 
 
 def test_a_former_demo_is_removed_and_nothing_else(tmp_path: Path) -> None:
