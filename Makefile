@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 SERVING_BIN := .venv-serving/bin
 CODE := contracts trainer export report serving snapensemble tests benchmarks docker
-INSTALL := pip install --quiet --constraint constraints.txt
+# Only what is imported gets compiled, once: all of torch would take a minute more.
+INSTALL := pip install --quiet --no-compile --constraint constraints.txt
 # How many processes share the tests; `make test PROCESSES=0 ARGS=--pdb` runs them in one.
 PROCESSES ?= 2
 SHARED := --numprocesses $(PROCESSES) --dist worksteal

@@ -12,6 +12,7 @@ from benchmarks.random_members import PICTURES
 SECONDS = float(os.environ.get("SOAK_SECONDS", "60"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 def test_a_server_that_comes_and_goes_costs_no_request(
     image: str, bundle5: Path, tmp_path: Path

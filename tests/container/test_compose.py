@@ -62,6 +62,7 @@ def compose(clone: Path, wheels: str) -> Iterator[tuple[Compose, str]]:
             run("down", "--volumes", "--timeout", "1")
 
 
+@pytest.mark.slow
 def test_up_gives_an_answer_and_trains_once(compose: tuple[Compose, str]) -> None:
     run, url = compose
     run("build")

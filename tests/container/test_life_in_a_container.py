@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from benchmarks.containers.engine import Container, served
 from benchmarks.containers.load import clients
@@ -44,6 +45,7 @@ def test_512_mib_are_enough_for_five_resnets_under_load(server: Container) -> No
     assert_alive(server)
 
 
+@pytest.mark.slow
 def test_512_mib_are_enough_for_the_costliest_pictures_that_are_allowed(server: Container) -> None:
     # Memory is what counts here, however slow the machine is.
     with clients(server.url, costliest(), number=8, patience_s=600) as outcome:

@@ -68,7 +68,7 @@ def test_the_hook_runs_before_the_signal(spec: PodSpec, volumes: dict[str, Path]
     assert names.index("hook") < names.index("SIGTERM")
 
 
-@pytest.mark.parametrize("balancer", BALANCERS)
+@pytest.mark.parametrize("balancer", [pytest.param("HAProxy", marks=pytest.mark.slow), "nginx"])
 def test_all_replicas_are_replaced_without_a_lost_request(
     spec: PodSpec, volumes: dict[str, Path], tmp_path: Path, balancer: str
 ) -> None:
