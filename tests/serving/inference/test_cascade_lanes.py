@@ -148,7 +148,9 @@ def test_a_safe_answer_does_not_wait_for_its_batch_mates() -> None:
 
 def test_images_that_go_on_from_two_batches_run_together() -> None:
     fakes = members()
-    lanes = Scheduler(fakes, lanes=Lanes(1), max_batch_size=4, leaves=leaves)  # not started
+    lanes = Scheduler(
+        fakes, lanes=Lanes(1), max_batch_size=4, split_above_s=math.inf, leaves=leaves
+    )  # not started
     tasks = []
     for value in (2, 5):
         submit(lanes, [image(value)], "cascade")
@@ -257,7 +259,9 @@ def test_a_member_that_gives_no_number_fails_that_image_only(broken: int) -> Non
         return logits_BK
 
     fakes = [no_number_for_five if index == broken else good for index in range(M)]
-    with Scheduler(fakes, lanes=Lanes(1), max_batch_size=4, leaves=leaves) as lanes:
+    with Scheduler(
+        fakes, lanes=Lanes(1), max_batch_size=4, split_above_s=math.inf, leaves=leaves
+    ) as lanes:
         bad, mate = submit(lanes, [image(5), image(8)], "cascade")
         with pytest.raises(InferenceFailed, match="gave no number"):
             bad.result(30)
@@ -274,7 +278,9 @@ def test_a_rule_that_fails_is_an_answer_too() -> None:
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_closing_answers_images_that_are_between_stages(closed: int) -> None:
     fakes = members(closed=closed)
-    lanes = Scheduler(fakes, lanes=Lanes(2), max_batch_size=2, leaves=leaves)
+    lanes = Scheduler(
+        fakes, lanes=Lanes(2), max_batch_size=2, split_above_s=math.inf, leaves=leaves
+    )
     lanes.__enter__()
     futures = submit(lanes, [image(value) for value in range(12)], "cascade")
     assert fakes[closed].entered.acquire(timeout=30)
@@ -305,7 +311,9 @@ def test_images_between_stages_count_as_unanswered_but_not_as_queued() -> None:
 
 
 def test_the_wait_is_predicted_from_what_each_mode_costs() -> None:
-    lanes = Scheduler(members(), lanes=Lanes(1), max_batch_size=4, leaves=leaves)
+    lanes = Scheduler(
+        members(), lanes=Lanes(1), max_batch_size=4, split_above_s=math.inf, leaves=leaves
+    )
     full, first, second, _ = lanes._stages
     full.load.measured(5.0, 1)
     first.load.measured(1.0, 1)

@@ -4,6 +4,7 @@ Shapes: M members, d members heard, K classes.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,9 @@ def test_in_a_cascade_the_first_members_are_heard() -> None:
 
 def test_between_two_stages_no_member_is_heard_twice() -> None:
     fakes = [GatedMember() for _ in range(3)]
-    waiting = Scheduler(fakes, lanes=Lanes(1), max_batch_size=4, leaves=leaves)  # not started
+    waiting = Scheduler(
+        fakes, lanes=Lanes(1), max_batch_size=4, split_above_s=math.inf, leaves=leaves
+    )  # not started
     (hard,) = submit(waiting, [image(2)], "cascade")
     task = next_task(waiting)
     task(Clock())

@@ -188,7 +188,9 @@ def test_a_result_that_is_no_number_fails_its_image_only() -> None:
         logits_B = np.where(sums_B == 0, np.nan, sums_B / 100)
         return np.stack([logits_B, np.zeros_like(logits_B)], axis=1).astype(np.float32)
 
-    with Scheduler([broken_for_black], lanes=Lanes(1), max_batch_size=4) as running:
+    with Scheduler(
+        [broken_for_black], lanes=Lanes(1), max_batch_size=4, split_above_s=math.inf
+    ) as running:
         black, grey = submit(running, [image(0), image(3)])
         with pytest.raises(InferenceFailed, match="gave no number"):
             black.result(30)
@@ -202,7 +204,7 @@ def test_answers_that_do_not_fit_fail_their_batch_and_the_lane_goes_on() -> None
     def first(images_BCHW: NDArray[np.uint8]) -> NDArray[np.float32]:
         return answers_M[0](images_BCHW)
 
-    with Scheduler([first], lanes=Lanes(1), max_batch_size=4) as running:
+    with Scheduler([first], lanes=Lanes(1), max_batch_size=4, split_above_s=math.inf) as running:
         for future in submit(running, [image(v) for v in range(3)]):
             with pytest.raises(InferenceFailed):
                 future.result(30)
@@ -243,7 +245,7 @@ def test_the_rate_is_measured() -> None:
 
 def test_leaving_answers_everything_that_was_accepted_and_refuses_the_rest() -> None:
     member = GatedMember(is_open=False)
-    running = Scheduler([member], lanes=Lanes(1), max_batch_size=2)
+    running = Scheduler([member], lanes=Lanes(1), max_batch_size=2, split_above_s=math.inf)
     running.__enter__()
     futures = submit(running, [image(v) for v in range(7)])
     assert member.entered.acquire(timeout=30)

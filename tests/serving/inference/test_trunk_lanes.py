@@ -4,6 +4,7 @@ The trunk doubles each pixel, so image `v` is answered as `2 * v` is without one
 cascade after 1 + 2 * v % 3 of the three members.
 """
 
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
@@ -108,7 +109,9 @@ def test_in_a_cascade_later_members_are_asked_about_the_same_features() -> None:
 
 def test_images_of_two_trunk_batches_meet_the_members_together() -> None:
     trunk, fakes = GatedTrunk(), members()
-    lanes = Scheduler(fakes, trunk=trunk, lanes=Lanes(1), max_batch_size=4, leaves=leaves)
+    lanes = Scheduler(
+        fakes, trunk=trunk, lanes=Lanes(1), max_batch_size=4, split_above_s=math.inf, leaves=leaves
+    )
     tasks = []
     for value in (1, 4):
         submit(lanes, [image(value)], "cascade")
@@ -248,7 +251,9 @@ def test_an_image_has_features_in_place_of_its_pixels() -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_closing_answers_images_that_are_between_trunk_and_members(mode: Mode) -> None:
     trunk, fakes = GatedTrunk(is_open=False), members()
-    lanes = Scheduler(fakes, trunk=trunk, lanes=Lanes(2), max_batch_size=2, leaves=leaves)
+    lanes = Scheduler(
+        fakes, trunk=trunk, lanes=Lanes(2), max_batch_size=2, split_above_s=math.inf, leaves=leaves
+    )
     lanes.__enter__()
     futures = submit(lanes, [image(value) for value in range(12)], mode)
     assert trunk.entered.acquire(timeout=30)
@@ -265,7 +270,9 @@ def test_closing_answers_images_that_are_between_trunk_and_members(mode: Mode) -
 @pytest.mark.parametrize("mode", MODES)
 def test_what_an_image_takes_is_the_trunks_time_and_the_members(mode: Mode) -> None:
     trunk, fakes = GatedTrunk(), members()
-    lanes = Scheduler(fakes, trunk=trunk, lanes=Lanes(1), max_batch_size=4, leaves=leaves)
+    lanes = Scheduler(
+        fakes, trunk=trunk, lanes=Lanes(1), max_batch_size=4, split_above_s=math.inf, leaves=leaves
+    )
     load = lanes._entries[mode].load
     measured: list[tuple[float, int]] = []
     count = load.measured
