@@ -50,7 +50,7 @@ def write_atomically(path: Path, data: bytes) -> str:
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        raise WriteFailed(_explain(error, path, len(data))) from error
+        raise WriteFailed(f"{path}: {why_unwritten(error, len(data))}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -58,12 +58,40 @@ def write_atomically(path: Path, data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def explaining_failures(path: Path) -> Iterator[None]:
-    """Raise WriteFailed for an OSError of opening a file, or of writing while it stays open."""
+def explaining_failures(path: str | Path) -> Iterator[None]:
+    """Raise WriteFailed for an OSError of making, opening or writing what is there."""
     try:
         yield
     except OSError as error:
-        raise WriteFailed(f"{path}: cannot write: {error.strerror}") from error
+        raise WriteFailed(f"{path}: {why_unwritten(error)}") from error
+
+
+def why_unwritten(error: OSError, size: int | None = None) -> str:
+    """What was in the way of writing so many bytes, and what to do about a full disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        wanted = "" if size is None else f", {size / 1e6:.1f} MB were to be written"
+        return f"the disk is full{wanted}; free some space"
+    return f"cannot write: {error.strerror or error}"
+
+
+def refuse_unwritable(directory: Path) -> None:
+    """Make sure that a directory can be made and written to, and leave nothing there.
+
+    A command that takes long asks this before it begins, not when it has something to write.
+
+    Raises:
+        WriteFailed: it cannot.
+    """
+    place = directory.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise WriteFailed(
+            f"{place}: {why_unwritten(error)}; choose another place for {directory}"
+        ) from error
 
 
 def remove_unfinished(directory: Path) -> None:
@@ -204,12 +232,3 @@ def _kind(mode: int) -> str:
         stat.S_IFBLK: "a device",
     }
     return kinds.get(stat.S_IFMT(mode), "something else")
-
-
-def _explain(error: OSError, path: Path, size: int) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"{path}: the disk is full, {size / 1e6:.1f} MB were to be written; "
-            "free some space; files written before are whole"
-        )
-    return f"{path}: cannot write: {error.strerror or error}"

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import TypeVar
 
 from snapensemble.contracts.errors import SnapensembleError, WriteFailed, message_of
+from snapensemble.contracts.files import why_unwritten
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXTRAS = (
@@ -195,7 +196,7 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _drop_output()
-            _report(name, WriteFailed(f"cannot write: {error.strerror}; free some space"))
+            _report(name, WriteFailed(why_unwritten(error)))
         elif error.errno is None:  # raised by a library, not by the system
             raise
         else:

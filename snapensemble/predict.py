@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import Field
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
-from snapensemble.contracts.files import explaining_failures, write_atomically
+from snapensemble.contracts.files import explaining_failures, refuse_unwritable, write_atomically
 from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.process import printable, printable_json
 from snapensemble.many.options import ManyOptions
@@ -113,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
         if many.out is not None:
             print(printable(str(many.out)))
         return 0
+    if maps_dir is not None:
+        refuse_unwritable(maps_dir)
     if restart:
         raise InvalidConfig("--restart needs --out, the file of rows")
     pictures = [_read(file) for file in files]

@@ -12,6 +12,7 @@ import torch
 
 from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest
+from snapensemble.contracts.files import refuse_unwritable
 from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
 from snapensemble.contracts.run import DataRecord, read_run
 from snapensemble.trainer.averages import keep_statistics, soups
@@ -170,8 +171,10 @@ def _train(
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
     with joined(device) as world:
-        if not resumed and world.leads:
-            refuse_taken(config.out)
+        if world.leads:
+            if not resumed:
+                refuse_taken(config.out)
+            refuse_unwritable(config.out)
         if origin is None:
             config = with_defaults(with_pretrained(config))
             refuse_absent(config)

@@ -8,8 +8,10 @@ import pytest
 
 from snapensemble.contracts.errors import InvalidManifest, WriteFailed
 from snapensemble.contracts.files import (
+    explaining_failures,
     hidden_directory,
     read_verified,
+    refuse_unwritable,
     sha256_of,
     write_atomically,
 )
@@ -35,6 +37,30 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_rest(
         write_atomically(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_has_the_same_words_wherever_it_is_noticed(tmp_path: Path, code: int) -> None:
+    said = "a: the disk is full; free some space"
+    with pytest.raises(WriteFailed, match=said), explaining_failures(tmp_path / "a"):
+        raise OSError(code, os.strerror(code))
+
+
+def test_an_error_without_a_number_is_said_in_its_own_words(tmp_path: Path) -> None:
+    said = "a: cannot write: the index is torn"
+    with pytest.raises(WriteFailed, match=said), explaining_failures(tmp_path / "a"):
+        raise OSError("the index is torn")
+
+
+def test_whether_a_directory_can_be_made_is_asked_without_a_trace(tmp_path: Path) -> None:
+    refuse_unwritable(tmp_path / "new" / "below")
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("file", "file/below", "loop"):
+        with pytest.raises(WriteFailed, match="cannot write: .*; choose another place for"):
+            refuse_unwritable(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["file", "loop"]
 
 
 def test_an_interrupt_leaves_the_old_file_whole_and_no_rest(

@@ -28,7 +28,7 @@ def test_output_to_a_full_disk_is_one_line_and_no_traceback() -> None:
     body = "sys.exit(exit_code('it', lambda: print('x' * 100_000, flush=True) or 0))"
     done = run(body, ">/dev/full")
     assert done.returncode == 2
-    assert done.stderr == "it: cannot write: No space left on device; free some space\n"
+    assert done.stderr == "it: the disk is full; free some space\n"
 
 
 def test_streams_that_the_caller_has_closed_are_never_another_file() -> None:
