@@ -1,12 +1,9 @@
 """train(): from images to a run directory."""
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,18 +11,9 @@ from snapensemble.contracts.cpu import cpu_budget
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest
 from snapensemble.contracts.files import refuse_unwritable
 from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
-from snapensemble.contracts.run import DataRecord, read_run
+from snapensemble.contracts.run import DataRecord, RunManifest, read_run
 from snapensemble.trainer.averages import keep_statistics, soups
-from snapensemble.trainer.budget import (
-    Pace,
-    about_trial,
-    as_recorded,
-    divided,
-    first_cycle_decides,
-    has_fitted,
-    on_trial,
-    short_cycles,
-)
+from snapensemble.trainer.budget import about_trial, first_cycle_decides, has_fitted, planned
 from snapensemble.trainer.build import (
     augmented_images,
     balancing_weights,
@@ -33,16 +21,14 @@ from snapensemble.trainer.build import (
     build_objective,
     choose_device,
     image_contract,
+    load_images,
     new_model,
 )
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
-from snapensemble.trainer.data.balance import about_classes
-from snapensemble.trainer.data.dataset import load_dataset, repeated_images
 from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import joined, local_device, threads_here
 from snapensemble.trainer.fine_tuning.defaults import (
-    large_size,
     refuse_absent,
     with_defaults,
     with_pretrained,
@@ -51,7 +37,7 @@ from snapensemble.trainer.fine_tuning.inputs import fit_first_head, training_inp
 from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
 from snapensemble.trainer.optimizers import build_optimizer
-from snapensemble.trainer.pace import compiling_pays, measured_pace
+from snapensemble.trainer.pace import settled
 from snapensemble.trainer.recording.checkpoint import State, has_checkpoint, remove_checkpoint
 from snapensemble.trainer.recording.manifest import (
     RunDescription,
@@ -64,6 +50,7 @@ from snapensemble.trainer.recording.run_directory import refuse_taken
 from snapensemble.trainer.recording.snapshots import Kept, load_trunk, read_weights
 from snapensemble.trainer.recording.tracking import refuse_absent_tool
 from snapensemble.trainer.schedules import Plan
+from snapensemble.trainer.seeding import keeping_random_state
 from snapensemble.trainer.validation import Labelled, Validation, sample
 
 
@@ -115,9 +102,8 @@ def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
         extended_after += (run.schedule.cycles,)
     config = run_config(run_dir, more_cycles, **changes)
     branched = None if run.branch is None else run.branch.cycle
-    return _train(
-        config, resumed=True, extended_after=extended_after, origin=run_dir, branched=branched
-    )
+    origin = Origin(run_dir, run)
+    return _train(config, origin, resumed=True, extended_after=extended_after, branched=branched)
 
 
 def branch(run_dir: Path, cycle: int, out: Path, **changes: Any) -> Path:
@@ -155,15 +141,30 @@ def branch(run_dir: Path, cycle: int, out: Path, **changes: Any) -> Path:
     if not run.snapshots or run.branch is not None:
         raise InvalidManifest(f"{run_dir} has no snapshot of its first cycle yet; finish it first")
     config = run_config(run_dir, **changes).model_copy(update={"out": out})
-    return _train(config, resumed=False, origin=run_dir, branched=cycle)
+    return _train(config, Origin(run_dir, run), resumed=False, branched=cycle)
+
+
+class Origin(NamedTuple):
+    """A run that was begun before: it goes on, or one of its cycles is trained elsewhere."""
+
+    directory: Path
+    run: RunManifest
+
+    def refuse_other_images(self, data: DataRecord) -> None:
+        """Raise InvalidData unless the images are those that the run began with."""
+        if self.run.data.fingerprint != data.fingerprint:
+            raise InvalidData(
+                f"{data.spec} is not what {self.directory} began with: its images, classes or "
+                "split have changed; put them back, or train again with a new --out"
+            )
 
 
 def _train(
     config: TrainConfig,
+    origin: Origin | None = None,
     *,
     resumed: bool,
     extended_after: tuple[int, ...] = (),
-    origin: Path | None = None,
     branched: int | None = None,
 ) -> Path:
     started = time.monotonic()
@@ -178,35 +179,19 @@ def _train(
         if origin is None:
             config = with_defaults(with_pretrained(config))
             refuse_absent(config)
-        with world.leader_first("images"), noting_where_from(origin is not None):
-            dataset = load_dataset(
-                config.data,
-                val_fraction=config.val_fraction,
-                split_seed=config.split_seed,
-                image_size=config.image_size,
-                fit=config.fit if origin is None else read_run(origin).image.fit,
-                large_size=large_size(config),
-                max_bad_images=config.max_bad_images,
-                max_image_cost=config.max_image_cost,
-            )
-        if world.leads and (repeated := repeated_images(dataset.train, dataset.val)):
-            say(
-                f"warning: {repeated} of {len(dataset.val)} validation images are among the "
-                "training images too, pixel by pixel; validation figures look better than they are"
-            )
-        for line in about_classes(dataset, config.class_balance) if world.leads else ():
-            say(line)
-        if origin is None:
-            image = image_contract(dataset, config.model, config.pretrained)
-        else:
-            image = read_run(origin).image
+        begun = None if origin is None else origin.run
+        dataset = load_images(config, begun, world)
+        data = data_record(config, dataset)
+        if origin is not None:
+            origin.refuse_other_images(data)
+        image = begun.image if begun else image_contract(dataset, config.model, config.pretrained)
         name = config.model or default_model(image)
         # What brings all weights; the file that the run began with may be gone.
         kept = branched or (resumed and (has_checkpoint(config.out) or extended_after))
         pretrained = None if kept else config.pretrained
         network = new_model(name, config.seed, pretrained, dataset, image, device)
         if origin is not None:
-            load_trunk(origin, network)
+            load_trunk(origin.directory, network)
         shown = augmented_images(config, dataset, image, device)
         with world.leader_first("features"):
             inputs = training_inputs(config, network, shown, dataset)
@@ -216,51 +201,23 @@ def _train(
         if config.frozen_statistics:
             keep_statistics(model)
         batches = build_batches(config, inputs.source, dataset.train.labels_N, device, world)
-
-        ways = {way: config.model_copy(update={"compile": way}) for way in (False, True)}
-
-        @cache
-        def paced(compiled: bool) -> Pace:
-            with keeping_random_state(device):
-                return measured_pace(ways[compiled], model, batches, inputs.val, device)
-
-        def measure() -> Pace:
-            pace = paced(config.compile is True)
-            if world.leads:
-                say(f"an epoch takes {pace.epoch:.1f} s here")
-            return pace._replace(spent=world.largest(int(time.monotonic() - started)))
-
-        tries = first_cycle_decides(config)
-        config = divided(
-            config, len(dataset.train), batches.steps_per_epoch, measure, begins=origin is None
-        )
-        if world.leads and (warning := short_cycles(config, batches.steps_per_epoch)):
-            say(warning)
-        if config.compile == "auto":
-            pays = compiling_pays(sum(config.cycle_lengths), lambda way: paced(way).epoch)
-            config = config.model_copy(update={"compile": pays})
-        plan = config.plan(batches.steps_per_epoch)
-        if origin is not None:
-            plan = as_recorded(plan, read_run(origin).schedule)
-        elif tries:
-            plan = on_trial(plan)
-        plan = replace(plan, branch=branched)
+        tries = begun is None and first_cycle_decides(config)
+        config = settled(config, model, batches, inputs.val, started, begins=begun is None)
+        plan = replace(planned(config, batches.steps_per_epoch, begun, tries), branch=branched)
         if origin is not None and not resumed:  # a branch, which begins with its weights
-            first = read_run(origin).snapshots[0]
-            model.load_state_dict(read_weights(origin, first))
+            first = read_weights(origin.directory, origin.run.snapshots[0])
+            model.load_state_dict(first)
         state = State(model, build_optimizer(model, config, plan.schedule, device))
         objective = build_objective(config, model, world, device, weights_K)
         description = RunDescription(
             image,
-            data_record(config, dataset),
+            data,
             schedule_record(config, plan),
             training_record(config, name, parameter_count(model), batches, device),
             inputs.trunk,
             branched,
             extended_after,
         )
-        if origin is not None:
-            refuse_other_images(origin, description.data)
         with (
             keeping_random_state(device),
             signals_deferred() as deferred,
@@ -276,33 +233,6 @@ def _train(
             )
             train_cycles(state, objective, batches, plan, inputs.val, taught, record, deferred)
     return config.out
-
-
-def refuse_other_images(origin: Path, data: DataRecord) -> None:
-    """Raise InvalidData unless the images are those that the run began with."""
-    if read_run(origin).data.fingerprint != data.fingerprint:
-        raise InvalidData(
-            f"{data.spec} is not what {origin} began with: its images, classes or split have "
-            "changed; put them back, or train again with a new --out"
-        )
-
-
-@contextmanager
-def noting_where_from(resumed: bool) -> Iterator[None]:
-    """Note on data that cannot be read that a resumed run began with it."""
-    try:
-        yield
-    except InvalidData as error:
-        if resumed:
-            error.add_note(
-                "the run began with these images; put them back, or give their new place by --data"
-            )
-        raise
-
-
-def keeping_random_state(device: torch.device) -> AbstractContextManager[None]:
-    """Give the caller's random state back: networks with dropout draw from torch's generators."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def train_cycles(

@@ -10,7 +10,7 @@ from tests.factories import encoded, picture
 
 # Each command, and the function of it that takes long.
 COMMANDS = {
-    "train --data digits --cycles 1 --cycle-epochs 1 --out {out}": "trainer.run.load_dataset",
+    "train --data digits --cycles 1 --cycle-epochs 1 --out {out}": "trainer.build.load_dataset",
     "suspects {run} --out {out}": "suspects.reread_dataset",
     "export {run} --out {out}": "export.bundle.pooled",
     "report {run} --out {out}": "report.run.page.measure",
@@ -60,7 +60,7 @@ def test_a_run_that_goes_on_where_it_may_not_write_says_so_before_it_reads_image
     def read_only(*_arguments: object, **_named: object) -> Any:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("snapensemble.trainer.run.load_dataset", too_late)
+    monkeypatch.setattr("snapensemble.trainer.build.load_dataset", too_late)
     monkeypatch.setattr("tempfile.TemporaryFile", read_only)
     assert main(["train", "--resume", str(digits_run), "--more-cycles", "1"]) == 2
     assert f"{digits_run}: cannot write: Read-only file system" in capsys.readouterr().err

@@ -237,7 +237,7 @@ def test_of_a_cycle_that_a_trial_has_cut_short_only_the_moving_average_is_averag
 def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snapensemble.trainer.run.measured_pace", lambda *_: Pace(200.0, 0.4))
+    monkeypatch.setattr("snapensemble.trainer.pace.measured_pace", lambda *_: Pace(200.0, 0.4))
     run_dir = train(
         TrainConfig(
             data="digits",
@@ -251,7 +251,7 @@ def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(
     kept = run_config(run_dir)
     assert (kept.minutes, kept.cycles, kept.cycle_epochs, kept.l2_penalty) == (None, 1, 2, 2e-3)
     assert read_run(run_dir).schedule.total_steps == 2 * 3
-    monkeypatch.setattr("snapensemble.trainer.run.measured_pace", lambda *_: 1 / 0)
+    monkeypatch.setattr("snapensemble.trainer.pace.measured_pace", lambda *_: 1 / 0)
     assert resume(run_dir) == run_dir
 
 
