@@ -278,23 +278,22 @@ def train_cycles(
         world.average_batch_norm(state.model)
         last = Step(state.step - 1, state.rate, state.loss)
         logits_NK, figures = validation.of(state.model, last)
-        kept = []
+        averages, kept = state.averages.networks(), []
         tried = plan.if_fitted
-        if tried is not None and taught is not None and state.step == tried.cycles[0].end:
+        is_tried = tried is not None and state.step == tried.cycles[0].end
+        if is_tried or state.step == cycle.end:
+            average = validation.averaged("ema", averages["ema"], last, epoch)
+        if is_tried and taught is not None:
             # Its moving average is where the network would be if the rate had fallen by now.
-            average = state.averages.networks()["ema"]
-            val_nll = validation.averaged("ema", average, last, epoch).val.nll
-            train_nll = Validation(taught, batches, deferred).of(average, last)[1].nll
-            plan = plan.decided(has_fitted(train_nll, val_nll))
+            train_nll = Validation(taught, batches, deferred).of(averages["ema"], last)[1].nll
+            plan = plan.decided(has_fitted(train_nll, average.val.nll))
             cycle = plan.cycle_of(epoch)
             if world.leads:
-                say(about_trial(train_nll, val_nll, plan))
+                say(about_trial(train_nll, average.val.nll, plan))
         if state.step == cycle.end:
-            kept.append(Kept.of("last", state.model, logits_NK, figures))
-            for weights, network in state.averages.networks().items():
-                if weights == "tail" and plan.is_cut(cycle):
-                    continue
-                kept.append(validation.averaged(weights, network, last, epoch))
+            kept += [Kept.of("last", state.model, logits_NK, figures), average]
+            if not plan.is_cut(cycle):
+                kept.append(validation.averaged("tail", averages["tail"], last, epoch))
             if plan.is_last(cycle):
                 for cycles, soup in soups(state.model, cycle.index, record.earlier):
                     kept.append(validation.averaged("soup", soup, last, epoch, cycles))
