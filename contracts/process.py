@@ -24,7 +24,12 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
-from snapensemble.contracts.errors import SnapensembleError, WriteFailed, message_of
+from snapensemble.contracts.errors import (
+    SnapensembleError,
+    WriteFailed,
+    memory_lacking,
+    message_of,
+)
 from snapensemble.contracts.files import why_unwritten
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -189,6 +194,11 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
         return 2
     except ModuleNotFoundError as error:
         _report(name, SnapensembleError(f"the package {error.name!r} is not installed; {EXTRAS}"))
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if (lacking := memory_lacking(error)) is None:
+            raise
+        _report(name, lacking)
         return 2
     except BrokenPipeError:  # whoever read the output has left (`| head`)
         _drop_output()

@@ -1,6 +1,8 @@
 """train(): from images to a run directory."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +10,12 @@ from typing import Any, NamedTuple
 import torch
 
 from snapensemble.contracts.cpu import cpu_budget
-from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest
+from snapensemble.contracts.errors import (
+    InvalidConfig,
+    InvalidData,
+    InvalidManifest,
+    memory_lacking,
+)
 from snapensemble.contracts.files import refuse_unwritable
 from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
 from snapensemble.contracts.run import DataRecord, RunManifest, read_run
@@ -63,6 +70,7 @@ def train(config: TrainConfig) -> Path:
     Raises:
         InvalidConfig: a setting cannot work with this data or machine, or `out` is taken.
         InvalidData: the data set cannot be used.
+        MemoryLacking: the machine or the device has too little memory.
         TrainingDiverged: the loss is not a number any more.
         WriteFailed: the disk is full. Snapshots finished before are whole in every case.
         ProcessLost: another process of the run has ended.
@@ -171,7 +179,7 @@ def _train(
     refuse_absent_tool(config.track)
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
-    with joined(device) as world:
+    with saying_what_needs_less_memory(), joined(device) as world:
         if world.leads:
             if not resumed:
                 refuse_taken(config.out)
@@ -233,6 +241,18 @@ def _train(
             )
             train_cycles(state, objective, batches, plan, inputs.val, taught, record, deferred)
     return config.out
+
+
+@contextmanager
+def saying_what_needs_less_memory() -> Iterator[None]:
+    """Raise MemoryLacking for the errors of torch and Python that say so."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if (lacking := memory_lacking(error)) is None:
+            raise
+        lacking.add_note("a smaller --batch-size, --image-size or network needs less")
+        raise lacking from error
 
 
 def train_cycles(

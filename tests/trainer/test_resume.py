@@ -18,7 +18,7 @@ from snapensemble.contracts.run import read_run, write_run
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.models.layers import Backbone
 from snapensemble.trainer.models.registry import MODELS, Network
-from snapensemble.trainer.recording.checkpoint import CHECKPOINT_FILE
+from snapensemble.trainer.recording.checkpoint import CHECKPOINT_FILE, State, load_checkpoint
 from snapensemble.trainer.recording.observers import MetricsFile
 from snapensemble.trainer.recording.run_directory import locked
 from snapensemble.trainer.run import resume, train
@@ -216,6 +216,20 @@ def test_a_full_disk_under_a_checkpoint_keeps_the_one_before(
     monkeypatch.undo()
     resume(tmp_path / "run")
     assert outcome(tmp_path / "run") == uninterrupted
+
+
+def test_a_checkpoint_that_does_not_fit_the_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_arguments: object, **_named: object) -> None:
+        raise MemoryError
+
+    (tmp_path / CHECKPOINT_FILE).write_bytes(b"whole")
+    model = torch.nn.Linear(1, 1)
+    state = State(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    monkeypatch.setattr(torch, "load", lacking)
+    with pytest.raises(MemoryError):
+        load_checkpoint(tmp_path, state)
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
