@@ -98,10 +98,15 @@ def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
     Raises:
         InvalidManifest: the directory holds no run, or a damaged one.
         InvalidData: the images are not those that the run began with.
-        InvalidConfig: another process trains in this directory, or its schedule knows no more
-            cycles; all others as for `train`.
+        InvalidConfig: another process trains in this directory, its schedule knows no more cycles,
+            or it is a branch; all others as for `train`.
     """
     run = read_run(run_dir)
+    if more_cycles and run.branch is not None:
+        raise InvalidConfig(
+            f"{run_dir} is one cycle of another run: give --more-cycles with that run, and train "
+            "them by --branch"
+        )
     extended_after = run.extended_after
     if run.complete:
         remove_checkpoint(run_dir)  # if the run was killed just before it did
@@ -136,6 +141,8 @@ def branch(run_dir: Path, cycle: int, out: Path, **changes: Any) -> Path:
         InvalidData: the images are not those that the run began with.
     """
     run = read_run(run_dir)
+    if run.branch is not None:
+        raise InvalidConfig(f"{run_dir} is one cycle of another run: name that run by --branch")
     if run.schedule.restart_from != "first":
         raise InvalidConfig(
             f"the cycles of {run_dir} begin with the previous one, so one cannot be trained "
@@ -146,7 +153,7 @@ def branch(run_dir: Path, cycle: int, out: Path, **changes: Any) -> Path:
             f"--cycle {cycle}: {run_dir} has the cycles 1 to {run.schedule.cycles - 1} after the "
             "first one"
         )
-    if not run.snapshots or run.branch is not None:
+    if not run.snapshots:
         raise InvalidManifest(f"{run_dir} has no snapshot of its first cycle yet; finish it first")
     config = run_config(run_dir, **changes).model_copy(update={"out": out})
     return _train(config, Origin(run_dir, run), resumed=False, branched=cycle)
