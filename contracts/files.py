@@ -19,6 +19,7 @@ TEMPORARY = ".tmp"
 # The bound for a file whose manifest does not say its size: above the largest ONNX file (2 GiB) and
 # the arrays of a long run.
 MAX_FILE_BYTES = 4 * 2**30
+MAX_PICTURE_BYTES = 2**30
 
 
 def sha256_of(data: bytes) -> str:
@@ -153,6 +154,21 @@ def in_home(text: str) -> Path:
     Unlike `Path.expanduser` it leaves `~NAME` as it is where nobody is called so.
     """
     return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
+def read_at_most(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file that a user names, of whatever kind: a pipe may give a picture, too.
+
+    Raises:
+        OSError: it cannot be read, or has more bytes, as a device without an end.
+    """
+    data = bytearray()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            data += chunk
+            if len(data) > max_bytes:
+                raise OSError(errno.EFBIG, f"has more than {max_bytes:,} bytes, the most allowed")
+    return bytes(data)
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:

@@ -10,6 +10,7 @@ from snapensemble.contracts.errors import InvalidManifest, WriteFailed
 from snapensemble.contracts.files import (
     explaining_failures,
     hidden_directory,
+    read_at_most,
     read_verified,
     refuse_unwritable,
     sha256_of,
@@ -81,6 +82,19 @@ def test_an_interrupt_leaves_the_old_file_whole_and_no_rest(
 def test_another_user_may_read_what_was_written(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", b"x")
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_device_without_an_end_is_read_no_further_than_it_may_be() -> None:
+    with pytest.raises(OSError, match="has more than 1,000 bytes, the most allowed"):
+        read_at_most(Path("/dev/zero"), 1_000)
+
+
+def test_a_pipe_that_a_user_names_is_read(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"picture")
+    os.close(writing)
+    assert read_at_most(Path(f"/dev/fd/{reading}"), 7) == b"picture"
+    os.close(reading)
 
 
 def test_one_changed_byte_is_found(tmp_path: Path) -> None:
