@@ -84,9 +84,12 @@ def test_another_user_may_read_what_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
 
 
-def test_a_device_without_an_end_is_read_no_further_than_it_may_be() -> None:
-    with pytest.raises(OSError, match="has more than 1,000 bytes, the most allowed"):
-        read_at_most(Path("/dev/zero"), 1_000)
+def test_a_file_is_read_no_further_than_it_may_be(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(1_001))
+    for path in (Path("/dev/zero"), tmp_path / "large"):
+        with pytest.raises(OSError, match="has more than 1,000 bytes, the most allowed"):
+            read_at_most(path, 1_000)
+    assert read_at_most(tmp_path / "large", 1_001) == bytes(1_001)
 
 
 def test_a_pipe_that_a_user_names_is_read(tmp_path: Path) -> None:
