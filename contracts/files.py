@@ -70,8 +70,10 @@ def explaining_failures(path: str | Path) -> Iterator[None]:
 def why_unwritten(error: OSError, size: int | None = None) -> str:
     """What was in the way of writing so many bytes, and what to do about a full disk."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        wanted = "" if size is None else f", {size / 1e6:.1f} MB were to be written"
-        return f"the disk is full{wanted}; free some space"
+        if size is None:
+            return "the disk is full; free some space"
+        wanted = f"{size:,} bytes" if size < 100_000 else f"{size / 1e6:,.1f} MB"
+        return f"the disk is full, {wanted} were to be written; free some space"
     return f"cannot write: {error.strerror or error}"
 
 

@@ -34,8 +34,10 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_rest(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WriteFailed, match="disk is full"):
+    with pytest.raises(WriteFailed, match="the disk is full, 3 bytes were to be written; free"):
         write_atomically(tmp_path / "a", b"new")
+    with pytest.raises(WriteFailed, match=r"the disk is full, 0\.2 MB were to be written; free"):
+        write_atomically(tmp_path / "a", bytes(200_000))
     assert (tmp_path / "a").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
 
