@@ -261,7 +261,7 @@ def test_a_new_run_into_a_started_one_is_refused_with_the_way_on(tmp_path: Path)
 
 def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed(lambda: train(short(tmp_path / "run")), 60)
-    import snapensemble.trainer.run
+    import snapensemble.trainer.build
 
     real = load_dataset
 
@@ -270,7 +270,7 @@ def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         dataset.train.images_NCHW[0, 0, 0, 0] ^= 1
         return dataset
 
-    monkeypatch.setattr(snapensemble.trainer.run, "load_dataset", changed)
+    monkeypatch.setattr(snapensemble.trainer.build, "load_dataset", changed)
     with pytest.raises(InvalidData, match="digits is not what .*run began with"):
         resume(tmp_path / "run")
 
