@@ -75,6 +75,11 @@ def divided(
         else:
             epochs = config.epochs or default_epochs(steps_per_epoch, config.fine_tunes)
         cycles = _cycles(config, epochs, steps_per_epoch)
+        if config.cycles is not None and cycles < config.cycles:
+            say(
+                f"warning: there is time for {epochs} epochs, each of which is a cycle, and not "
+                f"for --cycles {config.cycles}; more --minutes, or smaller images, make room"
+            )
         first, others = shares(epochs, cycles, star=would_be_star(config))
         changes |= {
             "cycles": 1 + len(others),

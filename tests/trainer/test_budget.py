@@ -265,3 +265,16 @@ def test_the_pace_is_measured_and_the_network_stays_as_it_is(tmp_path: Path) -> 
 
     # An epoch longer than the time: whatever the machine, one epoch is trained.
     assert weights(minutes=1e-6) == weights(epochs=1)
+
+
+def test_cycles_that_time_has_no_room_for_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainConfig(data="digits", out=tmp_path / "run", cycles=3, minutes=1)
+    few = divided(config, 809, 25, lambda: Pace(epoch=20.0, cycle_end=0.0))
+    assert few.cycles == 2
+    assert "time for 2 epochs, each of which is a cycle, and not for --cycles 3" in (
+        capsys.readouterr().err
+    )
+    assert divided(config, 809, 25, lambda: Pace(epoch=1.0, cycle_end=0.0)).cycles == 3
+    assert not capsys.readouterr().err
