@@ -13,6 +13,28 @@ def message_of(error: BaseException) -> str:
     return ": ".join([str(error), *getattr(error, "__notes__", [])])
 
 
+class MemoryLacking(SnapensembleError):
+    """There is too little memory on the machine or the device for what was asked."""
+
+
+def memory_lacking(error: BaseException) -> MemoryLacking | None:
+    """What a user gets to read if an error says that memory is lacking; else None.
+
+    torch has a type of its own for that on a device, and only words on the processor.
+    """
+    said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+    if not (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in said
+    ):
+        return None
+    lacking = MemoryLacking(f"there is too little memory{said and ': '}{said}")
+    for note in getattr(error, "__notes__", []):
+        lacking.add_note(note)
+    return lacking
+
+
 class InvalidConfig(SnapensembleError, ValueError):
     """A setting, or a combination of settings, that cannot work."""
 

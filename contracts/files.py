@@ -19,6 +19,7 @@ TEMPORARY = ".tmp"
 # The bound for a file whose manifest does not say its size: above the largest ONNX file (2 GiB) and
 # the arrays of a long run.
 MAX_FILE_BYTES = 4 * 2**30
+MAX_PICTURE_BYTES = 2**30
 
 
 def sha256_of(data: bytes) -> str:
@@ -50,7 +51,7 @@ def write_atomically(path: Path, data: bytes) -> str:
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        raise WriteFailed(_explain(error, path, len(data))) from error
+        raise WriteFailed(f"{path}: {why_unwritten(error, len(data))}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -58,12 +59,42 @@ def write_atomically(path: Path, data: bytes) -> str:
 
 
 @contextlib.contextmanager
-def explaining_failures(path: Path) -> Iterator[None]:
-    """Raise WriteFailed for an OSError of opening a file, or of writing while it stays open."""
+def explaining_failures(path: str | Path) -> Iterator[None]:
+    """Raise WriteFailed for an OSError of making, opening or writing what is there."""
     try:
         yield
     except OSError as error:
-        raise WriteFailed(f"{path}: cannot write: {error.strerror}") from error
+        raise WriteFailed(f"{path}: {why_unwritten(error)}") from error
+
+
+def why_unwritten(error: OSError, size: int | None = None) -> str:
+    """What was in the way of writing so many bytes, and what to do about a full disk."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if size is None:
+            return "the disk is full; free some space"
+        wanted = f"{size:,} bytes" if size < 100_000 else f"{size / 1e6:,.1f} MB"
+        return f"the disk is full, {wanted} were to be written; free some space"
+    return f"cannot write: {error.strerror or error}"
+
+
+def refuse_unwritable(directory: Path) -> None:
+    """Make sure that a directory can be made and written to, and leave nothing there.
+
+    A command that takes long asks this before it begins, not when it has something to write.
+
+    Raises:
+        WriteFailed: it cannot.
+    """
+    place = directory.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise WriteFailed(
+            f"{place}: {why_unwritten(error)}; choose another place for {directory}"
+        ) from error
 
 
 def remove_unfinished(directory: Path) -> None:
@@ -125,6 +156,21 @@ def in_home(text: str) -> Path:
     Unlike `Path.expanduser` it leaves `~NAME` as it is where nobody is called so.
     """
     return Path(os.path.expanduser(text))  # noqa: PTH111
+
+
+def read_at_most(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file that a user names, of whatever kind: a pipe may give a picture, too.
+
+    Raises:
+        OSError: it cannot be read, or has more bytes, as a device without an end.
+    """
+    data = bytearray()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            data += chunk
+            if len(data) > max_bytes:
+                raise OSError(errno.EFBIG, f"has more than {max_bytes:,} bytes, the most allowed")
+    return bytes(data)
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
@@ -204,12 +250,3 @@ def _kind(mode: int) -> str:
         stat.S_IFBLK: "a device",
     }
     return kinds.get(stat.S_IFMT(mode), "something else")
-
-
-def _explain(error: OSError, path: Path, size: int) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            f"{path}: the disk is full, {size / 1e6:.1f} MB were to be written; "
-            "free some space; files written before are whole"
-        )
-    return f"{path}: cannot write: {error.strerror or error}"

@@ -112,12 +112,13 @@ def read_manifest(
     try:
         data = read_regular(path, MAX_MANIFEST_BYTES)  # what is hashed is what is parsed
         text = data.decode()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InvalidManifest(
             f"{path} does not exist; expected a directory made by `{made_by}`"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidManifest(f"{path}: cannot read: {error}") from error
+        why = getattr(error, "strerror", error)
+        raise InvalidManifest(f"{path}: cannot read: {why}") from error
     if expected_sha256 not in (None, found := sha256_of(data)):
         raise InvalidManifest(
             f"{path}: sha256 is {found}, expected {expected_sha256}; this is another bundle, or a "

@@ -24,7 +24,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TypeVar
 
-from snapensemble.contracts.errors import SnapensembleError, WriteFailed, message_of
+from snapensemble.contracts.errors import (
+    SnapensembleError,
+    WriteFailed,
+    memory_lacking,
+    message_of,
+)
+from snapensemble.contracts.files import why_unwritten
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXTRAS = (
@@ -189,13 +195,18 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
     except ModuleNotFoundError as error:
         _report(name, SnapensembleError(f"the package {error.name!r} is not installed; {EXTRAS}"))
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if (lacking := memory_lacking(error)) is None:
+            raise
+        _report(name, lacking)
+        return 2
     except BrokenPipeError:  # whoever read the output has left (`| head`)
         _drop_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _drop_output()
-            _report(name, WriteFailed(f"cannot write: {error.strerror}; free some space"))
+            _report(name, WriteFailed(why_unwritten(error)))
         elif error.errno is None:  # raised by a library, not by the system
             raise
         else:

@@ -21,7 +21,14 @@ from snapensemble.contracts.bundle import (
     write_bundle,
 )
 from snapensemble.contracts.errors import InvalidConfig, WriteFailed
-from snapensemble.contracts.files import hidden_directory, locked, sha256_of, sync_directory
+from snapensemble.contracts.files import (
+    hidden_directory,
+    locked,
+    refuse_unwritable,
+    sha256_of,
+    sync_directory,
+    why_unwritten,
+)
 from snapensemble.contracts.metrics import Answers, mean_probabilities, val_figures
 from snapensemble.export.acceptance import judge_int8
 from snapensemble.export.calibration import (
@@ -76,6 +83,7 @@ def build_bundle(
         WriteFailed: the disk is full.
     """
     run_dirs = [run_dirs] if isinstance(run_dirs, Path) else run_dirs
+    refuse_unwritable(bundle_dir.parent)
     if config.track:
         tool_of(run_dirs[0])  # before an export that takes minutes
     pool = pooled(run_dirs, config.class_prior)
@@ -232,7 +240,7 @@ def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
                 hidden_directory(target.parent, f".{target.name}.partial-")
             )
         except OSError as error:
-            raise WriteFailed(f"{target}: cannot make a directory: {error.strerror}") from error
+            raise WriteFailed(f"{target}: {why_unwritten(error)}") from error
         bundle = hidden / "bundle"
         bundle.mkdir()
         yield bundle
@@ -243,7 +251,7 @@ def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
                 _swap(bundle, target, aside)
             sync_directory(target.parent)
         except OSError as error:
-            raise WriteFailed(f"{target}: cannot publish: {error.strerror}") from error
+            raise WriteFailed(f"{target}: {why_unwritten(error)}") from error
 
 
 def _swap(bundle: Path, target: Path, aside: Path) -> None:

@@ -150,7 +150,13 @@ def select(
         pays_S = [False] * len(kinds_S) if pays_S is None else pays_S
         return _trusted(bags, kinds_S, pays_S, Judge(probs_SNK, labels_N, metric), metric)
     eligible = [s for s, kind in enumerate(kinds_S) if kind == weights]
-    _refuse_impossible(len(eligible), members, rule)
+    if kinds_S and not eligible:
+        raise InvalidConfig(
+            f"--weights {weights}: the run has no such snapshots, only "
+            f"{', '.join(sorted(set(kinds_S)))}"
+            + ("; a soup takes two cycles" if weights == "soup" else "")
+        )
+    _refuse_impossible(len(eligible), members, rule, weights)
     judge = Judge(probs_SNK[eligible], labels_N, metric)
     chosen = _ordered(_pick(_path(judge, rule, members), judge, members, rule), judge)
     return Chosen(tuple(eligible[i] for i in chosen.indices), chosen.weights)
@@ -367,7 +373,7 @@ def _ordered(bag: Bag, judge: Judge) -> Chosen:
     return Chosen(tuple(order), tuple(counts[i] / len(bag) for i in order))
 
 
-def _refuse_impossible(found: int, members: Members, rule: Rule) -> None:
+def _refuse_impossible(found: int, members: Members, rule: Rule, weights: Weights = "last") -> None:
     if found == 0:
         raise InvalidConfig("the run has no finished cycle yet, so there is nothing to export")
     if rule == "exhaustive" and found > MAX_EXHAUSTIVE:
@@ -381,8 +387,9 @@ def _refuse_impossible(found: int, members: Members, rule: Rule) -> None:
         raise InvalidConfig(f"--members must be at least 1, or auto, got {members}")
     if members > found:
         raise InvalidConfig(
-            f"--members {members}: the run has {found} snapshot{'' if found == 1 else 's'}; "
-            f"ask for at most {found}, or train more cycles"
+            f"--members {members}: the run has {found} snapshot{'' if found == 1 else 's'}"
+            + ("" if weights == "last" else f" of --weights {weights}")
+            + f"; ask for at most {found}, or train more cycles"
         )
     if rule == "all" and members != found:
         raise InvalidConfig(f"--select all takes all {found} snapshots; leave --members out")

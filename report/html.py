@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from snapensemble.contracts.errors import InvalidConfig, WriteFailed
+from snapensemble.contracts.files import explaining_failures, refuse_unwritable
 from snapensemble.contracts.manifest import ValFigures
 
 PAGE_FILE = "index.html"
@@ -44,16 +45,17 @@ def claim_directory(directory: Path, page: str = PAGE_FILE) -> None:
 
     Raises:
         InvalidConfig: the directory holds such a page.
-        WriteFailed: the directory cannot be made or read.
+        WriteFailed: the directory cannot be made, read or written to.
     """
-    _refuse_other_pages(directory / page)
-    try:
+    refuse_directory(directory, page)
+    with explaining_failures(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteFailed(f"{directory}: cannot make it: {error.strerror}") from error
 
 
-def _refuse_other_pages(path: Path) -> None:
+def refuse_directory(directory: Path, page: str = PAGE_FILE) -> None:
+    """Raise what `claim_directory` would, and make nothing: for what takes long before it."""
+    refuse_unwritable(directory)
+    path = directory / page
     try:
         with path.open("rb") as file:
             ours = GENERATOR.encode() in file.read(500)

@@ -18,7 +18,13 @@ from typing import Any
 from pydantic import Field
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
-from snapensemble.contracts.files import explaining_failures, write_atomically
+from snapensemble.contracts.files import (
+    MAX_PICTURE_BYTES,
+    explaining_failures,
+    read_at_most,
+    refuse_unwritable,
+    write_atomically,
+)
 from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.process import printable, printable_json
 from snapensemble.many.options import ManyOptions
@@ -113,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
         if many.out is not None:
             print(printable(str(many.out)))
         return 0
+    if maps_dir is not None:
+        refuse_unwritable(maps_dir)
     if restart:
         raise InvalidConfig("--restart needs --out, the file of rows")
     pictures = [_read(file) for file in files]
@@ -232,6 +240,6 @@ def describe(file: Path | str, prediction: dict[str, Any]) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_at_most(file, MAX_PICTURE_BYTES)
     except OSError as error:
         raise InvalidData(f"{file}: {error.strerror or error}") from error

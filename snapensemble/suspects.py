@@ -11,6 +11,7 @@ from pydantic import Field
 from snapensemble.contracts.options import Options, add_options, build
 from snapensemble.contracts.process import printable_lines
 from snapensemble.contracts.run import read_run
+from snapensemble.report.html import refuse_directory
 from snapensemble.report.suspects import (
     KINDS,
     SUSPECTS_PAGE,
@@ -88,7 +89,9 @@ def suspects(run_dir: Path, **options: Any) -> tuple[list[str], Path]:
     from snapensemble.trainer.suspects.labels import probabilities, suspect_labels
 
     config = build(SuspectsConfig, options)
+    out = config.out or run_dir / "suspects"
     run = read_run(run_dir)
+    refuse_directory(out, SUSPECTS_PAGE)
     dataset = reread_dataset(run.data, run.classes, run.image, spec=config.data)
     judged = len(dataset.train) + len(dataset.val)
     most = config.top or min(MOST, round(SHARE * judged))
@@ -96,7 +99,6 @@ def suspects(run_dir: Path, **options: Any) -> tuple[list[str], Path]:
     labels = suspect_labels(probabilities(run_dir, run, dataset), labels_N, most)
     found = [*_doubled(dataset), *_doubtful(dataset, labels)]
     found.sort(key=lambda suspect: KINDS.index(suspect.kind))
-    out = config.out or run_dir / "suspects"
     spec = config.data or run.data.spec
     write_suspects(out, found, data=spec, judged=judged, thumbnails=config.thumbnails)
     return [*summary(found, judged), f"{out / SUSPECTS_TABLE}"], out / SUSPECTS_PAGE

@@ -14,7 +14,13 @@ from typing import NamedTuple
 from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.options import build
 from snapensemble.contracts.process import say
-from snapensemble.contracts.run import MIN_EPOCHS, MIN_UPDATES, ScheduleRecord, is_long_enough
+from snapensemble.contracts.run import (
+    MIN_EPOCHS,
+    MIN_UPDATES,
+    RunManifest,
+    ScheduleRecord,
+    is_long_enough,
+)
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.fine_tuning.defaults import with_rates, would_be_star
 from snapensemble.trainer.schedule import Sgdr, cycles_of
@@ -69,6 +75,11 @@ def divided(
         else:
             epochs = config.epochs or default_epochs(steps_per_epoch, config.fine_tunes)
         cycles = _cycles(config, epochs, steps_per_epoch)
+        if config.cycles is not None and cycles < config.cycles:
+            say(
+                f"warning: there is time for {epochs} epochs, each of which is a cycle, and not "
+                f"for --cycles {config.cycles}; more --minutes, or smaller images, make room"
+            )
         first, others = shares(epochs, cycles, star=would_be_star(config))
         changes |= {
             "cycles": 1 + len(others),
@@ -95,6 +106,23 @@ def first_cycle_decides(config: TrainConfig) -> bool:
     """Whether the first cycle is to decide about restarts: nobody asked for cycles."""
     is_chain = config.schedule == "sgdr" and not config.fine_tunes and not config.is_star
     return is_chain and config.divides_itself and config.cycles is None
+
+
+def planned(
+    config: TrainConfig, steps_per_epoch: int, begun: RunManifest | None, tries: bool
+) -> Plan:
+    """The plan of a run.
+
+    Args:
+        config: in numbers, as `divided` leaves it.
+        steps_per_epoch: optimizer updates in an epoch.
+        begun: the run, if it goes on, with its trial where it stands.
+        tries: whether the first cycle of a run that begins is to decide about restarts.
+    """
+    plan = config.plan(steps_per_epoch)
+    if begun is not None:
+        return as_recorded(plan, begun.schedule)
+    return on_trial(plan) if tries else plan
 
 
 def on_trial(plan: Plan) -> Plan:

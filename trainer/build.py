@@ -1,7 +1,9 @@
-"""What a run needs before its first step: device, image contract, weights, batches, optimizer."""
+"""What a run needs before its first step: device, images and their contract, weights, batches."""
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import numpy as np
@@ -9,15 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.pixels import ImageContract
+from snapensemble.contracts.process import say
+from snapensemble.contracts.run import RunManifest
 from snapensemble.trainer.augmentation.batch import Augmentation, fill_colour
 from snapensemble.trainer.augmentation.mixing import Mixing
 from snapensemble.trainer.config import TrainConfig
-from snapensemble.trainer.data.balance import class_counts, class_weights
-from snapensemble.trainer.data.dataset import Dataset
+from snapensemble.trainer.data.balance import about_classes, class_counts, class_weights
+from snapensemble.trainer.data.dataset import Dataset, load_dataset, repeated_images
 from snapensemble.trainer.distributed import World
-from snapensemble.trainer.fine_tuning.defaults import BATCH
+from snapensemble.trainer.fine_tuning.defaults import BATCH, large_size
 from snapensemble.trainer.loop import Augmented, Batches, Objective, Source
 from snapensemble.trainer.models.registry import (
     Classifier,
@@ -44,6 +48,48 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InvalidConfig(f"--device {name!r} cannot be used here: {reason}") from error
     return device
+
+
+def load_images(config: TrainConfig, begun: RunManifest | None, world: World) -> Dataset:
+    """The data set; what there is to say about it is said.
+
+    Args:
+        config: says which, and how it is read.
+        begun: the run that goes on, if one does; its pictures fit their frame as they did.
+        world: its leader reads first, and says it.
+    """
+    with world.leader_first("images"), noting_where_from(begun is not None):
+        dataset = load_dataset(
+            config.data,
+            val_fraction=config.val_fraction,
+            split_seed=config.split_seed,
+            image_size=config.image_size,
+            fit=config.fit if begun is None else begun.image.fit,
+            large_size=large_size(config),
+            max_bad_images=config.max_bad_images,
+            max_image_cost=config.max_image_cost,
+        )
+    if world.leads and (repeated := repeated_images(dataset.train, dataset.val)):
+        say(
+            f"warning: {repeated} of {len(dataset.val)} validation images are among the "
+            "training images too, pixel by pixel; validation figures look better than they are"
+        )
+    for line in about_classes(dataset, config.class_balance) if world.leads else ():
+        say(line)
+    return dataset
+
+
+@contextmanager
+def noting_where_from(resumed: bool) -> Iterator[None]:
+    """Note on data that cannot be read that a resumed run began with it."""
+    try:
+        yield
+    except InvalidData as error:
+        if resumed:
+            error.add_note(
+                "the run began with these images; put them back, or give their new place by --data"
+            )
+        raise
 
 
 def image_contract(

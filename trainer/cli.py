@@ -80,24 +80,17 @@ def run(args: argparse.Namespace) -> int:
     elif CYCLE in flags:
         raise InvalidConfig("--cycle is one of a run that is there: name it by --branch RUN_DIR")
 
-    import torch
-
     from snapensemble.trainer.run import branch, resume, train
 
-    try:
-        if RUNS in flags or ray.ray is not None:
-            return run_several(flags, ray)
-        if "resume" in flags:
-            run_dir = resume(flags.pop("resume"), **flags)
-        elif "branch" in flags:
-            run_dir = branch(flags.pop("branch"), flags.pop(CYCLE), Path(flags.pop("out")), **flags)
-        else:
-            file = flags.pop("config", None)
-            run_dir = train(build_config(flags, file))
-    except torch.OutOfMemoryError as error:
-        raise InvalidConfig(
-            f"the device has too little memory: {error}; lower --batch-size or --image-size"
-        ) from error
+    if RUNS in flags or ray.ray is not None:
+        return run_several(flags, ray)
+    if "resume" in flags:
+        run_dir = resume(flags.pop("resume"), **flags)
+    elif "branch" in flags:
+        run_dir = branch(flags.pop("branch"), flags.pop(CYCLE), Path(flags.pop("out")), **flags)
+    else:
+        file = flags.pop("config", None)
+        run_dir = train(build_config(flags, file))
     for snapshot in read_run(run_dir).snapshots:
         print(f"cycle {snapshot.cycle}  validation: {snapshot.val.in_words}  {snapshot.file}")
     print(run_dir)

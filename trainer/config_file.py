@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
-from snapensemble.contracts.files import in_home, read_verified
+from snapensemble.contracts.files import in_home, read_at_most, read_verified
 from snapensemble.contracts.options import build, read_options
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.config import TrainConfig
@@ -15,6 +15,7 @@ from snapensemble.trainer.data.dataset import resolved
 from snapensemble.trainer.options.network import FRESH, HUB
 
 CONFIG_FILE = "config.toml"
+MAX_SETTINGS_BYTES = 2**20
 
 
 def to_toml(config: TrainConfig) -> str:
@@ -40,9 +41,9 @@ def read_toml(file: Path) -> dict[str, Any]:
             out of bounds.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_at_most(file, MAX_SETTINGS_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(f"{file}: {error}") from error
+        raise InvalidConfig(f"{file}: {getattr(error, 'strerror', error)}") from error
     return parsed(text, file)
 
 

@@ -1,15 +1,16 @@
-"""How long an epoch and a cycle's end take on this machine, measured on a copy of the network."""
+"""What follows from this machine's speed, which is measured on a copy of the network."""
 
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import cache
 from statistics import median
 
 import torch
 from torch import nn
 
 from snapensemble.contracts.process import say
-from snapensemble.trainer.budget import Pace
+from snapensemble.trainer.budget import Pace, divided, short_cycles
 from snapensemble.trainer.build import build_objective
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.device.transfers import Reading
@@ -18,6 +19,7 @@ from snapensemble.trainer.optimizers import build_optimizer
 from snapensemble.trainer.recording.checkpoint import State
 from snapensemble.trainer.schedule import Cycle
 from snapensemble.trainer.schedules import Constant
+from snapensemble.trainer.seeding import keeping_random_state
 from snapensemble.trainer.validation import Labelled, predict_logits
 
 SECONDS, STEPS = 3.0, 8  # whichever takes longer
@@ -25,6 +27,52 @@ WARM_UP = 3  # steps, of which the first reserves memory and perhaps compiles
 VALIDATED = 500  # images
 COMPILING_S = 60.0  # about what compiling takes; a run has to be ten times as long
 LEAST_GAIN = 1.05  # of speed; less may be noise, and two runs had better have the same bits
+
+
+def settled(
+    config: TrainConfig,
+    model: nn.Module,
+    batches: Batches,
+    val: Labelled,
+    started: float,
+    *,
+    begins: bool,
+) -> TrainConfig:
+    """The settings in numbers, see `divided`, and compiled steps if they are faster here.
+
+    Args:
+        config: as it was given.
+        model: stays as it is.
+        batches: of training images.
+        val: of validation.
+        started: when the process began with this run, on the monotonic clock.
+        begins: whether the run begins now.
+
+    Raises:
+        InvalidConfig: a setting does not fit the cycles, such as a warm-up that is longer.
+    """
+    world = batches.world
+
+    @cache
+    def paced(compiled: bool) -> Pace:
+        way = config.model_copy(update={"compile": compiled})
+        with keeping_random_state(batches.device):
+            return measured_pace(way, model, batches, val, batches.device)
+
+    def measure() -> Pace:
+        pace = paced(config.compile is True)
+        if world.leads:
+            say(f"an epoch takes {pace.epoch:.1f} s here")
+        return pace._replace(spent=world.largest(int(time.monotonic() - started)))
+
+    steps_per_epoch = batches.steps_per_epoch
+    numbers = divided(config, len(batches.labels_N), steps_per_epoch, measure, begins=begins)
+    if world.leads and (warning := short_cycles(numbers, steps_per_epoch)):
+        say(warning)
+    if numbers.compile != "auto":
+        return numbers
+    pays = compiling_pays(sum(numbers.cycle_lengths), lambda way: paced(way).epoch)
+    return numbers.model_copy(update={"compile": pays})
 
 
 def measured_pace(

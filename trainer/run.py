@@ -2,29 +2,25 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from snapensemble.contracts.cpu import cpu_budget
-from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidManifest
-from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
-from snapensemble.contracts.run import DataRecord, read_run
-from snapensemble.trainer.averages import keep_statistics, soups
-from snapensemble.trainer.budget import (
-    Pace,
-    about_trial,
-    as_recorded,
-    divided,
-    first_cycle_decides,
-    has_fitted,
-    on_trial,
-    short_cycles,
+from snapensemble.contracts.errors import (
+    InvalidConfig,
+    InvalidData,
+    InvalidManifest,
+    memory_lacking,
 )
+from snapensemble.contracts.files import refuse_unwritable
+from snapensemble.contracts.process import Deferred, Stopped, say, signals_deferred
+from snapensemble.contracts.run import DataRecord, RunManifest, read_run
+from snapensemble.trainer.averages import keep_statistics, soups
+from snapensemble.trainer.budget import about_trial, first_cycle_decides, has_fitted, planned
 from snapensemble.trainer.build import (
     augmented_images,
     balancing_weights,
@@ -32,16 +28,14 @@ from snapensemble.trainer.build import (
     build_objective,
     choose_device,
     image_contract,
+    load_images,
     new_model,
 )
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.config_file import run_config
-from snapensemble.trainer.data.balance import about_classes
-from snapensemble.trainer.data.dataset import load_dataset, repeated_images
 from snapensemble.trainer.device.transfers import Reading
 from snapensemble.trainer.distributed import joined, local_device, threads_here
 from snapensemble.trainer.fine_tuning.defaults import (
-    large_size,
     refuse_absent,
     with_defaults,
     with_pretrained,
@@ -50,7 +44,7 @@ from snapensemble.trainer.fine_tuning.inputs import fit_first_head, training_inp
 from snapensemble.trainer.loop import Batches, Objective, Step, train_epoch
 from snapensemble.trainer.models.registry import default_model, parameter_count
 from snapensemble.trainer.optimizers import build_optimizer
-from snapensemble.trainer.pace import compiling_pays, measured_pace
+from snapensemble.trainer.pace import settled
 from snapensemble.trainer.recording.checkpoint import State, has_checkpoint, remove_checkpoint
 from snapensemble.trainer.recording.manifest import (
     RunDescription,
@@ -63,6 +57,7 @@ from snapensemble.trainer.recording.run_directory import refuse_taken
 from snapensemble.trainer.recording.snapshots import Kept, load_trunk, read_weights
 from snapensemble.trainer.recording.tracking import refuse_absent_tool
 from snapensemble.trainer.schedules import Plan
+from snapensemble.trainer.seeding import keeping_random_state
 from snapensemble.trainer.validation import Labelled, Validation, sample
 
 
@@ -75,6 +70,7 @@ def train(config: TrainConfig) -> Path:
     Raises:
         InvalidConfig: a setting cannot work with this data or machine, or `out` is taken.
         InvalidData: the data set cannot be used.
+        MemoryLacking: the machine or the device has too little memory.
         TrainingDiverged: the loss is not a number any more.
         WriteFailed: the disk is full. Snapshots finished before are whole in every case.
         ProcessLost: another process of the run has ended.
@@ -102,10 +98,15 @@ def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
     Raises:
         InvalidManifest: the directory holds no run, or a damaged one.
         InvalidData: the images are not those that the run began with.
-        InvalidConfig: another process trains in this directory, or its schedule knows no more
-            cycles; all others as for `train`.
+        InvalidConfig: another process trains in this directory, its schedule knows no more cycles,
+            or it is a branch; all others as for `train`.
     """
     run = read_run(run_dir)
+    if more_cycles and run.branch is not None:
+        raise InvalidConfig(
+            f"{run_dir} is one cycle of another run: give --more-cycles with that run, and train "
+            "them by --branch"
+        )
     extended_after = run.extended_after
     if run.complete:
         remove_checkpoint(run_dir)  # if the run was killed just before it did
@@ -114,9 +115,8 @@ def resume(run_dir: Path, more_cycles: int = 0, **changes: Any) -> Path:
         extended_after += (run.schedule.cycles,)
     config = run_config(run_dir, more_cycles, **changes)
     branched = None if run.branch is None else run.branch.cycle
-    return _train(
-        config, resumed=True, extended_after=extended_after, origin=run_dir, branched=branched
-    )
+    origin = Origin(run_dir, run)
+    return _train(config, origin, resumed=True, extended_after=extended_after, branched=branched)
 
 
 def branch(run_dir: Path, cycle: int, out: Path, **changes: Any) -> Path:
@@ -141,6 +141,8 @@ def branch(run_dir: Path, cycle: int, out: Path, **changes: Any) -> Path:
         InvalidData: the images are not those that the run began with.
     """
     run = read_run(run_dir)
+    if run.branch is not None:
+        raise InvalidConfig(f"{run_dir} is one cycle of another run: name that run by --branch")
     if run.schedule.restart_from != "first":
         raise InvalidConfig(
             f"the cycles of {run_dir} begin with the previous one, so one cannot be trained "
@@ -151,59 +153,60 @@ def branch(run_dir: Path, cycle: int, out: Path, **changes: Any) -> Path:
             f"--cycle {cycle}: {run_dir} has the cycles 1 to {run.schedule.cycles - 1} after the "
             "first one"
         )
-    if not run.snapshots or run.branch is not None:
+    if not run.snapshots:
         raise InvalidManifest(f"{run_dir} has no snapshot of its first cycle yet; finish it first")
     config = run_config(run_dir, **changes).model_copy(update={"out": out})
-    return _train(config, resumed=False, origin=run_dir, branched=cycle)
+    return _train(config, Origin(run_dir, run), resumed=False, branched=cycle)
+
+
+class Origin(NamedTuple):
+    """A run that was begun before: it goes on, or one of its cycles is trained elsewhere."""
+
+    directory: Path
+    run: RunManifest
+
+    def refuse_other_images(self, data: DataRecord) -> None:
+        """Raise InvalidData unless the images are those that the run began with."""
+        if self.run.data.fingerprint != data.fingerprint:
+            raise InvalidData(
+                f"{data.spec} is not what {self.directory} began with: its images, classes or "
+                "split have changed; put them back, or train again with a new --out"
+            )
 
 
 def _train(
     config: TrainConfig,
+    origin: Origin | None = None,
     *,
     resumed: bool,
     extended_after: tuple[int, ...] = (),
-    origin: Path | None = None,
     branched: int | None = None,
 ) -> Path:
     started = time.monotonic()
     refuse_absent_tool(config.track)
     device = choose_device(local_device(config.device))
     torch.set_num_threads(config.threads or threads_here(cpu_budget()))
-    with joined(device) as world:
-        if not resumed and world.leads:
-            refuse_taken(config.out)
+    with saying_what_needs_less_memory(), joined(device) as world:
+        if world.leads:
+            if not resumed:
+                refuse_taken(config.out)
+            refuse_unwritable(config.out)
         if origin is None:
             config = with_defaults(with_pretrained(config))
             refuse_absent(config)
-        with world.leader_first("images"), noting_where_from(origin is not None):
-            dataset = load_dataset(
-                config.data,
-                val_fraction=config.val_fraction,
-                split_seed=config.split_seed,
-                image_size=config.image_size,
-                fit=config.fit if origin is None else read_run(origin).image.fit,
-                large_size=large_size(config),
-                max_bad_images=config.max_bad_images,
-                max_image_cost=config.max_image_cost,
-            )
-        if world.leads and (repeated := repeated_images(dataset.train, dataset.val)):
-            say(
-                f"warning: {repeated} of {len(dataset.val)} validation images are among the "
-                "training images too, pixel by pixel; validation figures look better than they are"
-            )
-        for line in about_classes(dataset, config.class_balance) if world.leads else ():
-            say(line)
-        if origin is None:
-            image = image_contract(dataset, config.model, config.pretrained)
-        else:
-            image = read_run(origin).image
+        begun = None if origin is None else origin.run
+        dataset = load_images(config, begun, world)
+        data = data_record(config, dataset)
+        if origin is not None:
+            origin.refuse_other_images(data)
+        image = begun.image if begun else image_contract(dataset, config.model, config.pretrained)
         name = config.model or default_model(image)
         # What brings all weights; the file that the run began with may be gone.
         kept = branched or (resumed and (has_checkpoint(config.out) or extended_after))
         pretrained = None if kept else config.pretrained
         network = new_model(name, config.seed, pretrained, dataset, image, device)
         if origin is not None:
-            load_trunk(origin, network)
+            load_trunk(origin.directory, network)
         shown = augmented_images(config, dataset, image, device)
         with world.leader_first("features"):
             inputs = training_inputs(config, network, shown, dataset)
@@ -213,51 +216,23 @@ def _train(
         if config.frozen_statistics:
             keep_statistics(model)
         batches = build_batches(config, inputs.source, dataset.train.labels_N, device, world)
-
-        ways = {way: config.model_copy(update={"compile": way}) for way in (False, True)}
-
-        @cache
-        def paced(compiled: bool) -> Pace:
-            with keeping_random_state(device):
-                return measured_pace(ways[compiled], model, batches, inputs.val, device)
-
-        def measure() -> Pace:
-            pace = paced(config.compile is True)
-            if world.leads:
-                say(f"an epoch takes {pace.epoch:.1f} s here")
-            return pace._replace(spent=world.largest(int(time.monotonic() - started)))
-
-        tries = first_cycle_decides(config)
-        config = divided(
-            config, len(dataset.train), batches.steps_per_epoch, measure, begins=origin is None
-        )
-        if world.leads and (warning := short_cycles(config, batches.steps_per_epoch)):
-            say(warning)
-        if config.compile == "auto":
-            pays = compiling_pays(sum(config.cycle_lengths), lambda way: paced(way).epoch)
-            config = config.model_copy(update={"compile": pays})
-        plan = config.plan(batches.steps_per_epoch)
-        if origin is not None:
-            plan = as_recorded(plan, read_run(origin).schedule)
-        elif tries:
-            plan = on_trial(plan)
-        plan = replace(plan, branch=branched)
+        tries = begun is None and first_cycle_decides(config)
+        config = settled(config, model, batches, inputs.val, started, begins=begun is None)
+        plan = replace(planned(config, batches.steps_per_epoch, begun, tries), branch=branched)
         if origin is not None and not resumed:  # a branch, which begins with its weights
-            first = read_run(origin).snapshots[0]
-            model.load_state_dict(read_weights(origin, first))
+            first = read_weights(origin.directory, origin.run.snapshots[0])
+            model.load_state_dict(first)
         state = State(model, build_optimizer(model, config, plan.schedule, device))
         objective = build_objective(config, model, world, device, weights_K)
         description = RunDescription(
             image,
-            data_record(config, dataset),
+            data,
             schedule_record(config, plan),
             training_record(config, name, parameter_count(model), batches, device),
             inputs.trunk,
             branched,
             extended_after,
         )
-        if origin is not None:
-            refuse_other_images(origin, description.data)
         with (
             keeping_random_state(device),
             signals_deferred() as deferred,
@@ -275,31 +250,16 @@ def _train(
     return config.out
 
 
-def refuse_other_images(origin: Path, data: DataRecord) -> None:
-    """Raise InvalidData unless the images are those that the run began with."""
-    if read_run(origin).data.fingerprint != data.fingerprint:
-        raise InvalidData(
-            f"{data.spec} is not what {origin} began with: its images, classes or split have "
-            "changed; put them back, or train again with a new --out"
-        )
-
-
 @contextmanager
-def noting_where_from(resumed: bool) -> Iterator[None]:
-    """Note on data that cannot be read that a resumed run began with it."""
+def saying_what_needs_less_memory() -> Iterator[None]:
+    """Raise MemoryLacking for the errors of torch and Python that say so."""
     try:
         yield
-    except InvalidData as error:
-        if resumed:
-            error.add_note(
-                "the run began with these images; put them back, or give their new place by --data"
-            )
-        raise
-
-
-def keeping_random_state(device: torch.device) -> AbstractContextManager[None]:
-    """Give the caller's random state back: networks with dropout draw from torch's generators."""
-    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    except (MemoryError, RuntimeError) as error:
+        if (lacking := memory_lacking(error)) is None:
+            raise
+        lacking.add_note("a smaller --batch-size, --image-size or network needs less")
+        raise lacking from error
 
 
 def train_cycles(
@@ -345,23 +305,22 @@ def train_cycles(
         world.average_batch_norm(state.model)
         last = Step(state.step - 1, state.rate, state.loss)
         logits_NK, figures = validation.of(state.model, last)
-        kept = []
+        averages, kept = state.averages.networks(), []
         tried = plan.if_fitted
-        if tried is not None and taught is not None and state.step == tried.cycles[0].end:
+        is_tried = tried is not None and state.step == tried.cycles[0].end
+        if is_tried or state.step == cycle.end:
+            average = validation.averaged("ema", averages["ema"], last, epoch)
+        if is_tried and taught is not None:
             # Its moving average is where the network would be if the rate had fallen by now.
-            average = state.averages.networks()["ema"]
-            val_nll = validation.averaged("ema", average, last, epoch).val.nll
-            train_nll = Validation(taught, batches, deferred).of(average, last)[1].nll
-            plan = plan.decided(has_fitted(train_nll, val_nll))
+            train_nll = Validation(taught, batches, deferred).of(averages["ema"], last)[1].nll
+            plan = plan.decided(has_fitted(train_nll, average.val.nll))
             cycle = plan.cycle_of(epoch)
             if world.leads:
-                say(about_trial(train_nll, val_nll, plan))
+                say(about_trial(train_nll, average.val.nll, plan))
         if state.step == cycle.end:
-            kept.append(Kept.of("last", state.model, logits_NK, figures))
-            for weights, network in state.averages.networks().items():
-                if weights == "tail" and plan.is_cut(cycle):
-                    continue
-                kept.append(validation.averaged(weights, network, last, epoch))
+            kept += [Kept.of("last", state.model, logits_NK, figures), average]
+            if not plan.is_cut(cycle):
+                kept.append(validation.averaged("tail", averages["tail"], last, epoch))
             if plan.is_last(cycle):
                 for cycles, soup in soups(state.model, cycle.index, record.earlier):
                     kept.append(validation.averaged("soup", soup, last, epoch, cycles))

@@ -1,5 +1,6 @@
 """Random numbers as functions of (seed, purpose, count): no state to save, none to lose."""
 
+from contextlib import AbstractContextManager
 from enum import IntEnum
 
 import numpy as np
@@ -27,3 +28,8 @@ def derived_seed(seed: int, purpose: Purpose, count: int = 0) -> int:
 def generator(seed: int, purpose: Purpose, count: int = 0) -> torch.Generator:
     """A torch generator on the CPU, so that every device sees the same numbers."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, count))
+
+
+def keeping_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """Give the caller's random state back: networks with dropout draw from torch's generators."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -9,7 +9,7 @@ import numpy as np
 
 from snapensemble.contracts.bundle import BundleManifest, read_bundle
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
-from snapensemble.contracts.files import read_regular, write_atomically
+from snapensemble.contracts.files import read_regular, refuse_unwritable, write_atomically
 from snapensemble.contracts.manifest import write_manifest
 from snapensemble.contracts.signatures import SIGNATURE_FILE
 from snapensemble.report.bundle.charts import draw_charts
@@ -105,6 +105,7 @@ def read_open_report(bundle_dir: Path) -> tuple[BundleManifest, BundleFigures, b
         InvalidManifest: the bundle is damaged, has no report of its own, or one of an earlier
             version.
         InvalidConfig: the bundle is signed, and its signature covers the report.
+        WriteFailed: the report cannot be written.
     """
     bundle, figures, page = read_bundle_report(bundle_dir)
     if (bundle_dir / SIGNATURE_FILE).exists():
@@ -112,6 +113,7 @@ def read_open_report(bundle_dir: Path) -> tuple[BundleManifest, BundleFigures, b
             f"{bundle_dir} is signed, and {SIGNATURE_FILE} covers its report: remove the "
             "signature, add to the report, and sign again"
         )
+    refuse_unwritable(page.parent)
     text = read_regular(page, MAX_PAGE_BYTES)
     if bundle.novelty is not None and len(NOVELTY_SECTION.findall(text)) != 1:
         raise InvalidManifest(

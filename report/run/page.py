@@ -8,14 +8,20 @@ from snapensemble.contracts.files import write_atomically
 from snapensemble.contracts.manifest import Record
 from snapensemble.contracts.run import Trial
 from snapensemble.report.figures import pairs_of
-from snapensemble.report.html import PAGE_FILE, accuracies, claim_directory, render
+from snapensemble.report.html import (
+    PAGE_FILE,
+    accuracies,
+    claim_directory,
+    refuse_directory,
+    render,
+)
 from snapensemble.report.run.charts import CHARTS, draw_charts
 from snapensemble.report.run.measure import Measured, measure
 
 TRIALS: dict[Trial, str] = {
     "open": "Whether the rate restarts is open: the first epochs decide.",
     "fitted": "In the first cycle the network had fitted its training images, so the rate "
-    "restarts; that cycle was cut short and is in no average.",
+    "restarts; that cycle was cut short, and its last weights are in no average of answers.",
     "not fitted": "After the first epochs the network had not fitted its training images; "
     "restarts cost more than they gain there, so this is one cosine run.",
 }
@@ -32,6 +38,7 @@ def write_report(run_dir: Path, directory: Path) -> Measured:
         InvalidConfig: `directory` holds a page that is no report.
         WriteFailed: the disk is full, or `directory` cannot be written.
     """
+    refuse_directory(directory)
     measured = measure(run_dir)
     charts = draw_charts(measured)
     claim_directory(directory)

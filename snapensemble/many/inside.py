@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapensemble.contracts.errors import InvalidData
-from snapensemble.contracts.files import read_regular
+from snapensemble.contracts.files import MAX_PICTURE_BYTES, read_regular
 from snapensemble.contracts.pictures.walk import summary
 from snapensemble.many.files import Identity, Pictures, divided
 from snapensemble.trainer.data.sources.arrow import image_column
@@ -31,7 +31,6 @@ from snapensemble.trainer.data.sources.source import times
 from snapensemble.trainer.data.sources.table import PATH_NAMES, named
 
 PARQUET, TARS = "parquet", "wds"
-MAX_PICTURE_BYTES = 1 << 30
 FILES_KEPT = 4  # opened Parquet files of a reader
 
 

@@ -6,6 +6,7 @@ between the two, what is behind the noted length is cut off, and its pictures ar
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -17,7 +18,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from snapensemble.contracts.errors import InvalidConfig, WriteFailed
-from snapensemble.contracts.files import explaining_failures, sync_directory
+from snapensemble.contracts.files import (
+    explaining_failures,
+    refuse_unwritable,
+    sync_directory,
+    why_unwritten,
+)
 from snapensemble.contracts.options import differences
 from snapensemble.many.places import Placement, Places
 
@@ -69,7 +75,9 @@ class Output:
         self._db: sqlite3.Connection
 
     def __enter__(self) -> "Output":
+        refuse_unwritable(self.file.parent)
         with self._explaining():
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             is_new = not self._progress.exists()
             if is_new and self.file.exists() and not self._restart:
                 raise InvalidConfig(
@@ -86,7 +94,9 @@ class Output:
                 raise
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, _kind: object = None, error: object = None, _trace: object = None) -> None:
+        if isinstance(error, WriteFailed):
+            error.add_note(f"{self.rows:,} rows are safe; the same command goes on")
         self._db.close()
         # What it still holds is behind the noted length, and would be cut off.
         with contextlib.suppress(OSError):
@@ -255,7 +265,9 @@ class Output:
             if "locked" in str(error):
                 raise InvalidConfig(f"another process is writing {self._out}") from error
             if isinstance(error, sqlite3.OperationalError):
-                raise WriteFailed(f"{self._progress}: cannot write: {error}") from error
+                raise WriteFailed(
+                    f"{self._progress}: {why_unwritten(_as_system_error(error))}"
+                ) from error
             raise InvalidConfig(
                 f"{self._progress} is damaged ({error}); give --restart to write {self._out} anew"
             ) from error
@@ -269,6 +281,12 @@ def progress_file(file: Path) -> Path:
 def _key(picture: str) -> bytes:
     """What stands for a picture's path, in few bytes whatever its length."""
     return hashlib.blake2b(os.fsencode(os.path.abspath(picture)), digest_size=16).digest()
+
+
+def _as_system_error(error: sqlite3.OperationalError) -> OSError:
+    """What the system would have said; SQLite has a code of its own for a full disk."""
+    is_full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return OSError(errno.ENOSPC if is_full else errno.EIO, str(error))
 
 
 def _digest(data: bytes) -> str:

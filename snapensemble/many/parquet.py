@@ -61,15 +61,18 @@ def write_parquet(lines: Path, out: Path, names: Sequence[str], total: int) -> N
         if earlier is not None and not new:
             return
         temporary = out.with_name(f".{out.name}{TEMPORARY}")
-        with parquet.ParquetWriter(temporary, schema) as writer, lines.open("rb") as file:
-            if earlier is not None:
-                for batch in earlier.iter_batches(ROWS_PER_GROUP):
-                    writer.write_batch(batch, ROWS_PER_GROUP)
-            for rows in _portions(map(json.loads, file), ROWS_PER_GROUP):
-                writer.write_batch(RecordBatch.from_pylist(rows, schema), ROWS_PER_GROUP)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(out)
+        try:
+            with parquet.ParquetWriter(temporary, schema) as writer, lines.open("rb") as file:
+                if earlier is not None:
+                    for batch in earlier.iter_batches(ROWS_PER_GROUP):
+                        writer.write_batch(batch, ROWS_PER_GROUP)
+                for rows in _portions(map(json.loads, file), ROWS_PER_GROUP):
+                    writer.write_batch(RecordBatch.from_pylist(rows, schema), ROWS_PER_GROUP)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync_directory(out.absolute().parent)
 
 

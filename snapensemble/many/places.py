@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from snapensemble.contracts.errors import WriteFailed
-from snapensemble.contracts.files import TEMPORARY, sync_directory
+from snapensemble.contracts.files import TEMPORARY, explaining_failures, sync_directory
 from snapensemble.contracts.process import say
 from snapensemble.many.rows import PLACES, folder_of
 
@@ -57,7 +56,7 @@ class Places:
         Raises:
             WriteFailed: it cannot be made.
         """
-        with explaining(self.directory):
+        with explaining_failures(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             status = self.directory.stat()
         return status.st_dev, status.st_ino
@@ -65,7 +64,7 @@ class Places:
     def decide(self, source: str, name: str) -> Placement:
         """Decide where a picture of a class goes: under its own name, if nothing is there yet."""
         folder = self.directory / folder_of(name)
-        with explaining(folder):
+        with explaining_failures(folder):
             folder.mkdir(exist_ok=True)
             target = next(_free(folder, source, self._claimed))
         self._claimed.add(target)
@@ -78,7 +77,7 @@ class Places:
             WriteFailed: a picture cannot be moved; those before it are.
         """
         for source, target in placements:
-            with explaining(target):
+            with explaining_failures(target):
                 try:
                     self._put(source, target)
                 except FileExistsError:  # somebody else has taken the place meanwhile
@@ -87,7 +86,7 @@ class Places:
                     self._put(source, other)
             self._claimed.discard(target)
         for folder in {os.path.dirname(target) for _, target in placements}:
-            with explaining(folder):
+            with explaining_failures(folder):
                 sync_directory(Path(folder))
 
     def _put(self, source: str, target: str) -> None:
@@ -95,18 +94,6 @@ class Places:
             _link(source, target)
         elif os.path.lexists(source):  # else it was moved before
             _move(source, target)
-
-
-@contextlib.contextmanager
-def explaining(place: object) -> Iterator[None]:
-    """Raise WriteFailed for an OSError of putting pictures there."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteFailed(
-            f"{place}: cannot put a picture there: {error.strerror or error}; the rows are "
-            "written: mend that and give the same command again"
-        ) from error
 
 
 def _free(folder: str | Path, source: str, claimed: Collection[str]) -> Iterator[str]:

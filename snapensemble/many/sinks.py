@@ -106,4 +106,5 @@ def own_names(out: Path | None) -> list[str]:
     if out is None:
         return []
     rows = out.with_name(out.name + ROWS)
-    return [each.name for each in (out, rows, progress_file(out), progress_file(rows))]
+    progress = [progress_file(each).name for each in (out, rows)]
+    return [out.name, rows.name, *progress, *(f"{each}-journal" for each in progress)]  # SQLite's

@@ -8,8 +8,11 @@ import pytest
 
 from snapensemble.contracts.errors import InvalidManifest, WriteFailed
 from snapensemble.contracts.files import (
+    explaining_failures,
     hidden_directory,
+    read_at_most,
     read_verified,
+    refuse_unwritable,
     sha256_of,
     write_atomically,
 )
@@ -31,10 +34,36 @@ def test_a_full_disk_leaves_the_old_file_whole_and_no_rest(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WriteFailed, match="disk is full"):
+    with pytest.raises(WriteFailed, match="the disk is full, 3 bytes were to be written; free"):
         write_atomically(tmp_path / "a", b"new")
+    with pytest.raises(WriteFailed, match=r"the disk is full, 0\.2 MB were to be written; free"):
+        write_atomically(tmp_path / "a", bytes(200_000))
     assert (tmp_path / "a").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_has_the_same_words_wherever_it_is_noticed(tmp_path: Path, code: int) -> None:
+    said = "a: the disk is full; free some space"
+    with pytest.raises(WriteFailed, match=said), explaining_failures(tmp_path / "a"):
+        raise OSError(code, os.strerror(code))
+
+
+def test_an_error_without_a_number_is_said_in_its_own_words(tmp_path: Path) -> None:
+    said = "a: cannot write: the index is torn"
+    with pytest.raises(WriteFailed, match=said), explaining_failures(tmp_path / "a"):
+        raise OSError("the index is torn")
+
+
+def test_whether_a_directory_can_be_made_is_asked_without_a_trace(tmp_path: Path) -> None:
+    refuse_unwritable(tmp_path / "new" / "below")
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for name in ("file", "file/below", "loop"):
+        with pytest.raises(WriteFailed, match="cannot write: .*; choose another place for"):
+            refuse_unwritable(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["file", "loop"]
 
 
 def test_an_interrupt_leaves_the_old_file_whole_and_no_rest(
@@ -55,6 +84,22 @@ def test_an_interrupt_leaves_the_old_file_whole_and_no_rest(
 def test_another_user_may_read_what_was_written(tmp_path: Path) -> None:
     write_atomically(tmp_path / "a", b"x")
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_is_read_no_further_than_it_may_be(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(1_001))
+    for path in (Path("/dev/zero"), tmp_path / "large"):
+        with pytest.raises(OSError, match="has more than 1,000 bytes, the most allowed"):
+            read_at_most(path, 1_000)
+    assert read_at_most(tmp_path / "large", 1_001) == bytes(1_001)
+
+
+def test_a_pipe_that_a_user_names_is_read(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"picture")
+    os.close(writing)
+    assert read_at_most(Path(f"/dev/fd/{reading}"), 7) == b"picture"
+    os.close(reading)
 
 
 def test_one_changed_byte_is_found(tmp_path: Path) -> None:

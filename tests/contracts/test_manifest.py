@@ -156,3 +156,9 @@ def test_snapshots_must_be_counted_without_a_gap(tmp_path: Path) -> None:
     snapshot["cycle"] = 1
     (tmp_path / RUN_FILE).write_text(json.dumps(run))
     assert read_run(tmp_path).complete
+
+
+def test_a_file_in_the_place_of_a_directory_is_no_such_directory(tmp_path: Path) -> None:
+    (tmp_path / "run.json").touch()
+    with pytest.raises(InvalidManifest, match="does not exist; expected a directory made by"):
+        read_run(tmp_path / "run.json")

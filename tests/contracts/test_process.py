@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from snapensemble.contracts.process import noting_progress
 
 PROGRAM = """
@@ -28,7 +30,30 @@ def test_output_to_a_full_disk_is_one_line_and_no_traceback() -> None:
     body = "sys.exit(exit_code('it', lambda: print('x' * 100_000, flush=True) or 0))"
     done = run(body, ">/dev/full")
     assert done.returncode == 2
-    assert done.stderr == "it: cannot write: No space left on device; free some space\n"
+    assert done.stderr == "it: the disk is full; free some space\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("MemoryError()", "there is too little memory"),
+        ("MemoryError('Unable to allocate 2 GiB')", "there is too little memory: Unable to"),
+        (
+            "RuntimeError('[enforce fail] err. DefaultCPUAllocator: can\\'t allocate memory: you')",
+            "there is too little memory: can't allocate memory: you",
+        ),
+    ],
+)
+def test_too_little_memory_is_one_line_and_no_traceback(error: str, said: str) -> None:
+    body = f"def command(): raise {error}\nsys.exit(exit_code('it', command))"
+    done = run(body)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"it: {said}") and done.stderr.count("\n") == 1
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback() -> None:
+    done = run("def command(): raise RuntimeError('broken')\nsys.exit(exit_code('it', command))")
+    assert done.returncode == 1 and "Traceback" in done.stderr
 
 
 def test_streams_that_the_caller_has_closed_are_never_another_file() -> None:

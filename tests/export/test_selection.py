@@ -18,6 +18,7 @@ from snapensemble.contracts.metrics import (
     nll,
     softmax,
 )
+from snapensemble.contracts.run import Weights
 from snapensemble.export.selection import (
     Judge,
     Members,
@@ -210,3 +211,19 @@ def test_a_wrong_number_is_refused(count: int, members: Members, rule: Rule, mes
     )
     with pytest.raises(InvalidConfig, match=message):
         select(probs_SNK, labels_N, members=members, rule=rule)
+
+
+@pytest.mark.parametrize(
+    ("weights", "members", "message"),
+    [
+        ("soup", None, "--weights soup: the run has no such snapshots, only ema, last; a soup"),
+        ("ema", 2, "--members 2: the run has 1 snapshot of --weights ema; ask for at most 1"),
+    ],
+)
+def test_what_is_said_of_a_kind_of_weights_is_of_that_kind(
+    weights: Weights, members: Members, message: str
+) -> None:
+    probs_SNK, labels_N = snapshots(5, count=3)
+    kinds: list[Weights] = ["last", "last", "ema"]
+    with pytest.raises(InvalidConfig, match=message):
+        select(probs_SNK, labels_N, kinds, members=members, rule="best", weights=weights)

@@ -237,7 +237,7 @@ def test_of_a_cycle_that_a_trial_has_cut_short_only_the_moving_average_is_averag
 def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("snapensemble.trainer.run.measured_pace", lambda *_: Pace(200.0, 0.4))
+    monkeypatch.setattr("snapensemble.trainer.pace.measured_pace", lambda *_: Pace(200.0, 0.4))
     run_dir = train(
         TrainConfig(
             data="digits",
@@ -251,7 +251,7 @@ def test_a_planned_run_is_resumed_by_the_plan_that_it_began_with(
     kept = run_config(run_dir)
     assert (kept.minutes, kept.cycles, kept.cycle_epochs, kept.l2_penalty) == (None, 1, 2, 2e-3)
     assert read_run(run_dir).schedule.total_steps == 2 * 3
-    monkeypatch.setattr("snapensemble.trainer.run.measured_pace", lambda *_: 1 / 0)
+    monkeypatch.setattr("snapensemble.trainer.pace.measured_pace", lambda *_: 1 / 0)
     assert resume(run_dir) == run_dir
 
 
@@ -265,3 +265,16 @@ def test_the_pace_is_measured_and_the_network_stays_as_it_is(tmp_path: Path) -> 
 
     # An epoch longer than the time: whatever the machine, one epoch is trained.
     assert weights(minutes=1e-6) == weights(epochs=1)
+
+
+def test_cycles_that_time_has_no_room_for_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainConfig(data="digits", out=tmp_path / "run", cycles=3, minutes=1)
+    few = divided(config, 809, 25, lambda: Pace(epoch=20.0, cycle_end=0.0))
+    assert few.cycles == 2
+    assert "time for 2 epochs, each of which is a cycle, and not for --cycles 3" in (
+        capsys.readouterr().err
+    )
+    assert divided(config, 809, 25, lambda: Pace(epoch=1.0, cycle_end=0.0)).cycles == 3
+    assert not capsys.readouterr().err

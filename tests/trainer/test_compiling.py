@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-import snapensemble.trainer.run
+import snapensemble.trainer.pace
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.budget import Pace
 from snapensemble.trainer.config_file import run_config
@@ -59,7 +59,7 @@ def test_what_was_decided_is_written_down_for_those_who_go_on(
         seconds = 10 * COMPILING_S
         return Pace(epoch=seconds / 2 if config.compile == pays else seconds, cycle_end=0.0)
 
-    monkeypatch.setattr(snapensemble.trainer.run, "measured_pace", pace)
+    monkeypatch.setattr(snapensemble.trainer.pace, "measured_pace", pace)
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     run_dir = train(short(tmp_path / "run", compile="auto"))
     assert run_config(run_dir).compile is pays

@@ -60,6 +60,11 @@ def test_a_file_that_says_something_else_is_refused(
         read_toml(file)
 
 
+def test_settings_without_an_end_are_refused() -> None:
+    with pytest.raises(InvalidConfig, match="/dev/zero: has more than 1,048,576 bytes"):
+        read_toml(Path("/dev/zero"))
+
+
 @pytest.mark.parametrize(
     ("text", "settings"),
     [

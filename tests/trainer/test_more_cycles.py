@@ -15,7 +15,7 @@ from snapensemble.contracts.run import RUN_FILE, read_run, write_run
 from snapensemble.report.run.page import write_report
 from snapensemble.trainer.recording.checkpoint import CHECKPOINT_FILE
 from snapensemble.trainer.recording.run_directory import locked
-from snapensemble.trainer.run import resume, train
+from snapensemble.trainer.run import branch, resume, train
 from tests.trainer.interruptions import killed, outcome, short
 
 pytestmark = pytest.mark.usefixtures("signal_handlers")
@@ -209,3 +209,12 @@ def test_the_command_line_adds_cycles_to_a_run_that_it_is_told(
 def _page(run_dir: Path) -> list[str]:
     write_report(run_dir, run_dir.parent / "report")
     return (run_dir.parent / "report" / "index.html").read_text().split()
+
+
+def test_a_branch_gets_no_more_cycles_since_they_are_those_of_its_run(tmp_path: Path) -> None:
+    star = train(short(tmp_path / "star", restart_from="first"))
+    one = branch(star, 1, tmp_path / "one")
+    before = read_run(one)
+    with pytest.raises(InvalidConfig, match="one is one cycle of another run: give --more-cycles"):
+        resume(one, more_cycles=1)
+    assert read_run(one) == before

@@ -18,7 +18,7 @@ from snapensemble.contracts.run import read_run, write_run
 from snapensemble.trainer.data.dataset import load_dataset
 from snapensemble.trainer.models.layers import Backbone
 from snapensemble.trainer.models.registry import MODELS, Network
-from snapensemble.trainer.recording.checkpoint import CHECKPOINT_FILE
+from snapensemble.trainer.recording.checkpoint import CHECKPOINT_FILE, State, load_checkpoint
 from snapensemble.trainer.recording.observers import MetricsFile
 from snapensemble.trainer.recording.run_directory import locked
 from snapensemble.trainer.run import resume, train
@@ -218,6 +218,20 @@ def test_a_full_disk_under_a_checkpoint_keeps_the_one_before(
     assert outcome(tmp_path / "run") == uninterrupted
 
 
+def test_a_checkpoint_that_does_not_fit_the_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_arguments: object, **_named: object) -> None:
+        raise MemoryError
+
+    (tmp_path / CHECKPOINT_FILE).write_bytes(b"whole")
+    model = torch.nn.Linear(1, 1)
+    state = State(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    monkeypatch.setattr(torch, "load", lacking)
+    with pytest.raises(MemoryError):
+        load_checkpoint(tmp_path, state)
+
+
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     run_dir = train(short(tmp_path / "run"))
     before = outcome(run_dir)
@@ -247,7 +261,7 @@ def test_a_new_run_into_a_started_one_is_refused_with_the_way_on(tmp_path: Path)
 
 def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed(lambda: train(short(tmp_path / "run")), 60)
-    import snapensemble.trainer.run
+    import snapensemble.trainer.build
 
     real = load_dataset
 
@@ -256,7 +270,7 @@ def test_other_images_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         dataset.train.images_NCHW[0, 0, 0, 0] ^= 1
         return dataset
 
-    monkeypatch.setattr(snapensemble.trainer.run, "load_dataset", changed)
+    monkeypatch.setattr(snapensemble.trainer.build, "load_dataset", changed)
     with pytest.raises(InvalidData, match="digits is not what .*run began with"):
         resume(tmp_path / "run")
 

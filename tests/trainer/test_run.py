@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
+from snapensemble.contracts.errors import (
+    InvalidConfig,
+    InvalidManifest,
+    MemoryLacking,
+    WriteFailed,
+    message_of,
+)
 from snapensemble.contracts.metrics import nll, softmax
 from snapensemble.contracts.run import read_run
 from snapensemble.trainer.augmentation.mixing import Pairs
@@ -130,6 +136,27 @@ def test_a_full_disk_keeps_the_snapshots_before_it(
     assert [snapshot.cycle for snapshot in run.snapshots] == [0]
     assert not run.complete
     load_model(tmp_path / "run", run, run.snapshots[0])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2 GiB"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_too_little_memory_is_said_with_what_needs_less_and_what_is_finished(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("snapensemble.trainer.run.train_cycles", lacking)
+    with pytest.raises(MemoryLacking, match="there is too little memory: ") as failure:
+        train(short(tmp_path / "run"))
+    said = message_of(failure.value)
+    assert "0 of 2 cycles are finished" in said and "smaller --batch-size" in said
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapensemble.contracts.run import Trial, read_run
+from snapensemble.contracts.run import Trial, Weights, read_run
 from snapensemble.export.candidates import pooled
 from snapensemble.trainer import budget
 from snapensemble.trainer.budget import first_cycle_decides, has_fitted
 from snapensemble.trainer.config import TrainConfig
+from snapensemble.trainer.recording.snapshots import Kept
 from snapensemble.trainer.run import resume, train
+from snapensemble.trainer.validation import Validation
 from tests.trainer.interruptions import killed, outcome, short
 
 pytestmark = pytest.mark.usefixtures("signal_handlers")
@@ -76,6 +78,23 @@ def test_what_a_cut_cycle_leaves_has_no_average_over_a_tail_that_it_never_had(
     run = read_run(train(short(tmp_path / "run", **BUDGET)))
     kinds = [[each.weights for each in run.averages if each.cycle == cycle] for cycle in (0, 1)]
     assert kinds == [["ema"], ["ema", "tail"]]
+
+
+def test_the_average_that_a_trial_asks_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_it("fitted", monkeypatch)
+    measured: list[tuple[str, int]] = []
+    real = Validation.averaged
+
+    def counted(self: Validation, weights: Weights, *others: Any) -> Kept:
+        measured.append((weights, others[2]))
+        return real(self, weights, *others)
+
+    monkeypatch.setattr(Validation, "averaged", counted)
+    run_dir = train(short(tmp_path / "run", **BUDGET))
+    assert [each for each in measured if each[1] == 0] == [("ema", 0)]
+    assert len(measured) == len(read_run(run_dir).averages)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.files import explaining_failures, write_atomically
+from snapensemble.contracts.files import TEMPORARY, explaining_failures, write_atomically
 from snapensemble.contracts.options import differences
 from snapensemble.contracts.run import RUN_FILE, read_run
 from snapensemble.trainer.config import TrainConfig
@@ -98,7 +98,8 @@ def _note_settings(config: TrainConfig) -> None:
     if not file.exists():
         with explaining_failures(config.out):
             config.out.mkdir(parents=True, exist_ok=True)
-            others = sorted(each.name for each in config.out.iterdir())
+            # What a killed start has left of the file itself counts as nothing.
+            others = sorted(e.name for e in config.out.iterdir() if e.suffix != TEMPORARY)
         if others:
             raise InvalidConfig(
                 f"{config.out} holds {others[0]}, and no {RUNS_FILE} to go on with; choose another "

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.errors import InvalidManifest, memory_lacking
 from snapensemble.contracts.files import read_regular, write_atomically
 from snapensemble.contracts.run import ScheduleRecord
 from snapensemble.trainer.averages import CycleAverages
@@ -108,9 +108,9 @@ def load_checkpoint(run_dir: Path, state: State) -> None:
             state.averages.load_state_dict(content["averages"])
         else:
             state.averages = CycleAverages(state.model)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # torch, pickle and zipfile raise a dozen types on damaged files
+        if memory_lacking(error):
+            raise
         raise InvalidManifest(
             f"{file} is damaged or another run's ({type(error).__name__}: {error}); "
             "remove it to train this run again from step 0"

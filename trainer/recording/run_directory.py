@@ -14,6 +14,7 @@ from torch import nn
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, WriteFailed
 from snapensemble.contracts.files import (
     TEMPORARY,
+    explaining_failures,
     read_verified,
     remove_unfinished,
     write_atomically,
@@ -78,10 +79,8 @@ class RunWriter:
             InvalidConfig: the directory is taken, perhaps only just now.
         """
         directory = config.out
-        try:
+        with explaining_failures(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteFailed(f"{directory}: cannot make it: {error.strerror}") from error
         with locked(directory):
             refuse_taken(directory)
             remove_unfinished(directory)

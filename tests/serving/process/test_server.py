@@ -283,7 +283,7 @@ def test_a_greeting_that_cannot_be_written_is_said_in_one_line(bundle_dir: Path)
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 2
-    said = "snapensemble serve: cannot write: No space left on device; free some space\n"
+    said = "snapensemble serve: the disk is full; free some space\n"
     assert done.stderr == said
 
 

@@ -21,6 +21,7 @@ from snapensemble.cli import main
 from snapensemble.many import output, places, run
 from snapensemble.many.files import Pictures
 from snapensemble.many.output import Output, progress_file
+from snapensemble.many.sinks import own_names
 from snapensemble.predict import predict_with_bundle
 from tests.factories import encoded, make_bundle, make_cascade_bundle, picture
 from tests.forks import finished
@@ -411,9 +412,62 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         assert predict(photos, "--bundle", bundle_dir, "--out", out) == 2
-    assert "No space left on device" in capsys.readouterr().err
+    said = f"{out}: the disk is full; free some space: 4 rows are safe; the same command goes on"
+    assert said in capsys.readouterr().err
     assert predict(photos, "--bundle", bundle_dir, "--out", out) == 0
     assert len(set(paths_of(out))) == len(paths_of(out)) == COUNT + 1
+
+
+def test_sqlite_says_a_full_disk_in_the_same_words(
+    photos: Path,
+    bundle_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "rows.csv"
+    connected = output.Output._connected
+
+    def small(self: output.Output) -> sqlite3.Connection:
+        db = connected(self)
+        db.execute("pragma max_page_count = 2")
+        return db
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output.Output, "_connected", small)
+        assert predict(photos, "--bundle", bundle_dir, "--out", out) == 2
+    assert "rows.csv.progress: the disk is full; free some space" in capsys.readouterr().err
+    assert predict(photos, "--bundle", bundle_dir, "--out", out) == 0
+    assert len(paths_of(out)) == COUNT + 1
+
+
+def test_the_folder_of_the_file_is_made_and_one_that_cannot_be_is_named(
+    photos: Path, bundle_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "rows.csv"
+    assert predict(photos, "--bundle", bundle_dir, "--out", out) == 0
+    assert len(paths_of(out)) == COUNT + 1
+    capsys.readouterr()
+    assert predict(photos, "--bundle", bundle_dir, "--out", out / "rows.csv") == 2
+    assert f"{out}: cannot write: Not a directory; choose another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_whatever_is_written_beside_the_pictures_is_not_called_passed_over(
+    suffix: str, photos: Path, bundle_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, beside = photos / f"rows.{suffix}", set[str]()
+    commit = Output.commit
+
+    def looking(self: Output) -> None:
+        self._db.set_trace_callback(lambda _: beside.update(os.listdir(photos)))
+        commit(self)
+
+    monkeypatch.setattr(Output, "commit", looking)
+    assert predict(photos, "--bundle", bundle_dir, "--out", out) == 0
+    written = {name for name in beside if name.startswith("rows.")}
+    assert any(name.endswith("-journal") for name in written)
+    assert written <= set(own_names(out))
 
 
 def test_a_place_that_is_taken_is_never_written_over(

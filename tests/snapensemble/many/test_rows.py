@@ -1,13 +1,16 @@
 import csv
+import errno
 import io
 import json
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from snapensemble.contracts.errors import WriteFailed
 from snapensemble.many.parquet import write_parquet
 from snapensemble.many.rows import (
     answered,
@@ -132,3 +135,17 @@ def test_every_column_has_in_parquet_the_value_that_it_has_in_json(tmp_path: Pat
     assert parquet.read_table(out).to_pylist() == [
         {name: row.get(name) for name in NAMES} for row in rows
     ]
+
+
+def test_a_full_disk_leaves_no_half_parquet_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lines, out = tmp_path / "lines", tmp_path / "rows.parquet"
+    lines.write_bytes(json_line(NAMES)(unreadable("b.png", ValueError("no picture"))))
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteFailed, match="rows.parquet: the disk is full"):
+        write_parquet(lines, out, NAMES, 1)
+    assert os.listdir(tmp_path) == ["lines"]

@@ -240,7 +240,7 @@ def test_only_a_later_cycle_of_a_star_can_be_a_branch(weights: Path, tmp_path: P
     with pytest.raises(InvalidConfig, match="train with --restart-from first"):
         branch(chain, 1, tmp_path / "branch")
     one = branch(star, 1, tmp_path / "branch")
-    with pytest.raises(InvalidManifest, match="has no snapshot of its first cycle"):
+    with pytest.raises(InvalidConfig, match="branch is one cycle of another run: name that run"):
         branch(one, 2, tmp_path / "of a branch")
 
 

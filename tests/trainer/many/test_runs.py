@@ -58,6 +58,13 @@ def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
         seeds(short(tmp_path), 2)
 
 
+def test_a_start_that_was_killed_before_it_had_written_anything_is_none(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    killed(lambda: seeds(short(out), 2), 1)
+    assert [each.suffix for each in out.iterdir()] == [".tmp"]
+    assert len(seeds(short(out), 2)) == 2
+
+
 def test_a_run_that_cannot_be_trained_does_not_stop_the_others(tmp_path: Path) -> None:
     runs = seeds(short(tmp_path / "runs"), 2)
     runs[0].out.mkdir()
