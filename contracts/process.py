@@ -56,6 +56,9 @@ class Deferred:
             raise Stopped(self.signum)
 
 
+_raised = Deferred()  # the signal for which `_stop` has raised Stopped
+
+
 def printable(text: str) -> str:
     r"""One line of characters that show as what they are; others as `\x1b` or `\u202e`.
 
@@ -113,6 +116,7 @@ def signals_to_obey() -> list[signal.Signals]:
 
 def raise_on_signals() -> None:
     """Make the signals of `signals_to_obey` raise Stopped in the main thread from now on."""
+    _raised.signum = 0
     for signum in signals_to_obey():
         signal.signal(signum, _stop)
 
@@ -182,7 +186,7 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
         SIGINT, SIGTERM or SIGHUP.
     """
     try:
-        return command()
+        return _ended(command)
     except SnapensembleError as error:
         _report(name, error)
         return 2
@@ -207,6 +211,18 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
     except Stopped as stopped:
         _report(name, stopped)
         return 128 + stopped.signum
+
+
+def _ended(command: Callable[[], int]) -> int:
+    """The exit code of a command; Stopped where a signal came, whatever error became of that.
+
+    A library may turn what interrupts it into an error of its own: to import ONNX Runtime fails.
+    """
+    try:
+        return command()
+    except Exception:
+        _raised.raise_if_received()
+        raise
 
 
 def open_standard_streams() -> None:
@@ -238,6 +254,7 @@ def _as_json(error: UnicodeError) -> tuple[str, int]:
 
 def _stop(signum: int, _frame: FrameType | None) -> None:
     _kill_on_signals()
+    _raised.signum = signum
     raise Stopped(signum)
 
 

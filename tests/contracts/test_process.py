@@ -1,8 +1,11 @@
 """How a command line ends; each in a process of its own."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from snapensemble.contracts.process import noting_progress
 
@@ -79,3 +82,35 @@ def test_a_working_directory_that_was_removed_is_named(tmp_path: Path) -> None:
     body = f"os.chdir('{tmp_path}/gone'); os.rmdir('{tmp_path}/gone'); "
     done = run(body + "sys.exit(exit_code('it', lambda: len(os.getcwd())))")
     assert done.stderr == "it: the working directory: No such file or directory\n"
+
+
+INTERRUPTED = """
+import signal
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.process import raise_on_signals
+
+def command():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException as error:
+        raise {error}
+
+raise_on_signals()
+sys.exit(exit_code("it", command))
+"""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ImportError('initialization failed')",
+        "ModuleNotFoundError('x', name='x') from error",
+        "InvalidConfig('no number')",
+        "OSError(28, 'No space left on device')",
+    ],
+)
+def test_who_is_stopped_by_a_signal_says_so_whatever_error_a_library_makes_of_it(
+    error: str,
+) -> None:
+    done = run(INTERRUPTED.replace("{error}", error))
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "it: stopped by SIGTERM\n")
