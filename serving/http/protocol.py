@@ -172,7 +172,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head has come, so the application may start."""
         self._body_left = head.framing(
-            self.parser.get_method(), self.parser.get_http_version(), self.headers
+            self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
         )
         self._is_upgrade = self.parser.should_upgrade()
         if not self._is_upgrade:  # otherwise `_without_upgrade` begins the request again
