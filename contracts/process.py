@@ -121,6 +121,11 @@ def raise_on_signals() -> None:
         signal.signal(signum, _stop)
 
 
+def raise_if_stopped() -> None:
+    """Raise Stopped anew if a signal has come: a library may have dropped the first one."""
+    _raised.raise_if_received()
+
+
 @contextmanager
 def signals_deferred() -> Iterator[Deferred]:
     """Hold the signals of `signals_to_obey` back, so that they interrupt nothing half done.

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from snapensemble.contracts.process import signals_to_obey
+from snapensemble.contracts.process import raise_if_stopped, signals_to_obey
 from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.http.timekeeper import Timekeeper
@@ -161,6 +161,7 @@ def make_server(
     )
     for signum in signals_to_obey():
         signal.signal(signum, shutdown.stop)
+    raise_if_stopped()  # by a signal that came before
     grpc = None
     if settings.grpc_port is not None:
         from snapensemble.serving.grpc.server import GrpcServer

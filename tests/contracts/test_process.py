@@ -114,3 +114,29 @@ def test_who_is_stopped_by_a_signal_says_so_whatever_error_a_library_makes_of_it
 ) -> None:
     done = run(INTERRUPTED.replace("{error}", error))
     assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "it: stopped by SIGTERM\n")
+
+
+DROPPED = """
+import signal
+from snapensemble.contracts.process import raise_if_stopped, raise_on_signals
+
+class Dropped:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)  # nobody sees what is raised here
+
+def command():
+    raise_if_stopped()
+    sys.unraisablehook = lambda _: None
+    one = Dropped()
+    del one
+    raise_if_stopped()
+    return 0
+
+raise_on_signals()
+sys.exit(exit_code("it", command))
+"""
+
+
+def test_a_signal_that_a_library_has_dropped_stops_all_the_same() -> None:
+    done = run(DROPPED)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "it: stopped by SIGTERM\n")
