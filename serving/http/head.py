@@ -17,10 +17,6 @@ VERSIONS = ("1.0", "1.1")
 Headers = list[tuple[bytes, bytes]]
 
 
-class NotYet(Exception):
-    """A request begins before the one before it is answered."""
-
-
 class Progress:
     """Counts how much has come of a head, and of what is neither head nor body after it."""
 

@@ -15,9 +15,15 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from snapensemble.serving.errors import Overloaded
-from snapensemble.serving.http import head, problems
+from snapensemble.serving.http import head
 from snapensemble.serving.http.exchange import STATE, RequestState
-from snapensemble.serving.http.problems import Refused
+from snapensemble.serving.http.problems import (
+    HEAD_TOO_LARGE,
+    MALFORMED,
+    NO_MEMORY,
+    Refusal,
+    Refused,
+)
 from snapensemble.serving.http.timekeeper import Timekeeper
 from snapensemble.serving.inference.admission import MemoryBudget
 
@@ -27,7 +33,6 @@ HEAD_TIMEOUT_S = 30.0
 REST_TIMEOUT_S = 10.0  # for the rest of a body that was refused
 WRITE_TIMEOUT_S = 30.0  # for a client to take what was written
 CLOSE_TIMEOUT_S = 5.0
-LAST_ANSWER_S = 1.0  # for an answer to a client that sends no more, and may have left
 # Times for a request on its way when the server stops, and for the rest of one that has begun.
 LAST_REQUEST_S, LAST_HEAD_S = 0.1, 1.0
 
@@ -71,7 +76,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self._rest_bytes = 0  # that have come behind the last answer
         self._is_last = False  # the server stops, so no other request may come
         self._is_upgrade = False
-        self._has_ended = False  # the client sends no more
         self._read_by = math.inf  # by the event loop's clock
         self._written_by = math.inf
 
@@ -110,17 +114,6 @@ class GuardedProtocol(HttpToolsProtocol):
             self._parse(data)
         self._count_what_is_held()
 
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more: answer what has come whole, then close, in little time.
-
-        One that has left looks the same, so an answer that takes long is not waited for.
-        """
-        self._has_ended = True
-        self._read_within(LAST_ANSWER_S)
-        if not (self._waiting or self._is_answering()):
-            self.transport.close()
-        return True  # the transport would close without what is gathered
-
     def pause_writing(self) -> None:
         """The client takes less than is written."""
         super().pause_writing()
@@ -156,7 +149,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request has come."""
         if self._is_answering():
-            raise head.NotYet
+            raise _NotYet
         self._in_message = True
         self._read_within(HEAD_TIMEOUT_S)
         super().on_message_begin()
@@ -167,7 +160,7 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
             self._head.header()
             if self._head.is_too_large:
-                raise Refused(problems.HEAD_TOO_LARGE)
+                raise Refused(HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """The head has come, so the application may start."""
@@ -217,7 +210,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._read_within(REST_TIMEOUT_S)
         else:
             self._read_within(self.timeout_keep_alive)
-            if self._waiting or self._has_ended:
+            if self._waiting:
                 self.loop.call_soon(self._go_on)
 
     # One request at a time.
@@ -248,10 +241,10 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._end_with_this_answer()
             else:
                 reason = error.__context__
-                self._refuse(reason.refusal if isinstance(reason, Refused) else problems.MALFORMED)
+                self._refuse(reason.refusal if isinstance(reason, Refused) else MALFORMED)
         else:
             if self._head.is_too_large:
-                self._refuse(problems.HEAD_TOO_LARGE)
+                self._refuse(HEAD_TOO_LARGE)
 
     def _without_upgrade(self, rest: bytes) -> None:
         """Parse a request with `Upgrade:` as the ordinary one that it is here, body and all.
@@ -274,11 +267,10 @@ class GuardedProtocol(HttpToolsProtocol):
         """Parse what has waited behind the request that is answered now."""
         if self.transport.is_closing():
             return
-        data, self._waiting = bytes(self._waiting), bytearray()
+        data = bytes(self._waiting)
+        self._waiting.clear()
         self._parse(data)
         self._count_what_is_held()
-        if self._has_ended:
-            self.eof_received()
 
     # Ways to end a connection.
 
@@ -288,7 +280,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._waiting.clear()
         self.cycle.keep_alive = False
 
-    def _refuse(self, refusal: problems.Refusal) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Answer in place of the application, and hang up."""
         self._ignores_data = True
         self._waiting.clear()
@@ -307,7 +299,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _is_receiving(self) -> bool:
         """Whether a client who sends in time has more to send."""
-        is_in_time = self.loop.time() <= self._read_by and not (self._is_last or self._has_ended)
+        is_in_time = self.loop.time() <= self._read_by and not self._is_last
         return is_in_time and (self._in_message or self._ignores_data)
 
     def _close_if_idle(self) -> None:
@@ -326,7 +318,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 if self._is_answering():
                     self._end_with_this_answer()
                 else:
-                    self._refuse(problems.NO_MEMORY)
+                    self._refuse(NO_MEMORY)
                 kept = 0
         if kept < self._held:
             self._memory.let_go(self._held - kept)
@@ -334,6 +326,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _read_within(self, seconds: float) -> None:
         self._read_by = self.loop.time() + seconds
+
+
+class _NotYet(Exception):
+    """A request begins before the one before it is answered."""
 
 
 class GatheringTransport:
@@ -395,6 +391,7 @@ class GatheringTransport:
     def _flush(self) -> None:
         if not self._gathered:
             return
-        data, self._gathered = b"".join(self._gathered), []
+        data = b"".join(self._gathered)
+        self._gathered.clear()
         if not self.is_closing():  # the client may have left in the same turn
             self._transport.write(data)

@@ -97,10 +97,6 @@ class Server(RuleBasedStateMachine):
     def send_a_part(self, end: End, stream: bytes, upto: float) -> None:
         self._run(end.send, stream[: int(upto * len(stream))])
 
-    @rule(end=ends)
-    def send_no_more(self, end: End) -> None:
-        self._run(end.end)
-
     @rule(end=consumes(ends))
     def leave(self, end: End) -> None:
         self._run(end.leave)

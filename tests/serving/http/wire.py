@@ -140,11 +140,6 @@ class End:
             if not self.transport.is_closing():
                 self.protocol.data_received(piece)
 
-    def end(self) -> None:
-        """Say that nothing more will be sent, as a client that has left does, too."""
-        if not self.transport.is_closing():
-            self.protocol.eof_received()
-
     def leave(self) -> None:
         """Hang up."""
         self.transport.lose()
