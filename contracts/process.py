@@ -62,6 +62,9 @@ class Deferred:
             raise Stopped(self.signum)
 
 
+_raised = Deferred()  # the signal for which `_stop` has raised Stopped
+
+
 def printable(text: str) -> str:
     r"""One line of characters that show as what they are; others as `\x1b` or `\u202e`.
 
@@ -119,8 +122,14 @@ def signals_to_obey() -> list[signal.Signals]:
 
 def raise_on_signals() -> None:
     """Make the signals of `signals_to_obey` raise Stopped in the main thread from now on."""
+    _raised.signum = 0
     for signum in signals_to_obey():
         signal.signal(signum, _stop)
+
+
+def raise_if_stopped() -> None:
+    """Raise Stopped anew if a signal has come: a library may have dropped the first one."""
+    _raised.raise_if_received()
 
 
 @contextmanager
@@ -188,7 +197,7 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
         SIGINT, SIGTERM or SIGHUP.
     """
     try:
-        return command()
+        return _ended(command)
     except SnapensembleError as error:
         _report(name, error)
         return 2
@@ -220,6 +229,18 @@ def exit_code(name: str, command: Callable[[], int]) -> int:
         return 128 + stopped.signum
 
 
+def _ended(command: Callable[[], int]) -> int:
+    """The exit code of a command; Stopped where a signal came, whatever error became of that.
+
+    A library may turn what interrupts it into an error of its own: to import ONNX Runtime fails.
+    """
+    try:
+        return command()
+    except Exception:
+        _raised.raise_if_received()
+        raise
+
+
 def open_standard_streams() -> None:
     r"""Open descriptors 0, 1 and 2 on the null device where the caller has closed them.
 
@@ -249,6 +270,7 @@ def _as_json(error: UnicodeError) -> tuple[str, int]:
 
 def _stop(signum: int, _frame: FrameType | None) -> None:
     _kill_on_signals()
+    _raised.signum = signum
     raise Stopped(signum)
 
 

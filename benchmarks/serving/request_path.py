@@ -89,16 +89,15 @@ def path(bundle_dir: Path, picture: bytes) -> dict[str, list[str]]:
             on_batch=partial(metrics.batch, "model"),
             on_decode=metrics.decoded,
         ) as engine:
-            config = uvicorn_config(create_app(Settings(), engine, metrics))
-            config.load()
-            new = partial(
+            http = partial(
                 GuardedProtocol,
-                config=config,
-                server_state=ServerState(),
-                app_state={},
+                room=sys.maxsize,
                 memory=engine.admission.memory,
                 on_refusal=metrics.refused,
             )
+            config = uvicorn_config(create_app(Settings(), engine, metrics), http)
+            config.load()
+            new = partial(http, config=config, server_state=ServerState(), app_state={})
             asyncio.run(ask(new, picture, Passed()))  # the first is not like the others
             answer = asyncio.run(ask(new, picture, passed))
     finally:

@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from snapensemble.serving.errors import MalformedBody
+from snapensemble.serving.grpc.message_guard import check_fields
 
 PACKAGE = "inference"
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
@@ -156,7 +157,12 @@ CLASSES = message_classes()
 
 
 def parsed(kind: str, raw: bytes) -> Any:
-    """The message of a kind that bytes hold; raises MalformedBody if they hold none."""
+    """The message of a kind that bytes hold.
+
+    Raises:
+        MalformedBody: they hold none, or one of too many fields.
+    """
+    check_fields(raw, CLASSES[kind].DESCRIPTOR)
     try:
         return CLASSES[kind].FromString(raw)
     except DecodeError as error:

@@ -153,16 +153,14 @@ class GrpcServer:
             "type": "http", "method": "POST", "scheme": "http", "path": path,
             "headers": headers, "state": {STATE: state},
         }  # fmt: skip
+        wait_s: int | None = None
         with Exchange(self._layer, scope, _no_send) as exchange:
             try:
-                if self._tokens is not None and path not in OPEN:
-                    self._check_token(headers)
-                raw = await self._messages.read(context)
-                reply = await method(raw, Given(dict(headers), context.time_remaining(), state))
+                reply = await self._reply(path, method, headers, state, context)
             except ServingError as error:
                 exchange.status, code, title = entry_of(error)
+                detail = str(error)
                 wait_s = retry_after_s(error) if exchange.status == 503 else None
-                await self._abort(context, exchange, code, title, str(error), wait_s)
             except asyncio.CancelledError:  # nobody is there to be answered
                 if not self._service.shutdown.stopping:  # or the time for that is over
                     self._service.metrics.departed.inc()
@@ -170,10 +168,23 @@ class GrpcServer:
             except Exception:  # a defect: logged here, and the client learns no more than that
                 log.exception("unexpected error in %s", path)
                 exchange.status, code, title = INTERNAL_ERROR
-                await self._abort(context, exchange, code, title, "the server's log says more")
-            exchange.status = 200
-            context.set_trailing_metadata((("x-request-id", exchange.identity),))
-            return reply
+                detail = "the server's log says more"
+            else:
+                exchange.status = 200
+                context.set_trailing_metadata((("x-request-id", exchange.identity),))
+                return reply
+            # Not where the error is handled: the context keeps what `abort` raises, which would
+            # keep the error, and with it the message, until the next collection of cycles.
+            return await self._abort(context, exchange, code, title, detail, wait_s)
+
+    async def _reply(
+        self, path: str, method: Method, headers: Headers, state: RequestState, context: Context
+    ) -> bytes:
+        """The reply to a call; raises ServingError."""
+        if self._tokens is not None and path not in OPEN:
+            self._check_token(headers)
+        raw = await self._messages.read(context)
+        return await method(raw, Given(dict(headers), context.time_remaining(), state))
 
     async def _abort(
         self,
@@ -182,7 +193,7 @@ class GrpcServer:
         code: str,
         title: str,
         detail: str,
-        wait_s: int | None = None,
+        wait_s: int | None,
     ) -> NoReturn:
         """Answer with an error; its code is counted, and clients of gRPC obey the time to wait."""
         self._service.metrics.problems.labels(code).inc()

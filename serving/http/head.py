@@ -3,7 +3,14 @@
 The parser (llhttp) is strict about most; the checks here are for what it lets pass.
 """
 
-from snapensemble.serving.http.problems import MAX_HEAD_BYTES, MAX_HEADERS, Refused, malformed
+from snapensemble.serving.http.problems import (
+    HEAD_TOO_LARGE,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_TARGET_BYTES,
+    Refused,
+    malformed,
+)
 
 END = b"\r\n\r\n"
 VERSIONS = ("1.0", "1.1")
@@ -41,11 +48,12 @@ class Progress:
         self._headers += 1
 
 
-def framing(method: bytes, version: str, headers: Headers) -> int | None:
+def framing(method: bytes, target: bytes, version: str, headers: Headers) -> int | None:
     """The length of the body in bytes; None if it comes in chunks.
 
     Args:
         method: that of the request.
+        target: path and query, of which whoever reads them makes far more than there are bytes.
         version: that of HTTP.
         headers: names in lower case; the parser has seen to it that lengths are numbers, and that
             there is either one length or chunks.
@@ -53,6 +61,8 @@ def framing(method: bytes, version: str, headers: Headers) -> int | None:
     Raises:
         Refused: the head is not that of a request which this server could answer.
     """
+    if len(target) > MAX_TARGET_BYTES:
+        raise Refused(HEAD_TOO_LARGE)
     if version not in VERSIONS:
         raise Refused(malformed(f"HTTP/{version} is not spoken here; use HTTP/1.1"))
     if method == b"CONNECT":

@@ -95,6 +95,7 @@ HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 MAX_DETAIL = 500  # characters, since what a client sent may be in it
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
+MAX_TARGET_BYTES = 8 * 1024  # of path and query
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("snapensemble")
 Words = Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
@@ -231,7 +232,8 @@ HEAD_TOO_LARGE = Refusal(
     431,
     "head_too_large",
     "The request line and headers are too large",
-    f"at most {MAX_HEAD_BYTES:,} bytes and {MAX_HEADERS} headers are accepted before the body",
+    f"at most {MAX_HEAD_BYTES:,} bytes and {MAX_HEADERS} headers are accepted before the body, "
+    f"and {MAX_TARGET_BYTES:,} bytes of path and query",
 )
 NO_MEMORY = Refusal(
     503,

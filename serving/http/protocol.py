@@ -41,8 +41,8 @@ class GuardedProtocol(HttpToolsProtocol):
     """The protocol of one connection, between its transport and the application.
 
     Args:
-        max_connections: requests of more connections are marked as crowded.
         room: of more connections than that the newest is hung up on.
+        max_connections: requests of more connections are marked as crowded.
         memory: counts heads that are not complete, and bytes that wait behind a request.
         timekeeper: calls `look_at_the_clock`.
         on_refusal: called for each answer that no application has made, with status, code and
@@ -52,8 +52,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(
         self,
         *args: Any,
+        room: int,
         max_connections: int = sys.maxsize,
-        room: int = sys.maxsize,
         memory: MemoryBudget | None = None,
         timekeeper: Timekeeper | None = None,
         on_refusal: Callable[[int, str, bool], None] = lambda *_: None,
@@ -165,7 +165,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head has come, so the application may start."""
         self._body_left = head.framing(
-            self.parser.get_method(), self.parser.get_http_version(), self.headers
+            self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
         )
         self._is_upgrade = self.parser.should_upgrade()
         if not self._is_upgrade:  # otherwise `_without_upgrade` begins the request again

@@ -4,14 +4,17 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
 
 from snapensemble.serving.http.exchange import Exchanges
 from snapensemble.serving.http.problems import add_problem_handlers
+from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.http.routes import metrics_router
 from snapensemble.serving.http.service import Service
+from snapensemble.serving.process.descriptors import room_for_metrics
 from snapensemble.serving.process.server import uvicorn_config
 from snapensemble.serving.shutdown import Shutdown
 
@@ -34,7 +37,8 @@ def create_metrics_app(service: Service) -> FastAPI:
 @contextlib.contextmanager
 def serve_metrics(listener: socket.socket, service: Service) -> Iterator[None]:
     """Answer on a listening socket, on a thread with its own event loop, while the body runs."""
-    config = uvicorn_config(create_metrics_app(service), timeout_graceful_shutdown=1)
+    http = partial(GuardedProtocol, room=room_for_metrics(service.settings))
+    config = uvicorn_config(create_metrics_app(service), http, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(
         target=server.run, kwargs={"sockets": [listener]}, name="metrics", daemon=True

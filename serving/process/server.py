@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from snapensemble.contracts.process import signals_to_obey
+from snapensemble.contracts.process import raise_if_stopped, signals_to_obey
 from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.http.timekeeper import Timekeeper
@@ -152,8 +152,8 @@ def make_server(
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
         http=partial(
             GuardedProtocol,
-            max_connections=settings.max_connections,
             room=room,
+            max_connections=settings.max_connections,
             memory=memory,
             timekeeper=Timekeeper(on_tick=service.show_load),
             on_refusal=service.metrics.refused,
@@ -161,6 +161,7 @@ def make_server(
     )
     for signum in signals_to_obey():
         signal.signal(signum, shutdown.stop)
+    raise_if_stopped()  # by a signal that came before
     grpc = None
     if settings.grpc_port is not None:
         from snapensemble.serving.grpc.server import GrpcServer
@@ -169,10 +170,17 @@ def make_server(
     return Server(config, shutdown, service, shares_port=settings.workers > 1, grpc=grpc, jobs=jobs)
 
 
-def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
-    """The configuration that all ports of this server share: guarded, quiet and nameless."""
+def uvicorn_config(app: ASGIApp, http: partial[GuardedProtocol], **more: Any) -> uvicorn.Config:
+    """The configuration that all ports of this server share: guarded, quiet and nameless.
+
+    Args:
+        app: answers the requests.
+        http: makes the protocol of a connection, which has the limits of its port.
+        more: what else is uvicorn's.
+    """
     return uvicorn.Config(
         app,
+        http=http,  # type: ignore[arg-type] # it takes anything that makes a protocol
         ws="none",
         lifespan="off",  # nothing waits for it, and a start that fails would leave its traceback
         access_log=False,  # `snapensemble.serving.http.exchange` writes one
@@ -180,5 +188,5 @@ def uvicorn_config(app: ASGIApp, **more: Any) -> uvicorn.Config:
         log_level="error",
         server_header=False,
         proxy_headers=False,  # nothing here depends on who the client is
-        **{"http": GuardedProtocol, **more},
+        **more,
     )

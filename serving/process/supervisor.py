@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from snapensemble.contracts.errors import SnapensembleError
-from snapensemble.contracts.process import Stopped, signals_to_obey
+from snapensemble.contracts.process import Stopped, raise_if_stopped, signals_to_obey
 from snapensemble.serving.process.watchdog import CUT_OFF
 
 LONG_LIFE_S = 30.0  # a worker that has run so long is replaced at once
@@ -180,6 +180,7 @@ class Supervisor:
 
         before = {signum: signal.signal(signum, obey) for signum in signals_to_obey()}
         try:
+            raise_if_stopped()  # by a signal that came before
             with woken_by_signals(loop):
                 yield
         finally:

@@ -9,7 +9,9 @@ import math
 import os
 import select
 import threading
+import time
 from collections import deque
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -115,13 +117,15 @@ class OneTracebackAtATime(logging.Filter):
 
     Args:
         every_s: seconds after which the traceback of a place is written again.
+        clock: tells them; it must not jump, as the time of records does.
     """
 
     MOST_PLACES = 100
 
-    def __init__(self, every_s: float = 60.0) -> None:
+    def __init__(self, every_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._every_s = every_s
+        self._clock = clock
         self._written: dict[tuple[object, ...], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -133,13 +137,14 @@ class OneTracebackAtATime(logging.Filter):
             traceback = traceback.tb_next
         where = None if traceback is None else (traceback.tb_frame.f_code, traceback.tb_lineno)
         place = (record.pathname, record.lineno, record.exc_info[0], where)
-        if record.created - self._written.get(place, -math.inf) < self._every_s:
+        now = self._clock()
+        if now - self._written.get(place, -math.inf) < self._every_s:
             record.msg = f"{record.getMessage()}: {record.exc_info[0].__name__}, as before"
             record.args = record.exc_info = record.exc_text = None
             return True
         if len(self._written) >= self.MOST_PLACES:
             self._written.clear()
-        self._written[place] = record.created
+        self._written[place] = now
         return True
 
 

@@ -21,6 +21,7 @@ from snapensemble.client.wire import (
     Incoming,
     OneServer,
     as_failure,
+    as_late,
     body_of,
     read_predictions,
     shown,
@@ -151,6 +152,6 @@ class AsyncClient(OneServer[httpx2.AsyncClient, httpx2.AsyncBaseTransport]):
                     incoming.take(chunk)
                 return incoming.reply(response)
         except TimeoutError:
-            return Failure(f"nothing came within {request.timeout_s:.0f} s", may_be_repeated=False)
+            return as_late(request)
         except NO_ANSWER as error:
             return as_failure(error)

@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import Any, TypeVar, Unpack, overload
 
@@ -22,6 +22,7 @@ from snapensemble.client.wire import (
     Incoming,
     OneServer,
     as_failure,
+    as_late,
     body_of,
     read_predictions,
     shown,
@@ -184,6 +185,24 @@ class Client(OneServer[httpx2.Client, httpx2.BaseTransport]):
                 raise CancelledError
 
     def _send(self, request: Request) -> Reply | Failure:
+        """Send a request, on a thread of its own, which is left alone when its time is over.
+
+        httpx2 gives that time to each read anew, so a server may take it for each byte of a head.
+        """
+        outcome: Future[Reply | Failure] = Future()
+
+        def send() -> None:
+            try:
+                outcome.set_result(self._sent(request))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        threading.Thread(target=send, name="snapensemble-request", daemon=True).start()
+        if not wait([outcome], request.timeout_s).done:
+            return as_late(request)
+        return outcome.result()
+
+    def _sent(self, request: Request) -> Reply | Failure:
         incoming = Incoming(self._talk.url, request)
         how = {"timeout": request.timeout_s, **body_of(request)}
         try:

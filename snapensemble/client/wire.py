@@ -133,6 +133,11 @@ def as_failure(error: Exception) -> Failure:
     return Failure(text, isinstance(error, BROKEN) and not refused_certificate)
 
 
+def as_late(request: Request) -> Failure:
+    """Why it was given up: the answer has not come whole, and the server may be at work on it."""
+    return Failure(f"nothing came within {request.timeout_s:.0f} s", may_be_repeated=False)
+
+
 def read_predictions(answers: Answers, url: str) -> list[Prediction]:
     """The predictions of an answer.
 

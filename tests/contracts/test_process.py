@@ -1,5 +1,6 @@
 """How a command line ends; each in a process of its own."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,61 @@ def test_a_working_directory_that_was_removed_is_named(tmp_path: Path) -> None:
     body = f"os.chdir('{tmp_path}/gone'); os.rmdir('{tmp_path}/gone'); "
     done = run(body + "sys.exit(exit_code('it', lambda: len(os.getcwd())))")
     assert done.stderr == "it: the working directory: No such file or directory\n"
+
+
+INTERRUPTED = """
+import signal
+from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.process import raise_on_signals
+
+def command():
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except BaseException as error:
+        raise {error}
+
+raise_on_signals()
+sys.exit(exit_code("it", command))
+"""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ImportError('initialization failed')",
+        "ModuleNotFoundError('x', name='x') from error",
+        "InvalidConfig('no number')",
+        "OSError(28, 'No space left on device')",
+    ],
+)
+def test_who_is_stopped_by_a_signal_says_so_whatever_error_a_library_makes_of_it(
+    error: str,
+) -> None:
+    done = run(INTERRUPTED.replace("{error}", error))
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "it: stopped by SIGTERM\n")
+
+
+DROPPED = """
+import signal
+from snapensemble.contracts.process import raise_if_stopped, raise_on_signals
+
+class Dropped:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)  # nobody sees what is raised here
+
+def command():
+    raise_if_stopped()
+    sys.unraisablehook = lambda _: None
+    one = Dropped()
+    del one
+    raise_if_stopped()
+    return 0
+
+raise_on_signals()
+sys.exit(exit_code("it", command))
+"""
+
+
+def test_a_signal_that_a_library_has_dropped_stops_all_the_same() -> None:
+    done = run(DROPPED)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "it: stopped by SIGTERM\n")

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import io
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -76,9 +77,10 @@ def open_port(app: FastAPI, **limits: Any) -> Iterator[Port]:
         limits: arguments of `GuardedProtocol`, such as `max_connections`.
     """
     memory, on_refusal = app.state.service.model().admission.memory, app.state.metrics.refused
-    http = partial(GuardedProtocol, memory=memory, on_refusal=on_refusal, **limits)
+    limits = {"room": sys.maxsize, "memory": memory, "on_refusal": on_refusal, **limits}
+    http = partial(GuardedProtocol, **limits)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn_config(app, timeout_graceful_shutdown=5, http=http))
+        server = uvicorn.Server(uvicorn_config(app, http, timeout_graceful_shutdown=5))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

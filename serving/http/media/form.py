@@ -37,24 +37,18 @@ class Form:
             )
         if b"boundary" not in options:
             raise _malformed_form("its Content-Type names no boundary")
-        self._limit = limit
-        self._files: list[bytearray] = []
-        self._fields = 0
-        self._is_in_file = False
-        self._is_closed = False
-        self._header_name = self._header_value = b""
-        self._disposition = self._type = b""
+        self._parts = _Parts(limit)
         try:
             self._parser = MultipartParser(
                 options[b"boundary"],
                 {
-                    "on_part_begin": self._on_part_begin,
-                    "on_header_field": self._on_header_field,
-                    "on_header_value": self._on_header_value,
-                    "on_header_end": self._on_header_end,
-                    "on_headers_finished": self._on_headers_finished,
-                    "on_part_data": self._on_part_data,
-                    "on_end": self._on_end,
+                    "on_part_begin": self._parts.on_part_begin,
+                    "on_header_field": self._parts.on_header_field,
+                    "on_header_value": self._parts.on_header_value,
+                    "on_header_end": self._parts.on_header_end,
+                    "on_headers_finished": self._parts.on_headers_finished,
+                    "on_part_data": self._parts.on_part_data,
+                    "on_end": self._parts.on_end,
                 },
             )
         except FormParserError as error:
@@ -79,22 +73,39 @@ class Form:
             MalformedBody: the form is not whole; without its end the last files may be missing.
             EmptyBody: there is no file.
         """
-        if not self._is_closed:
+        if not self._parts.is_closed:
             raise _malformed_form("it ends before its closing boundary")
-        if not self._files:
+        if not self._parts.files:
             raise EmptyBody('the form has no file; send one with curl -F "image=@cat.jpg"')
-        return [bytes(file) for file in self._files]
+        return [bytes(file) for file in self._parts.files]
 
-    def _on_part_begin(self) -> None:
+
+class _Parts:
+    """What the parser has found so far.
+
+    It does not know the parser, which calls it: in a cycle the files would stay in memory, counted
+    by nobody, until the next collection.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.files: list[bytearray] = []
+        self.is_closed = False
+        self._limit = limit
+        self._fields = 0
+        self._is_in_file = False
+        self._header_name = self._header_value = b""
         self._disposition = self._type = b""
 
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+    def on_part_begin(self) -> None:
+        self._disposition = self._type = b""
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
 
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
         self._header_value += data[start:end]
 
-    def _on_header_end(self) -> None:
+    def on_header_end(self) -> None:
         name = self._header_name.lower()
         if name == b"content-disposition":
             self._disposition = self._header_value
@@ -102,26 +113,26 @@ class Form:
             self._type = self._header_value.strip().lower()
         self._header_name = self._header_value = b""
 
-    def _on_headers_finished(self) -> None:
+    def on_headers_finished(self) -> None:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise _malformed_form("a part has no Content-Disposition with a name")
         self._is_in_file = b"filename" in options or self._type.startswith(b"image/")
         if self._is_in_file:
-            self._files.append(bytearray())
-            if len(self._files) > self._limit:
+            self.files.append(bytearray())
+            if len(self.files) > self._limit:
                 raise TooManyImages(too_many(f"more than {self._limit}", self._limit))
         else:
             self._fields += 1
             if self._fields > self._limit:
                 raise _malformed_form(f"it has more than {self._limit} fields")
 
-    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_in_file:
-            self._files[-1] += data[start:end]
+            self.files[-1] += data[start:end]
 
-    def _on_end(self) -> None:
-        self._is_closed = True
+    def on_end(self) -> None:
+        self.is_closed = True
 
 
 def _malformed_form(reason: str) -> MalformedBody:

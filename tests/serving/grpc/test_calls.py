@@ -1,7 +1,9 @@
 """The methods of the service: the same numbers, limits, tokens and counts as over HTTP."""
 
 import asyncio
+import gc
 import re
+import weakref
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ pytest.importorskip("grpc", reason="gRPC is not tried: pip install 'snapensemble
 
 import grpc
 
+from snapensemble.serving.errors import InvalidTensor
 from snapensemble.serving.grpc.messages import (
     CLASSES,
     HEALTH,
@@ -49,6 +52,33 @@ async def refusal(call: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
+
+
+class Held:
+    """What a call needs."""
+
+
+async def test_what_a_refused_call_needed_is_freed_without_a_collection_of_cycles(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[weakref.ref[Held]] = []
+
+    async def refuse(*_: object) -> bytes:
+        needed = Held()
+        held.append(weakref.ref(needed))
+        raise InvalidTensor("not those of the model")
+
+    monkeypatch.setattr("snapensemble.serving.grpc.server.infer", refuse)
+    gc.disable()
+    try:
+        async with serving(LIMITS, engine) as (caller, _, _), asyncio.timeout(10):
+            for _ in range(3):
+                await refusal(caller.call("ModelInfer", raw_pictures()))
+            while any(each() is not None for each in held):  # its task ends after its answer
+                await asyncio.sleep(0.001)
+    finally:
+        gc.enable()
+    assert len(held) == 3
 
 
 async def test_the_numbers_are_those_of_predict_in_every_form(engine: Engine) -> None:

@@ -2,6 +2,7 @@ import re
 
 import httpx
 import pytest
+from starlette.staticfiles import StaticFiles
 
 from snapensemble.serving.http.pages import ASSETS, DOCS, PAGE, page_headers
 
@@ -48,6 +49,21 @@ async def test_all_that_the_docs_page_loads_is_there(http: httpx.AsyncClient) ->
 )
 async def test_nothing_else_of_the_package_is_served(http: httpx.AsyncClient, name: str) -> None:
     assert (await http.get(f"/{ASSETS}/{name}")).status_code == 404
+
+
+async def test_a_path_of_many_parts_is_not_looked_for_on_the_disk(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_for: list[str] = []
+
+    def look(_: StaticFiles, path: str) -> tuple[str, None]:
+        looked_for.append(path)
+        return "", None
+
+    monkeypatch.setattr(StaticFiles, "lookup_path", look)
+    for name in ("a/b", "a/" * 1000, "nothing.js"):
+        assert (await http.get(f"/{ASSETS}/{name}")).status_code == 404
+    assert looked_for == ["nothing.js"]
 
 
 async def test_the_first_page_leads_to_it_by_a_relative_address(http: httpx.AsyncClient) -> None:

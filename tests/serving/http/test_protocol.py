@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from snapensemble.serving.http import protocol as limits
 from snapensemble.serving.http.app import create_app
-from snapensemble.serving.http.problems import MAX_HEAD_BYTES, MAX_HEADERS
+from snapensemble.serving.http.problems import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from snapensemble.serving.inference.engine import Engine, load_engine
 from tests.factories import encoded, make_bundle, picture
 from tests.fakes import GatedMember
@@ -245,6 +245,7 @@ async def test_heads_that_are_not_complete_count(wire: Wire) -> None:
         (b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * MAX_HEAD_BYTES, 431),
         (b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * MAX_HEADERS + b"\r\n", 431),
         (b"\r\n" * MAX_HEAD_BYTES, 431),
+        (b"GET /" + b"a" * MAX_TARGET_BYTES + b" HTTP/1.1\r\nhost: x\r\n\r\n", 431),
         (LIVE[:-2] + b"transfer-encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 20_000, 431),
     ],
 )

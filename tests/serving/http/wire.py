@@ -1,6 +1,7 @@
 """A connection without sockets: a test decides what comes in which piece, and when it is lost."""
 
 import asyncio
+import sys
 from functools import partial
 from typing import Any
 
@@ -75,10 +76,11 @@ class Wire:
         self.state = ServerState()
         self.timekeeper = Timekeeper()
         self._ends: list[End] = []
-        self._config: uvicorn.Config = uvicorn_config(app, timeout_keep_alive=75)
+        http = partial(GuardedProtocol, room=sys.maxsize)
+        self._config: uvicorn.Config = uvicorn_config(app, http, timeout_keep_alive=75)
         self._config.load()
         self._new = partial(
-            GuardedProtocol,
+            http,
             config=self._config,
             server_state=self.state,
             app_state={},

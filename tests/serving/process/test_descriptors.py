@@ -5,15 +5,19 @@ import resource
 import pytest
 
 from snapensemble.serving.process.descriptors import (
+    ENOUGH,
+    METRICS,
     SPARE,
     make_room_for_connections,
     room_for_connections,
+    room_for_metrics,
 )
 from snapensemble.serving.settings import Settings
 
 INFINITY = resource.RLIM_INFINITY
 FEW = Settings(max_connections=1000)
 GRPC = Settings(max_connections=1000, grpc_port=0)
+WITH_METRICS = Settings(max_connections=1000, metrics_port=0)
 
 
 class Limits:
@@ -47,6 +51,7 @@ def limits(
         (FEW, 1024, INFINITY, 2000 + SPARE),
         (FEW, 1024, 1_048_576, 2000 + SPARE),
         (GRPC, 1024, 1_048_576, 4000 + SPARE),
+        (WITH_METRICS, 1024, 1_048_576, 2000 + SPARE + METRICS),
         (FEW, 20_000, 20_000, 20_000),
         (FEW, INFINITY, INFINITY, INFINITY),
     ],
@@ -84,3 +89,27 @@ def test_files_are_left_for_all_else(monkeypatch: pytest.MonkeyPatch, soft: int,
     limits(monkeypatch, soft, soft)
     assert room_for_connections(FEW) == room
     assert room_for_connections(GRPC) == room // 2
+    taken = room_for_connections(WITH_METRICS) + room_for_metrics(WITH_METRICS)
+    assert 0 < taken <= soft - min(SPARE, soft // 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "hard", "warns"),
+    [
+        (Settings(grpc_port=0), 20_000, False),  # room for 9,950 at each port
+        (Settings(grpc_port=0, max_connections=10_000), 20_000, True),
+        (Settings(), ENOUGH + SPARE, False),
+        (Settings(), ENOUGH + SPARE - 1, True),
+        (Settings(max_connections=500), 600, False),
+    ],
+)
+def test_a_number_that_nobody_has_asked_for_gives_way_without_a_word_while_there_are_enough(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    settings: Settings,
+    hard: int,
+    warns: bool,
+) -> None:
+    limits(monkeypatch, hard, hard)
+    make_room_for_connections(settings)
+    assert ("there is room for" in caplog.text) is warns

@@ -1,14 +1,19 @@
 """/metrics on a second port, with a real server."""
 
+import socket
+from contextlib import ExitStack
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
+import pytest
 
 from snapensemble.server_process import server_process
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.engine import Engine
-from snapensemble.serving.process.metrics_port import create_metrics_app
+from snapensemble.serving.process import descriptors
+from snapensemble.serving.process.metrics_port import create_metrics_app, serve_metrics
 from snapensemble.serving.settings import Settings
 from tests.factories import encoded, picture
 from tests.fakes import client
@@ -30,6 +35,40 @@ async def test_the_second_port_has_metrics_and_nothing_else(engine: Engine) -> N
         assert "snapensemble_queue_images 0.0" in reply.text.splitlines()
         for path in ("/", "/model", "/predict", "/openapi.json", "/docs", "/health/live"):
             is_problem(await http.get(path), 404, "not_found")
+
+
+def ask(stack: ExitStack, address: tuple[str, int]) -> HTTPConnection:
+    """A connection that has been answered, so that the server knows it."""
+    connection = HTTPConnection(*address, timeout=30)
+    stack.callback(connection.close)
+    connection.request("GET", "/metrics")
+    assert connection.getresponse().read()
+    return connection
+
+
+def test_it_takes_so_many_connections_and_no_more_so_that_the_other_ports_have_files(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "METRICS", 3)
+    service: Service = create_app(Settings(metrics_port=0), engine).state.service
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        serve_metrics(listener, service),
+        ExitStack() as stack,
+    ):
+        address = listener.getsockname()
+        for _ in range(3):
+            ask(stack, address)
+        for _ in range(10):
+            with pytest.raises(OSError), ExitStack() as one:
+                ask(one, address)
+        stack.close()
+        while True:  # the server has to notice first
+            try:
+                ask(stack, address)
+            except OSError:
+                continue
+            break
 
 
 def test_it_shows_what_the_main_port_has_done_and_ends_with_it(

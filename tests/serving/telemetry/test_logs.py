@@ -106,32 +106,38 @@ def test_a_text_line_ends_with_its_fields() -> None:
     assert line.endswith(" INFO request status=200 request_id=abc")
 
 
-def failed_at(time: float, error: type[Exception] = ValueError) -> logging.LogRecord:
+def failed(error: type[Exception] = ValueError) -> logging.LogRecord:
     try:
         raise error("of a client's making")
     except error:
-        record = logging.LogRecord("x", 40, __file__, 1, "failed %s", ("here",), sys.exc_info())
-    record.created = time
-    return record
+        return logging.LogRecord("x", 40, __file__, 1, "failed %s", ("here",), sys.exc_info())
 
 
 def test_the_traceback_of_one_place_is_written_once_in_a_while_and_a_short_line_each_time() -> None:
-    one_at_a_time = OneTracebackAtATime(every_s=60)
-    lines = []
-    for time, error in ((0, ValueError), (1, ValueError), (2, KeyError), (59, ValueError)):
-        record = failed_at(time, error)
+    seconds, lines = (0, 1, 2, 59, 61), list[str]()
+    one_at_a_time = OneTracebackAtATime(every_s=60, clock=lambda: seconds[len(lines)])
+    for error in (ValueError, ValueError, KeyError, ValueError, ValueError):
+        record = failed(error)
         assert one_at_a_time.filter(record)
         lines.append(TextLines().format(record))
-    assert ["Traceback" in line for line in lines] == [True, False, True, False]
+    assert ["Traceback" in line for line in lines] == [True, False, True, False, True]
     assert lines[1].endswith("failed here: ValueError, as before")
-    later = failed_at(61)
-    assert one_at_a_time.filter(later) and "Traceback" in TextLines().format(later)
+
+
+def test_a_system_clock_that_is_put_back_hides_no_traceback() -> None:
+    now = 0
+    one_at_a_time = OneTracebackAtATime(every_s=60, clock=lambda: now)
+    before, after = failed(), failed()
+    after.created = before.created - 86_400
+    one_at_a_time.filter(before)
+    now = 61
+    assert one_at_a_time.filter(after) and "Traceback" in TextLines().format(after)
 
 
 def test_places_that_are_remembered_are_bounded() -> None:
     one_at_a_time = OneTracebackAtATime()
     for number in range(1000):
-        record = failed_at(number)
+        record = failed()
         record.lineno = number
         one_at_a_time.filter(record)
     assert len(one_at_a_time._written) <= one_at_a_time.MOST_PLACES

@@ -295,6 +295,23 @@ async def test_a_request_without_an_end_is_given_up() -> None:
             await client.predict(b"x")
 
 
+def test_the_client_that_blocks_gives_it_up_too_whatever_it_waits_for() -> None:
+    is_over = threading.Event()
+
+    def handle(_: httpx2.Request) -> httpx2.Response:
+        is_over.wait()
+        return httpx2.Response(200)
+
+    transport = httpx2.MockTransport(handle)
+    with snapensemble.Client("http://s", within_s=0.01, transport=transport) as client:
+        try:
+            for ask in (client.model, lambda: client.predict([b"x", b"y"])):
+                with pytest.raises(Unreachable, match="nothing came within"):
+                    ask()
+        finally:
+            is_over.set()
+
+
 class Endless(httpx2.SyncByteStream, httpx2.AsyncByteStream):
     """An answer without an end, of pieces that each come soon."""
 
