@@ -109,15 +109,18 @@ def remove_former(directory: Path, proof: str) -> None:
     """Remove a directory that an earlier demo has made, and no other.
 
     Raises:
-        InvalidConfig: the directory holds something else.
+        InvalidConfig: the directory holds something else, and no demo was killed at its start.
     """
+    from snapensemble.trainer.recording.run_directory import holds_nothing
+
     if not directory.exists():
         return
-    if not (directory / proof).is_file() and any(directory.iterdir()):
+    if (directory / proof).is_file() or not any(directory.iterdir()):
+        shutil.rmtree(directory)
+    elif not holds_nothing(directory):
         raise InvalidConfig(
             f"{directory} exists and was not made by the demo (no {proof}); choose another --out"
         )
-    shutil.rmtree(directory)
 
 
 def write_images(bundle_dir: Path, images_dir: Path) -> tuple[list[Path], list[str]]:

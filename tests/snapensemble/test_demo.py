@@ -8,6 +8,7 @@ from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.run import RUN_FILE
 from snapensemble.demo import free_port, remove_former
 from snapensemble.evaluate import evaluate
+from snapensemble.trainer.config_file import CONFIG_FILE
 from tests.forks import run
 
 
@@ -30,6 +31,9 @@ def test_a_former_demo_is_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "run" / RUN_FILE).touch()
     remove_former(tmp_path / "run", RUN_FILE)
     assert not (tmp_path / "run").exists()
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / CONFIG_FILE).touch()  # before there was a manifest: train goes over it
+    remove_former(tmp_path / "killed", RUN_FILE)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(InvalidConfig, match="was not made by the demo"):

@@ -237,9 +237,7 @@ def refuse_taken(directory: Path) -> None:
         InvalidConfig: there is something, and a run is never written over.
     """
     try:
-        taken = directory.exists() and (
-            not directory.is_dir() or any(map(_is_something, directory.iterdir()))
-        )
+        taken = directory.exists() and not holds_nothing(directory)
     except OSError as error:
         raise WriteFailed(f"{directory}: {error.strerror}; choose another --out") from error
     if taken:
@@ -247,6 +245,11 @@ def refuse_taken(directory: Path) -> None:
             f"{directory} is not empty; a run is never written over another: choose a new --out"
             + (f", or go on with --resume {directory}" if (directory / RUN_FILE).exists() else "")
         )
+
+
+def holds_nothing(directory: Path) -> bool:
+    """Whether there is an empty directory, or what a start has left that was killed at once."""
+    return directory.is_dir() and not any(map(_is_something, directory.iterdir()))
 
 
 def calibration_images(dataset: Dataset, seed: int) -> NDArray[np.uint8]:
