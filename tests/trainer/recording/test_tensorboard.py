@@ -84,7 +84,7 @@ def test_a_full_disk_is_an_error_with_a_name(
         close = flush
 
     with (
-        pytest.raises(WriteFailed, match="events.out.tfevents.*No space left"),
+        pytest.raises(WriteFailed, match="events.out.tfevents.*the disk is full; free some space"),
         TensorBoard(tmp_path, batch_size=1) as board,
     ):
         board._file.close()
