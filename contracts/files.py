@@ -173,6 +173,11 @@ def read_at_most(path: Path, max_bytes: int) -> bytes:
     return bytes(data)
 
 
+def read_picture(path: Path) -> bytes:
+    """The bytes of a picture that a user names; see `read_at_most`."""
+    return read_at_most(path, MAX_PICTURE_BYTES)
+
+
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """The bytes of a regular file that is not too large; see `open_regular`."""
     with open_regular(path, max_bytes) as file:

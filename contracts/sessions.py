@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from snapensemble.contracts.errors import InvalidConfig
-from snapensemble.contracts.onnx_files import check_onnx
+from snapensemble.contracts.protobuf.onnx_files import check_onnx
 
 # Official builds send usage events to their maker unless this is set before the first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -22,12 +22,12 @@ from snapensemble.contracts.bundle import (
 )
 from snapensemble.contracts.errors import InvalidConfig, WriteFailed
 from snapensemble.contracts.files import (
+    explaining_failures,
     hidden_directory,
     locked,
     refuse_unwritable,
     sha256_of,
     sync_directory,
-    why_unwritten,
 )
 from snapensemble.contracts.metrics import Answers, mean_probabilities, val_figures
 from snapensemble.export.acceptance import judge_int8
@@ -235,23 +235,19 @@ def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
     _put_back(aside, target)
     _refuse_taken(target, replace)
     with contextlib.ExitStack() as stack:
-        try:
+        with explaining_failures(target):
             hidden = stack.enter_context(
                 hidden_directory(target.parent, f".{target.name}.partial-")
             )
-        except OSError as error:
-            raise WriteFailed(f"{target}: {why_unwritten(error)}") from error
         bundle = hidden / "bundle"
         bundle.mkdir()
         yield bundle
         sync_directory(bundle)
         _refuse_taken(target, replace)  # another export may have finished meanwhile
-        try:
+        with explaining_failures(target):
             with locked(target.parent):
                 _swap(bundle, target, aside)
             sync_directory(target.parent)
-        except OSError as error:
-            raise WriteFailed(f"{target}: {why_unwritten(error)}") from error
 
 
 def _swap(bundle: Path, target: Path, aside: Path) -> None:

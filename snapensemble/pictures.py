@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData, InvalidImage
-from snapensemble.contracts.files import MAX_PICTURE_BYTES, read_at_most
+from snapensemble.contracts.files import read_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +74,7 @@ def loaded(picture: "Picture") -> "bytes | Image":
     """
     if isinstance(picture, str | os.PathLike):
         try:
-            return read_at_most(Path(picture), MAX_PICTURE_BYTES)
+            return read_picture(Path(picture))
         except (OSError, ValueError) as error:  # ValueError: a character that no path has
             raise InvalidData(getattr(error, "strerror", None) or str(error)) from error
     if isinstance(picture, bytes | bytearray | memoryview):

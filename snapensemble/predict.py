@@ -19,9 +19,8 @@ from pydantic import Field
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.files import (
-    MAX_PICTURE_BYTES,
     explaining_failures,
-    read_at_most,
+    read_picture,
     refuse_unwritable,
     write_atomically,
 )
@@ -240,6 +239,6 @@ def describe(file: Path | str, prediction: dict[str, Any]) -> str:
 
 def _read(file: Path) -> bytes:
     try:
-        return read_at_most(file, MAX_PICTURE_BYTES)
+        return read_picture(file)
     except OSError as error:
         raise InvalidData(f"{file}: {error.strerror or error}") from error

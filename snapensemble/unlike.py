@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from snapensemble.contracts.bundle import BundleManifest
 from snapensemble.contracts.errors import InvalidData, InvalidImage
-from snapensemble.contracts.files import MAX_PICTURE_BYTES, in_home, read_at_most
+from snapensemble.contracts.files import in_home, read_picture
 from snapensemble.contracts.pictures.walk import Walk
 from snapensemble.contracts.process import say
 from snapensemble.pictures import encoded
@@ -52,8 +52,7 @@ def find_others(spec: str, bundle: BundleManifest, limit: int | None) -> Others:
         if not files:
             found = f"; {walk.summary()}" if walk.passed_over else ""
             raise InvalidData(f"--unlike: {spec} holds no picture{found}")
-        read = partial(read_at_most, max_bytes=MAX_PICTURE_BYTES)
-        return [(str(files[i]), partial(read, files[i])) for i in spread(len(files), limit)]
+        return [(str(files[i]), partial(read_picture, files[i])) for i in spread(len(files), limit)]
     try:
         dataset = load_dataset(
             spec,

@@ -5,11 +5,11 @@ An empty message inside a message has two bytes, and the parser takes ninety for
 
 from typing import Any
 
+from snapensemble.contracts.protobuf.fields import DamagedMessage, fields
 from snapensemble.serving.errors import MalformedBody
 
 MAX_FIELDS = 10_000
 LEAST = 2  # bytes of a field: its key and its value, or its length
-VARINT, EIGHT_BYTES, LENGTH, FOUR_BYTES = 0, 1, 2, 5  # how a field is written, from its key
 Descriptor = Any  # google.protobuf.descriptor.Descriptor; the package ships no types
 
 
@@ -28,48 +28,27 @@ def check_fields(raw: bytes, descriptor: Descriptor) -> None:
     """
     if len(raw) <= LEAST * MAX_FIELDS:
         return
-    fields = 0
-    inside = [(0, len(raw), descriptor)]  # messages that have not been looked at
+    try:
+        _count(memoryview(raw), descriptor)
+    except DamagedMessage as error:
+        raise MalformedBody(f"the message is not whole: {error}") from None
+
+
+def _count(message: memoryview, descriptor: Descriptor) -> None:
+    count = 0
+    inside = [(message, descriptor)]  # messages that have not been looked at
     while inside:
-        place, end, descriptor = inside.pop()
-        while place < end:
-            key, place = _varint(raw, place)
-            field, written = descriptor.fields_by_number.get(key >> 3), key & 7
-            size = 0
-            if written == LENGTH:
-                size, place = _varint(raw, place)
-                if field is not None and field.message_type is not None:
-                    inside.append((place, place + size, field.message_type))
-                elif field is not None and field.type in (field.TYPE_INT64, field.TYPE_UINT64):
-                    fields += size
-            elif written == VARINT:
-                _, place = _varint(raw, place)
-            elif written in (EIGHT_BYTES, FOUR_BYTES):
-                size = 8 if written == EIGHT_BYTES else 4
-            else:
-                raise MalformedBody(
-                    f"the message has a field of kind {written}; expected 0, 1, 2 or 5"
-                )
-            place += size
-            fields += 1
-            if fields > MAX_FIELDS:
+        part, descriptor = inside.pop()
+        for number, value in fields(part):
+            field = descriptor.fields_by_number.get(number)
+            count += 1
+            if field is not None and isinstance(value, memoryview):
+                if field.message_type is not None:
+                    inside.append((value, field.message_type))
+                elif field.type in (field.TYPE_INT64, field.TYPE_UINT64):
+                    count += len(value)
+            if count > MAX_FIELDS:
                 raise MalformedBody(
                     f"the message has more than {MAX_FIELDS:,} fields, or as many numbers of 64 "
                     "bits; send pictures as bytes_contents, or a tensor as raw_input_contents"
                 )
-        if place != end:
-            raise MalformedBody("the message is cut off within a field")
-
-
-def _varint(raw: bytes, place: int) -> tuple[int, int]:
-    """A number of seven bits in each byte, the lowest first, and the place behind it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(raw):
-            raise MalformedBody("the message is cut off within a number")
-        byte = raw[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise MalformedBody("the message has a number of more than ten bytes")

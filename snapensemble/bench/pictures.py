@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from snapensemble.contracts.errors import InvalidData, InvalidImage
-from snapensemble.contracts.files import MAX_PICTURE_BYTES, read_at_most
+from snapensemble.contracts.files import read_picture
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.serving.inference.request import Image as Pixels
 
@@ -43,7 +43,7 @@ def read_pictures(files: Sequence[Path], image: ImageContract) -> Pictures:
     encoded, images = [], []
     for file in files:
         try:
-            encoded.append(read_at_most(file, MAX_PICTURE_BYTES))
+            encoded.append(read_picture(file))
             images.append(image.decode(encoded[-1]))
         except OSError as error:
             raise InvalidData(f"{file}: {error.strerror or error}") from error

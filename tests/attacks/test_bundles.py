@@ -25,8 +25,8 @@ from snapensemble.serving.http.responses import prediction
 from snapensemble.serving.http.schemas import PredictOptions
 from snapensemble.serving.inference.engine import load_engine
 from snapensemble.serving.inference.request import MemberOutputs
+from tests.contracts.protobuf.test_onnx_files import PLACES
 from tests.contracts.test_manifest import change
-from tests.contracts.test_onnx_files import PLACES
 from tests.factories import (
     calibration_record,
     cascade_record,

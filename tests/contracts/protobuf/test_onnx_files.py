@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import AttributeProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper
 
-from snapensemble.contracts.onnx_files import MAX_FIELDS, RefusedOnnx, check_onnx
+from snapensemble.contracts.protobuf.onnx_files import MAX_FIELDS, RefusedOnnx, check_onnx
 from snapensemble.contracts.sessions import open_session
 from tests.factories import linear_member
 
@@ -134,7 +134,7 @@ def test_weights_in_another_file_are_refused_wherever_they_are_named(
 
 def test_every_kind_of_message_that_onnx_has_is_known_or_holds_no_weights() -> None:
     """A field of a later version of ONNX that can hold weights or operators is not overlooked."""
-    from snapensemble.contracts.onnx_files import _MESSAGES, _REFUSED
+    from snapensemble.contracts.protobuf.onnx_files import _MESSAGES, _REFUSED
 
     harmless, seen = set(), set()
     waiting = [ModelProto.DESCRIPTOR]

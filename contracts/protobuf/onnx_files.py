@@ -9,9 +9,8 @@ installs no package for ONNX, and this reader does nothing that a file tells it.
 Field numbers are those of `onnx.proto`: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
-from collections.abc import Iterator
-
 from snapensemble.contracts.errors import SnapensembleError
+from snapensemble.contracts.protobuf.fields import DamagedMessage, fields
 
 MAX_DEPTH = 32  # of messages inside each other; a graph inside a node inside a graph takes three
 MAX_FIELDS = 1_000_000  # a large network has tens of thousands
@@ -45,7 +44,6 @@ _REFUSED = {
 }
 _DATA_LOCATION = ("TensorProto", 14)
 _DOMAIN = ("NodeProto", 7)
-_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 
 
 def check_onnx(data: bytes) -> None:
@@ -57,15 +55,25 @@ def check_onnx(data: bytes) -> None:
     Raises:
         RefusedOnnx: the file holds anything else, or is damaged; the message says what.
     """
-    fields = graphs = 0
-    pending = [("ModelProto", memoryview(data), 1)]
+    try:
+        graphs = _checked_graphs(memoryview(data))
+    except DamagedMessage as error:
+        raise RefusedOnnx(f"no ONNX file, or not a whole one: {error}") from None
+    if graphs != 1:
+        raise RefusedOnnx(f"no ONNX file: expected one graph, found {graphs}")
+
+
+def _checked_graphs(model: memoryview) -> int:
+    """How many graphs there are, when every field has been looked at."""
+    count = graphs = 0
+    pending = [("ModelProto", model, 1)]
     while pending:
         message, part, depth = pending.pop()
         if depth > MAX_DEPTH:
             raise RefusedOnnx(f"it has messages inside each other beyond {MAX_DEPTH} levels")
-        for number, value in _fields(part):
-            fields += 1
-            if fields > MAX_FIELDS:
+        for number, value in fields(part):
+            count += 1
+            if count > MAX_FIELDS:
                 raise RefusedOnnx(f"it has more than {MAX_FIELDS:,} fields")
             _refuse(message, number, value)
             inner = _MESSAGES[message].get(number)
@@ -73,8 +81,7 @@ def check_onnx(data: bytes) -> None:
             if inner is not None and isinstance(value, memoryview):
                 pending.append((inner, value, depth + 1))
                 graphs += message == "ModelProto"
-    if graphs != 1:
-        raise RefusedOnnx(f"no ONNX file: expected one graph, found {graphs}")
+    return graphs
 
 
 def _refuse(message: str, number: int, value: int | memoryview) -> None:
@@ -89,41 +96,3 @@ def _refuse(message: str, number: int, value: int | memoryview) -> None:
             raise RefusedOnnx(
                 f"it has an operator of {domain!r}; expected those of the ONNX standard only"
             )
-
-
-def _fields(part: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field of a message; values of fixed size are not read."""
-    place, end = 0, len(part)
-    while place < end:
-        key, place = _varint(part, place)
-        number, kind = key >> 3, key & 7
-        if not 1 <= number < 1 << 29:
-            raise RefusedOnnx(f"no ONNX file: a field of number {number}")
-        value: int | memoryview = -1
-        if kind == _VARINT:
-            value, place = _varint(part, place)
-        elif kind == _BYTES:
-            size, place = _varint(part, place)
-            value = part[place : place + size]
-            place += size
-        elif kind in (_FIXED_32, _FIXED_64):
-            place += 4 if kind == _FIXED_32 else 8
-        else:  # groups, which no version of ONNX has had
-            raise RefusedOnnx(f"no ONNX file: a field of wire type {kind}")
-        if place > end:
-            raise RefusedOnnx("no ONNX file, or not a whole one: a field goes beyond the end")
-        yield number, value
-
-
-def _varint(part: memoryview, place: int) -> tuple[int, int]:
-    """Read a number of up to ten bytes; also gives the place after it."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if place >= len(part):
-            break
-        byte = part[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise RefusedOnnx("no ONNX file, or not a whole one: a number does not end")

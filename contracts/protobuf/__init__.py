@@ -1,0 +1,1 @@
+"""What the bytes of protocol buffers hold, before any package parses them."""
