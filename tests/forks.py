@@ -4,6 +4,7 @@ What only a fresh interpreter shows (imports, the console script, memory) is tes
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -82,6 +83,7 @@ def _work_and_end(work: Callable[[], int], stdout: int, stderr: int) -> NoReturn
     """Come back never, whatever is raised where: as a second pytest it would hold up the first."""
     code = 1
     try:
+        gc.freeze()  # garbage of gRPC waits, when it is freed, for threads that a child has not
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 # they end with the process

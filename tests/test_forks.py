@@ -1,5 +1,6 @@
 """Children of a test end in every case: one that came back would be a second pytest."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -43,6 +44,27 @@ def is_interrupted_at_its_end() -> int:
 def test_a_child_ends_with_a_code_whatever_is_raised(work: Callable[[], int], code: int) -> None:
     assert finished(work).returncode == code
     assert os.getpid() == MADE_IN
+
+
+class InACycle:
+    """What ends a child in which it is freed."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        if os.getpid() != MADE_IN:
+            os._exit(9)
+
+
+def collects() -> int:
+    gc.collect()
+    return 0
+
+
+def test_a_child_never_frees_what_has_become_garbage_before() -> None:
+    InACycle()
+    assert finished(collects).returncode == 0
 
 
 def test_what_a_child_raises_can_be_read() -> None:
