@@ -32,6 +32,8 @@ from snapensemble.contracts.files import (
 from snapensemble.contracts.metrics import Answers, mean_probabilities, val_figures
 from snapensemble.export.acceptance import judge_int8
 from snapensemble.export.calibration import (
+    Fitted,
+    ValidationSplit,
     fit_on_validation,
     gains_over_singles,
     split_validation,
@@ -49,7 +51,7 @@ from snapensemble.export.members import (
 from snapensemble.export.novelty import with_novelty
 from snapensemble.export.onnx_export import OPSET
 from snapensemble.export.report_inputs import gather_report_inputs
-from snapensemble.export.selection import select
+from snapensemble.export.selection import Chosen, select
 from snapensemble.export.soup import with_soups
 from snapensemble.report.bundle.page import write_bundle_report
 from snapensemble.trainer.data.reread import reread
@@ -90,25 +92,13 @@ def build_bundle(
     split = split_validation(pool.labels_N)
     with publishing(bundle_dir, replace=force) as directory:
         pool, soup = with_soups(pool, split, config, say)
-        everyone = Answers(pool.judged_SNK, pool.labels_N)
-        chosen = soup or select(
-            pool.judged_by(config.metric)[:, split.selection_N],
-            pool.labels_N[split.selection_N],
-            pool.kinds_S,
-            pool.pays_S,
-            members=config.members,
-            rule=config.select,
-            metric=config.metric,
-            weights=config.weights or "last",
-            trusted=pool.trusted,
-        )
+        chosen = soup or _chosen(pool, split, config)
         images_NCHW = pool.calibration_images()
         fp32, parity = convert(pool, chosen, images_NCHW, say)
         served, quantization = _as_served(fp32, pool, images_NCHW, config, say)
         served, novelty = with_novelty(served, pool, split.calibration_N, config, say)
         answers = Answers(served.probs_MNK, pool.labels_N)
-        log_shares_K = None if pool.prior is None else pool.prior.log_shares_K
-        fitted = fit_on_validation(answers, split, chosen.weights, config, log_shares_K)
+        fitted = fit_on_validation(answers, split, chosen.weights, config, pool.log_shares_K)
         if fitted.cascade is None and len(served.members) > 1 and config.cascade is not False:
             say(why_no_cascade(fitted.calibration.images, config))
         run = pool.first_run
@@ -123,22 +113,7 @@ def build_bundle(
             price=fp32.price(),
             temperature=fitted.temperature,
             class_prior=config.class_prior,
-            selection=SelectionRecord(
-                rule=config.select,
-                metric=config.metric,
-                candidates=len(pool.candidates),
-                images=len(split.selection_N),
-                reason=chosen.reason,
-                gains=gains_over_singles(
-                    everyone.only(split.selection_N),
-                    everyone.only(split.calibration_N),
-                    fitted.calibrated_NK,
-                    chosen,
-                    [candidate.name for candidate in pool.candidates],
-                    last=pool.last,
-                    log_shares_K=log_shares_K,
-                ),
-            ),
+            selection=_selection_record(pool, split, chosen, fitted, config),
             val=val_figures(
                 mean_probabilities(answers.probs_MNK, chosen.weights, fitted.temperature),
                 pool.labels_N,
@@ -171,6 +146,44 @@ def build_bundle(
         figures = {"bundle/nll": manifest.val.nll, "bundle/accuracy": manifest.val.accuracy}
         track_bundle(run_dirs[0], bundle_dir, figures)
     return manifest
+
+
+def _chosen(pool: Pool, split: ValidationSplit, config: ExportConfig) -> Chosen:
+    """The members, by the configured rule and the selection half of validation."""
+    return select(
+        pool.judged_by(config.metric)[:, split.selection_N],
+        pool.labels_N[split.selection_N],
+        pool.kinds_S,
+        pool.pays_S,
+        members=config.members,
+        rule=config.select,
+        metric=config.metric,
+        weights=config.weights or "last",
+        trusted=pool.trusted,
+    )
+
+
+def _selection_record(
+    pool: Pool, split: ValidationSplit, chosen: Chosen, fitted: Fitted, config: ExportConfig
+) -> SelectionRecord:
+    """How the members were chosen, and what they gain over single snapshots."""
+    everyone = Answers(pool.judged_SNK, pool.labels_N)
+    return SelectionRecord(
+        rule=config.select,
+        metric=config.metric,
+        candidates=len(pool.candidates),
+        images=len(split.selection_N),
+        reason=chosen.reason,
+        gains=gains_over_singles(
+            everyone.only(split.selection_N),
+            everyone.only(split.calibration_N),
+            fitted.calibrated_NK,
+            chosen,
+            [candidate.name for candidate in pool.candidates],
+            last=pool.last,
+            log_shares_K=pool.log_shares_K,
+        ),
+    )
 
 
 def _as_served(

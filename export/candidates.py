@@ -132,6 +132,11 @@ class Pool:
         return self.judged_SNK if metric == "nll" else self.probs_SNK
 
     @property
+    def log_shares_K(self) -> Floats | None:  # noqa: N802 # a shape suffix
+        """Logarithms of the class shares of validation, where answers are for other ones."""
+        return None if self.prior is None else self.prior.log_shares_K
+
+    @property
     def first_run(self) -> RunManifest:
         """The run given first, which stands for what all of them have in common."""
         return min(self.candidates, key=lambda candidate: candidate.run_number).run
