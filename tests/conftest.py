@@ -65,6 +65,15 @@ def trunk_dir(tmp_path: Path) -> Path:
     return make_bundle(tmp_path / "shared", trunk=trunk_file(), cascade=cascade)
 
 
+@pytest.fixture
+def unrendered() -> Iterator[None]:
+    """For tests that read the words of a page: its charts are not rendered."""
+    from tests.rendering import unrendered
+
+    with unrendered():
+        yield
+
+
 @pytest.fixture(scope="session")
 def conversions() -> Iterator[None]:
     """Have torch convert an architecture once for all tests: that takes seconds.

@@ -26,11 +26,12 @@ from snapensemble.export.int8 import rounding
 from snapensemble.export.report_inputs import compare_speed
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.run import train
+from tests.rendering import unrendered
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _speed_is_measured_shortly() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
+def _reports_take_a_moment() -> Iterator[None]:
+    with unrendered(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "snapensemble.export.report_inputs.compare_speed", partial(compare_speed, seconds=0.05)
         )

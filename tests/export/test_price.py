@@ -34,6 +34,7 @@ def test_resnet20_takes_41_million_pairs_for_an_image_of_cifar() -> None:
     assert operations(exported("resnet20", 32)) / 2 == pytest.approx(41e6, rel=0.02)
 
 
+@pytest.mark.slow
 def test_efficientnet_lite0_takes_two_fifths_of_a_milliard_pairs_at_its_own_size() -> None:
     pairs = operations(exported("efficientnet-lite0", 64)) / 2
     assert pairs * (224 / 64) ** 2 == pytest.approx(0.4e9, rel=0.05)

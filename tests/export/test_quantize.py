@@ -30,7 +30,9 @@ def in_int8(name: str) -> bytes:
     return to_int8(member(name), PIXELS)
 
 
-@pytest.mark.parametrize("name", ["tiny", "resnet20", "wrn-16-4"])
+@pytest.mark.parametrize(
+    "name", ["tiny", "resnet20", pytest.param("wrn-16-4", marks=pytest.mark.slow)]
+)
 def test_every_step_between_the_pixels_and_the_last_layer_is_computed_in_int8(
     name: str, tmp_path: Path
 ) -> None:
@@ -60,6 +62,7 @@ def test_the_file_says_the_same_of_itself_and_that_it_is_int8() -> None:
     assert after.graph.doc_string == before.graph.doc_string != ""
 
 
+@pytest.mark.slow
 def test_the_file_is_about_a_quarter() -> None:
     assert len(in_int8("wrn-16-4")) < 0.27 * len(member("wrn-16-4"))
 

@@ -45,12 +45,13 @@ def test_a_run_that_is_not_finished_goes_on_as_if_it_had_always_had_the_cycles(
     growth: dict[str, Any] = {"first_cycle_epochs": 3, "cycle_epochs": 1, "t_mult": 1.5}
     always = train(short(tmp_path / "always", **growth, cycles=3))
     assert read_run(always).schedule.cycle_ends == (36, 48, 72)  # 3, 1 and 1.5 epochs of 12 steps
-    for event in random.Random(0).sample(range(10, 140), 4):
+    expected = outcome(always)
+    for event in random.Random(0).sample(range(10, 140), 3):
         run_dir = tmp_path / f"killed-{event}"
         killed(partial(train, short(run_dir, **growth)), event)
         assert not read_run(run_dir).complete
         resume(run_dir, more_cycles=1)
-        assert outcome(run_dir) == outcome(always), f"killed at event {event}"
+        assert outcome(run_dir) == expected, f"killed at event {event}"
         assert read_run(run_dir).schedule == read_run(always).schedule
 
 
@@ -107,7 +108,7 @@ def test_an_extension_killed_at_any_moment_goes_on_to_the_same_bits(
     assert outcome(tmp_path / "count") == extended
     first = range(1, 4)  # around the moment when run.json gets the plan
     kept = []
-    for event in [*first, *random.Random(0).sample(range(4, events + 1), 5)]:
+    for event in [*first, *random.Random(0).sample(range(4, events + 1), 3)]:
         run_dir = shutil.copytree(two_cycles, tmp_path / f"killed-{event}")
         killed(partial(extend, run_dir), event)
         kept.append(read_run(run_dir).schedule.cycles)

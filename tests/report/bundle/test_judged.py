@@ -116,6 +116,7 @@ def page_with(
     return (directory / "report" / "index.html").read_text(), asked
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_page_holds_the_pictures_of_the_images_that_it_tells_of(tmp_path: Path) -> None:
     shown = answers(200, seed=3)
     text, asked = page_with(tmp_path, shown, picture=True, names=NASTY)
@@ -132,6 +133,7 @@ def test_a_page_holds_the_pictures_of_the_images_that_it_tells_of(tmp_path: Path
     assert "<script" not in text and "<img src=//" not in text and "://" not in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_without_pictures_the_page_tells_of_the_same_images(tmp_path: Path) -> None:
     shown = answers(200, seed=3)
     with_them, asked = page_with(tmp_path / "with", shown, picture=True)
@@ -146,6 +148,7 @@ def test_without_pictures_the_page_tells_of_the_same_images(tmp_path: Path) -> N
     assert numbers[0] == numbers[1]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_page_without_a_mistake_says_how_many_there_may_be(tmp_path: Path) -> None:
     labels_N = np.arange(60) % 3
     perfect = Answers(np.stack([0.1 + 0.7 * np.eye(3)[labels_N]] * 3), labels_N)

@@ -17,8 +17,11 @@ from snapensemble.report.bundle.novelty import (
 )
 from snapensemble.report.bundle.page import add_novelty, bundle_page, read_bundle_report
 from snapensemble.report.bundle.records import NoveltyFigures
+from tests.rendering import unrendered
 from tests.report.bundle.test_page import make_report
 from tests.report.run.test_page import NASTY
+
+pytestmark = pytest.mark.usefixtures("unrendered")  # its pages are compared to the byte
 
 RECORD = NoveltyRecord(
     images=77,
@@ -39,7 +42,8 @@ def figures_of(data: str = "others", record: NoveltyRecord = RECORD) -> NoveltyF
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that knows what is novel, for tests that leave it as it is."""
     directory = tmp_path_factory.mktemp("novelty") / "bundle"
-    make_report(directory, novelty=RECORD)
+    with unrendered():
+        make_report(directory, novelty=RECORD)
     return directory
 
 

@@ -111,6 +111,7 @@ def test_only_the_key_of_the_speed_depends_on_the_machine() -> None:
     assert slow == unknown
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_numbers_are_read_back_as_they_were_measured(tmp_path: Path) -> None:
     half = answers(30)
     inputs = ReportInputs(calibration=half, test=half, speed=SPEED)
@@ -137,6 +138,7 @@ def test_data_without_a_test_part_are_not_to_be_found_again() -> None:
     assert remedy(bundle, figures) == []
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_without_any_image_the_page_tells_what_the_manifest_knows(tmp_path: Path) -> None:
     make_report(tmp_path / "bundle", test=0, calibration=0)
     text = page_of(tmp_path / "bundle")
@@ -144,12 +146,14 @@ def test_without_any_image_the_page_tells_what_the_manifest_knows(tmp_path: Path
     assert "there are no validation images that chose nothing" in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_test_images_are_enough_for_all_but_prediction_sets(tmp_path: Path) -> None:
     make_report(tmp_path / "bundle", calibration=0)
     shown = [section for section in SECTIONS if section != "Prediction sets"]
     assert headings(page_of(tmp_path / "bundle")) == shown
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_page_shows_what_is_promised_of_sure_answers_and_of_pictures_of_other_things(
     drawn: Path,
 ) -> None:
@@ -171,6 +175,7 @@ def test_the_page_shows_what_is_promised_of_sure_answers_and_of_pictures_of_othe
         assert shown in text, shown
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_one_member_is_compared_with_nothing(tmp_path: Path) -> None:
     make_report(tmp_path / "bundle", members=1)
     text = page_of(tmp_path / "bundle")
@@ -207,6 +212,7 @@ def test_a_thousand_classes_fit(tmp_path: Path) -> None:
     assert len(text) < 800_000
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_page_says_how_often_sets_hold_each_class(tmp_path: Path) -> None:
     for kind, said in (("marginal", True), ("class-conditional", False)):
         make_report(tmp_path / kind, calibration=200, test=300, kind=kind)
@@ -216,6 +222,7 @@ def test_the_page_says_how_often_sets_hold_each_class(tmp_path: Path) -> None:
         assert ("on average over images of each class like" in text) != said
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_page_says_whether_limits_are_promised() -> None:
     half = answers(60, seed=1)
     bundle = make_manifest(half, int8=True)
@@ -249,6 +256,7 @@ def test_the_page_says_whether_limits_are_promised() -> None:
 
 
 @pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.usefixtures("unrendered")
 def test_the_page_says_what_members_share_and_what_an_image_takes(int8: bool) -> None:
     half = answers(60, seed=1)
     trunk = Trunk(file="trunk.onnx", sha256="0" * 64, features=(4, 3, 2))
@@ -266,6 +274,7 @@ def test_the_page_says_what_members_share_and_what_an_image_takes(int8: bool) ->
     assert f"<td>{of_every_member:.2f}</td>" in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_model_card_says_why_the_members_were_taken_and_what_they_gain() -> None:
     half = answers(60, seed=1)
     bundle = make_manifest(half)
@@ -286,6 +295,7 @@ def test_the_model_card_says_why_the_members_were_taken_and_what_they_gain() -> 
     assert "95.00% confidence, on 60 validation images that chose nothing" in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_int8_is_compared_with_the_same_members_in_fp32(tmp_path: Path) -> None:
     half, test = answers(60, seed=1), answers(80, seed=2)
     bundle = make_manifest(half, int8=True)

@@ -58,6 +58,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert "url(" not in text and "@import" not in text and "://" not in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_what_comes_from_the_run_is_escaped(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", classes=NASTY)
     run = read_run(run_dir)
@@ -72,6 +73,7 @@ def test_what_comes_from_the_run_is_escaped(tmp_path: Path) -> None:
     assert f"snapensemble export &#39;a &lt;i&gt; b&#39; --out {quoted}<" in text
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_page_says_what_the_trial_of_restarts_has_decided(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run")
     run = read_run(run_dir)
@@ -86,6 +88,7 @@ def test_the_page_says_what_the_trial_of_restarts_has_decided(tmp_path: Path) ->
         assert words in said[trial]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_page_says_that_choosing_and_measuring_on_one_split_flatters(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run")
     write_report(run_dir, tmp_path / "out")
@@ -104,6 +107,7 @@ def test_a_run_without_a_snapshot_shows_rate_and_loss_and_says_so(tmp_path: Path
 
 
 @pytest.mark.parametrize(("steps", "count"), [(0, 0), (1, 2), (4, 2), (5, 2)])
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_killed_early_has_a_report(tmp_path: Path, steps: int, count: int) -> None:
     run_dir = make_run(tmp_path / "run", snapshots=0)
     write_metrics(run_dir, steps, tail='{"step": ')
@@ -112,6 +116,7 @@ def test_a_run_killed_early_has_a_report(tmp_path: Path, steps: int, count: int)
     assert len(os.listdir(tmp_path / "out")) == count + 1
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_one_snapshot_is_compared_with_nothing(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "run", snapshots=1, cycles=1, classes=("no", "yes"))
     write_report(run_dir, tmp_path / "out")
@@ -135,6 +140,7 @@ def test_snapshots_that_all_agree_can_be_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cosine", "step", "plateau", "constant", "hypergradient"])
+@pytest.mark.usefixtures("unrendered")
 def test_other_schedules_have_intervals_not_cycles(tmp_path: Path, name: str) -> None:
     measured = measure(make_run(tmp_path / "run"))
     schedule = measured.run.schedule.model_copy(update={"name": name})
@@ -203,6 +209,7 @@ def test_arrays_that_make_no_sense_are_refused(
         measure(run_dir)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_last_line_of_the_command_is_the_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +220,7 @@ def test_the_last_line_of_the_command_is_the_page(
     assert expected.exists()
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_numbers_behind_the_pictures_are_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

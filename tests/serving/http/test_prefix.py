@@ -114,20 +114,17 @@ async def test_proxies_behind_each_other_are_joined(engine: Engine) -> None:
         assert document["servers"] == [{"url": "/outer/inner"}]
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        "", "/", "models", "//evil.example", "https://evil.example", "/a//b", "/../a", "/a/..",
-        "/a/./b", "/a b", "/a?b", "/a#b", "/%2e%2e", "/a\\b", "/<script>", '/"', "/a" * 200,
-        "javascript:alert(1)", "/a,", ",//evil.example",
-    ],
-)  # fmt: skip
-async def test_a_header_that_is_no_plain_path_is_passed_over(engine: Engine, header: str) -> None:
+async def test_a_header_that_is_no_plain_path_is_passed_over(engine: Engine) -> None:
     async with client(create_app(Settings(), engine)) as http:
-        reply = await http.get("/openapi.json", headers={"x-forwarded-prefix": header})
-    assert reply.status_code == 200
-    servers = reply.json().get("servers")
-    assert servers is None or (servers == [{"url": "/a"}] and header == "/a,")
+        for header in (
+            "", "/", "models", "//evil.example", "https://evil.example", "/a//b", "/../a", "/a/..",
+            "/a/./b", "/a b", "/a?b", "/a#b", "/%2e%2e", "/a\\b", "/<script>", '/"', "/a" * 200,
+            "javascript:alert(1)", "/a,", ",//evil.example",
+        ):  # fmt: skip
+            reply = await http.get("/openapi.json", headers={"x-forwarded-prefix": header})
+            assert reply.status_code == 200, header
+            expected = [{"url": "/a"}] if header == "/a," else None
+            assert reply.json().get("servers") == expected, header
 
 
 async def test_the_header_does_not_say_what_a_request_is_for(engine: Engine) -> None:

@@ -72,11 +72,11 @@ async def test_errors_are_texts(monkeypatch: pytest.MonkeyPatch, engine: Engine)
 
 
 @pytest.mark.parametrize(
-    "predict",
-    ["/predict", "/invocations", f"/v1/models/{MODEL}:predict", "/v1/models/other:predict", "/",
-     f"/predictions/{MODEL}", "/health/ready", "/metrics"],
+    ("predict", "health"),
+    [("/predict", "/health/ready"), ("/invocations", "/ping"), (f"/v1/models/{MODEL}:predict", "/"),
+     ("/v1/models/other:predict", f"/v1/models/{MODEL}"), ("/", "/"), ("/metrics", "/ping"),
+     (f"/predictions/{MODEL}", "/health/ready"), ("/health/ready", "/health/ready")],
 )  # fmt: skip
-@pytest.mark.parametrize("health", ["/health/ready", "/ping", "/", f"/v1/models/{MODEL}"])
 async def test_routes_that_are_there_already_work(
     monkeypatch: pytest.MonkeyPatch, engine: Engine, predict: str, health: str
 ) -> None:
