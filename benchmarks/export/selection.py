@@ -19,24 +19,25 @@ from benchmarks.training.snapshots import test_probabilities
 from snapensemble.contracts.bundle import Rule
 from snapensemble.contracts.metrics import mean_probabilities, summary
 from snapensemble.contracts.prediction_sets import covered_and_sizes, fit_quantiles
-from snapensemble.contracts.run import read_run
+from snapensemble.contracts.run import Weights, read_run
 from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import pooled
 from snapensemble.export.selection import MAX_EXHAUSTIVE, Members, select
 from snapensemble.export.temperature import fit_temperature
 from snapensemble.trainer.data.reread import reread
 
-CHOICES: tuple[tuple[str, Rule, Members], ...] = (
-    ("auto", "auto", None),
-    ("best single", "best", 1),
-    ("last single", "last", 1),
-    ("best 3", "best", 3),
-    ("last 3", "last", 3),
-    ("best auto", "best", "auto"),
-    ("last auto", "last", "auto"),
-    ("greedy", "greedy", None),
-    ("exhaustive", "exhaustive", None),
-    ("all", "all", None),
+CHOICES: tuple[tuple[str, Rule, Members, Weights], ...] = (
+    ("auto", "auto", None, "last"),
+    ("best single", "best", 1, "last"),
+    ("last single", "last", 1, "last"),
+    ("last moving average", "last", 1, "ema"),
+    ("best 3", "best", 3, "last"),
+    ("last 3", "last", 3, "last"),
+    ("best auto", "best", "auto", "last"),
+    ("last auto", "last", "auto", "last"),
+    ("greedy", "greedy", None, "last"),
+    ("exhaustive", "exhaustive", None, "last"),
+    ("all", "all", None, "last"),
 )
 
 
@@ -71,13 +72,20 @@ def one_run(run_dir: Path, spec: str | None) -> dict[str, Any]:
         ),
     }
     rows = []
-    for name, rule, members in CHOICES:
-        if rule == "exhaustive" and len(run.snapshots) > MAX_EXHAUSTIVE:
+    for name, rule, members, weights in CHOICES:
+        of_kind = pool.kinds_S.count(weights)
+        if rule == "exhaustive" and of_kind > MAX_EXHAUSTIVE:
             continue
-        if isinstance(members, int) and members > len(run.snapshots):
+        if isinstance(members, int) and members > of_kind:
             continue
         chosen = select(
-            *selection, pool.kinds_S, pool.pays_S, members=members, rule=rule, trusted=pool.trusted
+            *selection,
+            pool.kinds_S,
+            pool.pays_S,
+            members=members,
+            rule=rule,
+            weights=weights,
+            trusted=pool.trusted,
         )
         of = list(chosen.indices)
         means = {
