@@ -14,6 +14,8 @@ from snapensemble.many.places import Places
 from snapensemble.serving.http.schemas import PredictOptions
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+# What a request may ask, and what changes no row or has an option of its own here.
+_NOT_OF_ROWS = {"members", "probabilities", "explain", "deadline_ms"}
 
 
 class ManyOptions(RayOptions):
@@ -87,12 +89,11 @@ class ManyOptions(RayOptions):
 def depends_on(
     bundle_dir: Path, many: ManyOptions, options: PredictOptions, max_image_cost: float
 ) -> dict[str, str]:
-    """What rows depend on, by the names that a person knows."""
+    """What rows depend on, by the names that a person knows: all that may be asked for."""
+    asked = options.model_dump(exclude=_NOT_OF_ROWS) | {"mode": options.mode or "full"}
     return {
         "the bundle": sha256_of(read_regular(bundle_dir / BUNDLE_FILE, MAX_MANIFEST_BYTES))[:12],
-        "--top": str(options.top),
-        "--mode": options.mode or "full",
-        "--coverage": str(options.coverage),
+        **{f"--{name}": str(value) for name, value in asked.items()},
         "--probabilities": str(many.probabilities).lower(),
         "--max-image-cost": f"{max_image_cost:g}",
         "--move-to": str(many.move_to and many.move_to.absolute()),
