@@ -4,6 +4,7 @@
 `datasets` have written, or a copy of a data set from their hub; that package is not needed.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -123,8 +124,9 @@ def _found_in_cells(place: str, files: dict[PartOrAll, list[Cells]]) -> Found:
     images = [image_column(cells) or _without_image(cells) for _, cells in flat]
     labels = [_label_column(cells, image) for (_, cells), image in zip(flat, images, strict=True)]
     say(f"{place}: pictures from column {images[0]!r}, labels from column {labels[0]!r}")
-    values = [cells.column(name) for (_, cells), name in zip(flat, labels, strict=True)]
-    classes, index_of = _classes(place, flat[0][1], labels[0], values)
+    files_of_all = [cells for _, cells in flat]
+    values = [cells.column(name) for cells, name in zip(files_of_all, labels, strict=True)]
+    classes, index_of = _classes(place, files_of_all, labels, values)
     taken: dict[PartOrAll, tuple[list[tuple[int, int]], list[int]]] = {}
     for number, ((part, cells), column) in enumerate(zip(flat, values, strict=True)):
         if part == "test" and set(column) == {_UNLABELLED}:
@@ -133,7 +135,6 @@ def _found_in_cells(place: str, files: dict[PartOrAll, list[Cells]]) -> Found:
         rows, indices = taken.setdefault(part, ([], []))
         rows += [(number, row) for row in range(len(column))]
         indices += [index_of(value, f"{cells.file} row {row}") for row, value in enumerate(column)]
-    files_of_all = [cells for _, cells in flat]
     parts = {
         part: Labelled(Cellwise(files_of_all, images, rows), indices)
         for part, (rows, indices) in taken.items()
@@ -145,12 +146,10 @@ def _found_in_cells(place: str, files: dict[PartOrAll, list[Cells]]) -> Found:
 
 
 def _classes(
-    place: str, cells: Cells, column: str, values: list[list[Any]]
+    place: str, files: Sequence[Cells], columns: Sequence[str], values: list[list[Any]]
 ) -> tuple[tuple[str, ...], Callable[[Any, str], int]]:
     """The names of the classes, and what gives a value's index."""
-    feature = _features(cells).get(column, {})
-    if isinstance(names := feature.get("names"), list) and feature.get("_type") == "ClassLabel":
-        classes = tuple(composed(str(name)) for name in names)
+    if (classes := _declared_classes(files, columns)) is not None:
         index_of = {index: index for index in range(len(classes))}
     else:
         distinct = {value for column in values for value in column if _text(value)}
@@ -168,6 +167,28 @@ def _classes(
         return index_of[value]
 
     return classes, index
+
+
+def _declared_classes(files: Sequence[Cells], columns: Sequence[str]) -> tuple[str, ...] | None:
+    """The names that stand for the numbers of a ClassLabel; None if no file has such a column.
+
+    Raises:
+        InvalidData: a number has one name in a file and another one in another.
+    """
+    found: dict[tuple[str, ...], Path] = {}
+    for cells, column in zip(files, columns, strict=True):
+        feature = _features(cells).get(column, {})
+        if isinstance(names := feature.get("names"), list) and feature.get("_type") == "ClassLabel":
+            found.setdefault(tuple(composed(str(name)) for name in names), cells.file)
+    if len(found) > 1:
+        (first, file), (second, other), *_ = found.items()
+        pairs = enumerate(itertools.zip_longest(first, second))
+        number, (one, another) = next(each for each in pairs if len(set(each[1])) > 1)
+        raise InvalidData(
+            f"label {number} is {one!r} in {file}, and {another!r} in {other}; cast the column to "
+            "the same ClassLabel in all files, or write the labels as texts"
+        )
+    return next(iter(found), None)
 
 
 def image_column(cells: Cells) -> str | None:

@@ -178,6 +178,24 @@ def test_a_label_without_a_name_is_refused_and_a_test_part_without_labels_left_o
         find_hugging_face(tmp_path)
 
 
+def test_names_that_files_give_one_label_in_two_ways_are_refused(tmp_path: Path) -> None:
+    table = declared(make_folder(tmp_path / "folder", {"a": 4, "b": 3}))
+    noted = table.schema.metadata[b"huggingface"].replace(b'["a", "b"]', b'["b", "a"]')
+    other = table.replace_schema_metadata({"huggingface": noted})
+    pq.write_table(table, tmp_path / "train.parquet")
+    pq.write_table(other, tmp_path / "test.parquet")
+    expected = r"label 0 is 'b' in .*test.parquet, and 'a' in .*train.parquet; cast the column"
+    with pytest.raises(InvalidData, match=expected):
+        find_hugging_face(tmp_path)
+
+
+def test_files_without_names_for_labels_have_those_of_the_others(tmp_path: Path) -> None:
+    table = declared(make_folder(tmp_path / "folder", {"a": 4, "b": 3}))
+    pq.write_table(table, tmp_path / "train.parquet")
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / "test.parquet")
+    assert find_hugging_face(tmp_path).classes == ("a", "b")
+
+
 @pytest.mark.parametrize("name", ["x.parquet", "saved/data-00000-of-00001.arrow"])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "saved").mkdir()
