@@ -17,6 +17,7 @@ from snapensemble.trainer.data.sources.source import Found, Labelled, PartOrAll
 from snapensemble.trainer.data.sources.splits import EXPECTED, composed, part_called, part_in
 from snapensemble.trainer.data.sources.table import (
     LABEL_NAMES,
+    SPLIT_NAMES,
     Row,
     columns_of,
     found_in_rows,
@@ -128,13 +129,15 @@ def _found_in_cells(place: str, files: dict[PartOrAll, list[Cells]]) -> Found:
     values = [cells.column(name) for cells, name in zip(files_of_all, labels, strict=True)]
     classes, index_of = _classes(place, files_of_all, labels, values)
     taken: dict[PartOrAll, tuple[list[tuple[int, int]], list[int]]] = {}
-    for number, ((part, cells), column) in enumerate(zip(flat, values, strict=True)):
-        if part == "test" and set(column) == {_UNLABELLED}:
-            say(f"{cells.file} has no labels; it is left out")
-            continue
-        rows, indices = taken.setdefault(part, ([], []))
-        rows += [(number, row) for row in range(len(column))]
-        indices += [index_of(value, f"{cells.file} row {row}") for row, value in enumerate(column)]
+    for number, ((of_file, cells), column) in enumerate(zip(flat, values, strict=True)):
+        for part, found in _rows_by_part(of_file, cells, len(column)).items():
+            if part == "test" and {column[row] for row in found} == {_UNLABELLED}:
+                alone = "; it is" if part == of_file else " in its test part, which is"
+                say(f"{cells.file} has no labels{alone} left out")
+                continue
+            rows, indices = taken.setdefault(part, ([], []))
+            rows += [(number, row) for row in found]
+            indices += [index_of(column[row], f"{cells.file} row {row}") for row in found]
     parts = {
         part: Labelled(Cellwise(files_of_all, images, rows), indices)
         for part, (rows, indices) in taken.items()
@@ -142,7 +145,33 @@ def _found_in_cells(place: str, files: dict[PartOrAll, list[Cells]]) -> Found:
     }
     if not {"train", "everything"} & parts.keys():
         raise InvalidData(f"{place} has no rows to train on; expected a part train, or no parts")
+    if "everything" in parts and len(parts) > 1:
+        raise InvalidData(
+            f"{place}: some rows are of no part, those of other files are; expected a "
+            "column split in all files, or in none"
+        )
     return Found(place, classes, parts)
+
+
+def _rows_by_part(of_file: PartOrAll, cells: Cells, count: int) -> dict[PartOrAll, Sequence[int]]:
+    """The rows of each part; a column tells it as in a table of paths, if no file's name does.
+
+    Raises:
+        InvalidData: the column is empty in a row, or has an unknown word.
+    """
+    names = cells.schema.names
+    column = named(cells.file, names, SPLIT_NAMES) if of_file == "everything" else None
+    if column is None:
+        return {of_file: range(count)}
+    rows: dict[PartOrAll, list[int]] = {}
+    for row, value in enumerate(cells.column(names[column])):
+        if (part := part_called(_text(value))) is None:
+            raise InvalidData(
+                f"{cells.file} row {row}: the column {names[column]!r} is {_text(value)!r}; "
+                f"expected one of {EXPECTED}, or no column of this name"
+            )
+        rows.setdefault(part, []).append(row)
+    return dict(rows)
 
 
 def _classes(

@@ -196,6 +196,39 @@ def test_files_without_names_for_labels_have_those_of_the_others(tmp_path: Path)
     assert find_hugging_face(tmp_path).classes == ("a", "b")
 
 
+def test_a_column_split_beside_encoded_pictures_makes_the_parts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(tmp_path / "folder")
+    parts = {"train": "Train", "val": "validation", "test": "testing"}
+    tables = [
+        declared(root / part).append_column("split", pa.array([word] * 7))
+        for part, word in parts.items()
+    ]
+    table = pa.concat_tables(reversed(tables))
+    pq.write_table(table, tmp_path / "all.parquet")
+    data = load(f"parquet:{tmp_path / 'all.parquet'}")
+    assert data.fingerprint() == load(root).fingerprint() and len(data.part("test")) == 7
+    save(table, tmp_path / "saved")
+    assert load(f"hf:{tmp_path / 'saved'}").fingerprint() == data.fingerprint()
+    unlabelled = table.set_column(1, table.schema.field("label"), pa.array([-1] * 7 + [0] * 14))
+    pq.write_table(unlabelled, tmp_path / "all.parquet")
+    assert list(find_parquet(tmp_path / "all.parquet").parts) == ["val", "train"]
+    assert "all.parquet has no labels in its test part" in capsys.readouterr().err
+
+
+def test_a_column_split_that_tells_no_part_is_refused(tmp_path: Path) -> None:
+    table = declared(make_folder(tmp_path / "folder", {"a": 4, "b": 3}))
+    told = table.append_column("split", pa.array(["train"] * 6 + ["fold3"]))
+    pq.write_table(told, tmp_path / "one.parquet")
+    with pytest.raises(InvalidData, match=r"one.parquet row 6: the column 'split' is 'fold3'; exp"):
+        find_parquet(tmp_path / "one.parquet")
+    pq.write_table(told.slice(0, 6), tmp_path / "one.parquet")
+    pq.write_table(table, tmp_path / "two.parquet")
+    with pytest.raises(InvalidData, match=r"some rows are of no part, those of other files are"):
+        find_hugging_face(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["x.parquet", "saved/data-00000-of-00001.arrow"])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "saved").mkdir()
