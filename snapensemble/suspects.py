@@ -11,6 +11,7 @@ from pydantic import Field
 from snapensemble.contracts.options import Options, add_options, build
 from snapensemble.contracts.process import printable_lines
 from snapensemble.contracts.run import read_run
+from snapensemble.many.rows import path_text
 from snapensemble.report.html import refuse_directory
 from snapensemble.report.suspects import (
     KINDS,
@@ -97,22 +98,15 @@ def suspects(run_dir: Path, **options: Any) -> tuple[list[str], Path]:
     most = config.top or min(MOST, round(SHARE * judged))
     labels_N = np.concatenate([dataset.train.labels_N, dataset.val.labels_N])
     labels = suspect_labels(probabilities(run_dir, run, dataset), labels_N, most)
-    found = [*_doubled(dataset), *_doubtful(dataset, labels)]
+    found = [*doubled(dataset), *_doubtful(dataset, labels)]
     found.sort(key=lambda suspect: KINDS.index(suspect.kind))
     spec = config.data or run.data.spec
     write_suspects(out, found, data=spec, judged=judged, thumbnails=config.thumbnails)
     return [*summary(found, judged), f"{out / SUSPECTS_TABLE}"], out / SUSPECTS_PAGE
 
 
-def _doubtful(dataset: Dataset, labels: "SuspectLabels") -> list[Suspect]:
-    picture = _pictures(dataset)
-    return [
-        Suspect("label", picture(image), doubt, suggested=dataset.classes[suggested])
-        for image, suggested, doubt in zip(*(array.tolist() for array in labels), strict=True)
-    ]
-
-
-def _doubled(dataset: Dataset) -> list[Suspect]:
+def doubled(dataset: Dataset) -> list[Suspect]:
+    """The pictures of a data set that are there twice, or nearly so."""
     picture = _pictures(dataset)
     pairs = duplicates(*(part.images_NCHW for part in dataset.parts.values()))
     return [
@@ -126,6 +120,14 @@ def _doubled(dataset: Dataset) -> list[Suspect]:
     ]
 
 
+def _doubtful(dataset: Dataset, labels: "SuspectLabels") -> list[Suspect]:
+    picture = _pictures(dataset)
+    return [
+        Suspect("label", picture(image), doubt, suggested=dataset.classes[suggested])
+        for image, suggested, doubt in zip(*(array.tolist() for array in labels), strict=True)
+    ]
+
+
 def _pictures(dataset: Dataset) -> Callable[[int], Picture]:
     """What gives the picture of a number, counted on from part to part."""
     parts = dataset.parts
@@ -136,8 +138,7 @@ def _pictures(dataset: Dataset) -> Callable[[int], Picture]:
         name, part = list(parts.items())[place]
         row = number - int(ends[place]) + len(part)
         assert part.names is not None  # load_dataset names all
-        return Picture(
-            part.names[row], name, dataset.classes[part.labels_N[row]], part.images_NCHW[row]
-        )
+        label = dataset.classes[part.labels_N[row]]
+        return Picture(path_text(part.names[row]), name, label, part.images_NCHW[row])
 
     return picture

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import pytest
 from snapensemble.cli import main
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.run import read_run, write_run
-from snapensemble.suspects import suspects
+from snapensemble.many.rows import path_of
+from snapensemble.report.suspects import write_suspects
+from snapensemble.suspects import doubled, suspects
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.readers import digits
 from snapensemble.trainer.run import train
+from tests.factories import encoded, picture
 from tests.shared import made_once
+from tests.trainer.folders import load, make_folder
 
 WRONG, TWICE = 40, 6
 
@@ -73,6 +78,19 @@ def test_a_picture_that_is_there_twice_is_named_with_its_other_place(
     pairs = [{row["picture"], row["other"]} for row in found]
     for place in range(TWICE):
         assert {f"train[{place}]", f"train[{800 + place}]"} in pairs
+
+
+def test_a_name_that_no_text_can_hold_is_written_as_predict_writes_it(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "photos", {"=a": 9, "b": 9})
+    names = {os.fsdecode(b"=a/\xff.png"), "b/two\nlines.png"}
+    for name in names:
+        (root / name).write_bytes(encoded(picture(99)))
+    found = doubled(load(str(root)))
+    write_suspects(tmp_path / "out", found, data="photos", judged=0, thumbnails=False)
+    (row,) = rows_of(tmp_path / "out")
+    assert {row["picture"], row["other"]} == {"./=a/\\udcff.png", "b/two\\nlines.png"}
+    assert {str(Path(path_of(row[each]))) for each in ("picture", "other")} == names
+    assert "two\\nlines.png" in (tmp_path / "out" / "suspects.html").read_text()
 
 
 def test_the_command_names_the_page_last_and_writes_into_the_run_unless_told_otherwise(
