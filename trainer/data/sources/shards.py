@@ -235,40 +235,42 @@ def _label(archive: tarfile.TarFile, shard: Path, key: str, sample: list[tarfile
     """The label of a sample, as text.
 
     Raises:
-        InvalidData: there is none, or it is empty.
+        InvalidData: there is none, or it is empty or no text in UTF-8.
     """
     by_suffix = {_suffix(each.name): each for each in sample}
-    member = next((by_suffix[each] for each in _LABEL_SUFFIXES if each in by_suffix), None)
-    if member is None:
+    suffix = next((each for each in _LABEL_SUFFIXES if each in by_suffix), None)
+    if suffix is None:
         raise InvalidData(
             f"{shard}: the sample {key!r} has no label; expected {Path(key).name}.cls or .json "
             f"beside the picture, found {', '.join(by_suffix)}"
         )
-    content = b""
+    member, content = by_suffix[suffix], b""
     if member.size <= _MOST_LABEL_BYTES and (stream := archive.extractfile(member)) is not None:
         content = _all(stream)
-    label = _in_json(content) if member.name.endswith(".json") else _in_text(content)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidData(
+            f"{shard}: {member.name}: byte {error.start:,} is not UTF-8; write labels in UTF-8"
+        ) from error
+    label = composed((_in_json(text) if suffix == ".json" else text).strip())
     if not label:
         raise InvalidData(
             f"{shard}: {member.name} has no label; expected a text or a number"
-            + (f" under one of {', '.join(LABEL_KEYS)}" if member.name.endswith(".json") else "")
+            + (f" under one of {', '.join(LABEL_KEYS)}" if suffix == ".json" else "")
         )
     return label
 
 
-def _in_json(content: bytes) -> str:
+def _in_json(text: str) -> str:
     try:
-        fields = json.loads(content)
+        fields = json.loads(text)
     except (ValueError, RecursionError):
         return ""
     if not isinstance(fields, dict):
         return ""
     found = (fields[key] for key in LABEL_KEYS if isinstance(fields.get(key), str | int))
-    return composed(str(next(found, "")).strip())
-
-
-def _in_text(content: bytes) -> str:
-    return composed(content.decode("utf-8", errors="replace").strip())
+    return str(next(found, ""))
 
 
 def _all(stream: IO[bytes]) -> bytes:
