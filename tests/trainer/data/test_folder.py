@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,24 @@ def test_other_files_in_a_folder_are_passed_over(tmp_path: Path) -> None:
     data = load(tmp_path)
     assert data.classes == ("a", "b")
     assert sum(len(data.part(name)) for name in ("train", "val", "test")) == 10
+
+
+def test_runs_and_bundles_that_lie_beside_the_classes_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(tmp_path / "archive" / "photos", {"a": 5, "b": 5})
+    expected = load(root).fingerprint()
+    for place in (tmp_path / "archive" / "runs" / "first", root / "runs" / "second" / "seed-0"):
+        (place / "snapshots").mkdir(parents=True)
+        (place / "run.json").write_text("{}")
+    (root / "bundle").mkdir()
+    (root / "bundle" / "ensemble.json").write_text("{}")
+    capsys.readouterr()
+    assert load(tmp_path / "archive").fingerprint() == expected
+    assert "passed over: 2 folders with runs or bundles only" in capsys.readouterr().err
+    shutil.copy(root / "a" / "0.png", root / "bundle")
+    with pytest.raises(InvalidData, match="class 'bundle' has 1 image;"):
+        load(root)
 
 
 def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:

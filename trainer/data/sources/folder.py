@@ -5,20 +5,26 @@ What could be meant in two ways is refused, with what to do. The rules, in their
 - A directory that holds nothing but one directory, which has directories, is looked into.
 - Directories that have the names of parts, and hold directories, are parts. Beside them nothing
   else may hold pictures.
+- Runs and bundles of ours that were put beside classes are none.
 - Without parts every directory is a class, unless names or a second level of equal names tell
   that they are something else.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from snapensemble.contracts.bundle import BUNDLE_FILE
 from snapensemble.contracts.errors import InvalidData
 from snapensemble.contracts.pictures.walk import Walk, is_directory, listed
+from snapensemble.contracts.pixels import SUFFIXES
 from snapensemble.contracts.process import say
+from snapensemble.contracts.run import RUN_FILE
 from snapensemble.trainer.data.sources.source import Files, Found, Labelled, PartOrAll
 from snapensemble.trainer.data.sources.splits import EXPECTED, WORDS, composed, part_called, part_in
 
 _OUTSIDE = "pictures outside of the class folders"
+_RESULTS, _RESULTS_DEPTH = "folders with runs or bundles only", 2
 
 
 def find_folder(directory: Path) -> Found:
@@ -194,7 +200,39 @@ def _refuse_siblings(top: Path, roots: Iterable[Path], walk: Walk) -> None:
 def _pass_over_outside(directory: Path, walk: Walk) -> None:
     if outside := walk.pictures(directory, deep=False):
         walk.passed_over[_OUTSIDE] += len(outside)
+    if results := [each for each in _directories(directory) if _holds_results(each)]:
+        walk.passed_over[_RESULTS] += len(results)
 
 
 def _folders(directory: Path) -> list[Path]:
+    return [each for each in _directories(directory) if not _holds_results(each)]
+
+
+def _directories(directory: Path) -> list[Path]:
     return [directory / each.name for each in listed(directory) if is_directory(each)]
+
+
+def _holds_results(directory: Path) -> bool:
+    """Whether there are runs or bundles, and no pictures.
+
+    `train --data . --out runs/first` puts them there, and the run could not go on if they were a
+    class without pictures.
+    """
+    return _has_manifest(directory, _RESULTS_DEPTH) and not Walk().pictures(directory)
+
+
+def _has_manifest(directory: Path, depth: int) -> bool:
+    """Whether a run or a bundle lies so deep at most; the first picture seen says no."""
+    inner = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name in (RUN_FILE, BUNDLE_FILE):
+                    return True
+                if is_directory(entry):
+                    inner.append(Path(entry.path))
+                elif Path(entry.name).suffix.lower() in SUFFIXES:
+                    return False
+    except OSError:  # who reads the class says it
+        return False
+    return depth > 0 and any(_has_manifest(each, depth - 1) for each in inner)
