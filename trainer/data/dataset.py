@@ -31,6 +31,7 @@ from snapensemble.trainer.data.sources.source import Found
 from snapensemble.trainer.data.sources.table import find_csv
 
 DEFAULT_IMAGE_SIZE = 64
+MOST_NAMED = 5  # classes with too few images
 TEST_STREAM = 1
 _ARRAYS: dict[str, Callable[[Path], RawData]] = {
     "cifar10": cifar.cifar10,
@@ -239,8 +240,12 @@ def _read(
         raise InvalidData(f"{spec!r} is a file; expected {SPECS}")
     size = DEFAULT_IMAGE_SIZE if image_size is None else image_size
     _refuse_size(size, size)  # before hours of decoding
+    found = _PICTURES.get(kind, find_folder)(path)
+    _refuse_names(found.classes)
+    if not found.bad:  # a class may lack only pictures that are not there, which are named later
+        _refuse_found_few(found)
     return read_pictures(
-        _PICTURES.get(kind, find_folder)(path),
+        found,
         size=size,
         channels=channels,
         fit=fit,
@@ -262,11 +267,19 @@ def _named(raw: RawData) -> RawData:
 
 def _refuse_unusable(raw: RawData) -> None:
     """Raise InvalidData for names that a manifest cannot hold and sizes that no graph takes."""
-    if len(raw.classes) < 2 or len(set(raw.classes)) != len(raw.classes):
-        raise InvalidData(f"at least two classes of different names are needed: {raw.classes}")
-    if len(raw.classes) > MAX_CLASSES:
-        raise InvalidData(f"{len(raw.classes):,} classes; expected at most {MAX_CLASSES:,}")
-    for name in raw.classes:
+    _refuse_names(raw.classes)
+    some = raw.everything or raw.train
+    assert some is not None
+    _, _, height, width = some.images_NCHW.shape
+    _refuse_size(height, width)
+
+
+def _refuse_names(classes: tuple[str, ...]) -> None:
+    if len(classes) < 2 or len(set(classes)) != len(classes):
+        raise InvalidData(f"at least two classes of different names are needed: {classes}")
+    if len(classes) > MAX_CLASSES:
+        raise InvalidData(f"{len(classes):,} classes; expected at most {MAX_CLASSES:,}")
+    for name in classes:
         if not name.isprintable():
             raise InvalidData(f"class {name!a}: the name cannot be printed; rename it")
         if len(name) > MAX_CLASS_NAME:
@@ -274,10 +287,6 @@ def _refuse_unusable(raw: RawData) -> None:
                 f"class {name[:40]!r}...: the name has {len(name):,} characters, expected at most "
                 f"{MAX_CLASS_NAME:,}; rename it"
             )
-    some = raw.everything or raw.train
-    assert some is not None
-    _, _, height, width = some.images_NCHW.shape
-    _refuse_size(height, width)
 
 
 def _refuse_size(height: int, width: int) -> None:
@@ -296,12 +305,31 @@ def _take_test(raw: RawData, split_seed: int) -> RawData:
 
 def _refuse_small_classes(raw: RawData) -> None:
     assert raw.train is not None
-    needed = 1 if raw.val is not None else 2
-    needed += 1 if raw.train is raw.everything else 0
-    counts_K = np.bincount(raw.train.labels_N, minlength=len(raw.classes)).tolist()
-    for name, count in zip(raw.classes, counts_K, strict=True):
-        if count < needed:
-            raise InvalidData(
-                f"class {name!r} has {count} image{'' if count == 1 else 's'}; at least {needed} "
-                "are needed, so that each part of the split has one"
-            )
+    needed = _needed(is_whole=raw.train is raw.everything, brings_val=raw.val is not None)
+    _refuse_few(raw.classes, raw.train.labels_N, needed)
+
+
+def _refuse_found_few(found: Found) -> None:
+    """Refuse before hours of decoding what would be refused after it."""
+    teaching = found.parts.get("train") or found.parts["everything"]
+    needed = _needed(is_whole="train" not in found.parts, brings_val="val" in found.parts)
+    _refuse_few(found.classes, np.array(teaching.labels, np.int64), needed)
+
+
+def _needed(*, is_whole: bool, brings_val: bool) -> int:
+    """How many images each class must have, so that every part that is drawn gets one."""
+    return 1 + is_whole + (not brings_val)
+
+
+def _refuse_few(classes: tuple[str, ...], labels_N: NDArray[np.int64], needed: int) -> None:
+    counts_K = np.bincount(labels_N, minlength=len(classes)).tolist()
+    few = [each for each in zip(classes, counts_K, strict=True) if each[1] < needed]
+    if few:
+        (name, count), *others = few
+        named = "".join(f", {other!r} {number}" for other, number in others[: MOST_NAMED - 1])
+        more = len(few) - MOST_NAMED
+        raise InvalidData(
+            f"class {name!r} has {count} image{'' if count == 1 else 's'}{named}"
+            f"{f' and {more:,} more classes too few' if more > 0 else ''}; at least {needed} "
+            "are needed, so that each part of the split has one"
+        )

@@ -103,6 +103,28 @@ def test_a_class_with_one_training_image_is_refused_by_name(tmp_path: Path) -> N
         load(tmp_path)
 
 
+def test_all_classes_that_are_too_small_are_refused_at_once_and_before_anything_is_decoded(
+    tmp_path: Path,
+) -> None:
+    make_folder(tmp_path, {"a": 5, **{f"b{i}": i % 3 for i in range(1, 9)}})
+    (tmp_path / "a" / "9.png").write_text("no picture")
+    expected = (
+        "class 'b1' has 1 image, 'b2' 2, 'b3' 0, 'b4' 1, 'b5' 2 and 3 more classes too few; at "
+        "least 3 are needed, so that each part of the split has one"
+    )
+    with pytest.raises(InvalidData) as refused:
+        load(tmp_path)
+    assert str(refused.value) == expected
+
+
+def test_a_class_whose_pictures_are_not_there_is_not_called_too_small(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"a": 5})
+    rows_of_a = "".join(f"a/{i}.png,a\n" for i in range(5))
+    (tmp_path / "x.csv").write_text(f"path,label\n{rows_of_a}b/0.png,b\n")
+    with pytest.raises(InvalidData, match=r"row 7: .*b/0\.png: there is no such file"):
+        load(f"csv:{tmp_path / 'x.csv'}")
+
+
 def test_a_class_that_training_does_not_have_is_refused(tmp_path: Path) -> None:
     make_folder(tmp_path / "train", {"a": 5, "b": 5})
     make_folder(tmp_path / "test", {"c": 1})
