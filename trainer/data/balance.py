@@ -3,6 +3,8 @@
 Shapes: K classes, N images.
 """
 
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -56,6 +58,12 @@ def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
             f"training images per class: {least:,} ({rare}) to {most:,} ({common}), "
             f"{most / least:.1f} to 1, {len(classes):,} classes"
         )
+    if alike := alike_names(classes):
+        pairs = [" and ".join(map(repr, group)) for group in alike]
+        yield (
+            f"warning: {_some(pairs)} differ in case, spaces or dashes only; if they are one "
+            "class, give them one name"
+        )
     if most >= UNEQUAL * least and balance == "none":
         yield (
             f"warning: {common!r} has {most / least:.0f} times as many training images as "
@@ -77,6 +85,15 @@ def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
                 f"warning: the {part} part has no image of {len(absent)} of {len(classes)} classes "
                 f"({_some(absent)}), and its figures say nothing of them; add some"
             )
+
+
+def alike_names(classes: Sequence[str]) -> list[list[str]]:
+    """Groups of names that a person may have meant to be the same: `Red rose` and `red_rose`."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        groups.setdefault(re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", plain).strip(), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -7,9 +7,15 @@ from hypothesis import strategies as st
 
 from snapensemble.contracts.run import Balance
 from snapensemble.trainer.data import readers
-from snapensemble.trainer.data.balance import about_classes, class_counts, class_weights
+from snapensemble.trainer.data.balance import (
+    about_classes,
+    alike_names,
+    class_counts,
+    class_weights,
+)
 from snapensemble.trainer.data.dataset import Dataset, load_dataset
 from snapensemble.trainer.data.readers import RawData, Split
+from tests.trainer.folders import make_folder
 
 counts = st.lists(st.integers(1, 2_000), min_size=2, max_size=40)
 
@@ -71,6 +77,16 @@ def test_classes_of_fewer_than_ten_images_are_named(least: int, warned: bool) ->
     assert all(f"in 2 of 3 classes (kind0 {least}, kind2 {least});" in line for line in found)
     (many,) = (line for line in lines((9,) * 20) if "fewer than" in line)
     assert "(kind0 9, kind1 9, kind10 9, kind11 9, kind12 9 and 15 more)" in many
+
+
+def test_names_that_may_mean_one_class_are_named(tmp_path: Path) -> None:
+    make_folder(tmp_path, {"Daisy": 3, "daisy": 3, "red rose": 3, "Red_rose ": 3, "tulip": 3})
+    dataset = load_dataset(str(tmp_path), val_fraction=0.1, split_seed=0)
+    assert (
+        "warning: 'Daisy' and 'daisy', 'Red_rose ' and 'red rose' differ in case, spaces or dashes "
+        "only; if they are one class, give them one name"
+    ) in about_classes(dataset, "none")
+    assert not alike_names(["C", "C++", "a b", "ab", "1", "-1", "1 1"])
 
 
 def test_parts_that_lack_classes_are_named() -> None:
