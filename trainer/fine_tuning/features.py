@@ -7,9 +7,10 @@ Shapes: V views, N images, C channels, H height, W width, D what the features of
 """
 
 import contextlib
+import errno
 import hashlib
 import os
-import tempfile
+import shutil
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
@@ -24,6 +25,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm import tqdm
 
 from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.files import hidden_directory
 from snapensemble.contracts.process import say, say_once
 from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
 from snapensemble.trainer.loop import Augmented, Views
@@ -146,10 +148,11 @@ def _written(
     file: Path, rows: Iterator[NDArray[np.float16]], total: int, shape_D: tuple[int, ...]
 ) -> NDArray[np.float16]:
     """Write the rows as a file of bytes, which takes its name when it is whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as directory:
-        written = Path(directory) / file.name
-        shape = (1, 1, 2 * int(np.prod(shape_D)))
+    shape = (1, 1, 2 * int(np.prod(shape_D)))
+    with hidden_directory(file.parent, ".new-") as directory:
+        if shutil.disk_usage(directory).free < total * shape[-1]:  # now, not after hours
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.parent))
+        written = directory / file.name
         write_rows(written, (row.view(np.uint8).reshape(shape) for row in rows), total, shape)
         found = _opened(written, total, shape_D)
         if found is None:

@@ -1,8 +1,10 @@
 import errno
+import shutil
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -137,6 +139,42 @@ def test_a_disk_that_fills_while_features_are_written_costs_no_row(
     monkeypatch.setattr(module, "write_rows", full_after_half)
     assert torch.equal(views(trunk, pictures(), count=2, seed=5).features_VN, expected)
     assert not list(cache.iterdir())
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_features_are_computed(
+    cache: Path,
+    trunk: Counting,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    needed = 2 * 70 * 4 * 3 * 3 * 2  # views, pictures, features, bytes
+    monkeypatch.setattr("shutil.disk_usage", lambda _: mock.Mock(free=needed - 1))
+    views(trunk, pictures(), count=2, seed=1)
+    assert trunk.seen == 1 + 2 * 70  # one to know the shape, and each view once
+    assert "features are not kept: " in capsys.readouterr().err and not list(cache.iterdir())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: mock.Mock(free=needed))
+    views(trunk, pictures(), count=2, seed=1)
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_what_a_killed_process_has_left_of_features_is_removed(
+    cache: Path, trunk: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Path] = []
+
+    def killed(file: Path, *_: object) -> int:
+        left.append(cache / f"{file.parent.name}left")  # as if nobody had cleaned up
+        shutil.copytree(file.parent, left[0])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            views(trunk, pictures(), count=1, seed=1)
+    assert list(cache.iterdir()) == left
+    views(trunk, pictures(), count=1, seed=1)
+    (file,) = cache.iterdir()
+    assert file.name.startswith("features-")
 
 
 def test_weights_that_give_no_finite_numbers_are_refused(cache: Path, trunk: Counting) -> None:
