@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +24,9 @@ class Cells(Protocol):
 
     def column(self, name: str) -> list[Any]:
         """All values of a column that is small."""
+
+    def paths(self, name: str) -> list[str | None]:
+        """The files that the cells of a column with pictures may name; [] if none can."""
 
     def cell(self, name: str, row: int) -> Any:
         """One value of a column that is large."""
@@ -49,6 +53,13 @@ class StreamFile:
     def column(self, name: str) -> list[Any]:
         """All values of a column that is small."""
         return _values(self._table.column(name))
+
+    def paths(self, name: str) -> list[str | None]:
+        """The files that the cells of a column with pictures may name; [] if none can."""
+        if (place := _place_of_path(self.schema, name)) < 0:
+            return []
+        chunks = self._table.column(name).chunks
+        return [path for chunk in chunks for path in _values(chunk.field(place))]
 
     def cell(self, name: str, row: int) -> Any:
         """One value of a column that is large."""
@@ -89,6 +100,12 @@ class ParquetFile:
             return _values(self._parquet.read(columns=[name]).column(0))
         except self._errors as error:
             raise _unreadable(self.file, error) from error
+
+    def paths(self, name: str) -> list[str | None]:
+        """The files that the cells of a column with pictures may name; [] if none can."""
+        if _place_of_path(self.schema, name) < 0:
+            return []
+        return [cell and cell["path"] for cell in self.column(f"{name}.path")]
 
     def cell(self, name: str, row: int) -> Any:
         """One value of a column that is large."""
@@ -135,10 +152,11 @@ class Cellwise(Source):
         return f"{self.files[file].file} row {row}"
 
     def stamp(self, index: int) -> list[str | int]:
-        """The file with its size and times, the column and the row."""
+        """The file with its size and times, the column and the row, and a file that it may name."""
         number, row = self.rows[index]
-        file = self.files[number].file
-        return [str(file.absolute()), *times(file), self.columns[number], row]
+        file, paths = self.files[number].file, self._paths[number]
+        named = times(file.parent / str(path)) if paths and (path := paths[row]) else []
+        return [str(file.absolute()), *times(file), self.columns[number], row, *named]
 
     def read(self, index: int) -> bytes:
         """The bytes in the cell, or in the file that it names."""
@@ -155,6 +173,17 @@ class Cellwise(Source):
             return regular(cells.file.parent / str(path)).read_bytes()
         except (InvalidData, ValueError) as error:  # ValueError: a character that no path has
             raise InvalidImage(str(error)) from error
+
+    @cached_property
+    def _paths(self) -> list[list[str | None]]:
+        """What the rows of each file may name, whether they hold the bytes themselves or not."""
+        return [cells.paths(name) for cells, name in zip(self.files, self.columns, strict=True)]
+
+
+def _place_of_path(schema: Any, name: str) -> int:
+    """The place of the field for a path in the structs of a column; negative if there is none."""
+    kind = schema.field(name).type
+    return int(kind.get_field_index("path")) if str(kind).startswith("struct<") else -1
 
 
 def _whole(schema: Any) -> Any:

@@ -108,7 +108,7 @@ def times(file: Path) -> list[int]:
     """The size of a file and when it changed; nothing if it is not there."""
     try:
         status = file.stat()
-    except OSError:  # it will be named as unreadable
+    except (OSError, ValueError):  # it will be named as unreadable; no path has some characters
         return []
     # Nobody can set the last of them: it tells of an older file of the same size in its place.
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -347,6 +348,28 @@ def test_a_changed_file_is_decoded_anew_and_new_labels_are_not(
         fingerprints.add(load(f"parquet:{file}").fingerprint())
         fingerprints.add(load(f"parquet:{file}").fingerprint())
     assert len(fingerprints) == 2 and len(list((tmp_path / "cache").iterdir())) == 2
+
+
+@pytest.mark.parametrize("kind", ["parquet", "hf"])
+def test_a_changed_file_that_a_cell_names_is_decoded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("SNAPENSEMBLE_CACHE", str(tmp_path / "cache"))
+    root = make_folder(tmp_path / "saved" / "folder", {"a": 5, "b": 5})
+    images, labels = rows(root)
+    for image, path in zip(images[1:], sorted(root.rglob("*.png"))[1:], strict=True):
+        image |= {"bytes": None, "path": str(path.relative_to(tmp_path / "saved"))}
+    table = pa.table({"image": pa.array(images, IMAGE), "label": labels})
+    file = tmp_path / "saved" / "x.parquet"
+    if kind == "parquet":
+        pq.write_table(table, file)
+    else:
+        save(table, tmp_path / "arrow")
+        shutil.copytree(tmp_path / "arrow", tmp_path / "saved", dirs_exist_ok=True)
+    spec = f"{kind}:{file if kind == 'parquet' else file.parent}"
+    assert load(spec).fingerprint() == load(root).fingerprint()
+    (root / "a" / "3.png").write_bytes(encoded(picture(77)))
+    assert load(spec).fingerprint() == load(root).fingerprint()
 
 
 @pytest.mark.parametrize("group", [7, 100, 1000])
