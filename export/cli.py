@@ -13,6 +13,8 @@ from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.process import printable_lines
 from snapensemble.export.config import ExportConfig
 
+FEWEST_IMAGES = 2  # that can tell a gain from chance
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of `snapensemble export`."""
@@ -62,7 +64,8 @@ def describe(manifest: BundleManifest) -> str:
         lines.append(f"  {describe_price(manifest.price)}")
     if manifest.selection.reason is not None:
         lines.append(f"  chosen: {manifest.selection.reason}")
-    lines += [f"  {sentence}" for sentence in describe_gains(manifest.selection.gains)]
+    images = 0 if manifest.calibration is None else manifest.calibration.images
+    lines += [f"  {sentence}" for sentence in describe_gains(manifest.selection.gains, images)]
     if manifest.calibration is not None:
         before, after = manifest.calibration.before, manifest.calibration.after
         lines.append(
@@ -92,8 +95,15 @@ def describe_price(price: Price) -> str:
     )
 
 
-def describe_gains(gains: Sequence[Gain]) -> list[str]:
-    """A sentence for each single network: what was gained over it, or that nothing was."""
+def describe_gains(gains: Sequence[Gain], images: int) -> list[str]:
+    """A sentence for each single network: what was gained over it, or that nothing was.
+
+    Args:
+        gains: as the manifest has them.
+        images: that chose nothing, and on which they were measured.
+    """
+    if images < FEWEST_IMAGES:
+        return ["one image that chose nothing cannot say what is gained over the last snapshot"]
     if not any(gain.over == "last" for gain in gains):
         return ["nothing is gained over the last snapshot: it is served alone"]
     return [_described(gain) for gain in gains]

@@ -279,10 +279,17 @@ def gain(low: float, high: float) -> Gain:
 def test_the_export_says_in_a_sentence_what_was_gained(
     low: float, high: float, verdict: str
 ) -> None:
-    (sentence,) = describe_gains([gain(low, high)])
+    (sentence,) = describe_gains([gain(low, high)], 500)
     assert sentence.startswith(verdict)
     assert sentence.endswith("95% intervals on the 500 images that chose nothing")
 
 
 def test_a_last_snapshot_that_is_served_alone_gains_nothing_and_says_so() -> None:
-    assert describe_gains([]) == ["nothing is gained over the last snapshot: it is served alone"]
+    alone = "nothing is gained over the last snapshot: it is served alone"
+    assert describe_gains([], 2) == [alone]
+
+
+def test_a_gain_that_one_image_cannot_tell_is_not_called_none() -> None:
+    assert describe_gains([], 1) == [
+        "one image that chose nothing cannot say what is gained over the last snapshot"
+    ]
