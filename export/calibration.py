@@ -75,7 +75,7 @@ def split_validation(labels_N: Labels) -> ValidationSplit:
     if len(labels_N) < 2:
         raise InvalidConfig(
             f"the run validates on {len(labels_N)} image; at least 2 are needed, one to choose and "
-            "one to measure; train with a larger --val-fraction"
+            "one to measure; train with more of them, or with a larger --val-fraction"
         )
     shuffled_N = np.random.default_rng(_SEED).permutation(len(labels_N))
     by_class_N = shuffled_N[np.argsort(labels_N[shuffled_N], kind="stable")]

@@ -32,6 +32,8 @@ from snapensemble.trainer.models.registry import (
 from snapensemble.trainer.options.network import FRESH
 from snapensemble.trainer.seeding import Purpose, derived_seed
 
+FEWEST_VAL_IMAGES = 2  # that export can divide into two halves
+
 
 def choose_device(name: str) -> torch.device:
     """The torch device of this name; `auto` is the GPU where there is one.
@@ -57,6 +59,9 @@ def load_images(config: TrainConfig, begun: RunManifest | None, world: World) ->
         config: says which, and how it is read.
         begun: the run that goes on, if one does; its pictures fit their frame as they did.
         world: its leader reads first, and says it.
+
+    Raises:
+        InvalidData: it cannot be used, or what would be trained on it could not be exported.
     """
     with world.leader_first("images"), noting_where_from(begun is not None):
         dataset = load_dataset(
@@ -68,6 +73,12 @@ def load_images(config: TrainConfig, begun: RunManifest | None, world: World) ->
             large_size=large_size(config),
             max_bad_images=config.max_bad_images,
             max_image_cost=config.max_image_cost,
+        )
+    if begun is None and len(dataset.val) < FEWEST_VAL_IMAGES:
+        raise InvalidData(
+            f"the validation part has {len(dataset.val)} image; export needs {FEWEST_VAL_IMAGES} "
+            "at least, one to choose by and one to measure on: add some, or remove the part, and a "
+            "share of the training images will validate (--val-fraction)"
         )
     if world.leads and (repeated := repeated_images(dataset.train, dataset.val)):
         say(

@@ -10,6 +10,7 @@ import torch
 
 from snapensemble.contracts.errors import (
     InvalidConfig,
+    InvalidData,
     InvalidManifest,
     MemoryLacking,
     WriteFailed,
@@ -26,6 +27,7 @@ from snapensemble.trainer.loop import Objective, TrainingDiverged
 from snapensemble.trainer.recording.snapshots import load_model
 from snapensemble.trainer.run import train
 from snapensemble.trainer.validation import predict_logits
+from tests.trainer.folders import make_folder
 
 
 def short(out: Path, **changes: Any) -> TrainConfig:
@@ -162,6 +164,18 @@ def test_too_little_memory_is_said_with_what_needs_less_and_what_is_finished(
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig, match="more than the 809 training images; use at most 809"):
         train(short(tmp_path / "run", batch_size=2000))
+
+
+def test_a_validation_part_that_no_export_can_divide_is_refused_before_training(
+    tmp_path: Path,
+) -> None:
+    for part, count in (("train", 4), ("val", 1)):
+        make_folder(tmp_path / part, {"a": count, "b": count})
+    (tmp_path / "val" / "b" / "0.png").unlink()
+    config = TrainConfig(data=str(tmp_path), out=tmp_path / "run", image_size=8, threads=1)
+    with pytest.raises(InvalidData, match="part has 1 image; export needs 2 at least, one to ch"):
+        train(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_padding_beyond_the_image_is_refused(tmp_path: Path) -> None:
