@@ -122,9 +122,9 @@ def _refuse_bad(bad: list[str], allowed: int) -> None:
     if len(bad) <= allowed:
         say(f"left out, cannot be read: {len(bad)} of at most {allowed}\n{lines}")
     elif len(bad) == 1:
-        raise InvalidData(f"{lines}; repair or remove this file, or allow --max-bad-images 1")
+        raise InvalidData(f"{lines}; repair or remove this file, or train with --max-bad-images 1")
     else:
         raise InvalidData(
             f"{len(bad)} images cannot be read, at most {allowed} may be:\n{lines}\n"
-            f"repair or remove these files, or allow --max-bad-images {len(bad)}"
+            f"repair or remove these files, or train with --max-bad-images {len(bad)}"
         )
