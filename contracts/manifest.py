@@ -1,6 +1,7 @@
 """The strict base of all manifest parts, and how a manifest is read and written."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, TypeVar
 
@@ -15,6 +16,8 @@ MAX_MANIFEST_BYTES = 8 * 2**20
 MAX_MANIFEST_BRACKETS = 100_000
 MAX_CLASSES = 100_000
 MAX_CLASS_NAME = 1_000  # characters
+
+MOST_NAMED = 5  # classes in a message
 
 _NAMES = ("extra_forbidden", "literal_error")  # errors about a name that this version has not
 
@@ -48,6 +51,23 @@ ClassNames = Annotated[
     Field(min_length=2, max_length=MAX_CLASSES),
     AfterValidator(_distinct),
 ]
+
+
+def how_classes_differ(found: Sequence[str], expected: Sequence[str]) -> str:
+    """What is different in a list of class names, in words; it names a few where many are."""
+    lacking, besides = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if not lacking and not besides:
+        pairs = zip(found, expected, strict=True)
+        ours, theirs = next(pair for pair in pairs if len(set(pair)) > 1)
+        return f"has the same classes in another order: {ours!r} where {theirs!r} is expected"
+    parts = [("lacks", lacking), ("has besides", besides)]
+    return ", and ".join(f"{verb} {_some(names)}" for verb, names in parts if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    shown = ", ".join(map(repr, names[:MOST_NAMED]))
+    return f"{shown} and {more:,} more" if more > 0 else shown
 
 
 class Record(BaseModel):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from snapensemble.contracts.bundle import ClassPrior
 from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.manifest import how_classes_differ
 from snapensemble.contracts.metrics import Floats, Metric, softmax, val_figures
 from snapensemble.contracts.run import (
     MIN_EPOCHS,
@@ -252,10 +253,9 @@ def _refuse_stranger(
 ) -> None:
     """Refuse a run that cannot be averaged with the first, class by class and image by image."""
     if other.classes != first.classes:
-        same = set(other.classes) == set(first.classes)
         raise InvalidConfig(
-            f"{other_dir} has {'the same classes in another order' if same else 'other classes'} "
-            f"than {first_dir}: {list(other.classes)} and {list(first.classes)}"
+            f"{other_dir} cannot be averaged with {first_dir}: it "
+            f"{how_classes_differ(other.classes, first.classes)}"
         )
     if other.image != first.image:
         raise InvalidConfig(

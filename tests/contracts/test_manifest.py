@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle, write_bundle
 from snapensemble.contracts.errors import InvalidManifest
-from snapensemble.contracts.manifest import FileRef
+from snapensemble.contracts.manifest import FileRef, how_classes_differ
 from snapensemble.contracts.run import RUN_FILE, read_run
 from tests.factories import CONTRACT, DATA
 
@@ -162,3 +162,13 @@ def test_a_file_in_the_place_of_a_directory_is_no_such_directory(tmp_path: Path)
     (tmp_path / "run.json").touch()
     with pytest.raises(InvalidManifest, match="does not exist; expected a directory made by"):
         read_run(tmp_path / "run.json")
+
+
+def test_how_classes_differ_is_said_in_a_line_however_many_they_are() -> None:
+    many = [f"class number {number}" for number in range(100_000)]
+    for found, expected in ((many[1:], many), (many[::-1], many), (["x", "y"], many)):
+        assert len(how_classes_differ(found, expected)) < 300
+    assert how_classes_differ(["a", "c", "d"], ["a", "b"]) == "lacks 'b', and has besides 'c', 'd'"
+    assert how_classes_differ(["a", "c", "b"], ["a", "b", "c"]) == (
+        "has the same classes in another order: 'c' where 'b' is expected"
+    )

@@ -106,10 +106,10 @@ def test_averages_of_weights_are_trusted_where_the_last_cycle_has_many_epochs(
 def test_runs_that_do_not_go_together_are_refused_by_name(digits_run: Path, tmp_path: Path) -> None:
     run = read_run(digits_run)
     turned = changed(digits_run, tmp_path, classes=run.classes[::-1])
-    with pytest.raises(InvalidConfig, match=f"{turned} has the same classes in another order"):
+    with pytest.raises(InvalidConfig, match="it has the same classes in another order: '9' wh"):
         pooled([digits_run, turned])
     others = changed(digits_run, tmp_path, classes=("a", "b"))
-    with pytest.raises(InvalidConfig, match="has other classes than"):
+    with pytest.raises(InvalidConfig, match=r"lacks '0', .* and 5 more, and has besides 'a', 'b'"):
         pooled([digits_run, others])
     wide = changed(digits_run, tmp_path, image=run.image.model_copy(update={"width": 9}))
     with pytest.raises(InvalidConfig, match=r"another image contract .* width=9"):

@@ -94,9 +94,9 @@ def test_data_of_other_classes(
         classes=["x", "y"],
     )
     spec = f"npz:{tmp_path / 'a.npz'}"
-    assert "the data has the classes ['x', 'y']" in fails(
-        capsys, "evaluate", digits_bundle, "--data", spec
-    )
+    message = fails(capsys, "evaluate", digits_bundle, "--data", spec)
+    assert "the data has 2 classes, the snapshots 10, and they must be equal: the data " in message
+    assert "lacks '0', '1', '2', '3', '4' and 5 more, and has besides 'x', 'y'" in message
 
 
 def test_settings_come_from_a_file_and_flags_win(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.manifest import how_classes_differ
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import DataRecord
 from snapensemble.trainer.data.dataset import Dataset, holds_pictures, load_dataset
@@ -96,8 +97,8 @@ def reread_dataset(
         dataset = replace(dataset, classes=classes)  # as an earlier version read a Mac's names
     if dataset.classes != classes:
         raise InvalidData(
-            f"the data has the classes {list(dataset.classes)}, "
-            f"the snapshots {list(classes)}, in this order; they must be equal"
+            f"the data has {len(dataset.classes):,} classes, the snapshots {len(classes):,}, and "
+            f"they must be equal: the data {how_classes_differ(dataset.classes, classes)}"
         )
     if dataset.shape != image.shape:
         raise InvalidData(
