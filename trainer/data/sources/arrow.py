@@ -75,7 +75,15 @@ def find_hugging_face(directory: Path) -> Found:
     if (directory / "dataset_dict.json").is_file():
         file = directory / "dataset_dict.json"
         splits = _names(file, _json(file).get("splits", []))
-        files = {_part(directory, name): _saved(directory / name) for name in splits}
+        parts: dict[PartOrAll, str] = {}
+        for name in splits:
+            part = _part(directory, name)
+            if parts.setdefault(part, name) != name:
+                raise InvalidData(
+                    f"{directory}: {parts[part]!r} and {name!r} both mean the {part} part; save a "
+                    "DatasetDict that has one of them, or both as one"
+                )
+        files = {part: _saved(directory / name) for part, name in parts.items()}
         return _found_in_cells(str(directory), files)
     if (directory / "state.json").is_file():
         return _found_in_cells(str(directory), {"everything": _saved(directory)})

@@ -79,6 +79,15 @@ def test_a_saved_data_set_with_parts_is_that_of_the_folder(
     assert f"{saved}: pictures from column 'image', labels from column 'label'\n" in said
 
 
+def test_a_saved_data_set_with_two_names_for_a_part_is_refused(tmp_path: Path) -> None:
+    table = declared(make_folder(tmp_path / "folder", {"a": 4, "b": 3}))
+    for name in ("train", "train_extra"):
+        save(table, tmp_path / "saved" / name)
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "train_extra"]}')
+    with pytest.raises(InvalidData, match="'train' and 'train_extra' both mean the train part; sa"):
+        find_hugging_face(tmp_path / "saved")
+
+
 def test_a_saved_data_set_in_one_piece_is_divided_as_a_folder_is(tmp_path: Path) -> None:
     make_folder(tmp_path / "folder", {"a": 9, "b": 8})
     save(declared(tmp_path / "folder"), tmp_path / "saved")
