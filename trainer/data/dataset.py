@@ -275,8 +275,11 @@ def _refuse_unusable(raw: RawData) -> None:
 
 
 def _refuse_names(classes: tuple[str, ...]) -> None:
-    if len(classes) < 2 or len(set(classes)) != len(classes):
-        raise InvalidData(f"at least two classes of different names are needed: {classes}")
+    if len(classes) < 2:
+        raise InvalidData(f"at least two classes are needed, found {list(classes)}")
+    twice = [name for name, count in collections.Counter(classes).items() if count > 1]
+    if twice:
+        raise InvalidData(f"{twice[0]!r} names two classes; expected different names")
     if len(classes) > MAX_CLASSES:
         raise InvalidData(f"{len(classes):,} classes; expected at most {MAX_CLASSES:,}")
     for name in classes:
