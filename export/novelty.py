@@ -29,6 +29,7 @@ from snapensemble.export.parity import IMAGES_AT_A_TIME, Chain
 from snapensemble.trainer.data.reread import reread_parts
 
 MOST_IMAGES = 2_000  # of each part: more change little and take long
+OF_EACH_CLASS = 5  # at least, as far as it has them, beyond those
 
 
 def with_novelty(
@@ -58,11 +59,10 @@ def with_novelty(
     train, val = reread_parts(
         run.data, run.classes, run.image, spec=config.data, splits=("train", "val")
     )
-    taught = np.random.default_rng(0).permutation(len(train))[:MOST_IMAGES]
+    taught = looked_at(train.labels_N)
     held_out = calibration_N[:: -(-len(calibration_N) // MOST_IMAGES)]
     say(f"asking the first member about {len(taught) + len(held_out):,} images, for --novelty")
     look = partial(means_of_maps, served.first_chain, say=say)
-    taught = np.sort(taught)
     features_NC = look(train.images_NCHW[taught])
     directions_KC = directions(features_NC, train.labels_N[taught], len(run.classes))
     as_served_KC = directions_KC.astype(np.float32)
@@ -70,6 +70,20 @@ def with_novelty(
     first, *others = served.members
     first = replace(first, onnx_file=with_directions(first.onnx_file, as_served_KC))
     return replace(served, members=(first, *others)), record
+
+
+def looked_at(labels_N: NDArray[np.int64]) -> NDArray[np.intp]:
+    """The places of the training images that give the directions, in their order.
+
+    A class that none of them is of would have no direction, and its pictures would be called novel.
+    """
+    drawn_N = np.random.default_rng(0).permutation(len(labels_N))
+    by_class_N = np.argsort(labels_N[drawn_N], kind="stable")  # places among the drawn ones
+    sorted_N = labels_N[drawn_N][by_class_N]
+    rank_N = np.empty_like(drawn_N)  # of each drawn one among those of its class
+    rank_N[by_class_N] = np.arange(len(labels_N)) - np.searchsorted(sorted_N, sorted_N)
+    taken_N = (np.arange(len(labels_N)) < MOST_IMAGES) | (rank_N < OF_EACH_CLASS)
+    return np.sort(drawn_N[taken_N])
 
 
 def means_of_maps(

@@ -11,6 +11,7 @@ from snapensemble.export.bundle import build_bundle
 from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import pooled
 from snapensemble.export.config import ExportConfig
+from snapensemble.export.novelty import MOST_IMAGES, OF_EACH_CLASS, looked_at
 from snapensemble.serving.inference.engine import load_engine
 from snapensemble.trainer.data.dataset import Dataset, load_dataset
 from snapensemble.trainer.recording.snapshots import load_model
@@ -62,6 +63,13 @@ def test_directions_come_from_what_taught_and_thresholds_from_what_chose_nothing
     wanted_N = distances(features_NC(digits_run, images_NCHW), directions_KC)
     found_N = np.array([each.distance for each in answers], dtype=np.float64)
     np.testing.assert_allclose(found_N, wanted_N, atol=1e-4)
+
+
+def test_every_class_has_a_direction_however_rare_it_is() -> None:
+    labels_N = np.concatenate([np.zeros(50_000, int), np.full(3, 1), np.full(40, 2)])
+    counts_K = np.bincount(labels_N[looked_at(labels_N)])
+    assert counts_K[0] <= MOST_IMAGES and counts_K[1] == 3 and counts_K[2] >= OF_EACH_CLASS
+    assert (looked_at(labels_N[-2_000:]) == np.arange(2_000)).all()
 
 
 def test_noise_is_further_away_than_digits(bundle_dir: Path, digits: Dataset) -> None:
