@@ -9,11 +9,13 @@ from typing import Any
 from snapensemble.contracts.bundle import BundleManifest, Gain, Price
 from snapensemble.contracts.cascade import CascadeRecord
 from snapensemble.contracts.manifest import ValFigures
+from snapensemble.contracts.novelty import FALSE_ALARMS, NoveltyRecord
 from snapensemble.contracts.options import add_options, build
 from snapensemble.contracts.process import printable_lines
 from snapensemble.export.config import ExportConfig
 
 FEWEST_IMAGES = 2  # that can tell a gain from chance
+FEWEST_FOR_NOVELTY = round(1 / max(FALSE_ALARMS)) - 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +82,8 @@ def describe(manifest: BundleManifest) -> str:
         lines += frontier(manifest.cascade, len(manifest.members), manifest.calibration.after)
     elif len(manifest.members) > 1:
         lines.append("  no cascade")
+    if manifest.novelty is not None:
+        lines.append(f"  {describe_novelty(manifest.novelty)}")
     gap = manifest.parity.max_probability_difference
     lines.append(f"  ONNX Runtime and torch agree to {gap:.1e} in probability")
     return "\n".join(lines)
@@ -107,6 +111,17 @@ def describe_gains(gains: Sequence[Gain], images: int) -> list[str]:
     if not any(gain.over == "last" for gain in gains):
         return ["nothing is gained over the last snapshot: it is served alone"]
     return [_described(gain) for gain in gains]
+
+
+def describe_novelty(record: NoveltyRecord) -> str:
+    """Which shares of false alarms a client may ask for, or that there are none."""
+    on = f"the {record.images:,} images that chose nothing"
+    if shares := [f"{each.false_alarms:.0%}" for each in record.thresholds]:
+        return f"novelty: false alarms of {', '.join(shares)} are promised, from {on}"
+    return (
+        f"novelty: nothing can be promised from {on}, so nobody can ask for it; "
+        f"{FEWEST_FOR_NOVELTY} would do for false alarms of {max(FALSE_ALARMS):.0%}"
+    )
 
 
 def _described(gain: Gain) -> str:

@@ -10,6 +10,7 @@ from snapensemble.contracts.run import read_run
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.calibration import split_validation
 from snapensemble.export.candidates import pooled
+from snapensemble.export.cli import describe_novelty
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.novelty import MOST_IMAGES, OF_EACH_CLASS, looked_at
 from snapensemble.serving.inference.engine import load_engine
@@ -70,6 +71,17 @@ def test_every_class_has_a_direction_however_rare_it_is() -> None:
     counts_K = np.bincount(labels_N[looked_at(labels_N)])
     assert counts_K[0] <= MOST_IMAGES and counts_K[1] == 3 and counts_K[2] >= OF_EACH_CLASS
     assert (looked_at(labels_N[-2_000:]) == np.arange(2_000)).all()
+
+
+def test_the_export_says_which_false_alarms_are_promised_or_that_none_are() -> None:
+    assert describe_novelty(fit_thresholds(np.linspace(0, 1, 60))) == (
+        "novelty: false alarms of 2%, 5%, 10% are promised, from the 60 images that chose nothing"
+    )
+    assert len(fit_thresholds(np.zeros(9)).thresholds) == 1
+    assert describe_novelty(fit_thresholds(np.zeros(8))) == (
+        "novelty: nothing can be promised from the 8 images that chose nothing, so nobody can ask "
+        "for it; 9 would do for false alarms of 10%"
+    )
 
 
 def test_noise_is_further_away_than_digits(bundle_dir: Path, digits: Dataset) -> None:
