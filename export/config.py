@@ -191,7 +191,7 @@ DEFAULTS = ExportConfig()
 class ExportPlaces(Options):
     """The arguments of `snapensemble.export` that are no settings."""
 
-    runs: tuple[Path, ...]
+    runs: tuple[Path, ...] = Field(min_length=1)
     out: Path
     force: bool = False
 

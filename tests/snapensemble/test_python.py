@@ -115,6 +115,7 @@ def test_a_run_goes_on_with_no_other_settings(
     ("places", "message"),
     [
         ({"runs": 5}, "runs: expected a list, each a path, got 5"),
+        ({"runs": []}, "runs: expected a list, each a path, got \\[]"),
         ({"runs": ["a", 5]}, "runs: expected a list, each a path, got 5"),
         ({"out": None}, "out: expected a path, got None"),
         ({"out": "a\0b"}, "out: holds a NUL character"),
