@@ -86,10 +86,11 @@ def plan(
             right; raises what is wrong with it.
 
     Raises:
-        InvalidManifest: nothing to serve is there.
+        InvalidManifest: nothing to serve is there, or one bundle that cannot be served. Of that it
+            is not known which model it was to be.
     """
     if _has_bundle(root):
-        return _planned([Found(name, None, root)], {}, expected_sha256)
+        return _planned([Found(name, None, root)], {}, expected_sha256).whole()
     found: list[Found] = []
     problems: dict[str, str] = {}
     for folder in sorted(_folders(root)):

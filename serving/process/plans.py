@@ -116,7 +116,7 @@ class Plans:
     async def refresh(self) -> None:
         """Look at the disk again; what cannot be served is left as it was."""
         async with self._changing:
-            found = (await asyncio.to_thread(self._look)).without(self._unloaded)
+            found = (await self._looked()).without(self._unloaded)
             good = [each for each in found.models if each.name not in found.problems]
             kept = [each for each in self.now.models if each.name in found.problems]
             if (set(good + kept), found.problems) == (set(self.now.models), self._problems):
@@ -134,7 +134,7 @@ class Plans:
             WorkersLate: not all of them serve it yet.
         """
         async with self._changing:
-            new = (await asyncio.to_thread(self._look)).models_of(name)
+            new = (await self._looked()).models_of(name)
             others = [each for each in self.now.models if each.name != name]
             problems = {k: v for k, v in self._problems.items() if k != name}
             outcome = await self._publish((*others, *new), problems, self._unloaded - {name})
@@ -158,6 +158,16 @@ class Plans:
             outcome = await self._publish(others, problems, self._unloaded | {name})
         if outcome.late is not None:
             raise WorkersLate(outcome.late)
+
+    async def _looked(self) -> Plan:
+        """What is on disk; if nothing can be served, the index says so of all that is served."""
+        try:
+            return await asyncio.to_thread(self._look)
+        except SnapensembleError as error:
+            names = [each.name for each in self.now.models]
+            self._problems = {**self._problems, **dict.fromkeys(names, str(error))}
+            self.now = self._told(self.now.models, self._problems, self._unloaded)
+            raise
 
     async def _publish(
         self, models: Sequence[Planned], problems: Mapping[str, str], unloaded: frozenset[str]

@@ -86,7 +86,7 @@ class Repository:
     async def refresh(self) -> None:
         """Look what is to be served, and serve it; what cannot be served is left as it was."""
         async with self._changing:
-            plan = await self._aside(self._look)
+            plan = await self._looked()
             problems = await self._apply(plan.without(self._unloaded))
             if self._parent is not None:
                 self._parent.followed(plan, problems)
@@ -99,7 +99,7 @@ class Repository:
             SnapensembleError: it cannot be served.
         """
         async with self._changing:
-            plan = await self._aside(self._look)
+            plan = await self._looked()
             try:
                 plan.models_of(name)
             except InvalidManifest as error:
@@ -128,6 +128,15 @@ class Repository:
         """Why models are not served as they are on disk, by name."""
         unloaded = self._unloaded - {model.name for model in self._service.all_models}
         return self._problems | dict.fromkeys(unloaded, "unloaded")
+
+    async def _looked(self) -> Plan:
+        """What is on disk; if nothing can be served, the index says so of all that is served."""
+        try:
+            return await self._aside(self._look)
+        except SnapensembleError as error:
+            names = {model.name for model in self._served}
+            self._problems = self._problems | dict.fromkeys(names, str(error))
+            raise
 
     async def _apply(self, plan: Plan, only: str | None = None) -> dict[str, str]:
         """Load what is new, one after the other; then free what is planned no more.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.serving.errors import LoadFailed, UnknownModel, WorkersLate
 from snapensemble.serving.inference.repository import plan
 from snapensemble.serving.process.channel import FromWorker, Parent, plan_of
@@ -167,6 +168,24 @@ async def test_a_bundle_that_is_bad_on_disk_is_told_nobody(models: Path) -> None
         with pytest.raises(LoadFailed, match=r"bees/2/ensemble\.json"):
             await asked.load("bees")
         assert not asked.told.is_set()
+
+
+async def test_one_bundle_that_turns_bad_is_served_on_by_all_workers(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    plans = Plans(partial(plan, bundle))
+    async with workers_of(plans) as start:
+        asked = await start()
+        (bundle / "ensemble.json").write_text("{}")
+        with pytest.raises(InvalidManifest, match="format is None"):
+            await plans.refresh()
+        with pytest.raises(LoadFailed, match="format is None"):
+            await asked.load("insects")
+        assert asked.serves == {"insects": "0badcafe"}
+        assert "format is None" in asked.missing()["insects"]
+        shutil.rmtree(bundle)
+        make_bundle(bundle, [linear_member(4)])
+        await plans.refresh()
+        assert asked.serves == {"insects": "0badcafe"} and not asked.missing()
 
 
 async def test_unknown_models_are_neither_loaded_nor_unloaded(models: Path) -> None:

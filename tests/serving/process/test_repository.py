@@ -153,6 +153,28 @@ async def test_a_bad_new_version_changes_nothing_and_says_why(
         assert len((await http.get("/v2/repository/index")).json()) == 2
 
 
+async def test_one_bundle_that_turns_bad_is_served_on_and_it_is_said_why(tmp_path: Path) -> None:
+    running = Running(make_bundle(tmp_path / "bundle"), Settings(model_control=True, threads=2))
+    with running.repository:
+        async with client(running.app) as http:
+            before = await running.answers(http, "/predict")
+            (running.models / "ensemble.json").write_text("{}")
+            with pytest.raises(InvalidManifest, match="format is None"):
+                await running.repository.refresh()
+            assert await running.answers(http, "/predict/insects") == before
+            reply = await http.post("/v2/repository/models/insects/load")
+            assert reply.status_code == 422 and "format is None" in reply.json()["error"]
+            ready, why = (await http.get("/v2/repository/index")).json()
+            assert ready["state"] == "READY"
+            assert why["name"] == "insects" and "format is None" in why["reason"]
+            shutil.rmtree(running.models)
+            make_bundle(running.models, [linear_member(4)])
+            await running.repository.refresh()
+            assert await running.answers(http, "/predict") != before
+            assert len((await http.get("/v2/repository/index")).json()) == 1
+        await all_freed(running.repository)
+
+
 async def test_who_may_not_load_models_learns_no_place_on_the_disk(tmp_path: Path) -> None:
     models = tmp_path / "models"
     version(models, "bees", 1)
