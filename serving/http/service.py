@@ -123,6 +123,7 @@ class Service:
         self.metrics.served(model.name, model.version, model.engine.bundle, is_served=True)
         if model.memory_bytes is not None:
             self.metrics.model_bytes.labels(model.name, model.version).set(model.memory_bytes)
+        self.show_load()
         return former
 
     def remove(self, model: Model) -> None:
@@ -134,6 +135,7 @@ class Service:
             del self.models[model.name]
         self.metrics.served(model.name, model.version, model.engine.bundle, is_served=False)
         self.metrics.model_bytes.labels(model.name, model.version).set(0)
+        self.show_load()
 
     def model(self, name: str | None = None, version: str | None = None) -> Model:
         """The model of a name, in a version.
@@ -193,11 +195,8 @@ class Service:
         self.metrics.requests_under_way.set(sum(model.admission.requests for model in models))
         for model in models[:1]:  # all of them share one budget
             self.metrics.held_bytes.set(model.admission.memory.held)
-        for model in models:
-            if model.drift is not None:
-                self.metrics.drift_answers.labels(model.name).set(len(model.drift))
-                for quantity, index in model.drift.indices().items():
-                    self.metrics.drift.labels(model.name, quantity).set(index)
+        # The newest version comes last, as it answers who names none.
+        self.metrics.show_drift({model.name: model.drift for model in reversed(models)})
 
     def check_ready(self) -> None:
         """Raise the error that says why no new requests should be sent here, if there is one."""
