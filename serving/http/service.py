@@ -120,6 +120,8 @@ class Service:
         versions[model.version] = model
         newest_first = sorted(versions, key=order, reverse=True)
         self.models[model.name] = {version: versions[version] for version in newest_first}
+        if former is not None:  # with another number of members, perhaps
+            self.metrics.served(model.name, model.version, former.engine.bundle, is_served=False)
         self.metrics.served(model.name, model.version, model.engine.bundle, is_served=True)
         if model.memory_bytes is not None:
             self.metrics.model_bytes.labels(model.name, model.version).set(model.memory_bytes)

@@ -102,6 +102,22 @@ async def test_a_new_version_takes_over_and_the_old_one_is_freed(running: Runnin
         gc.enable()
 
 
+async def test_metrics_say_of_a_version_that_was_replaced_what_it_is_now(tmp_path: Path) -> None:
+    version(tmp_path, "bees", 1)
+    running = Running(tmp_path, Settings(threads=2))
+    with running.repository:
+        shutil.rmtree(tmp_path / "bees" / "1")
+        make_bundle(tmp_path / "bees" / "1")
+        await running.repository.refresh()
+        page = running.service.metrics.page().decode().splitlines()
+        info = [line for line in page if line.startswith("snapensemble_model_info{")]
+        assert sorted(line.split("members=")[1] for line in info) == [
+            '"1",name="bees",version="1"} 0.0',
+            '"3",name="bees",version="1"} 1.0',
+        ]
+        await all_freed(running.repository)
+
+
 async def test_a_request_that_has_begun_is_answered_by_what_it_began_with(
     running: Running,
 ) -> None:
