@@ -158,8 +158,15 @@ class Service:
             raise UnknownModel(f"found {asked!r}, expected one of {self._known()}")
         return model
 
+    def is_default(self, model: Model) -> bool:
+        """Whether requests that name no model are answered by this one."""
+        try:
+            return model is self.model()
+        except UnknownModel:
+            return False
+
     def check_settings(self) -> None:
-        """Refuse settings that name a model which is not served.
+        """Refuse settings that name a model which is not served, or a shadow of nothing.
 
         Raises:
             InvalidConfig: one does.
@@ -170,9 +177,15 @@ class Service:
                 raise InvalidConfig(
                     f"--{setting.replace('_', '-')} {name}: expected one of {self._known()}"
                 )
-        if self.settings.shadow is not None and self.settings.shadow == self.model().name:
+        shadow, default = self.settings.shadow, self.settings.default_model
+        if shadow is not None and default is None and len(self.models) > 1:
             raise InvalidConfig(
-                f"--shadow {self.settings.shadow}: this is the model that answers; expected another"
+                f"--shadow {shadow}: {len(self.models)} models are served, and none is the default "
+                f"whose requests it gets, too; add --default-model, with one of {self._known()}"
+            )
+        if shadow is not None and shadow == self.model().name:
+            raise InvalidConfig(
+                f"--shadow {shadow}: this is the model that answers; expected another"
             )
 
     def _default_name(self) -> str:

@@ -38,7 +38,7 @@ class Shadow:
     def copies(self, model: Model, images: Images) -> Images | None:
         """The images of a request, if the shadow is to be asked about them, too."""
         settings = self._service.settings
-        if settings.shadow is None or model is not self._service.model():
+        if settings.shadow is None or not self._service.is_default(model):
             return None
         if self._random.random() >= settings.shadow_share:
             return None

@@ -308,6 +308,7 @@ async def test_where_there_is_no_memory_for_a_new_version_the_old_one_stays(
         (Settings(default_model="wasps"), "--default-model wasps: expected one of ants"),
         (Settings(shadow="wasps"), "--shadow wasps: expected one of ants"),
         (Settings(default_model="ants", shadow="ants"), "--shadow ants: this is the model that"),
+        (Settings(shadow="ants"), "--shadow ants: 2 models are served.*add --default-model"),
     ],
 )
 async def test_settings_that_name_no_model_are_refused(
@@ -411,3 +412,16 @@ async def test_a_shadow_that_is_not_there_hurts_nobody(tmp_path: Path) -> None:
             counted = running.service.metrics.shadow.labels("not_asked")._value
             while counted.get() < 1:
                 await asyncio.sleep(0)
+
+
+async def test_a_shadow_hurts_no_other_model_where_the_default_one_has_gone(tmp_path: Path) -> None:
+    for name in ("bees", "ants", "wasps"):
+        version(tmp_path, name, 1)
+    running = Running(tmp_path, Settings(default_model="bees", shadow="wasps", shadow_share=1.0))
+    with running.repository:
+        shutil.rmtree(tmp_path / "bees")
+        await running.repository.refresh()
+        async with client(running.app) as http:
+            assert await running.answers(http, "/predict/ants")
+            assert await running.answers(http, "/predict/wasps")
+        await all_freed(running.repository)
