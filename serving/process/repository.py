@@ -139,7 +139,7 @@ class Repository:
             raise
 
     async def _apply(self, plan: Plan, only: str | None = None) -> dict[str, str]:
-        """Load what is new, one after the other; then free what is planned no more.
+        """Load what is new of each model, all of it or nothing; free what is planned no more.
 
         Args:
             plan: what is to be served.
@@ -151,21 +151,20 @@ class Repository:
         problems = {k: v for k, v in plan.problems.items() if only in (None, k)}
         known = set(self._served.values())
         wanted = {(planned.name, planned.version) for planned in plan.models}
-        for planned in plan.models:
-            if planned in known or only not in (None, planned.name):
+        for name in dict.fromkeys(planned.name for planned in plan.models):
+            if name in problems or only not in (None, name):
                 continue
+            new = [each for each in plan.models if each.name == name and each not in known]
             try:
-                loaded = await self._aside(partial(self._loaded, planned))
-                former = self._serve(planned, *loaded)
+                loaded = [(each, *await self._aside(partial(self._loaded, each))) for each in new]
             except (SnapensembleError, MemoryError) as error:
-                problems[planned.name] = str(error) or "there is no memory for it"
+                problems[name] = str(error) or "there is no memory for it"
                 continue
-            log.info("serving %s %s", planned.name, planned.version)
-            if former is not None:
-                self._retire(former)
-            self._retire_all(planned.name, wanted)
-        for name in {model.name for model in self._served} - set(problems):
-            if only in (None, name):
+            for each in loaded:
+                self._replace(*each)
+            self._retire_all(name, wanted)
+        for name in {model.name for model in self._served} - {name for name, _ in wanted}:
+            if name not in problems and only in (None, name):
                 self._retire_all(name, wanted)
         self._note(problems, only)
         return problems
@@ -188,6 +187,13 @@ class Repository:
             raise
         self._served[model] = planned
         return former
+
+    def _replace(self, planned: Planned, engine: Engine, memory: int) -> None:
+        """Give a model to all requests from now on, and nobody the one that it replaces."""
+        former = self._serve(planned, engine, memory)
+        log.info("serving %s %s", planned.name, planned.version)
+        if former is not None:
+            self._retire(former)
 
     def _retire_all(self, name: str, wanted: set[tuple[str, str]]) -> None:
         """Retire the versions of a model that are not wanted."""
@@ -229,6 +235,7 @@ class Repository:
             expected_sha256=planned.sha256,
             pool=self._pool,
         )
+        engine.check_mode(self._settings.mode)
         return engine, max(0, resident_bytes() - before)
 
 

@@ -46,8 +46,9 @@ class Running:
         self.models = models
         self.app: FastAPI = create_app(settings, None)
         self.service: Service = self.app.state.service
-        self.repository = Repository(settings, self.service, partial(plan, models))
-        self.repository.begin(plan(models))
+        look = partial(plan, models, versions=settings.versions)
+        self.repository = Repository(settings, self.service, look)
+        self.repository.begin(look())
 
     async def answers(self, http: httpx.AsyncClient, path: str = "/predict/bees") -> list[float]:
         reply = await http.post(path, content=PNG, headers=HEADERS)
@@ -167,6 +168,24 @@ async def test_a_bad_new_version_changes_nothing_and_says_why(
         await running.repository.refresh()
         assert await running.answers(http) != before
         assert len((await http.get("/v2/repository/index")).json()) == 2
+
+
+@pytest.mark.parametrize("bad", ["ensemble.json", "members/cycle-00.onnx"])
+async def test_of_several_versions_a_bad_one_leaves_all_as_they_were(
+    tmp_path: Path, bad: str
+) -> None:
+    for number in (1, 2):
+        version(tmp_path, "bees", number)
+    running = Running(tmp_path, Settings(versions=2, threads=2))
+    with running.repository:
+        (version(tmp_path, "bees", 3) / bad).write_text("{}")
+        version(tmp_path, "bees", 4)
+        await running.repository.refresh()
+        assert list(running.service.models["bees"]) == ["2", "1"]
+        shutil.rmtree(tmp_path / "bees" / "3")
+        await running.repository.refresh()
+        assert list(running.service.models["bees"]) == ["4", "2"]
+        await all_freed(running.repository)
 
 
 async def test_one_bundle_that_turns_bad_is_served_on_and_it_is_said_why(tmp_path: Path) -> None:
