@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.serving.errors import MemberFailing, Stopping, UnknownModel
 from snapensemble.serving.http.bridge import Bridge
+from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.repository import order
 from snapensemble.serving.inference.session import TOO_MANY
@@ -86,6 +87,9 @@ class Compares(Protocol):
 
     def copies(self, model: "Model", images: Any) -> Any:
         """The images of a request, if they are to be compared; None otherwise."""
+
+    def held(self, request: PendingRequest, copies: Any) -> Any:
+        """The same images, if the request, which is accepted, may hold them until it is over."""
 
     def ask(self, images: Any, answered: Any) -> None:
         """Compare an answer; this waits for nothing."""

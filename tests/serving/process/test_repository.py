@@ -444,3 +444,24 @@ async def test_a_shadow_hurts_no_other_model_where_the_default_one_has_gone(tmp_
             assert await running.answers(http, "/predict/ants")
             assert await running.answers(http, "/predict/wasps")
         await all_freed(running.repository)
+
+
+async def test_pictures_for_a_shadow_count_until_their_request_is_over(tmp_path: Path) -> None:
+    for name in ("bees", "ants"):
+        version(tmp_path, name, 1)
+    running = Running(tmp_path, Settings(default_model="bees", shadow="ants", shadow_share=1.0))
+    shadow, model = running.service.shadow, running.service.model()
+    memory, pictures = model.admission.memory, [PNG, PNG]
+    assert shadow is not None
+    with running.repository:
+        for is_room in (True, False):
+            with model.admission.request() as request:
+                request.hold(2 * len(PNG))
+                copies = shadow.copies(model, pictures)
+                request.accept(list(pictures))
+                if not is_room:
+                    memory.limit = 4 * len(PNG) - 1
+                assert shadow.held(request, copies) == (copies if is_room else None)
+                assert memory.held == (4 if is_room else 2) * len(PNG)
+            assert memory.held == 0
+    assert running.service.metrics.shadow.labels("not_asked")._value.get() == 2
