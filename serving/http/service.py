@@ -222,4 +222,5 @@ class Service:
         if self.shutdown.stopping:
             raise Stopping("the server is shutting down; send new requests elsewhere")
         for model in self.all_models:
-            model.check_ready()
+            if model.name != self.settings.shadow:  # which answers nobody, whatever goes wrong
+                model.check_ready()

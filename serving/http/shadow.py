@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.errors import SnapensembleError
-from snapensemble.serving.errors import Overloaded
+from snapensemble.serving.errors import InvalidTensor, Overloaded
 from snapensemble.serving.http.adapters.adapter import InferenceResponse
 from snapensemble.serving.http.bridge import classified
 from snapensemble.serving.http.responses import with_summary
@@ -70,7 +70,7 @@ class Shadow:
         given_N = [likeliest(answered, place) for place in range(len(answered.outputs_N))]
         try:
             shadow_N = await self._names(images, answered)
-        except SnapensembleError:  # overload above all: those who wait for an answer come first
+        except SnapensembleError:  # overload above all, or pixels of a size that it does not take
             self._count("not_asked", len(given_N))
         except Exception:  # nobody waits for it
             log.exception("the shadow could not be asked")
@@ -86,6 +86,9 @@ class Shadow:
         model = self._service.model(self._service.settings.shadow)
         mode = answered.options.mode or self._service.settings.mode
         model.engine.check_mode(mode)
+        expected = model.engine.bundle.image.shape
+        if not isinstance(images, list) and images.shape[1:] != expected:
+            raise InvalidTensor(f"found pixels of {images.shape[1:]}, expected {expected}")
         with model.used(), model.admission.request() as request:
             request.hold(sum(map(len, images)) if isinstance(images, list) else images.nbytes)
             accepted = request.accept(images)

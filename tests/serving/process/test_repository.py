@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator
 from functools import partial
+from math import prod
 from pathlib import Path
 from unittest import mock
 
@@ -21,10 +22,11 @@ from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.repository import plan
+from snapensemble.serving.inference.session import TOO_MANY
 from snapensemble.serving.process import repository as module
 from snapensemble.serving.process.repository import Refreshing, Repository
 from snapensemble.serving.settings import Settings
-from tests.factories import CLASSES, encoded, linear_member, make_bundle, picture
+from tests.factories import CLASSES, CONTRACT, encoded, linear_member, make_bundle, picture
 from tests.fakes import client
 
 PNG = encoded(picture())
@@ -465,3 +467,38 @@ async def test_pictures_for_a_shadow_count_until_their_request_is_over(tmp_path:
                 assert memory.held == (4 if is_room else 2) * len(PNG)
             assert memory.held == 0
     assert running.service.metrics.shadow.labels("not_asked")._value.get() == 2
+
+
+async def test_a_shadow_of_another_size_is_asked_about_pictures_and_not_about_pixels(
+    tmp_path: Path,
+) -> None:
+    version(tmp_path, "bees", 1)
+    large = CONTRACT.model_copy(update={"height": 12, "width": 10})
+    make_bundle(tmp_path / "large", [linear_member(1, contract=large)], image=large)
+    running = Running(tmp_path, Settings(default_model="bees", shadow="large", shadow_share=1.0))
+    shape = [1, *CONTRACT.shape]
+    pixels = {"name": "images", "datatype": "UINT8", "shape": shape, "data": [7] * prod(shape)}
+    with running.repository:
+        async with client(running.app) as http:
+            for _ in range(TOO_MANY):
+                reply = await http.post("/v2/models/bees/infer", json={"inputs": [pixels]})
+                assert reply.status_code == 200
+            counted = running.service.metrics.shadow.labels
+            while counted("not_asked")._value.get() < TOO_MANY:
+                await asyncio.sleep(0)
+            assert (await http.get("/health/ready")).status_code == 200
+            await running.answers(http, "/predict")
+            while sum(counted(each)._value.get() for each in ("agrees", "differs")) < 1:
+                await asyncio.sleep(0)
+
+
+async def test_a_shadow_whose_member_fails_leaves_the_server_ready(tmp_path: Path) -> None:
+    for name in ("bees", "ants"):
+        version(tmp_path, name, 1)
+    running = Running(tmp_path, Settings(default_model="bees", shadow="ants"))
+    with running.repository:
+        async with client(running.app) as http:
+            for name, status in (("ants", 200), ("bees", 503)):
+                health = running.service.model(name).engine.health
+                with mock.patch.object(health, "_failures", {0: TOO_MANY}):
+                    assert (await http.get("/health/ready")).status_code == status
