@@ -131,9 +131,19 @@ def _found(folder: Path, versions: int) -> list[Found]:
 
 def _folders(directory: Path) -> list[Path]:
     try:
-        return [e for e in directory.iterdir() if e.is_dir() and not e.name.startswith(".")]
+        return [e for e in directory.iterdir() if not e.name.startswith(".") and _may_be_folder(e)]
     except OSError as error:
         raise _unreadable(directory, error) from error
+
+
+def _may_be_folder(entry: Path) -> bool:
+    """Whether this is a folder, or nobody may know: whoever looks into it learns why not."""
+    try:
+        return stat.S_ISDIR(entry.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _has_bundle(directory: Path) -> bool:

@@ -64,11 +64,13 @@ def test_what_cannot_be_read_does_not_hide_another(
     make_bundle(tmp_path / "good")
     for name in ("closed", "half", "lost+found"):
         make_bundle(tmp_path / name / "2")
+    (tmp_path / "link").symlink_to(tmp_path / "closed" / "2")
     closed = [tmp_path / "closed", tmp_path / "half" / "2", tmp_path / "lost+found"]
     read = Path.iterdir, Path.stat
 
     def refuse(path: Path) -> None:  # as the system does, unless it is root who asks
-        if any(each in (path, path.parent) for each in closed):
+        place = Path(os.path.realpath(path))
+        if any(each in (place, place.parent) for each in closed):
             raise PermissionError(errno.EACCES, "Permission denied")
 
     def iterdir(path: Path) -> Iterator[Path]:
@@ -84,7 +86,7 @@ def test_what_cannot_be_read_does_not_hide_another(
     monkeypatch.setattr(Path, "stat", stat)
     found = plan(tmp_path)
     assert served(found) == [("good", "0badcafe")]
-    assert list(found.problems) == ["closed", "half"]
+    assert list(found.problems) == ["closed", "half", "link"]
     assert all("cannot be read (Permission denied)" in why for why in found.problems.values())
 
 
