@@ -320,7 +320,8 @@ def assembled(
     service: Service = app.state.service
     with Repository(settings, service, look, parent) as repository:
         repository.begin(plan)
-        service.check_settings()
+        if plan.number == 0:  # in a server that runs, what they name may have gone from the disk
+            service.check_settings()
         refreshing = Refreshing(repository.refresh, settings.watch)
         yield Assembled(app, service, repository, refreshing)
 

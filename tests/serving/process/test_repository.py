@@ -24,7 +24,7 @@ from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.repository import plan
 from snapensemble.serving.inference.session import TOO_MANY
 from snapensemble.serving.process import repository as module
-from snapensemble.serving.process.repository import Refreshing, Repository
+from snapensemble.serving.process.repository import Refreshing, Repository, assembled
 from snapensemble.serving.settings import Settings
 from tests.factories import CLASSES, CONTRACT, encoded, linear_member, make_bundle, picture
 from tests.fakes import client
@@ -338,6 +338,21 @@ async def test_settings_that_name_no_model_are_refused(
     running.service.settings = settings
     with pytest.raises(InvalidConfig, match=says):
         running.service.check_settings()
+
+
+async def test_a_worker_starts_though_what_settings_name_has_gone_since_the_server_did(
+    tmp_path: Path,
+) -> None:
+    version(tmp_path, "bees", 1)
+    settings, look = Settings(default_model="wasps"), partial(plan, tmp_path)
+    with (
+        pytest.raises(InvalidConfig, match="--default-model wasps"),
+        assembled(look(), settings, look),
+    ):
+        pass
+    later = look().model_copy(update={"number": 1})
+    with assembled(later, settings, look) as server:
+        assert list(server.service.models) == ["bees"]
 
 
 async def test_a_change_is_made_when_asked_for_on_any_thread_and_after_one_that_fails() -> None:
