@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
-from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, SnapensembleError
 from snapensemble.contracts.files import sha256_of
 from snapensemble.serving.errors import UnknownModel
 
@@ -88,6 +88,7 @@ def plan(
     Raises:
         InvalidManifest: nothing to serve is there, or one bundle that cannot be served. Of that it
             is not known which model it was to be.
+        InvalidConfig: a name is given for several models.
     """
     if _has_bundle(root):
         return _planned([Found(name, None, root)], {}, expected_sha256).whole()
@@ -103,6 +104,11 @@ def plan(
         raise InvalidManifest(
             f"{root}: there is no bundle in it; expected {BUNDLE_FILE}, or NAME/{BUNDLE_FILE} or "
             f"NAME/VERSION/{BUNDLE_FILE} for each model"
+        )
+    if name is not None:
+        raise InvalidConfig(
+            f"--name {name}: {root} is a directory of models, which are called like its folders; "
+            "leave --name out, or serve one of them"
         )
     return _planned(found, problems, expected_sha256)
 

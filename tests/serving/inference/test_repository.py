@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import sha256_of
 from snapensemble.serving.inference.repository import Plan, order, plan
 from tests.factories import make_bundle
@@ -39,6 +39,12 @@ def test_folders_are_models_and_folders_in_them_versions(tmp_path: Path) -> None
     assert served(plan(tmp_path)) == [("deep", "10"), ("flat", "0badcafe")]
     assert served(plan(tmp_path, versions=2))[:2] == [("deep", "10"), ("deep", "9")]
     assert served(plan(tmp_path, versions=9))[:3] == [("deep", v) for v in ("10", "9", "v2")]
+
+
+def test_a_directory_of_models_takes_no_name_for_them(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bees")
+    with pytest.raises(InvalidConfig, match="--name wasps: .*called like its folders"):
+        plan(tmp_path, name="wasps")
 
 
 def test_what_is_wrong_with_one_model_does_not_hide_another(tmp_path: Path) -> None:
