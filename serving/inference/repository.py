@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
+from snapensemble.contracts.bundle import BUNDLE_FILE, manifest_sha256, read_bundle
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, SnapensembleError
-from snapensemble.contracts.files import sha256_of
 from snapensemble.serving.errors import UnknownModel
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
@@ -176,7 +175,7 @@ def _planned(
         try:
             _check_names(directory, name, version)
             expected = expected_sha256(directory)
-            sha256 = expected or sha256_of((directory / BUNDLE_FILE).read_bytes())
+            sha256 = expected or manifest_sha256(directory)
             bundle = read_bundle(directory, sha256)
         except (SnapensembleError, OSError) as error:
             problems[name or directory.name] = str(error)

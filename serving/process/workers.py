@@ -14,9 +14,9 @@ from asyncio.subprocess import PIPE
 from collections.abc import Callable, Collection
 from functools import partial
 
-from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.bundle import BUNDLE_FILE, manifest_sha256
 from snapensemble.contracts.cpu import cpu_budget, shares
-from snapensemble.contracts.files import sha256_of
+from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.serving.http.auth import tokens_of
 from snapensemble.serving.inference.repository import Plan
 from snapensemble.serving.process.channel import FromWorker, line_of
@@ -98,17 +98,16 @@ def what_became_of(plan: Plan) -> list[str]:
     """The messages about bundles that are no longer those that are served."""
     messages = []
     for each in plan.models:
-        file = each.directory / BUNDLE_FILE
         try:
-            found = sha256_of(file.read_bytes())
-        except OSError as error:
-            became = f"cannot be read any more ({error.strerror or error})"
+            found = manifest_sha256(each.directory)
+        except InvalidManifest as error:
+            became = str(error)
         else:
             if found == each.sha256:
                 continue
-            became = f"has been replaced (sha256 {found[:12]}…)"
+            became = f"{each.directory / BUNDLE_FILE} has been replaced (sha256 {found[:12]}…)"
         messages.append(
-            f"{file} {became}; this server serves {each.name} {each.version} (sha256 "
+            f"{became}; this server serves {each.name} {each.version} (sha256 "
             f"{each.sha256[:12]}…) and no other: workers that run go on with it, no other can "
             "start. Send SIGHUP to this process, or start the server again, to serve what is "
             "there; or put the former bundle back"

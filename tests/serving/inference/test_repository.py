@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -94,6 +95,17 @@ def test_what_cannot_be_read_does_not_hide_another(
     assert served(found) == [("good", "0badcafe")]
     assert list(found.problems) == ["closed", "half", "link"]
     assert all("cannot be read (Permission denied)" in why for why in found.problems.values())
+
+
+def test_a_manifest_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "good")
+    os.truncate(make_bundle(tmp_path / "bad") / "ensemble.json", 2**30)
+    tracemalloc.start()
+    try:
+        found, (_, peak) = plan(tmp_path), tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "refused unread" in found.problems["bad"] and peak < 2**26
 
 
 @pytest.mark.parametrize("made", ["nothing", "a file", "an empty folder"])
