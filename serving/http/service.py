@@ -217,10 +217,14 @@ class Service:
         # The newest version comes last, as it answers who names none.
         self.metrics.show_drift({model.name: model.drift for model in reversed(models)})
 
-    def check_ready(self) -> None:
-        """Raise the error that says why no new requests should be sent here, if there is one."""
+    def check_ready(self, model: Model | None = None) -> None:
+        """Raise the error that says why no new requests should be sent here, if there is one.
+
+        Args:
+            model: the one that they would ask; if None, any but the shadow, which answers nobody.
+        """
         if self.shutdown.stopping:
             raise Stopping("the server is shutting down; send new requests elsewhere")
-        for model in self.all_models:
-            if model.name != self.settings.shadow:  # which answers nobody, whatever goes wrong
-                model.check_ready()
+        others = [each for each in self.all_models if each.name != self.settings.shadow]
+        for each in others if model is None else [model]:
+            each.check_ready()
