@@ -39,6 +39,7 @@ class Plan(BaseModel):
     models: tuple[Planned, ...] = ()  # by name; of one name the newest version first
     problems: Mapping[str, str] = {}  # by the name of the model
     number: int = 0  # counted by who plans for several processes
+    empty: tuple[Path, ...] = ()  # folders that are there and have no bundle
 
     def whole(self) -> "Plan":
         """The same, if all that is there can be served; raises InvalidManifest otherwise."""
@@ -59,6 +60,19 @@ class Plan(BaseModel):
         if not models:
             raise UnknownModel(f"found {name!r}, expected a folder of this name with a bundle")
         return models
+
+    def beside(self, served: Collection[str]) -> "Plan":
+        """The same where these models are served, some of which may have lost their bundle.
+
+        Their folders are there, so they are not removed: another bundle may be on its way.
+        """
+        lost = {
+            folder.name: f"{folder}: there is no bundle in it any more; put one there, or remove "
+            "the folder if the model is to be served no longer"
+            for folder in self.empty
+            if folder.name in served
+        }
+        return self.model_copy(update={"problems": {**self.problems, **lost}})
 
     def without(self, names: Collection[str]) -> "Plan":
         """The same without the models of these names."""
@@ -93,9 +107,12 @@ def plan(
         return _planned([Found(name, None, root)], {}, expected_sha256).whole()
     found: list[Found] = []
     problems: dict[str, str] = {}
+    empty: list[Path] = []
     for folder in sorted(_folders(root)):
         try:
-            found += _found(folder, versions)
+            inside = _found(folder, versions)
+            found += inside
+            empty += [] if inside else [folder]
         except InvalidManifest as error:
             if _NAME.fullmatch(folder.name):  # others are no model's, such as `lost+found`
                 problems[folder.name] = str(error)
@@ -109,7 +126,8 @@ def plan(
             f"--name {name}: {root} is a directory of models, which are called like its folders; "
             "leave --name out, or serve one of them"
         )
-    return _planned(found, problems, expected_sha256)
+    planned = _planned(found, problems, expected_sha256)
+    return planned.model_copy(update={"empty": tuple(empty)})
 
 
 class Found(NamedTuple):

@@ -161,10 +161,10 @@ class Plans:
 
     async def _looked(self) -> Plan:
         """What is on disk; if nothing can be served, the index says so of all that is served."""
+        names = {each.name for each in self.now.models}
         try:
-            return await asyncio.to_thread(self._look)
+            return (await asyncio.to_thread(self._look)).beside(names)
         except SnapensembleError as error:
-            names = [each.name for each in self.now.models]
             self._problems = {**self._problems, **dict.fromkeys(names, str(error))}
             self.now = self._told(self.now.models, self._problems, self._unloaded)
             raise

@@ -131,10 +131,10 @@ class Repository:
 
     async def _looked(self) -> Plan:
         """What is on disk; if nothing can be served, the index says so of all that is served."""
+        names = {model.name for model in self._served}
         try:
-            return await self._aside(self._look)
+            return (await self._aside(self._look)).beside(names)
         except SnapensembleError as error:
-            names = {model.name for model in self._served}
             self._problems = self._problems | dict.fromkeys(names, str(error))
             raise
 

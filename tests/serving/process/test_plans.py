@@ -188,6 +188,23 @@ async def test_one_bundle_that_turns_bad_is_served_on_by_all_workers(tmp_path: P
         assert asked.serves == {"insects": "0badcafe"} and not asked.missing()
 
 
+async def test_a_model_that_loses_its_bundle_and_not_its_folder_is_served_on_by_all(
+    models: Path,
+) -> None:
+    plans = Plans(partial(plan, models))
+    async with workers_of(plans) as start:
+        asked = await start()
+        shutil.rmtree(models / "bees" / "1")
+        await plans.refresh()
+        assert asked.serves == BOTH and "no bundle in it any more" in asked.missing()["bees"]
+        put(models, "bees", 2)
+        await plans.refresh()
+        assert asked.serves == NEW and not asked.missing()
+        shutil.rmtree(models / "bees")
+        await plans.refresh()
+        assert asked.serves == {"ants": "1"}
+
+
 async def test_unknown_models_are_neither_loaded_nor_unloaded(models: Path) -> None:
     async with workers_of(Plans(partial(plan, models))) as start:
         asked = await start()

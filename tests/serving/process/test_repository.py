@@ -296,6 +296,22 @@ async def test_a_model_whose_folder_has_gone_is_served_no_more(running: Running)
     assert list(running.service.models) == ["ants"]
 
 
+async def test_a_model_that_loses_its_bundle_and_not_its_folder_is_served_on(
+    running: Running,
+) -> None:
+    async with client(running.app) as http:
+        before = await running.answers(http)
+        shutil.rmtree(running.models / "bees" / "1")  # as where another one is about to be copied
+        await running.repository.refresh()
+        assert await running.answers(http) == before
+        assert "no bundle in it any more" in running.repository.missing()["bees"]
+        reply = await http.post("/v2/repository/models/bees/load")
+        assert reply.status_code == 422 and "remove the folder" in reply.json()["error"]
+        version(running.models, "bees", 2)
+        await running.repository.refresh()
+        assert await running.answers(http) != before and not running.repository.missing()
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [(Settings(), "--model-control"), (Settings(workers=2), "--model-control")],
