@@ -217,7 +217,9 @@ class Repository:
             return
         self._leaving.discard(model)
         await asyncio.to_thread(model.engine.__exit__, None, None, None)  # waits for its images
-        log.info("%s %s is no longer served", model.name, model.version)
+        is_replaced = model.version in self._service.models.get(model.name, {})
+        former = "the former " if is_replaced else ""
+        log.info("%s%s %s is no longer served", former, model.name, model.version)
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """Do work on a thread of its own, behind those that answer."""

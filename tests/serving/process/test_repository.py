@@ -105,7 +105,10 @@ async def test_a_new_version_takes_over_and_the_old_one_is_freed(running: Runnin
         gc.enable()
 
 
-async def test_metrics_say_of_a_version_that_was_replaced_what_it_is_now(tmp_path: Path) -> None:
+async def test_metrics_and_log_say_of_a_version_that_was_replaced_what_it_is_now(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "snapensemble")
     version(tmp_path, "bees", 1)
     running = Running(tmp_path, Settings(threads=2))
     with running.repository:
@@ -119,6 +122,8 @@ async def test_metrics_say_of_a_version_that_was_replaced_what_it_is_now(tmp_pat
             '"3",name="bees",version="1"} 1.0',
         ]
         await all_freed(running.repository)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["serving bees 1", "the former bees 1 is no longer served"]
 
 
 async def test_a_request_that_has_begun_is_answered_by_what_it_began_with(
