@@ -103,10 +103,23 @@ class Plans:
                 if isinstance(message, Followed):
                     follower.latest = message
                     self._news.set()
+                    self._take_late(message)
                 else:
                     self._start(self._answer(follower, message))
         finally:
             self._leave(follower)
+
+    def _take_late(self, followed: Followed) -> None:
+        """Say what a worker refuses of the plan that stands: it was late, or cannot go back to it.
+
+        Once for each reason, since whoever is told of it tries again; so does the next look.
+        """
+        is_late = self._proposed is None and followed.number == self.now.number
+        new = {k: v for k, v in followed.refused.items() if self._problems.get(k) != v}
+        if is_late and new:
+            log_new(new, {})
+            self._problems = {**self._problems, **new}
+            self.now = self._told(self.now.models, self._problems, self._unloaded)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

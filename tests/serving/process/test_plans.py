@@ -288,6 +288,31 @@ async def test_one_that_is_late_is_said_so_and_follows_when_it_can(models: Path)
         assert asked.serves == late.serves == NEW
 
 
+async def test_what_a_late_worker_refuses_is_said_and_tried_again_at_the_next_look(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plans = Plans(partial(plan, models), limit_s=1.0)
+    async with workers_of(plans) as start:
+        asked, late = await start(), await start("2", follows=False)
+        put(models, "bees", 2)
+        with pytest.raises(WorkersLate):
+            await asked.load("bees")
+        late.follows = True
+        late.follow()
+        async with asyncio.timeout(30):
+            while "bees" not in asked.missing():
+                await asyncio.sleep(0)
+        assert asked.serves == NEW and late.serves == BOTH
+        assert asked.missing() == {"bees": "too large"}
+        assert [each.getMessage() for each in caplog.records].count(
+            "bees is left as it was: too large"
+        ) == 1
+        late._refuses = "none"
+        plans._limit_s = 30
+        await plans.refresh()
+        assert late.serves == NEW and not asked.missing()
+
+
 async def test_where_nobody_follows_nothing_has_changed(models: Path) -> None:
     async with workers_of(Plans(partial(plan, models), limit_s=0.1)) as start:
         asked = await start()
