@@ -10,7 +10,10 @@ from pydantic import Field, model_validator
 from snapensemble.contracts.abstention import AbstentionRecord
 from snapensemble.contracts.cascade import Cascade, CascadeRecord, Promise, first_weights
 from snapensemble.contracts.drift import ReferenceRecord
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.files import read_regular, sha256_of
 from snapensemble.contracts.manifest import (
+    MAX_MANIFEST_BYTES,
     ClassNames,
     Figures,
     FileSize,
@@ -271,6 +274,19 @@ def read_bundle(bundle_dir: Path, expected_sha256: str | None = None) -> BundleM
         made_by="snapensemble export",
         expected_sha256=expected_sha256,
     )
+
+
+def manifest_sha256(bundle_dir: Path) -> str:
+    """The SHA-256 of `ensemble.json`, which stands for the whole bundle, without its report.
+
+    Raises:
+        InvalidManifest: the file is absent, no regular file, too large, or cannot be read.
+    """
+    file = bundle_dir / BUNDLE_FILE
+    try:
+        return sha256_of(read_regular(file, MAX_MANIFEST_BYTES))
+    except OSError as error:
+        raise InvalidManifest(f"{file}: {error.strerror or error}") from error
 
 
 def write_bundle(bundle_dir: Path, manifest: BundleManifest) -> None:

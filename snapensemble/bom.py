@@ -11,10 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snapensemble.contracts.bundle import BUNDLE_FILE, BundleManifest, Member, Trunk, read_bundle
-from snapensemble.contracts.errors import InvalidManifest
-from snapensemble.contracts.files import read_regular, read_verified, sha256_of, write_atomically
-from snapensemble.contracts.manifest import MAX_MANIFEST_BYTES, ValFigures
+from snapensemble.contracts.bundle import (
+    BundleManifest,
+    Member,
+    Trunk,
+    manifest_sha256,
+    read_bundle,
+)
+from snapensemble.contracts.files import read_verified, write_atomically
+from snapensemble.contracts.manifest import ValFigures
 
 SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/snapensemble/bundle")
@@ -52,15 +57,7 @@ def bill_of_materials(bundle_dir: Path) -> dict[str, Any]:
     return document(bundle, sha256)
 
 
-def manifest_sha256(bundle_dir: Path) -> str:
-    """The SHA-256 of `ensemble.json`, which stands for the whole bundle, without its report."""
-    try:
-        return sha256_of(read_regular(bundle_dir / BUNDLE_FILE, MAX_MANIFEST_BYTES))
-    except OSError as error:
-        raise InvalidManifest(f"{bundle_dir / BUNDLE_FILE}: {error.strerror}") from error
-
-
-def document(bundle: BundleManifest, manifest_sha256: str) -> dict[str, Any]:
+def document(bundle: BundleManifest, sha256: str) -> dict[str, Any]:
     """The document, made from the manifest and its hash. Pure."""
     root, data = f"bundle:{bundle.name}", DATA_REF
     trunks = [] if bundle.trunk is None else [_trunk(bundle, bundle.trunk)]
@@ -70,7 +67,7 @@ def document(bundle: BundleManifest, manifest_sha256: str) -> dict[str, Any]:
         "$schema": SCHEMA,
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
-        "serialNumber": f"urn:uuid:{uuid.uuid5(NAMESPACE, manifest_sha256)}",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(NAMESPACE, sha256)}",
         "version": 1,
         "metadata": {
             "tools": {
@@ -89,7 +86,7 @@ def document(bundle: BundleManifest, manifest_sha256: str) -> dict[str, Any]:
                 "name": bundle.name,
                 "version": bundle.version,
                 "description": f"Averaged class probabilities of {len(members)} ONNX members",
-                "hashes": _hashes(manifest_sha256),
+                "hashes": _hashes(sha256),
                 "modelCard": _model_card(bundle, _images(bundle), bundle.val),
             },
         },

@@ -69,9 +69,15 @@ def linear_logits(seed: int, images_BCHW: NDArray[np.uint8]) -> NDArray[np.float
     return flat @ weights(seed).astype(np.float64) * 20
 
 
-def linear_member(seed: int, *, batch: str | int = "batch", output: str = "logits") -> bytes:
+def linear_member(
+    seed: int,
+    *,
+    batch: str | int = "batch",
+    output: str = "logits",
+    contract: ImageContract = CONTRACT,
+) -> bytes:
     """An ONNX file: uint8 images -> a linear map of their pixels."""
-    C, H, W = CONTRACT.shape
+    C, H, W = contract.shape
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["float"], ["flat"], axis=1),
@@ -81,7 +87,7 @@ def linear_member(seed: int, *, batch: str | int = "batch", output: str = "logit
         nodes,
         helper.make_tensor_value_info("images", TensorProto.UINT8, [batch, C, H, W]),
         helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, len(CLASSES)]),
-        {"W": weights(seed) * np.float32(20 / 255)},
+        {"W": weights(seed, contract) * np.float32(20 / 255)},
     )
 
 

@@ -24,7 +24,6 @@ from snapensemble.serving.grpc.messages import (
 )
 from snapensemble.serving.grpc.reading import MessageReader
 from snapensemble.serving.http.adapters.open_inference.metadata import (
-    check_model_ready,
     model_metadata,
     server_metadata,
 )
@@ -218,7 +217,7 @@ class GrpcServer:
 
     async def _model_ready(self, raw: bytes, _: Given) -> bytes:
         model = self._model(raw, "ModelReadyRequest")
-        check = partial(check_model_ready, self._service, model)
+        check = partial(self._service.check_ready, model)
         return _bytes("ModelReadyResponse", ready=_is_ready(check))
 
     async def _health(self, raw: bytes, _: Given) -> bytes:
@@ -226,7 +225,7 @@ class GrpcServer:
         name = parsed("HealthCheckRequest", raw).service
         check = self._service.check_ready
         if name not in ("", SERVICE):
-            check = partial(check_model_ready, self._service, self._service.model(name, None))
+            check = partial(self._service.check_ready, self._service.model(name, None))
         status = IS_SERVING if _is_ready(check) else IS_NOT_SERVING
         return _bytes("HealthCheckResponse", status=status)
 

@@ -36,7 +36,13 @@ class Tokens:
 
 
 def read_tokens(settings: Settings) -> Tokens | None:
-    """The tokens of the settings, from the file and the variable together; None if neither is set.
+    """What accepts the tokens of the settings; None if there are none. Raises as `tokens_of`."""
+    tokens = tokens_of(settings)
+    return Tokens(tokens) if tokens else None
+
+
+def tokens_of(settings: Settings) -> set[str]:
+    """The tokens of the settings, from the file and the variable together; none if neither is set.
 
     Raises:
         InvalidConfig: a source that is set has no token or one that is not right, or cannot be
@@ -48,7 +54,7 @@ def read_tokens(settings: Settings) -> Tokens | None:
         tokens |= parse_tokens(text, "SNAPENSEMBLE_TOKENS")
     if settings.tokens_file is not None:
         tokens |= parse_tokens(_read(settings.tokens_file), str(settings.tokens_file))
-    return Tokens(tokens) if tokens else None
+    return tokens
 
 
 def parse_tokens(text: str, source: str) -> set[str]:

@@ -150,6 +150,8 @@ async def answer(service: Service, call: Call, state: RequestState) -> Reply:
         shadow = service.shadow
         copies = None if shadow is None else shadow.copies(model, asked.images)
         images = request.accept(asked.images, within_s(asked.options))
+        if shadow is not None:
+            copies = shadow.held(request, copies)
         if wanted.maps is not None:
             hold_maps(model.engine, request, images, wanted.maps)
         state.times = [image.times for image in images]

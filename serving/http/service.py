@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.serving.errors import MemberFailing, Stopping, UnknownModel
 from snapensemble.serving.http.bridge import Bridge
+from snapensemble.serving.inference.admission import PendingRequest
 from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.repository import order
 from snapensemble.serving.inference.session import TOO_MANY
@@ -87,6 +88,9 @@ class Compares(Protocol):
     def copies(self, model: "Model", images: Any) -> Any:
         """The images of a request, if they are to be compared; None otherwise."""
 
+    def held(self, request: PendingRequest, copies: Any) -> Any:
+        """The same images, if the request, which is accepted, may hold them until it is over."""
+
     def ask(self, images: Any, answered: Any) -> None:
         """Compare an answer; this waits for nothing."""
 
@@ -120,9 +124,12 @@ class Service:
         versions[model.version] = model
         newest_first = sorted(versions, key=order, reverse=True)
         self.models[model.name] = {version: versions[version] for version in newest_first}
+        if former is not None:  # with another number of members, perhaps
+            self.metrics.served(model.name, model.version, former.engine.bundle, is_served=False)
         self.metrics.served(model.name, model.version, model.engine.bundle, is_served=True)
         if model.memory_bytes is not None:
             self.metrics.model_bytes.labels(model.name, model.version).set(model.memory_bytes)
+        self.show_load()
         return former
 
     def remove(self, model: Model) -> None:
@@ -134,6 +141,7 @@ class Service:
             del self.models[model.name]
         self.metrics.served(model.name, model.version, model.engine.bundle, is_served=False)
         self.metrics.model_bytes.labels(model.name, model.version).set(0)
+        self.show_load()
 
     def model(self, name: str | None = None, version: str | None = None) -> Model:
         """The model of a name, in a version.
@@ -154,8 +162,15 @@ class Service:
             raise UnknownModel(f"found {asked!r}, expected one of {self._known()}")
         return model
 
+    def is_default(self, model: Model) -> bool:
+        """Whether requests that name no model are answered by this one."""
+        try:
+            return model is self.model()
+        except UnknownModel:
+            return False
+
     def check_settings(self) -> None:
-        """Refuse settings that name a model which is not served.
+        """Refuse settings that name a model which is not served, or a shadow of nothing.
 
         Raises:
             InvalidConfig: one does.
@@ -166,9 +181,15 @@ class Service:
                 raise InvalidConfig(
                     f"--{setting.replace('_', '-')} {name}: expected one of {self._known()}"
                 )
-        if self.settings.shadow is not None and self.settings.shadow == self.model().name:
+        shadow, default = self.settings.shadow, self.settings.default_model
+        if shadow is not None and default is None and len(self.models) > 1:
             raise InvalidConfig(
-                f"--shadow {self.settings.shadow}: this is the model that answers; expected another"
+                f"--shadow {shadow}: {len(self.models)} models are served, and none is the default "
+                f"whose requests it gets, too; add --default-model, with one of {self._known()}"
+            )
+        if shadow is not None and shadow == self.model().name:
+            raise InvalidConfig(
+                f"--shadow {shadow}: this is the model that answers; expected another"
             )
 
     def _default_name(self) -> str:
@@ -193,15 +214,17 @@ class Service:
         self.metrics.requests_under_way.set(sum(model.admission.requests for model in models))
         for model in models[:1]:  # all of them share one budget
             self.metrics.held_bytes.set(model.admission.memory.held)
-        for model in models:
-            if model.drift is not None:
-                self.metrics.drift_answers.labels(model.name).set(len(model.drift))
-                for quantity, index in model.drift.indices().items():
-                    self.metrics.drift.labels(model.name, quantity).set(index)
+        # The newest version comes last, as it answers who names none.
+        self.metrics.show_drift({model.name: model.drift for model in reversed(models)})
 
-    def check_ready(self) -> None:
-        """Raise the error that says why no new requests should be sent here, if there is one."""
+    def check_ready(self, model: Model | None = None) -> None:
+        """Raise the error that says why no new requests should be sent here, if there is one.
+
+        Args:
+            model: the one that they would ask; if None, any but the shadow, which answers nobody.
+        """
         if self.shutdown.stopping:
             raise Stopping("the server is shutting down; send new requests elsewhere")
-        for model in self.all_models:
-            model.check_ready()
+        others = [each for each in self.all_models if each.name != self.settings.shadow]
+        for each in others if model is None else [model]:
+            each.check_ready()

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.errors import SnapensembleError
+from snapensemble.serving.errors import InvalidTensor, Overloaded
 from snapensemble.serving.http.adapters.adapter import InferenceResponse
 from snapensemble.serving.http.bridge import classified
 from snapensemble.serving.http.responses import with_summary
 from snapensemble.serving.http.service import Model, Service
+from snapensemble.serving.inference.admission import PendingRequest
 
 Images = list[bytes] | NDArray[np.uint8]
 log = logging.getLogger("snapensemble")
@@ -38,11 +40,25 @@ class Shadow:
     def copies(self, model: Model, images: Images) -> Images | None:
         """The images of a request, if the shadow is to be asked about them, too."""
         settings = self._service.settings
-        if settings.shadow is None or model is not self._service.model():
+        if settings.shadow is None or not self._service.is_default(model):
             return None
         if self._random.random() >= settings.shadow_share:
             return None
         return list(images) if isinstance(images, list) else images
+
+    def held(self, request: PendingRequest, copies: Images | None) -> Images | None:
+        """The same images, if the request may hold them to its end; others are not asked about.
+
+        What is decoded of a request is free again, so the pictures that are kept of it count by
+        themselves. Pixels are the request's own.
+        """
+        if isinstance(copies, list):
+            try:
+                request.hold(sum(map(len, copies)))
+            except Overloaded:  # those who wait for an answer come first
+                self._count("not_asked", len(copies))
+                return None
+        return copies
 
     def ask(self, images: Images, answered: InferenceResponse) -> None:
         """Ask the shadow, and count where it agrees; this waits for nothing."""
@@ -51,23 +67,28 @@ class Shadow:
         task.add_done_callback(self._asking.discard)
 
     async def _compare(self, images: Images, answered: InferenceResponse) -> None:
-        count = self._service.metrics.shadow.labels
         given_N = [likeliest(answered, place) for place in range(len(answered.outputs_N))]
         try:
             shadow_N = await self._names(images, answered)
-        except SnapensembleError:  # overload above all: those who wait for an answer come first
-            count("not_asked").inc(len(given_N))
+        except SnapensembleError:  # overload above all, or pixels of a size that it does not take
+            self._count("not_asked", len(given_N))
         except Exception:  # nobody waits for it
             log.exception("the shadow could not be asked")
         else:
             for given, shadow in zip(given_N, shadow_N, strict=True):
-                count("agrees" if given == shadow else "differs").inc()
+                self._count("agrees" if given == shadow else "differs", 1)
+
+    def _count(self, result: str, images: int) -> None:
+        self._service.metrics.shadow.labels(result).inc(images)
 
     async def _names(self, images: Images, answered: InferenceResponse) -> list[str]:
         """The likeliest class of each image, by the shadow."""
         model = self._service.model(self._service.settings.shadow)
         mode = answered.options.mode or self._service.settings.mode
         model.engine.check_mode(mode)
+        expected = model.engine.bundle.image.shape
+        if not isinstance(images, list) and images.shape[1:] != expected:
+            raise InvalidTensor(f"found pixels of {images.shape[1:]}, expected {expected}")
         with model.used(), model.admission.request() as request:
             request.hold(sum(map(len, images)) if isinstance(images, list) else images.nbytes)
             accepted = request.accept(images)

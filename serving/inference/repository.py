@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from snapensemble.contracts.bundle import BUNDLE_FILE, read_bundle
-from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
-from snapensemble.contracts.files import sha256_of
+from snapensemble.contracts.bundle import BUNDLE_FILE, manifest_sha256, read_bundle
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest, SnapensembleError
 from snapensemble.serving.errors import UnknownModel
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,127}")
@@ -40,6 +39,7 @@ class Plan(BaseModel):
     models: tuple[Planned, ...] = ()  # by name; of one name the newest version first
     problems: Mapping[str, str] = {}  # by the name of the model
     number: int = 0  # counted by who plans for several processes
+    empty: tuple[Path, ...] = ()  # folders that are there and have no bundle
 
     def whole(self) -> "Plan":
         """The same, if all that is there can be served; raises InvalidManifest otherwise."""
@@ -60,6 +60,19 @@ class Plan(BaseModel):
         if not models:
             raise UnknownModel(f"found {name!r}, expected a folder of this name with a bundle")
         return models
+
+    def beside(self, served: Collection[str]) -> "Plan":
+        """The same where these models are served, some of which may have lost their bundle.
+
+        Their folders are there, so they are not removed: another bundle may be on its way.
+        """
+        lost = {
+            folder.name: f"{folder}: there is no bundle in it any more; put one there, or remove "
+            "the folder if the model is to be served no longer"
+            for folder in self.empty
+            if folder.name in served
+        }
+        return self.model_copy(update={"problems": {**self.problems, **lost}})
 
     def without(self, names: Collection[str]) -> "Plan":
         """The same without the models of these names."""
@@ -86,15 +99,20 @@ def plan(
             right; raises what is wrong with it.
 
     Raises:
-        InvalidManifest: nothing to serve is there.
+        InvalidManifest: nothing to serve is there, or one bundle that cannot be served. Of that it
+            is not known which model it was to be.
+        InvalidConfig: a name is given for several models.
     """
     if _has_bundle(root):
-        return _planned([Found(name, None, root)], {}, expected_sha256)
+        return _planned([Found(name, None, root)], {}, expected_sha256).whole()
     found: list[Found] = []
     problems: dict[str, str] = {}
+    empty: list[Path] = []
     for folder in sorted(_folders(root)):
         try:
-            found += _found(folder, versions)
+            inside = _found(folder, versions)
+            found += inside
+            empty += [] if inside else [folder]
         except InvalidManifest as error:
             if _NAME.fullmatch(folder.name):  # others are no model's, such as `lost+found`
                 problems[folder.name] = str(error)
@@ -103,7 +121,13 @@ def plan(
             f"{root}: there is no bundle in it; expected {BUNDLE_FILE}, or NAME/{BUNDLE_FILE} or "
             f"NAME/VERSION/{BUNDLE_FILE} for each model"
         )
-    return _planned(found, problems, expected_sha256)
+    if name is not None:
+        raise InvalidConfig(
+            f"--name {name}: {root} is a directory of models, which are called like its folders; "
+            "leave --name out, or serve one of them"
+        )
+    planned = _planned(found, problems, expected_sha256)
+    return planned.model_copy(update={"empty": tuple(empty)})
 
 
 class Found(NamedTuple):
@@ -130,9 +154,19 @@ def _found(folder: Path, versions: int) -> list[Found]:
 
 def _folders(directory: Path) -> list[Path]:
     try:
-        return [e for e in directory.iterdir() if e.is_dir() and not e.name.startswith(".")]
+        return [e for e in directory.iterdir() if not e.name.startswith(".") and _may_be_folder(e)]
     except OSError as error:
         raise _unreadable(directory, error) from error
+
+
+def _may_be_folder(entry: Path) -> bool:
+    """Whether this is a folder, or nobody may know: whoever looks into it learns why not."""
+    try:
+        return stat.S_ISDIR(entry.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _has_bundle(directory: Path) -> bool:
@@ -159,7 +193,7 @@ def _planned(
         try:
             _check_names(directory, name, version)
             expected = expected_sha256(directory)
-            sha256 = expected or sha256_of((directory / BUNDLE_FILE).read_bytes())
+            sha256 = expected or manifest_sha256(directory)
             bundle = read_bundle(directory, sha256)
         except (SnapensembleError, OSError) as error:
             problems[name or directory.name] = str(error)

@@ -1,8 +1,8 @@
 """What the parent of several workers and each of them say to each other, one line each.
 
-A worker hears on its input: the first line has the settings, the second what to serve, and each
-later one what to serve from then on, or the answer to what it has asked. It speaks on a pipe of
-its own, so that whatever else writes to standard output is not taken for a message.
+A worker hears on its input: the first line has the settings with their tokens, the second what to
+serve, and each later one what to serve from then on, or the answer to what it has asked. It speaks
+on a pipe of its own, so that whatever else writes to standard output is not taken for a message.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -67,10 +67,10 @@ _OF_WORKER: TypeAdapter[Followed | Asked] = TypeAdapter(Followed | Asked)
 _OF_PARENT: TypeAdapter[Plan | Answered] = TypeAdapter(Plan | Answered)
 
 
-def line_of(message: BaseModel, exclude: Collection[str] = ()) -> bytes:
-    """A message as it is written, without these fields."""
+def line_of(message: BaseModel, **secrets: str | None) -> bytes:
+    """A message as it is written, with the values of these fields, which it does not show."""
     # Names of files may be no Unicode, which json can write and read, and pydantic cannot.
-    return json.dumps(message.model_dump(exclude=set(exclude)), default=str).encode() + b"\n"
+    return json.dumps({**message.model_dump(), **secrets}, default=str).encode() + b"\n"
 
 
 def plan_of(line: bytes) -> Plan:

@@ -103,10 +103,23 @@ class Plans:
                 if isinstance(message, Followed):
                     follower.latest = message
                     self._news.set()
+                    self._take_late(message)
                 else:
                     self._start(self._answer(follower, message))
         finally:
             self._leave(follower)
+
+    def _take_late(self, followed: Followed) -> None:
+        """Say what a worker refuses of the plan that stands: it was late, or cannot go back to it.
+
+        Once for each reason, since whoever is told of it tries again; so does the next look.
+        """
+        is_late = self._proposed is None and followed.number == self.now.number
+        new = {k: v for k, v in followed.refused.items() if self._problems.get(k) != v}
+        if is_late and new:
+            log_new(new, {})
+            self._problems = {**self._problems, **new}
+            self.now = self._told(self.now.models, self._problems, self._unloaded)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
@@ -116,7 +129,7 @@ class Plans:
     async def refresh(self) -> None:
         """Look at the disk again; what cannot be served is left as it was."""
         async with self._changing:
-            found = (await asyncio.to_thread(self._look)).without(self._unloaded)
+            found = (await self._looked()).without(self._unloaded)
             good = [each for each in found.models if each.name not in found.problems]
             kept = [each for each in self.now.models if each.name in found.problems]
             if (set(good + kept), found.problems) == (set(self.now.models), self._problems):
@@ -134,7 +147,7 @@ class Plans:
             WorkersLate: not all of them serve it yet.
         """
         async with self._changing:
-            new = (await asyncio.to_thread(self._look)).models_of(name)
+            new = (await self._looked()).models_of(name)
             others = [each for each in self.now.models if each.name != name]
             problems = {k: v for k, v in self._problems.items() if k != name}
             outcome = await self._publish((*others, *new), problems, self._unloaded - {name})
@@ -158,6 +171,16 @@ class Plans:
             outcome = await self._publish(others, problems, self._unloaded | {name})
         if outcome.late is not None:
             raise WorkersLate(outcome.late)
+
+    async def _looked(self) -> Plan:
+        """What is on disk; if nothing can be served, the index says so of all that is served."""
+        names = {each.name for each in self.now.models}
+        try:
+            return (await asyncio.to_thread(self._look)).beside(names)
+        except SnapensembleError as error:
+            self._problems = {**self._problems, **dict.fromkeys(names, str(error))}
+            self.now = self._told(self.now.models, self._problems, self._unloaded)
+            raise
 
     async def _publish(
         self, models: Sequence[Planned], problems: Mapping[str, str], unloaded: frozenset[str]

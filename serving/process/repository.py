@@ -86,7 +86,7 @@ class Repository:
     async def refresh(self) -> None:
         """Look what is to be served, and serve it; what cannot be served is left as it was."""
         async with self._changing:
-            plan = await self._aside(self._look)
+            plan = await self._looked()
             problems = await self._apply(plan.without(self._unloaded))
             if self._parent is not None:
                 self._parent.followed(plan, problems)
@@ -99,7 +99,7 @@ class Repository:
             SnapensembleError: it cannot be served.
         """
         async with self._changing:
-            plan = await self._aside(self._look)
+            plan = await self._looked()
             try:
                 plan.models_of(name)
             except InvalidManifest as error:
@@ -129,8 +129,17 @@ class Repository:
         unloaded = self._unloaded - {model.name for model in self._service.all_models}
         return self._problems | dict.fromkeys(unloaded, "unloaded")
 
+    async def _looked(self) -> Plan:
+        """What is on disk; if nothing can be served, the index says so of all that is served."""
+        names = {model.name for model in self._served}
+        try:
+            return (await self._aside(self._look)).beside(names)
+        except SnapensembleError as error:
+            self._problems = self._problems | dict.fromkeys(names, str(error))
+            raise
+
     async def _apply(self, plan: Plan, only: str | None = None) -> dict[str, str]:
-        """Load what is new, one after the other; then free what is planned no more.
+        """Load what is new of each model, all of it or nothing; free what is planned no more.
 
         Args:
             plan: what is to be served.
@@ -142,21 +151,20 @@ class Repository:
         problems = {k: v for k, v in plan.problems.items() if only in (None, k)}
         known = set(self._served.values())
         wanted = {(planned.name, planned.version) for planned in plan.models}
-        for planned in plan.models:
-            if planned in known or only not in (None, planned.name):
+        for name in dict.fromkeys(planned.name for planned in plan.models):
+            if name in problems or only not in (None, name):
                 continue
+            new = [each for each in plan.models if each.name == name and each not in known]
             try:
-                loaded = await self._aside(partial(self._loaded, planned))
-                former = self._serve(planned, *loaded)
+                loaded = [(each, *await self._aside(partial(self._loaded, each))) for each in new]
             except (SnapensembleError, MemoryError) as error:
-                problems[planned.name] = str(error) or "there is no memory for it"
+                problems[name] = str(error) or "there is no memory for it"
                 continue
-            log.info("serving %s %s", planned.name, planned.version)
-            if former is not None:
-                self._retire(former)
-            self._retire_all(planned.name, wanted)
-        for name in {model.name for model in self._served} - set(problems):
-            if only in (None, name):
+            for each in loaded:
+                self._replace(*each)
+            self._retire_all(name, wanted)
+        for name in {model.name for model in self._served} - {name for name, _ in wanted}:
+            if name not in problems and only in (None, name):
                 self._retire_all(name, wanted)
         self._note(problems, only)
         return problems
@@ -180,6 +188,13 @@ class Repository:
         self._served[model] = planned
         return former
 
+    def _replace(self, planned: Planned, engine: Engine, memory: int) -> None:
+        """Give a model to all requests from now on, and nobody the one that it replaces."""
+        former = self._serve(planned, engine, memory)
+        log.info("serving %s %s", planned.name, planned.version)
+        if former is not None:
+            self._retire(former)
+
     def _retire_all(self, name: str, wanted: set[tuple[str, str]]) -> None:
         """Retire the versions of a model that are not wanted."""
         for model in list(self._served):
@@ -202,7 +217,9 @@ class Repository:
             return
         self._leaving.discard(model)
         await asyncio.to_thread(model.engine.__exit__, None, None, None)  # waits for its images
-        log.info("%s %s is no longer served", model.name, model.version)
+        is_replaced = model.version in self._service.models.get(model.name, {})
+        former = "the former " if is_replaced else ""
+        log.info("%s%s %s is no longer served", former, model.name, model.version)
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """Do work on a thread of its own, behind those that answer."""
@@ -220,6 +237,7 @@ class Repository:
             expected_sha256=planned.sha256,
             pool=self._pool,
         )
+        engine.check_mode(self._settings.mode)
         return engine, max(0, resident_bytes() - before)
 
 
@@ -304,7 +322,8 @@ def assembled(
     service: Service = app.state.service
     with Repository(settings, service, look, parent) as repository:
         repository.begin(plan)
-        service.check_settings()
+        if plan.number == 0:  # in a server that runs, what they name may have gone from the disk
+            service.check_settings()
         refreshing = Refreshing(repository.refresh, settings.watch)
         yield Assembled(app, service, repository, refreshing)
 

@@ -24,11 +24,22 @@ log = logging.getLogger("snapensemble")
 
 
 class WorkerFailed(SnapensembleError):
-    """A worker ended before it was ready, and no other one is left."""
+    """A worker ended before it was ready, or the system could not start it.
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"a worker did not start: {how_it_ended(code)}; its message is above")
+    Args:
+        code: with which it ended; None if it was not started.
+        why: the system could not start it.
+    """
+
+    def __init__(self, code: int | None, why: str = "") -> None:
+        how = why if code is None else f"{how_it_ended(code)}; its message is above"
+        super().__init__(f"a worker did not start: {how}")
         self.code = code
+
+    @property
+    def is_its_own(self) -> bool:
+        """Whether it has ended by itself, as every other one would."""
+        return self.code is not None and self.code >= 0
 
 
 def how_it_ended(code: int) -> str:
@@ -218,7 +229,7 @@ class Supervisor:
         """The next worker of a place, or None after a signal.
 
         While no worker answers, one that ends by itself shows that none can start. One that is
-        killed, by lack of memory perhaps, shows nothing: `MAX_TRIES` are made.
+        killed or not even started, by lack of memory perhaps, shows nothing: `MAX_TRIES` are made.
         """
         tries = 0
         while not await self._stops_within(pause_s(short_lives)):
@@ -228,15 +239,19 @@ class Supervisor:
                 tries += 1
                 if self._stopping.is_set():
                     return None
-                if not self._processes and (failure.code >= 0 or tries == MAX_TRIES):
+                if not self._processes and (failure.is_its_own or tries == MAX_TRIES):
                     raise
                 log.error("%s", failure)
                 short_lives += 1
         return None
 
     async def _start(self, place: int) -> Process:
-        """Start a worker and wait until it is ready; raises WorkerFailed if it ends instead."""
-        worker = await self._spawn(place)
+        """Start a worker and wait until it is ready; raises WorkerFailed if that fails."""
+        try:
+            worker = await self._spawn(place)
+        except OSError as error:
+            why = f"{error.strerror or error}: memory, processes or open files may be used up"
+            raise WorkerFailed(None, why) from error
         process = worker.process
         self._processes[process] = place
         if self._signals:

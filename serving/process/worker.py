@@ -2,8 +2,8 @@
 
 A worker gets all that it needs from its parent. Its arguments are the directory of the shared
 counts, its place there, the descriptor of the pipe on which it speaks, and those of the bound
-sockets; `channel` says what its input has. Secrets are in its environment. It ends in order when
-its input ends, since its parent has died then.
+sockets; `channel` says what its input has. It ends in order when its input ends, since its parent
+has died then.
 """
 
 import atexit

@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
-from snapensemble.contracts.bundle import BUNDLE_FILE
+from snapensemble.contracts.bundle import BUNDLE_FILE, manifest_sha256
 from snapensemble.contracts.cpu import cpu_budget, shares
-from snapensemble.contracts.files import sha256_of
+from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.serving.http.auth import tokens_of
 from snapensemble.serving.inference.repository import Plan
 from snapensemble.serving.process.channel import FromWorker, line_of
 from snapensemble.serving.process.metrics_files import MetricsFiles, metrics_files
@@ -26,7 +27,7 @@ from snapensemble.serving.process.sockets import Ports, bind_ports, shut
 from snapensemble.serving.process.startup import greeting, standard_error
 from snapensemble.serving.process.supervisor import Supervisor, Worker, WorkerFailed
 from snapensemble.serving.process.watchdog import ended_in_time
-from snapensemble.serving.settings import SECRETS, Settings
+from snapensemble.serving.settings import Settings
 from snapensemble.serving.shutdown import Shutdown
 
 PATIENCE_S = 0.6  # how much later than their time workers are killed; they end a little earlier
@@ -52,6 +53,7 @@ def serve_with_workers(
         WorkerFailed: a worker was killed before it was ready.
     """
     plans = Plans(look)
+    tokens = tokens_of(settings)  # those of the start, whatever becomes of the file
     lanes = [settings.threads] * settings.workers if settings.threads else []
     lanes = lanes or shares(cpu_budget(), settings.workers)
     shutdown = Shutdown(
@@ -63,8 +65,8 @@ def serve_with_workers(
         async def spawn(place: int) -> Worker:
             for message in what_became_of(plans.now):
                 log.error("%s", message)
-            own = settings.model_copy(update={"threads": lanes[place]})
-            return await start_worker(place, plans, own, ports, files)
+            own = settings.model_copy(update={"threads": lanes[place], "tokens_file": None})
+            return await start_worker(place, plans, own, ports, files, tokens)
 
         def stop_listening(signum: signal.Signals) -> None:
             """Let nobody new connect; the workers close the socket when nobody is left."""
@@ -96,17 +98,16 @@ def what_became_of(plan: Plan) -> list[str]:
     """The messages about bundles that are no longer those that are served."""
     messages = []
     for each in plan.models:
-        file = each.directory / BUNDLE_FILE
         try:
-            found = sha256_of(file.read_bytes())
-        except OSError as error:
-            became = f"cannot be read any more ({error.strerror or error})"
+            found = manifest_sha256(each.directory)
+        except InvalidManifest as error:
+            became = str(error)
         else:
             if found == each.sha256:
                 continue
-            became = f"has been replaced (sha256 {found[:12]}…)"
+            became = f"{each.directory / BUNDLE_FILE} has been replaced (sha256 {found[:12]}…)"
         messages.append(
-            f"{file} {became}; this server serves {each.name} {each.version} (sha256 "
+            f"{became}; this server serves {each.name} {each.version} (sha256 "
             f"{each.sha256[:12]}…) and no other: workers that run go on with it, no other can "
             "start. Send SIGHUP to this process, or start the server again, to serve what is "
             "there; or put the former bundle back"
@@ -115,7 +116,12 @@ def what_became_of(plan: Plan) -> list[str]:
 
 
 async def start_worker(
-    place: int, plans: Plans, settings: Settings, ports: Ports, files: MetricsFiles
+    place: int,
+    plans: Plans,
+    settings: Settings,
+    ports: Ports,
+    files: MetricsFiles,
+    tokens: Collection[str],
 ) -> Worker:
     """Start `worker.main` in a process group of its own, so that Ctrl-C comes through this process.
 
@@ -135,7 +141,7 @@ async def start_worker(
     finally:
         os.close(write_end)
     assert process.stdin is not None
-    process.stdin.write(line_of(settings, exclude=SECRETS))
+    process.stdin.write(line_of(settings, tokens="\n".join(tokens) or None))
     follower = plans.join(process.stdin.write)
     return Worker(process, partial(plans.is_ready, follower, hearing, process.pid))
 

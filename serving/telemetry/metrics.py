@@ -1,13 +1,14 @@
 """Prometheus metrics, in base units, and how far the answers drift. One registry per server."""
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version as installed
 from pathlib import Path
 from platform import python_version
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -21,6 +22,7 @@ SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 WINDOW = 1000  # answers that count for drift
 ENOUGH = 100  # answers below which no drift is shown
+QUANTITIES = ("confidence", "disagreement")  # whose drift is shown
 
 
 class Metrics:
@@ -165,6 +167,7 @@ class Metrics:
             multiprocess_mode="livemax",
             registry=self.registry,
         )
+        self._drifting: frozenset[str] = frozenset()  # models of which drift was ever to be shown
         self._request_counters: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self.receive_seconds = self.stage_seconds.labels("receive")
 
@@ -214,13 +217,42 @@ class Metrics:
         for _ in range(report.answered):
             self.members_used.observe(report.members_used)
 
+    def show_drift(self, drifts: Mapping[str, "Drift | None"]) -> None:
+        """Show how far the answers of these models have drifted, and of no other one.
+
+        Args:
+            drifts: by name of the model; None where nobody can tell.
+        """
+        # A gauge of several processes cannot be removed. What is infinite is on no page, and loses
+        # against the number of another worker.
+        self._drifting = self._drifting | drifts.keys()
+        for name in self._drifting:
+            drift = drifts.get(name)
+            self.drift_answers.labels(name).set(math.inf if drift is None else len(drift))
+            indices = {} if drift is None else drift.indices()
+            for quantity in QUANTITIES:
+                self.drift.labels(name, quantity).set(indices.get(quantity, -math.inf))
+
     def page(self) -> bytes:
         """The text that Prometheus reads: the sum of all workers if there are several."""
-        if self._directory is None:
-            return generate_latest(self.registry)
-        together = CollectorRegistry()
-        MultiProcessCollector(together, str(self._directory))  # type: ignore[no-untyped-call]
-        return generate_latest(together)
+        registry = self.registry
+        if self._directory is not None:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, str(self._directory))  # type: ignore[no-untyped-call]
+        return generate_latest(_Finite(registry))
+
+
+class _Finite:
+    """What a registry collects, without what is infinite, which stands for nothing."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, each with what it has to say."""
+        for metric in self._registry.collect():
+            metric.samples = [each for each in metric.samples if not math.isinf(each.value)]
+            yield metric
 
 
 class Drift:

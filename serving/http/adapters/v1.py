@@ -96,7 +96,9 @@ class Metadata(BaseModel):
 def adapter(_: Mapping[str, str]) -> Adapter:
     """The contract, which the environment does not change."""
     router = APIRouter(tags=["KServe v1 and TensorFlow Serving"])
-    responses = problem_responses(errors.UnknownModel, errors.MemberFailing, worded=WORDED)
+    responses = problem_responses(
+        errors.UnknownModel, errors.Stopping, errors.MemberFailing, worded=WORDED
+    )
     router.add_api_route(
         MODELS, models, methods=READ, responses=problem_responses(worded=WORDED), name="v1Models"
     )
@@ -222,7 +224,7 @@ async def status(request: Request) -> ModelStatus:
     """Whether a model, or a version of it, can be asked: 200 or 503."""
     service: Service = request.app.state.service
     model = model_of(request)
-    model.check_ready()
+    service.check_ready(model)
     is_named = request.path_params.keys() & {"version", "label"}
     versions = [model.version] if is_named else list(service.models[model.name])
     return ModelStatus(

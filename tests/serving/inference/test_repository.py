@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapensemble.contracts.errors import InvalidManifest
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import sha256_of
 from snapensemble.serving.inference.repository import Plan, order, plan
 from tests.factories import make_bundle
@@ -41,6 +42,12 @@ def test_folders_are_models_and_folders_in_them_versions(tmp_path: Path) -> None
     assert served(plan(tmp_path, versions=9))[:3] == [("deep", v) for v in ("10", "9", "v2")]
 
 
+def test_a_directory_of_models_takes_no_name_for_them(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bees")
+    with pytest.raises(InvalidConfig, match="--name wasps: .*called like its folders"):
+        plan(tmp_path, name="wasps")
+
+
 def test_what_is_wrong_with_one_model_does_not_hide_another(tmp_path: Path) -> None:
     make_bundle(tmp_path / "good")
     make_bundle(tmp_path / "bad")
@@ -64,11 +71,13 @@ def test_what_cannot_be_read_does_not_hide_another(
     make_bundle(tmp_path / "good")
     for name in ("closed", "half", "lost+found"):
         make_bundle(tmp_path / name / "2")
+    (tmp_path / "link").symlink_to(tmp_path / "closed" / "2")
     closed = [tmp_path / "closed", tmp_path / "half" / "2", tmp_path / "lost+found"]
     read = Path.iterdir, Path.stat
 
     def refuse(path: Path) -> None:  # as the system does, unless it is root who asks
-        if any(each in (path, path.parent) for each in closed):
+        place = Path(os.path.realpath(path))
+        if any(each in (place, place.parent) for each in closed):
             raise PermissionError(errno.EACCES, "Permission denied")
 
     def iterdir(path: Path) -> Iterator[Path]:
@@ -84,8 +93,19 @@ def test_what_cannot_be_read_does_not_hide_another(
     monkeypatch.setattr(Path, "stat", stat)
     found = plan(tmp_path)
     assert served(found) == [("good", "0badcafe")]
-    assert list(found.problems) == ["closed", "half"]
+    assert list(found.problems) == ["closed", "half", "link"]
     assert all("cannot be read (Permission denied)" in why for why in found.problems.values())
+
+
+def test_a_manifest_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
+    make_bundle(tmp_path / "good")
+    os.truncate(make_bundle(tmp_path / "bad") / "ensemble.json", 2**30)
+    tracemalloc.start()
+    try:
+        found, (_, peak) = plan(tmp_path), tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "refused unread" in found.problems["bad"] and peak < 2**26
 
 
 @pytest.mark.parametrize("made", ["nothing", "a file", "an empty folder"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.serving.errors import LoadFailed, UnknownModel, WorkersLate
 from snapensemble.serving.inference.repository import plan
 from snapensemble.serving.process.channel import FromWorker, Parent, plan_of
@@ -169,6 +170,41 @@ async def test_a_bundle_that_is_bad_on_disk_is_told_nobody(models: Path) -> None
         assert not asked.told.is_set()
 
 
+async def test_one_bundle_that_turns_bad_is_served_on_by_all_workers(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "bundle")
+    plans = Plans(partial(plan, bundle))
+    async with workers_of(plans) as start:
+        asked = await start()
+        (bundle / "ensemble.json").write_text("{}")
+        with pytest.raises(InvalidManifest, match="format is None"):
+            await plans.refresh()
+        with pytest.raises(LoadFailed, match="format is None"):
+            await asked.load("insects")
+        assert asked.serves == {"insects": "0badcafe"}
+        assert "format is None" in asked.missing()["insects"]
+        shutil.rmtree(bundle)
+        make_bundle(bundle, [linear_member(4)])
+        await plans.refresh()
+        assert asked.serves == {"insects": "0badcafe"} and not asked.missing()
+
+
+async def test_a_model_that_loses_its_bundle_and_not_its_folder_is_served_on_by_all(
+    models: Path,
+) -> None:
+    plans = Plans(partial(plan, models))
+    async with workers_of(plans) as start:
+        asked = await start()
+        shutil.rmtree(models / "bees" / "1")
+        await plans.refresh()
+        assert asked.serves == BOTH and "no bundle in it any more" in asked.missing()["bees"]
+        put(models, "bees", 2)
+        await plans.refresh()
+        assert asked.serves == NEW and not asked.missing()
+        shutil.rmtree(models / "bees")
+        await plans.refresh()
+        assert asked.serves == {"ants": "1"}
+
+
 async def test_unknown_models_are_neither_loaded_nor_unloaded(models: Path) -> None:
     async with workers_of(Plans(partial(plan, models))) as start:
         asked = await start()
@@ -250,6 +286,31 @@ async def test_one_that_is_late_is_said_so_and_follows_when_it_can(models: Path)
         late.follow()
         await asked.load("bees")
         assert asked.serves == late.serves == NEW
+
+
+async def test_what_a_late_worker_refuses_is_said_and_tried_again_at_the_next_look(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plans = Plans(partial(plan, models), limit_s=1.0)
+    async with workers_of(plans) as start:
+        asked, late = await start(), await start("2", follows=False)
+        put(models, "bees", 2)
+        with pytest.raises(WorkersLate):
+            await asked.load("bees")
+        late.follows = True
+        late.follow()
+        async with asyncio.timeout(30):
+            while "bees" not in asked.missing():
+                await asyncio.sleep(0)
+        assert asked.serves == NEW and late.serves == BOTH
+        assert asked.missing() == {"bees": "too large"}
+        assert [each.getMessage() for each in caplog.records].count(
+            "bees is left as it was: too large"
+        ) == 1
+        late._refuses = "none"
+        plans._limit_s = 30
+        await plans.refresh()
+        assert late.serves == NEW and not asked.missing()
 
 
 async def test_where_nobody_follows_nothing_has_changed(models: Path) -> None:

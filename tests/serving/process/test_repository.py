@@ -22,7 +22,7 @@ from snapensemble.serving.http.app import create_app
 from snapensemble.serving.http.service import Service
 from snapensemble.serving.inference.repository import plan
 from snapensemble.serving.process import repository as module
-from snapensemble.serving.process.repository import Refreshing, Repository
+from snapensemble.serving.process.repository import Refreshing, Repository, assembled
 from snapensemble.serving.settings import Settings
 from tests.factories import CLASSES, encoded, linear_member, make_bundle, picture
 from tests.fakes import client
@@ -46,8 +46,9 @@ class Running:
         self.models = models
         self.app: FastAPI = create_app(settings, None)
         self.service: Service = self.app.state.service
-        self.repository = Repository(settings, self.service, partial(plan, models))
-        self.repository.begin(plan(models))
+        look = partial(plan, models, versions=settings.versions)
+        self.repository = Repository(settings, self.service, look)
+        self.repository.begin(look())
 
     async def answers(self, http: httpx.AsyncClient, path: str = "/predict/bees") -> list[float]:
         reply = await http.post(path, content=PNG, headers=HEADERS)
@@ -102,6 +103,27 @@ async def test_a_new_version_takes_over_and_the_old_one_is_freed(running: Runnin
         gc.enable()
 
 
+async def test_metrics_and_log_say_of_a_version_that_was_replaced_what_it_is_now(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "snapensemble")
+    version(tmp_path, "bees", 1)
+    running = Running(tmp_path, Settings(threads=2))
+    with running.repository:
+        shutil.rmtree(tmp_path / "bees" / "1")
+        make_bundle(tmp_path / "bees" / "1")
+        await running.repository.refresh()
+        page = running.service.metrics.page().decode().splitlines()
+        info = [line for line in page if line.startswith("snapensemble_model_info{")]
+        assert sorted(line.split("members=")[1] for line in info) == [
+            '"1",name="bees",version="1"} 0.0',
+            '"3",name="bees",version="1"} 1.0',
+        ]
+        await all_freed(running.repository)
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["serving bees 1", "the former bees 1 is no longer served"]
+
+
 async def test_a_request_that_has_begun_is_answered_by_what_it_began_with(
     running: Running,
 ) -> None:
@@ -151,6 +173,46 @@ async def test_a_bad_new_version_changes_nothing_and_says_why(
         await running.repository.refresh()
         assert await running.answers(http) != before
         assert len((await http.get("/v2/repository/index")).json()) == 2
+
+
+@pytest.mark.parametrize("bad", ["ensemble.json", "members/cycle-00.onnx"])
+async def test_of_several_versions_a_bad_one_leaves_all_as_they_were(
+    tmp_path: Path, bad: str
+) -> None:
+    for number in (1, 2):
+        version(tmp_path, "bees", number)
+    running = Running(tmp_path, Settings(versions=2, threads=2))
+    with running.repository:
+        (version(tmp_path, "bees", 3) / bad).write_text("{}")
+        version(tmp_path, "bees", 4)
+        await running.repository.refresh()
+        assert list(running.service.models["bees"]) == ["2", "1"]
+        shutil.rmtree(tmp_path / "bees" / "3")
+        await running.repository.refresh()
+        assert list(running.service.models["bees"]) == ["4", "2"]
+        await all_freed(running.repository)
+
+
+async def test_one_bundle_that_turns_bad_is_served_on_and_it_is_said_why(tmp_path: Path) -> None:
+    running = Running(make_bundle(tmp_path / "bundle"), Settings(model_control=True, threads=2))
+    with running.repository:
+        async with client(running.app) as http:
+            before = await running.answers(http, "/predict")
+            (running.models / "ensemble.json").write_text("{}")
+            with pytest.raises(InvalidManifest, match="format is None"):
+                await running.repository.refresh()
+            assert await running.answers(http, "/predict/insects") == before
+            reply = await http.post("/v2/repository/models/insects/load")
+            assert reply.status_code == 422 and "format is None" in reply.json()["error"]
+            ready, why = (await http.get("/v2/repository/index")).json()
+            assert ready["state"] == "READY"
+            assert why["name"] == "insects" and "format is None" in why["reason"]
+            shutil.rmtree(running.models)
+            make_bundle(running.models, [linear_member(4)])
+            await running.repository.refresh()
+            assert await running.answers(http, "/predict") != before
+            assert len((await http.get("/v2/repository/index")).json()) == 1
+        await all_freed(running.repository)
 
 
 async def test_who_may_not_load_models_learns_no_place_on_the_disk(tmp_path: Path) -> None:
@@ -237,6 +299,22 @@ async def test_a_model_whose_folder_has_gone_is_served_no_more(running: Running)
     assert list(running.service.models) == ["ants"]
 
 
+async def test_a_model_that_loses_its_bundle_and_not_its_folder_is_served_on(
+    running: Running,
+) -> None:
+    async with client(running.app) as http:
+        before = await running.answers(http)
+        shutil.rmtree(running.models / "bees" / "1")  # as where another one is about to be copied
+        await running.repository.refresh()
+        assert await running.answers(http) == before
+        assert "no bundle in it any more" in running.repository.missing()["bees"]
+        reply = await http.post("/v2/repository/models/bees/load")
+        assert reply.status_code == 422 and "remove the folder" in reply.json()["error"]
+        version(running.models, "bees", 2)
+        await running.repository.refresh()
+        assert await running.answers(http) != before and not running.repository.missing()
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [(Settings(), "--model-control"), (Settings(workers=2), "--model-control")],
@@ -270,6 +348,7 @@ async def test_where_there_is_no_memory_for_a_new_version_the_old_one_stays(
         (Settings(default_model="wasps"), "--default-model wasps: expected one of ants"),
         (Settings(shadow="wasps"), "--shadow wasps: expected one of ants"),
         (Settings(default_model="ants", shadow="ants"), "--shadow ants: this is the model that"),
+        (Settings(shadow="ants"), "--shadow ants: 2 models are served.*add --default-model"),
     ],
 )
 async def test_settings_that_name_no_model_are_refused(
@@ -278,6 +357,21 @@ async def test_settings_that_name_no_model_are_refused(
     running.service.settings = settings
     with pytest.raises(InvalidConfig, match=says):
         running.service.check_settings()
+
+
+async def test_a_worker_starts_though_what_settings_name_has_gone_since_the_server_did(
+    tmp_path: Path,
+) -> None:
+    version(tmp_path, "bees", 1)
+    settings, look = Settings(default_model="wasps"), partial(plan, tmp_path)
+    with (
+        pytest.raises(InvalidConfig, match="--default-model wasps"),
+        assembled(look(), settings, look),
+    ):
+        pass
+    later = look().model_copy(update={"number": 1})
+    with assembled(later, settings, look) as server:
+        assert list(server.service.models) == ["bees"]
 
 
 async def test_a_change_is_made_when_asked_for_on_any_thread_and_after_one_that_fails() -> None:
@@ -340,36 +434,3 @@ async def test_what_stays_wrong_is_logged_whenever_somebody_asks(
         await asyncio.sleep(0)
     running.cancel()
     assert [each.getMessage() for each in caplog.records] == 3 * ["nothing has changed: closed"]
-
-
-async def test_a_shadow_is_asked_and_counted_and_answers_nobody(tmp_path: Path) -> None:
-    version(tmp_path, "bees", 1)
-    shutil.copytree(tmp_path / "bees", tmp_path / "twins")
-    version(tmp_path, "names", 1, [name.upper() for name in CLASSES])
-    for shadow, result in (("twins", "agrees"), ("names", "differs")):
-        settings = Settings(default_model="bees", shadow=shadow, shadow_share=1.0)
-        running = Running(tmp_path, settings)
-        with running.repository:
-            async with client(running.app) as http:
-                expected = await running.answers(http, "/predict/bees")
-                assert await running.answers(http, "/predict") == expected
-                counted = running.service.metrics.shadow.labels(result)._value
-                while counted.get() < 2:
-                    await asyncio.sleep(0)
-                assert await running.answers(http, f"/predict/{shadow}")  # asked by its name
-            model = running.service.model(shadow)
-            await asyncio.wait_for(model.free(), 30)
-            assert counted.get() == 2
-            assert model.admission.memory.held == 0
-
-
-async def test_a_shadow_that_is_not_there_hurts_nobody(tmp_path: Path) -> None:
-    version(tmp_path, "bees", 1)
-    settings = Settings(default_model="bees", shadow="wasps", shadow_share=1.0)
-    running = Running(tmp_path, settings)
-    with running.repository:
-        async with client(running.app) as http:
-            assert await running.answers(http, "/predict")
-            counted = running.service.metrics.shadow.labels("not_asked")._value
-            while counted.get() < 1:
-                await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 """Workers that live and die, without a server: shell scripts stand in for them."""
 
 import asyncio
+import errno
 import os
 import signal
 import threading
@@ -30,6 +31,7 @@ DEAF = "trap '' TERM INT; " + GOOD
 BAD = "exit 2"
 TALKATIVE = "echo ready; echo ready >&2; exit 2"
 KILLED = "kill -KILL $$"
+NO_PROCESS = "the system starts none"
 
 
 class Spawned:
@@ -43,6 +45,8 @@ class Spawned:
     async def __call__(self, place: int) -> Worker:
         self.places.append(place)
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        if script == NO_PROCESS:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
         hears, says = os.pipe()
         worker = await FromWorker.on(hears)
         process = await asyncio.create_subprocess_exec(
@@ -142,6 +146,23 @@ async def test_a_replacement_that_does_not_start_is_tried_again_while_others_ans
         await next_of(spawned)
         await next_of(spawned)
         assert not task.done() and spawned.places == [0, 1, 1, 1]
+
+
+async def test_where_the_system_starts_none_the_others_answer_and_it_is_tried_again(
+    signal_handlers: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    spawned = Spawned(GOOD, GOOD, NO_PROCESS, GOOD)
+    async with running(Supervisor(spawned, 2)):
+        other = await next_of(spawned)
+        (await next_of(spawned)).kill()
+        await next_of(spawned)
+        assert other.returncode is None and spawned.places == [0, 1, 1, 1]
+    assert "a worker did not start: Resource temporarily unavailable" in caplog.text
+
+
+async def test_where_the_system_starts_none_at_all_the_start_says_so(signal_handlers: None) -> None:
+    with pytest.raises(WorkerFailed, match="Resource temporarily unavailable"):
+        await Supervisor(Spawned(NO_PROCESS), 2).run(lambda: None)
 
 
 async def test_when_nobody_answers_and_none_can_start_it_gives_up(signal_handlers: None) -> None:

@@ -228,6 +228,25 @@ def test_workers_know_the_tokens_and_share_the_port_for_metrics(
         assert metric(metrics_url.removesuffix("/metrics"), line) == 2
 
 
+def test_workers_that_are_started_later_know_the_tokens_of_the_start(
+    bundle_dir: Path, tmp_path: Path
+) -> None:
+    first, later = "a-token-that-is-long-enough", "another-token-that-comes-later"
+    file = tmp_path / "tokens"
+    file.write_text(first)
+    with two_workers(bundle_dir, "--tokens-file", str(file)) as (process, url):
+        file.write_text(later)
+        former = set(workers_of(process.pid))
+        for worker in former:
+            os.kill(worker, signal.SIGKILL)
+        while len(set(workers_of(process.pid)) - former) < 2:
+            assert process.poll() is None
+        headers = {"authorization": f"Bearer {first}"}
+        assert httpx.get(f"{url}/model", headers=headers, timeout=120).status_code == 200
+        headers = {"authorization": f"Bearer {later}"}
+        assert httpx.get(f"{url}/model", headers=headers, timeout=120).status_code == 401
+
+
 def test_many_requests_over_new_connections_are_all_answered(server: tuple[int, str]) -> None:
     for seed in range(20):
         reply = httpx.post(f"{server[1]}/predict", content=encoded(picture(seed)))

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,7 +11,8 @@ import pytest
 from snapensemble.contracts.bundle import read_bundle
 from snapensemble.contracts.drift import ReferenceRecord, shares_of
 from snapensemble.serving.http.app import create_app
-from snapensemble.serving.inference.engine import load_engine
+from snapensemble.serving.http.service import Model, Service
+from snapensemble.serving.inference.engine import Engine, load_engine
 from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.metrics import Drift
 from tests.factories import cascade_record, encoded, make_bundle, picture
@@ -92,6 +96,67 @@ async def test_answers_of_a_cascade_do_not_count(http: httpx.AsyncClient) -> Non
         'snapensemble_drift_answers{model="insects"} 0.0'
         in (await http.get("/metrics")).text.splitlines()
     )
+
+
+def engine_of(directory: Path, reference: ReferenceRecord | None = REFERENCE) -> Engine:
+    return load_engine(make_bundle(directory, reference=reference))
+
+
+async def test_drift_is_that_of_the_newest_version_whatever_others_answer(tmp_path: Path) -> None:
+    with engine_of(tmp_path / "1") as old, engine_of(tmp_path / "2") as new:
+        app = create_app(Settings(name="bees"), None)
+        for version, engine in (("1", old), ("2", new)):
+            app.state.service.add(Model(engine, "bees", version))
+        async with client(app) as http:
+            files = [("f", ("x.png", PNG))] * 50
+            for path in ("/predict/bees", "/predict", "/predict/bees/1"):
+                assert (await http.post(path, files=files)).status_code == 200
+            page = (await http.get("/metrics")).text
+            assert 'snapensemble_drift_answers{model="bees"} 100.0' in page.splitlines()
+            assert len(await psi_lines(http)) == 2
+
+
+async def test_drift_of_what_is_served_no_longer_is_not_shown(tmp_path: Path) -> None:
+    with engine_of(tmp_path / "1") as one, engine_of(tmp_path / "2") as other:
+        app = create_app(Settings(), None)
+        service: Service = app.state.service
+        service.add(Model(one, "bees", "1"))
+        async with client(app) as http:
+            files = [("f", ("x.png", PNG))] * 50
+            for _ in range(2):
+                await http.post("/predict", files=files)
+            assert len(await psi_lines(http)) == 2
+            service.add(replaced := Model(other, "bees", "1"))
+            assert await psi_lines(http) == []  # the new one has answered nothing
+            service.remove(replaced)
+            assert "snapensemble_drift_answers{" not in (await http.get("/metrics")).text
+
+
+def test_a_worker_that_can_tell_no_drift_hides_none_of_another(tmp_path: Path) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from snapensemble.serving.process.metrics_files import count_as
+count_as(int(sys.argv[1]))
+from snapensemble.serving.telemetry.metrics import Metrics
+from tests.serving.telemetry.test_drift import REFERENCE, Drift, fed
+metrics = Metrics(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+metrics.show_drift({"bees": fed(Drift(REFERENCE), int(sys.argv[2])), "ants": None})
+print(metrics.page().decode())
+"""
+    pages = [
+        subprocess.run(
+            [sys.executable, "-c", program, place, answers],
+            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for place, answers in (("0", "10"), ("1", "200"), ("2", "20"))
+    ]
+    shown = [page.count("snapensemble_drift_psi{") for page in pages]
+    assert shown == [0, 2, 2] and "ants" not in pages[-1]
+    assert 'snapensemble_drift_answers{model="bees"} 10.0' in pages[-1]
 
 
 async def test_a_bundle_without_a_reference_is_served_without_the_gauge(bundle_dir: Path) -> None:

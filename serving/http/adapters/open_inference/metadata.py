@@ -5,7 +5,6 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from snapensemble.serving.errors import Stopping
 from snapensemble.serving.http.adapters.open_inference.inputs import IMAGES, PICTURES
 from snapensemble.serving.http.adapters.open_inference.outputs import OUTPUTS
 from snapensemble.serving.http.service import Model, Service
@@ -47,10 +46,3 @@ def model_metadata(service: Service, model: Model) -> dict[str, Any]:
             "images_per_request": str(service.settings.max_images_per_request),
         },
     }
-
-
-def check_model_ready(service: Service, model: Model) -> None:
-    """Raise the error that says why no new requests for a model should come, if there is one."""
-    if service.shutdown.stopping:
-        raise Stopping("the server is shutting down; send new requests elsewhere")
-    model.check_ready()

@@ -34,7 +34,6 @@ from snapensemble.serving.http.adapters.open_inference.document import (
 )
 from snapensemble.serving.http.adapters.open_inference.inputs import PICTURES, images_of
 from snapensemble.serving.http.adapters.open_inference.metadata import (
-    check_model_ready,
     model_metadata,
     server_metadata,
 )
@@ -189,7 +188,7 @@ def _router() -> APIRouter:
     async def model_ready(request: Request) -> ModelReady:
         """200 when a model can be asked."""
         model = _model(request)
-        check_model_ready(_service(request), model)
+        _service(request).check_ready(model)
         return ModelReady(name=model.name, ready=True)
 
     # It is not called: the application answers POST before it asks FastAPI.

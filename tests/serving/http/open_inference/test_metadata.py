@@ -47,7 +47,7 @@ async def test_a_model_is_ready_until_the_server_stops(
 ) -> None:
     assert (await http.get(f"{path}/ready")).json() == {"name": "insects", "ready": True}
     app.state.service.shutdown.stopping = True
-    for each in (f"{path}/ready", "/v2/health/ready"):
+    for each in (f"{path}/ready", "/v2/health/ready", "/v1/models/insects"):
         stopping = await http.get(each)
         assert stopping.status_code == 503 and "error" in stopping.json()
         assert stopping.headers["retry-after"]
