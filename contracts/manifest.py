@@ -61,13 +61,15 @@ def how_classes_differ(found: Sequence[str], expected: Sequence[str]) -> str:
         ours, theirs = next(pair for pair in pairs if len(set(pair)) > 1)
         return f"has the same classes in another order: {ours!r} where {theirs!r} is expected"
     parts = [("lacks", lacking), ("has besides", besides)]
-    return ", and ".join(f"{verb} {_some(names)}" for verb, names in parts if names)
+    return ", and ".join(
+        f"{verb} {some_of(list(map(repr, names)))}" for verb, names in parts if names
+    )
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMED
-    shown = ", ".join(map(repr, names[:MOST_NAMED]))
-    return f"{shown} and {more:,} more" if more > 0 else shown
+def some_of(texts: Sequence[str]) -> str:
+    """The first of many texts about classes, and how many more there are."""
+    more = len(texts) - MOST_NAMED
+    return ", ".join(texts[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 class Record(BaseModel):

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from snapensemble.contracts.manifest import some_of
 from snapensemble.contracts.run import BALANCE_POWERS, Balance
 from snapensemble.trainer.data.dataset import Dataset
 
 LISTED = 12  # classes, whose counts one line can hold
-NAMED = 5  # classes in a warning
 UNEQUAL = 10  # times as many images, from which on there is a warning
 FEW = 10  # images of a class, below which there is one
 
@@ -61,7 +61,7 @@ def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
     if alike := alike_names(classes):
         pairs = [" and ".join(map(repr, group)) for group in alike]
         yield (
-            f"warning: {_some(pairs)} differ in case, spaces or dashes only; if they are one "
+            f"warning: {some_of(pairs)} differ in case, spaces or dashes only; if they are one "
             "class, give them one name"
         )
     if most >= UNEQUAL * least and balance == "none":
@@ -73,7 +73,7 @@ def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
     if few := [f"{name} {count}" for count, name in ranked if count < FEW]:
         yield (
             f"warning: fewer than {FEW} training images in {len(few)} of {len(classes)} classes "
-            f"({_some(few)}); the network learns little of them, and their figures say little"
+            f"({some_of(few)}); the network learns little of them, and their figures say little"
         )
     for part, split in (("validation", dataset.val), ("test", dataset.test)):
         if split is None:
@@ -83,7 +83,7 @@ def about_classes(dataset: Dataset, balance: Balance) -> Iterator[str]:
         if absent:  # only where the data brings the part: what is drawn holds each class
             yield (
                 f"warning: the {part} part has no image of {len(absent)} of {len(classes)} classes "
-                f"({_some(absent)}), and its figures say nothing of them; add some"
+                f"({some_of(absent)}), and its figures say nothing of them; add some"
             )
 
 
@@ -94,8 +94,3 @@ def alike_names(classes: Sequence[str]) -> list[list[str]]:
         plain = unicodedata.normalize("NFKC", name).casefold()
         groups.setdefault(re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", plain).strip(), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -49,7 +49,13 @@ from snapensemble.contracts.pictures import (
 from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.process import say_once
 from snapensemble.trainer.data.decoding import Unreadable, decode_pictures
-from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
+from snapensemble.trainer.data.memmap import (
+    CACHE_VARIABLE,
+    cache_directory,
+    open_rows,
+    refuse_without_room,
+    write_rows,
+)
 from snapensemble.trainer.data.sources.source import Source
 
 # The modules whose source decides what a pixel is, or whether there is one.
@@ -170,8 +176,7 @@ def _made(entry: Path, pictures: Pictures) -> Decoded:
         OSError: the entry cannot be written.
     """
     with hidden_directory(entry.parent, ".new-") as temporary:
-        if shutil.disk_usage(entry.parent).free < pictures.nbytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(entry.parent))
+        refuse_without_room(entry.parent, pictures.nbytes)
         bad: dict[int, Unreadable] = {}
         costly: list[int] = []
         images = temporary / "images.npy"

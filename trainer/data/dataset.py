@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.files import in_home
-from snapensemble.contracts.manifest import MAX_CLASS_NAME, MAX_CLASSES
+from snapensemble.contracts.manifest import MAX_CLASS_NAME, MAX_CLASSES, MOST_NAMED
 from snapensemble.contracts.pictures.fit import Fit
 from snapensemble.contracts.pixels import MAX_SIDE
 from snapensemble.trainer.data import cifar, idx, readers
@@ -31,7 +31,6 @@ from snapensemble.trainer.data.sources.source import Found
 from snapensemble.trainer.data.sources.table import find_csv
 
 DEFAULT_IMAGE_SIZE = 64
-MOST_NAMED = 5  # classes with too few images
 TEST_STREAM = 1
 _ARRAYS: dict[str, Callable[[Path], RawData]] = {
     "cifar10": cifar.cifar10,

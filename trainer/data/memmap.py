@@ -4,9 +4,11 @@ The maps are private: torch takes them without a warning, and nothing written re
 Shapes: N images, C channels, H height, W width.
 """
 
+import errno
 import math
 import mmap
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -73,6 +75,20 @@ def write_rows(
         stream.flush()
         os.fsync(stream.fileno())
     return count
+
+
+def refuse_without_room(directory: Path, count: int) -> None:
+    """Raise now what a full disk would raise after hours of computing what is written there.
+
+    Args:
+        directory: on the disk.
+        count: bytes that are to be written.
+
+    Raises:
+        OSError: they do not fit.
+    """
+    if shutil.disk_usage(directory).free < count:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 def open_rows(file: Path) -> NDArray[np.uint8]:

@@ -7,10 +7,8 @@ Shapes: V views, N images, C channels, H height, W width, D what the features of
 """
 
 import contextlib
-import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from copy import deepcopy
 from itertools import pairwise
@@ -27,7 +25,13 @@ from tqdm import tqdm
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.files import hidden_directory
 from snapensemble.contracts.process import say, say_once
-from snapensemble.trainer.data.memmap import CACHE_VARIABLE, cache_directory, open_rows, write_rows
+from snapensemble.trainer.data.memmap import (
+    CACHE_VARIABLE,
+    cache_directory,
+    open_rows,
+    refuse_without_room,
+    write_rows,
+)
 from snapensemble.trainer.loop import Augmented, Views
 from snapensemble.trainer.seeding import Purpose, generator
 
@@ -150,8 +154,7 @@ def _written(
     """Write the rows as a file of bytes, which takes its name when it is whole."""
     shape = (1, 1, 2 * int(np.prod(shape_D)))
     with hidden_directory(file.parent, ".new-") as directory:
-        if shutil.disk_usage(directory).free < total * shape[-1]:  # now, not after hours
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.parent))
+        refuse_without_room(file.parent, total * shape[-1])
         written = directory / file.name
         write_rows(written, (row.view(np.uint8).reshape(shape) for row in rows), total, shape)
         found = _opened(written, total, shape_D)
