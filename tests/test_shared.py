@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 from tests.shared import made_once
+from tests.waiting import wait_for
 
 
 def test_who_asks_while_it_is_made_waits_and_makes_nothing() -> None:
@@ -24,8 +25,7 @@ def test_who_asks_while_it_is_made_waits_and_makes_nothing() -> None:
     assert is_begun.wait(30)
     second = threading.Thread(target=ask)
     second.start()
-    while not opened_twice():
-        pass
+    wait_for(opened_twice)
     may_end.set()
     first.join()
     second.join()

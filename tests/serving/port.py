@@ -6,8 +6,7 @@ import io
 import socket
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -17,6 +16,7 @@ from fastapi import FastAPI
 
 from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.process.server import uvicorn_config
+from tests.waiting import wait_for
 
 GO_ON = b"HTTP/1.1 100 Continue\r\n\r\n"
 HANGS_AFTER_S = 20
@@ -59,13 +59,6 @@ class Port:
         admission = self.app.state.service.model().admission
         queued = self.app.state.engine.scheduler.queued
         return any((admission.memory.held, admission.images, admission.requests, queued))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + HANGS_AFTER_S
-    while not condition():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.001)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from snapensemble.serving.process.sockets import at_the_door, is_shut, shut
 from snapensemble.serving.shutdown import Shutdown
 from tests.factories import encoded, picture
 from tests.serving.process.test_server import connect, is_well
+from tests.waiting import wait_for
 
 PNG = encoded(picture(1))
 
@@ -113,8 +114,7 @@ def test_load_that_moves_on_when_it_is_not_ready_loses_nothing(bundle_dir: Path)
 def test_a_second_signal_ends_it_at_once(bundle_dir: Path, signum: signal.Signals) -> None:
     with server_process(bundle_dir, "--port", "0") as (process, url), half_sent(url):
         process.send_signal(signal.SIGTERM)
-        while not_refused(url):
-            pass
+        wait_for(lambda: not not_refused(url))
         process.send_signal(signum)
         assert process.wait(30) == 128 + signum
 

@@ -1,7 +1,6 @@
 """The event loop's bridge: many pictures wake the lanes once, many answers the loop once."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from snapensemble.serving.inference.engine import Engine
 from snapensemble.serving.inference.request import Answer, PendingImage
 from tests.factories import encoded, picture
 from tests.fakes import GatedMember
+from tests.waiting import wait_for
 
 PNG = encoded(picture(1))
 
@@ -73,8 +73,8 @@ async def test_answers_that_are_there_together_wake_the_loop_once(
     rings = counting(monkeypatch, asyncio.get_running_loop(), "call_soon_threadsafe")
     answers = submit(bridge, [PNG] * 20, told.put_nowait)
     await asyncio.sleep(0)  # the lanes are woken
-    while len(bridge._answered) < len(answers):  # this thread does not look before all are there
-        time.sleep(0.001)
+    # This thread does not look before all are there.
+    wait_for(lambda: len(bridge._answered) == len(answers))
     for _ in answers:
         await asyncio.wait_for(told.get(), 30)
     assert len(rings) == 1

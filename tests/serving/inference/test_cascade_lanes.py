@@ -26,6 +26,7 @@ from snapensemble.serving.inference.request import Answer
 from snapensemble.serving.inference.scheduler import Scheduler
 from tests.fakes import GatedMember, next_task, submit
 from tests.serving.inference.test_scheduler import expected, image
+from tests.waiting import wait_for
 
 M = 3
 
@@ -286,8 +287,7 @@ def test_closing_answers_images_that_are_between_stages(closed: int) -> None:
     assert fakes[closed].entered.acquire(timeout=30)
     closing = threading.Thread(target=lanes.__exit__, args=(None, None, None))
     closing.start()
-    while not lanes.closed:
-        pass
+    wait_for(lambda: lanes.closed)
     fakes[closed].gate.set()
     closing.join(30)
     for value, future in enumerate(futures):

@@ -32,6 +32,7 @@ from tests.serving.http.test_http import PNG, exact_MK, is_problem
 from tests.serving.inference.test_cascade_lanes import cascade, leaves
 from tests.serving.inference.test_scheduler import expected, image, lanes
 from tests.serving.telemetry.test_drift import REFERENCE
+from tests.waiting import wait_for
 
 WEIGHTS_M = [0.5, 0.3, 0.2]
 
@@ -54,8 +55,7 @@ def test_members_may_be_heard_in_any_order() -> None:
     with lanes(slow, last, lanes=Lanes(2)) as running:
         (answer,) = submit(running, [image(3)])
         assert slow.entered.acquire(timeout=30)
-        while answer.so_far() is None:
-            pass
+        wait_for(lambda: answer.so_far() is not None)
         said = answer.cut_short()
         assert said.partial_of == (1,)
         np.testing.assert_allclose(said.probs_dK, expected(3))

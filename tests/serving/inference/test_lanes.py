@@ -11,6 +11,7 @@ from snapensemble.serving.inference.lanes import Lanes, Task
 from snapensemble.serving.inference.scheduler import Scheduler
 from tests.fakes import GatedMember, submit
 from tests.serving.inference.test_scheduler import expected, image
+from tests.waiting import wait_for
 
 
 class Clock:
@@ -92,8 +93,7 @@ def test_who_was_idle_has_saved_up_no_claim() -> None:
     with lanes.lock:
         busy.left = 50
         lanes.notify(1)
-    while clock.seconds < 50:
-        pass
+    wait_for(lambda: clock.seconds >= 50)
     log.clear()
     do_all(lanes, {busy: 50, late: 50})
     assert 23 <= log[:50].count("busy") <= 27

@@ -20,6 +20,7 @@ from snapensemble.serving.inference.lanes import Lanes
 from snapensemble.serving.inference.request import PendingImage
 from snapensemble.serving.inference.scheduler import Scheduler
 from tests.fakes import GatedMember, submit
+from tests.waiting import wait_for
 
 
 def image(value: int) -> NDArray[np.uint8]:
@@ -251,8 +252,7 @@ def test_leaving_answers_everything_that_was_accepted_and_refuses_the_rest() -> 
     assert member.entered.acquire(timeout=30)
     closing = threading.Thread(target=running.__exit__, args=(None, None, None))
     closing.start()
-    while not running.closed:
-        pass
+    wait_for(lambda: running.closed)
     with pytest.raises(Stopping):
         submit(running, [image(0)])
     member.gate.set()

@@ -39,6 +39,7 @@ from tests.factories import (
 from tests.fakes import client
 from tests.serving.conftest import LIMITS
 from tests.serving.http.test_http import PNG, is_problem
+from tests.waiting import wait_for
 
 IMAGES = np.random.default_rng(5).integers(0, 256, (90, *CONTRACT.shape), dtype=np.uint8)
 
@@ -245,8 +246,7 @@ async def test_a_trunk_that_fails_again_and_again_takes_the_server_out_of_servic
     trunk.fails = True
     for _ in range(TOO_MANY):
         is_problem(await http.post("/predict", content=PNG), 500, "inference_failed")
-    while not engine.health.failing:  # it is told just after the answer
-        pass
+    wait_for(lambda: bool(engine.health.failing))  # it is told just after the answer
     detail = is_problem(await http.get("/health/ready"), 503, "member_failing")
     assert "more: trunk;" in detail
     trunk.fails = False

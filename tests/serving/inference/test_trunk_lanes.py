@@ -27,6 +27,7 @@ from snapensemble.serving.inference.scheduler import Scheduler
 from tests.fakes import GatedMember, GatedTrunk, next_task, submit
 from tests.serving.inference.test_cascade_lanes import M, cascade, leaves, members, unanswered
 from tests.serving.inference.test_scheduler import expected, image
+from tests.waiting import wait_for
 
 MODES: list[Mode] = ["full", "cascade"]
 FEATURES_BYTES = 4 * 4  # of an image: four numbers of four bytes
@@ -259,8 +260,7 @@ def test_closing_answers_images_that_are_between_trunk_and_members(mode: Mode) -
     assert trunk.entered.acquire(timeout=30)
     closing = threading.Thread(target=lanes.__exit__, args=(None, None, None))
     closing.start()
-    while not lanes.closed:
-        pass
+    wait_for(lambda: lanes.closed)
     trunk.gate.set()
     closing.join(30)
     for value, future in enumerate(futures):

@@ -12,7 +12,7 @@ import pytest
 
 from snapensemble.server_process import server_process
 from tests.factories import linear_member, make_bundle
-from tests.serving.process.test_workers import FLAGS, held_by_both, workers_of
+from tests.serving.process.test_workers import FLAGS, held_by_both, replaced, workers_of
 from tests.serving.test_shutdown import PNG
 
 HEADERS = {"content-type": "image/png"}
@@ -60,10 +60,9 @@ def index(url: str) -> list[dict[str, str]]:
 
 
 def replace_a_worker(process: "Popen[str]") -> None:
-    killed, other = workers_of(process.pid)
+    killed = workers_of(process.pid)[0]
     os.kill(killed, signal.SIGKILL)
-    while len(set(workers_of(process.pid)) - {killed, other}) < 1:
-        assert process.poll() is None
+    replaced(process, {killed})
 
 
 def test_every_worker_serves_a_version_when_one_says_that_it_is_loaded(models: Path) -> None:

@@ -5,7 +5,8 @@ import http.client
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 
@@ -22,6 +23,7 @@ from tests.factories import encoded, linear_member, make_bundle, picture
 from tests.forks import run
 from tests.serving.process.test_server import is_well
 from tests.serving.test_shutdown import PNG, half_sent, not_refused, wait_until_stopping
+from tests.waiting import wait_for
 
 FLAGS = ("--port", "0", "--workers", "2", "--threads", "1")
 
@@ -42,6 +44,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str]
 
 def workers_of(pid: int) -> list[int]:
     return family(pid)[1:]
+
+
+def replaced(process: "Popen[str]", former: Collection[int] = ()) -> None:
+    """Wait until two workers run, none of them of the former ones."""
+    wait_for(lambda: len(set(workers_of(process.pid)) - set(former)) >= 2, while_runs=process)
 
 
 def owner(connection: http.client.HTTPConnection, workers: list[int]) -> int:
@@ -76,12 +83,12 @@ def metric(url: str, line: str) -> float:
     return float(next(row.removeprefix(line) for row in page if row.startswith(f"{line} ")))
 
 
-def counted(url: str, line: str) -> float:
-    """A counter that may not have been counted yet."""
+def has_counted(url: str, line: str, expected: float) -> bool:
+    """Whether a counter, which may not have been counted yet, is there."""
     try:
-        return metric(url, line)
+        return metric(url, line) >= expected
     except StopIteration:
-        return 0.0
+        return False
 
 
 def test_what_any_of_them_counts_is_what_all_have_counted(server: tuple[int, str]) -> None:
@@ -121,9 +128,9 @@ def test_one_that_is_killed_fails_its_own_requests_only_and_is_replaced(
             else:
                 connection.send(PNG[10:])
                 assert connection.getresponse().status == 200
-        while len(now := set(workers_of(process.pid)) - {killed}) < 2:
-            assert is_well(url)
-        assert len(now & set(before)) == 1
+        replaced(process, {killed})
+        assert is_well(url)
+        assert len(set(workers_of(process.pid)) & set(before)) == 1
         counted = metric(url, 'snapensemble_requests_total{code="200",route="/predict"}')
         assert counted >= len(held)  # what the dead one has counted stays
         process.send_signal(signal.SIGTERM)
@@ -159,8 +166,7 @@ def test_a_second_signal_ends_all_at_once(bundle_dir: Path) -> None:
     with two_workers(bundle_dir) as (process, url), half_sent(url):
         workers = workers_of(process.pid)
         process.send_signal(signal.SIGTERM)
-        while not_refused(url):
-            pass
+        wait_for(lambda: not not_refused(url))
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 128 + signal.SIGTERM
         assert not any(map(is_alive, workers))
@@ -173,10 +179,13 @@ def test_they_end_when_their_parent_is_killed(bundle_dir: Path) -> None:
         assert list(counts.glob("*.db"))
         process.kill()
         process.wait(30)
-        while any(map(is_alive, workers)):
-            pass
+        wait_for(lambda: not any(map(is_alive, workers)))
         assert not not_refused(url)
         assert not counts.exists()
+
+
+def is_reaped(worker: int, parent: int) -> bool:
+    return worker not in workers_of(parent)
 
 
 def is_alive(pid: int) -> bool:
@@ -239,8 +248,7 @@ def test_workers_that_are_started_later_know_the_tokens_of_the_start(
         former = set(workers_of(process.pid))
         for worker in former:
             os.kill(worker, signal.SIGKILL)
-        while len(set(workers_of(process.pid)) - former) < 2:
-            assert process.poll() is None
+        replaced(process, former)
         headers = {"authorization": f"Bearer {first}"}
         assert httpx.get(f"{url}/model", headers=headers, timeout=120).status_code == 200
         headers = {"authorization": f"Bearer {later}"}
@@ -283,8 +291,8 @@ def test_the_former_bundle_may_be_put_back(bundle_dir: Path, tmp_path: Path) -> 
         bundle_dir.rename(tmp_path / "away")
         os.kill(workers_of(process.pid)[0], signal.SIGKILL)
         (tmp_path / "away").rename(bundle_dir)
-        while len(workers_of(process.pid)) < 2:
-            assert is_well(url)
+        replaced(process)
+        assert is_well(url)
         process.terminate()
         assert process.wait(30) == 0
 
@@ -319,17 +327,15 @@ def test_no_count_goes_back_and_no_file_piles_up_while_workers_die(bundle_dir: P
     line = 'snapensemble_requests_total{code="200",route="/predict"}'
     with two_workers(bundle_dir) as (process, url):
         (counts,) = counts_of(workers_of(process.pid)[0])
-        while not counts.joinpath("counter_0.db").exists():
-            pass
+        wait_for(counts.joinpath("counter_0.db").exists)
         for asked in (1, 2):
             assert is_well(url)
-            while counted(url, line) < asked:  # it is counted when it has been answered
-                pass
-            before = workers_of(process.pid)
+            # It is counted when it has been answered.
+            wait_for(partial(has_counted, url, line, asked))
+            before = set(workers_of(process.pid))
             for worker in before:
                 os.kill(worker, signal.SIGKILL)
-            while len(set(workers_of(process.pid)) - set(before)) < 2:
-                pass
+            replaced(process, before)
             assert metric(url, line) == asked  # whoever has answered them
         assert is_well(url)
         names = {file.name.rpartition("_")[2] for file in counts.iterdir()}
@@ -360,8 +366,8 @@ def test_one_that_is_told_alone_to_end_takes_nobody_with_it(bundle_dir: Path) ->
         os.kill(told, signal.SIGTERM)
         while told in workers_of(process.pid):
             assert is_well(url)  # over a new connection each: the port is not shut
-        while len(workers_of(process.pid)) < 2:
-            assert is_well(url)
+        replaced(process)
+        assert is_well(url)
         process.terminate()
         assert process.wait(30) == 0
 
@@ -392,8 +398,7 @@ def test_a_hangup_without_a_terminal_serves_what_is_on_disk_now(
         assert version_of(url) == "1"
         changed(tmp_path / "models", 2)
         process.send_signal(signal.SIGHUP)
-        while not all(version_of(url) == "2" for _ in range(10)):
-            assert process.poll() is None
+        wait_for(lambda: all(version_of(url) == "2" for _ in range(10)), while_runs=process)
         broken = changed(tmp_path / "models", 3) / BUNDLE_FILE
         broken.write_text("{}")
         process.send_signal(signal.SIGHUP)
@@ -408,17 +413,14 @@ def test_workers_that_are_started_later_serve_what_the_others_serve(tmp_path: Pa
     with server_process(tmp_path, *FLAGS, stdin=DEVNULL, stderr=DEVNULL) as (process, url):
         changed(tmp_path, 2)
         process.send_signal(signal.SIGHUP)
-        while version_of(url) != "2":
-            assert process.poll() is None
-        for worker in workers_of(process.pid):
+        wait_for(lambda: version_of(url) == "2", while_runs=process)
+        former = set(workers_of(process.pid))
+        for worker in former:
             os.kill(worker, signal.SIGKILL)
-            while worker in workers_of(process.pid):
-                pass
-        while len(workers_of(process.pid)) < 2:
-            pass
+            wait_for(partial(is_reaped, worker, process.pid))
+        replaced(process, former)
         # The first answer of version 2 may have been that of a worker ahead of the others.
-        while not all(version_of(url) == "2" for _ in range(10)):
-            assert process.poll() is None
+        wait_for(lambda: all(version_of(url) == "2" for _ in range(10)), while_runs=process)
 
 
 def test_it_looks_by_itself_from_time_to_time(tmp_path: Path) -> None:
@@ -428,5 +430,4 @@ def test_it_looks_by_itself_from_time_to_time(tmp_path: Path) -> None:
         url,
     ):
         changed(tmp_path, 2)
-        while version_of(url) != "2":
-            assert process.poll() is None
+        wait_for(lambda: version_of(url) == "2", while_runs=process)
