@@ -93,8 +93,11 @@ def test_a_number_of_members_is_obeyed_however_few_images_there_are() -> None:
     for images in (40, 400):
         probs_SNK, labels_N = run_of(images)
         for members in (1, 2, 3):
-            chosen = select(probs_SNK, labels_N, KINDS, pays(0), members=members)
-            assert len(chosen.indices) == members
+            for first in range(CYCLES):
+                chosen = select(probs_SNK, labels_N, KINDS, pays(first), members=members)
+                assert len(chosen.indices) == members and chosen.reason is not None
+                assert ("so many members are asked for" in chosen.reason) == (images < FEW)
+                assert "long enough" not in chosen.reason and "cheaper ones" not in chosen.reason
     with pytest.raises(InvalidConfig, match="--members 4: the run has 3 snapshots"):
         select(probs_SNK, labels_N, KINDS, members=4)
 
