@@ -189,7 +189,7 @@ def test_a_damaged_run_gives_no_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "array", "message"),
     [
-        ("logits", np.full((40, 3), np.nan, np.float32), "values that are no numbers"),
+        ("logits", np.full((40, 3), np.nan, np.float32), "values are no numbers"),
         ("labels", np.full(40, 3), "expected a list of class indices below 3"),
         ("labels", np.full(40, -1), "expected a list of class indices below 3"),
     ],
