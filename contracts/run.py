@@ -288,6 +288,12 @@ class RunManifest(Record):
             return range(self.schedule.cycles)
         return range(self.branch.cycle, self.branch.cycle + 1)
 
+    @property
+    def last_step(self) -> int:
+        """The updates done when the last of these cycles ends."""
+        ends = self.schedule.cycle_ends  # which earlier versions did not keep
+        return ends[self.cycles[-1]] if ends else self.schedule.total_steps
+
 
 def is_long_enough(updates: int, steps_per_epoch: int) -> bool:
     """Whether a cycle of so many updates has trained the network again, so that a restart pays."""

@@ -12,10 +12,11 @@ from PIL import Image
 
 from snapensemble.cli import main
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
-from snapensemble.contracts.run import read_run, write_run
+from snapensemble.contracts.manifest import FileRef
+from snapensemble.contracts.run import Branch, read_run, write_run
 from snapensemble.report.run.charts import CHARTS, draw_charts
 from snapensemble.report.run.measure import measure
-from snapensemble.report.run.page import TRIALS, page, write_report
+from snapensemble.report.run.page import TRIALS, page, summary, write_report
 from tests.report.run.runs import keep, make_run, metrics_lines, write_metrics
 
 FILES = {f"{name}.png" for name in CHARTS}
@@ -104,6 +105,13 @@ def test_a_run_without_a_snapshot_shows_rate_and_loss_and_says_so(tmp_path: Path
     assert "not finished: 0 of 3 cycles have their snapshot" in text
     assert "learning rate and the loss only" in text
     assert "snapensemble train --resume" in text and "snapensemble export" not in text
+
+
+def test_a_branch_does_not_lack_the_cycles_of_the_star(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", snapshots=0)
+    branch = Branch(cycle=2, first=FileRef(file="first.safetensors", sha256="0" * 64))
+    write_run(run_dir, read_run(run_dir).model_copy(update={"branch": branch}))
+    assert "not finished: 0 of 1 cycles have" in " ".join(summary(measure(run_dir)))
 
 
 @pytest.mark.parametrize(("steps", "count"), [(0, 0), (1, 2), (4, 2), (5, 2)])
