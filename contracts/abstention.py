@@ -8,6 +8,7 @@ that are given; it holds for images drawn like those that were counted (Geifman 
 Shapes: B images, K classes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -47,12 +48,12 @@ class AbstentionRecord(Record):
         Returns:
             None if no point promises so few.
         """
-        return next((point for point in self.points if point.error_bound <= risk), None)
+        return next((point for point in self.points if point.error_bound <= risk + 1e-12), None)
 
     @property
     def lowest_risk(self) -> float:
-        """The smallest share of wrong answers that a point promises."""
-        return min(point.error_bound for point in self.points)
+        """The smallest share of wrong answers that can be asked for, in whole hundredths of 1 %."""
+        return math.ceil(1e4 * min(point.error_bound for point in self.points)) / 1e4
 
 
 def answered(point: AbstentionPoint, probs_BK: Floats) -> NDArray[np.bool_]:

@@ -288,6 +288,12 @@ class RunManifest(Record):
             return range(self.schedule.cycles)
         return range(self.branch.cycle, self.branch.cycle + 1)
 
+    @property
+    def last_step(self) -> int:
+        """The updates done when the last of these cycles ends."""
+        ends = self.schedule.cycle_ends  # which earlier versions did not keep
+        return ends[self.cycles[-1]] if ends else self.schedule.total_steps
+
 
 def is_long_enough(updates: int, steps_per_epoch: int) -> bool:
     """Whether a cycle of so many updates has trained the network again, so that a restart pays."""
@@ -317,12 +323,15 @@ def write_run(run_dir: Path, manifest: RunManifest) -> None:
 def read_validation(
     run_dir: Path, run: RunManifest
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """logits_SNK and labels_N of the validation split, with their hashes and shapes checked.
+    """logits_SNK and labels_N of the validation split: whole files of numbers that can be used.
 
     The snapshots are in the order of `RunManifest.all_snapshots`.
     """
-    labels_N = read_array(run_dir, run.val_labels, np.int64)
-    expected = (len(labels_N), len(run.classes))
+    labels_N, K = read_array(run_dir, run.val_labels, np.int64), len(run.classes)
+    if labels_N.ndim != 1 or not labels_N.size or labels_N.min() < 0 or labels_N.max() >= K:
+        file = run_dir / run.val_labels.file
+        raise InvalidManifest(f"{file}: expected a list of class indices below {K}")
+    expected = (len(labels_N), K)
     logits_SNK = np.empty((len(run.all_snapshots), *expected), dtype=np.float32)
     for row, snapshot in enumerate(run.all_snapshots):
         logits_NK = read_array(run_dir, snapshot.val_logits, np.float32)
@@ -331,6 +340,8 @@ def read_validation(
                 f"{run_dir / snapshot.val_logits.file}: shape {logits_NK.shape}, "
                 f"expected {expected}"
             )
+        if not np.isfinite(logits_NK).all():
+            raise InvalidManifest(f"{run_dir / snapshot.val_logits.file}: values are no numbers")
         logits_SNK[row] = logits_NK
     return logits_SNK, labels_N
 

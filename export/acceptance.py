@@ -84,15 +84,15 @@ def judge_int8(
 
 def _why(record: QuantizationRecord, beyond: Sequence[str], needed: dict[str, int | None]) -> str:
     """Whether int8 is too different, or the images are too few to say that it is not."""
-    images = [needed[flag] for flag in beyond]
-    if record.promise == "estimate" or None in images:
+    if exceeded(record.model_copy(update={"promise": "estimate"})):
         return (
             f"int8 changes the ensemble's answers to {record.images:,} validation images too much"
         )
-    most = max(count for count in images if count is not None)
+    images = [count for flag in beyond if (count := needed[flag]) is not None]
+    could = f"about {max(images):,} like them could" if len(images) == len(beyond) else "none could"
     return (
-        f"{record.images:,} validation images cannot show that int8 keeps its limits, about "
-        f"{most:,} like them could; --int8-gate estimate takes it without that promise"
+        f"{record.images:,} validation images cannot show that int8 keeps its limits, {could}; "
+        "--int8-gate estimate takes it without that promise"
     )
 
 

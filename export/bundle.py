@@ -99,8 +99,8 @@ def build_bundle(
         served, novelty = with_novelty(served, pool, split.calibration_N, config, say)
         answers = Answers(served.probs_MNK, pool.labels_N)
         fitted = fit_on_validation(answers, split, chosen.weights, config, pool.log_shares_K)
-        if fitted.cascade is None and len(served.members) > 1 and config.cascade is not False:
-            say(why_no_cascade(fitted.calibration.images, config))
+        if why := why_no_cascade(len(served.members), fitted, config):
+            say(why)
         run = pool.first_run
         manifest = BundleManifest(
             snapensemble=version("snapensemble"),
@@ -207,12 +207,18 @@ def _as_served(
     )
 
 
-def why_no_cascade(images: int, config: ExportConfig) -> str:
-    """Why a bundle of several members carries no cascade, and what would give it one."""
+def why_no_cascade(members: int, fitted: Fitted, config: ExportConfig) -> str | None:
+    """Why a bundle carries no cascade, and what would give it one; None if nobody misses it."""
+    images = fitted.calibration.images
     limits = (
         f"--max-accuracy-drop {config.max_accuracy_drop:g} and --max-nll-rise "
         f"{config.max_nll_rise:g}"
     )
+    if fitted.cascade is not None or config.cascade is False:
+        return None
+    if members == 1:
+        needs = "no cascade: it takes several members, and one is served; ask for more by --members"
+        return needs if config.cascade else None
     if config.cascade:
         return f"no cascade: no image may leave early within {limits}"
     cause = (
@@ -230,7 +236,7 @@ def content_version(manifest: BundleManifest) -> str:
 
 def default_name(bundle_dir: Path) -> str:
     """The directory's name, with what a model's name may not have replaced by dashes."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", bundle_dir.resolve().name).strip("-.")[:64] or "model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", bundle_dir.resolve().name).strip("-._")[:64] or "model"
 
 
 @contextlib.contextmanager
@@ -244,6 +250,9 @@ def publishing(target: Path, *, replace: bool = False) -> Iterator[Path]:
         InvalidConfig: `target` exists and `replace` is false, or it is no bundle.
         WriteFailed: the directory cannot be made or renamed.
     """
+    if not target.name:  # as "." has none
+        _refuse_taken(target, replace)
+        target = target.absolute()
     aside = target.with_name(f".{target.name}.replaced")
     _put_back(aside, target)
     _refuse_taken(target, replace)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from snapensemble.contracts.bundle import CalibrationRecord, Gain
 from snapensemble.contracts.cascade import CascadeRecord
@@ -34,13 +33,12 @@ from snapensemble.contracts.metrics import (
 )
 from snapensemble.contracts.prediction_sets import fit_quantiles
 from snapensemble.export.cascade import fit_cascade
-from snapensemble.export.confidence import bound_errors
+from snapensemble.export.confidence import CONFIDENCE, bound_errors, paired_interval
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.selection import FEW, Chosen, comparable
 from snapensemble.export.temperature import fit_temperature
 
 MAX_SET_CLASSES = 1_000  # with four quantiles each for every point of a cascade
-CONFIDENCE = 0.95  # two-sided, of gains
 _SEED = 0  # the same split for every export, so that figures can be compared
 
 
@@ -201,6 +199,7 @@ def gains_over_singles(
         single_NK = tempered(held_out.probs_MNK[single], temperatures_S[single])
         named_NK = reweighted(single_NK, equal_K)
         gained_N = errors(named_NK, labels_N) - errors(served_NK, labels_N)
+        weights_N = class_weights(labels_N)
         gains.append(
             Gain(
                 over=over,
@@ -208,18 +207,10 @@ def gains_over_singles(
                 images=len(labels_N),
                 confidence=CONFIDENCE,
                 nll=paired_interval(nlls(single_NK, labels_N) - nlls(ours_NK, labels_N)),
-                accuracy=paired_interval(gained_N),
-                macro_accuracy=paired_interval(gained_N * class_weights(labels_N))
+                accuracy=paired_interval(gained_N, largest=1.0),
+                macro_accuracy=paired_interval(gained_N * weights_N, float(weights_N.max()))
                 if comparable(labels_N, "macro") >= FEW
                 else None,
             )
         )
     return tuple(gains)
-
-
-def paired_interval(gains_N: Floats) -> tuple[float, float, float]:
-    """The mean of paired differences and its two-sided 95 % interval by Student's t."""
-    mean, N = float(gains_N.mean()), len(gains_N)
-    error = float(gains_N.std(ddof=1)) / N**0.5
-    reach = float(student.ppf((1 + CONFIDENCE) / 2, N - 1)) * error
-    return mean, mean - reach, mean + reach

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snapensemble.contracts.bundle import ClassPrior
-from snapensemble.contracts.errors import InvalidConfig
+from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.manifest import how_classes_differ
 from snapensemble.contracts.metrics import Floats, Metric, softmax, val_figures
 from snapensemble.contracts.run import (
@@ -185,9 +185,20 @@ class Pool:
         return "ema" if run.schedule.epochs_of(cycle) >= MIN_EPOCHS else "last"
 
     def calibration_images(self) -> NDArray[np.uint8]:
-        """Training images that the run of the first candidate has kept: [N, C, H, W]."""
+        """Training images that the run of the first candidate has kept: [N, C, H, W].
+
+        Raises:
+            InvalidManifest: they are damaged, or not as the run says.
+        """
         first = self.candidates[0]
-        return read_array(first.run_dir, first.run.calibration_images, np.uint8)
+        reference, shape = first.run.calibration_images, first.run.image.shape
+        images_NCHW = read_array(first.run_dir, reference, np.uint8)
+        if images_NCHW.shape[1:] != shape or not len(images_NCHW):
+            raise InvalidManifest(
+                f"{first.run_dir / reference.file}: shape {images_NCHW.shape}, expected images of "
+                f"{shape}"
+            )
+        return images_NCHW
 
 
 def judged(logits_NK: NDArray[np.floating], run: RunManifest, prior: UniformPrior | None) -> Judged:
@@ -216,6 +227,7 @@ def pooled(run_dirs: Sequence[Path], class_prior: ClassPrior = "training") -> Po
         _refuse_stranger(run_dirs[0], runs[0], run_dir, run)
     if len({run_dir.resolve() for run_dir in run_dirs}) < len(run_dirs):
         raise InvalidConfig("a run directory is given twice; its snapshots would count double")
+    _refuse_copies(run_dirs, runs)
     prior: UniformPrior | None = None
     found: list[tuple[Candidate, Judged]] = []
     for number, (run_dir, run) in enumerate(zip(run_dirs, runs, strict=True)):
@@ -241,11 +253,24 @@ def pooled(run_dirs: Sequence[Path], class_prior: ClassPrior = "training") -> Po
 
 
 def _refuse_uncounted(run_dir: Path, run: RunManifest) -> None:
-    if run.class_prior is None:
+    if len(run.data.class_counts) != len(run.classes):
         raise InvalidConfig(
             f"--class-prior uniform: {run_dir} does not say how many training images each class "
             "has, as runs of earlier versions do not; train again, or leave --class-prior out"
         )
+
+
+def _refuse_copies(run_dirs: Sequence[Path], runs: Sequence[RunManifest]) -> None:
+    """Refuse weights that two runs have kept: of one seed, or of a star and of its branch."""
+    found: dict[str, Path] = {}
+    for run_dir, run in zip(run_dirs, runs, strict=True):
+        for snapshot in run.snapshots:
+            other = found.setdefault(snapshot.sha256, run_dir / snapshot.file)
+            if other != run_dir / snapshot.file:
+                raise InvalidConfig(
+                    f"{run_dir / snapshot.file} and {other} are the same weights, which would "
+                    "count double; leave one of the runs out, or train it with another --seed"
+                )
 
 
 def _refuse_stranger(

@@ -22,7 +22,14 @@ from snapensemble.contracts.cascade import (
     margin,
     run_cascade,
 )
-from snapensemble.contracts.metrics import Answers, Floats, mean_probabilities, nlls, val_figures
+from snapensemble.contracts.metrics import (
+    Answers,
+    Floats,
+    mean_probabilities,
+    nlls,
+    reweighted,
+    val_figures,
+)
 from snapensemble.contracts.prediction_sets import SetKind, fit_quantiles
 from snapensemble.export.confidence import (
     CONFIDENCE,
@@ -51,13 +58,17 @@ class Exits:
 
     margin_MN: Floats
     nll_MN: Floats  # nats
-    drop_MN: Floats  # in accuracy, as the full ensemble expects it
+    drop_MN: Floats  # in accuracy, as the full ensemble expects it of images like these
 
     @classmethod
     def of(
-        cls, answers: Answers, weights_M: Sequence[float], temperatures_M: Sequence[float]
+        cls,
+        answers: Answers,
+        weights_M: Sequence[float],
+        temperatures_M: Sequence[float],
+        log_shares_K: Floats | None = None,
     ) -> "Exits":
-        """Measure every image at every depth."""
+        """Measure every image at every depth; the shares are as `fit_cascade` has them."""
         margins, losses, tops = [], [], []
         for depth, temperature in enumerate(temperatures_M, 1):
             probs_NK = mean_probabilities(
@@ -67,7 +78,8 @@ class Exits:
             losses.append(nlls(probs_NK, answers.labels_N))
             tops.append(probs_NK.argmax(axis=1))
         # After the last turn these are the full ensemble's probabilities.
-        kept_MN = np.take_along_axis(probs_NK, np.array(tops).T, axis=1).T
+        expected_NK = reweighted(probs_NK, log_shares_K)
+        kept_MN = np.take_along_axis(expected_NK, np.array(tops).T, axis=1).T
         return cls(np.array(margins), np.array(losses), kept_MN[-1] - kept_MN)
 
     @property
@@ -161,7 +173,8 @@ def fit_cascade(
         max_nll_rise: relative to the full ensemble.
         asked: whether an estimate will do where no bound keeps the limits.
         sets: the kind of each point's prediction sets.
-        log_shares_K: with which temperatures are fitted, see `fit_on_validation`.
+        log_shares_K: with which temperatures are fitted, see `fit_on_validation`, and the drop is
+            expected.
         path: gives the thresholds to test.
 
     Returns:
@@ -180,7 +193,8 @@ def fit_cascade(
         for d in range(1, M)
     )
     choosing, testing = (
-        Exits.of(half, weights_M, (*temperatures, temperature)) for half in (selection, calibration)
+        Exits.of(half, weights_M, (*temperatures, temperature), log_shares_K)
+        for half in (selection, calibration)
     )
     # In units of the limits, so that both count the same.
     loss_MN = choosing.drop_MN / max(max_accuracy_drop, 1e-4) + choosing.rise_MN / (
@@ -257,6 +271,6 @@ def _bounds(choice: Choice, choosing: Exits, testing: Exits) -> tuple[float, flo
     worst_drop = max(float(exits.drop_MN.max()) for exits in (choosing, testing))
     worst_rise = float(_losses(choice, choosing)[1].max())
     return (
-        min(upper_bound(drop_N, worst_drop), 1.0),
+        float(np.clip(upper_bound(drop_N, worst_drop), 0, 1)),
         nll_rise_bound(rise_N, testing.nll_MN[-1], worst_rise),
     )

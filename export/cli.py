@@ -91,12 +91,16 @@ def describe(manifest: BundleManifest) -> str:
 
 def describe_price(price: Price) -> str:
     """What an image takes, in all and against a single network."""
-    total = (price.trunk + sum(price.members)) / 1e6
-    share = f", of which the shared trunk {price.trunk / 1e6:,.0f}" if price.trunk else ""
+    total = _millions(price.trunk + sum(price.members))
+    share = f", of which the shared trunk {_millions(price.trunk)}" if price.trunk else ""
     return (
-        f"an image takes {total:,.0f} million operations{share}: the price of "
+        f"an image takes {total} million operations{share}: the price of "
         f"{price.in_single_networks:.2f} networks"
     )
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.0f}" if count >= 1e7 else f"{count / 1e6:.2g}"
 
 
 def describe_gains(gains: Sequence[Gain], images: int) -> list[str]:
@@ -127,10 +131,11 @@ def describe_novelty(record: NoveltyRecord) -> str:
 def _described(gain: Gain) -> str:
     name = {"last": "the last snapshot", "best_single": "the best single network"}[gain.over]
     (nll, low, high), (_, right_low, right_high) = gain.nll, gain.accuracy
-    if low > 0 or right_low > 0:
-        verdict = "gained over"
-    elif high < 0 or right_high < 0:
-        verdict = "lost against"
+    gained, lost = low > 0 or right_low > 0, high < 0 or right_high < 0
+    if gained and lost:
+        verdict = "in one figure gained over, in the other lost against"
+    elif gained or lost:
+        verdict = "gained over" if gained else "lost against"
     else:
         verdict = "nothing that chance could not give is gained over"
     macro = (

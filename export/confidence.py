@@ -16,12 +16,14 @@ from snapensemble.contracts.abstention import AbstentionPoint, AbstentionRecord
 from snapensemble.contracts.metrics import SMALLEST_NLL, Floats, Labels
 from snapensemble.report.figures import highest_share
 
-CONFIDENCE = 0.95  # one-sided
+CONFIDENCE = 0.95  # one-sided of bounds, two-sided of intervals
 ANSWERED = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # shares of the images
 _MOST = 100.0  # as a relative rise of the NLL, and as many times the images at hand
 
 
-def upper_bound(losses_N: Floats, largest: float, times: float = 1.0) -> float:
+def upper_bound(
+    losses_N: Floats, largest: float, times: float = 1.0, confidence: float = CONFIDENCE
+) -> float:
     """The one-sided upper confidence bound on the mean loss of images drawn alike.
 
     What is lost and what is gained have bounds of their own, each a weighted sum of Poisson counts
@@ -32,15 +34,28 @@ def upper_bound(losses_N: Floats, largest: float, times: float = 1.0) -> float:
         losses_N: one per image; gains are below 0.
         largest: the loss that an image may have which none of these has, at least 0.
         times: as if every image were there so many times.
+        confidence: with which it holds.
     """
     N = len(losses_N)
     lost_N, gained_N = np.maximum(losses_N, 0), np.maximum(-losses_N, 0)
     largest = max(largest, float(lost_N.max()))
     lost, gained = lost_N.sum() * times, gained_N.sum() * times
-    most_lost = _gamma_quantile(CONFIDENCE, lost + largest, (lost_N**2).sum() * times + largest**2)
-    least_gained = _gamma_quantile(1 - CONFIDENCE, gained, (gained_N**2).sum() * times)
+    most_lost = _gamma_quantile(confidence, lost + largest, (lost_N**2).sum() * times + largest**2)
+    least_gained = _gamma_quantile(1 - confidence, gained, (gained_N**2).sum() * times)
     bound = lost - gained + math.hypot(most_lost - lost, gained - least_gained)
     return float(bound / (N * times))
+
+
+def paired_interval(gains_N: Floats, largest: float = 0.0) -> tuple[float, float, float]:
+    """The mean of paired differences and its two-sided 95 % interval, a bound to either side.
+
+    Args:
+        gains_N: one per image.
+        largest: the difference to either side that an image may have; 0: as those of these.
+    """
+    each, most = (1 + CONFIDENCE) / 2, largest or math.inf
+    low, high = (upper_bound(side * gains_N, largest, confidence=each) for side in (-1, 1))
+    return float(gains_N.mean()), max(-low, -most), min(high, most)
 
 
 def nll_rise_bound(rises_N: Floats, before_N: Floats, largest: float) -> float:

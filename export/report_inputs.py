@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snapensemble.contracts.cpu import processor
-from snapensemble.contracts.errors import InvalidData, message_of
+from snapensemble.contracts.errors import message_of
 from snapensemble.contracts.metrics import Answers
 from snapensemble.contracts.run import RunManifest
 from snapensemble.export.config import ExportConfig
@@ -24,7 +24,7 @@ from snapensemble.export.parity import Chain
 from snapensemble.report.bundle.judged import Picture
 from snapensemble.report.bundle.measure import ReportInputs
 from snapensemble.report.bundle.records import ImagesPerSecond, SpeedRecord
-from snapensemble.trainer.data.reread import reread
+from snapensemble.trainer.data.reread import NOT_AT_HAND, reread
 
 BATCH_SIZES = (1, 16)
 ROUNDS = 15
@@ -59,7 +59,7 @@ def gather_report_inputs(
     say(f"reading the test images of {data or run.data.spec}, for the report")
     try:
         test = reread(run.data, run.classes, run.image, spec=data)
-    except InvalidData as error:
+    except NOT_AT_HAND as error:
         say(f"the report has no test figures: {message_of(error)}")
         picture = held_out_picture(held_out_N, run, config) if len(held_out_N) else None
         return ReportInputs(calibration=held_out, speed=speed, picture=picture)
@@ -81,7 +81,7 @@ def held_out_picture(
         return None
     try:
         val = reread(run.data, run.classes, run.image, spec=config.data, split="val")
-    except InvalidData:  # why, is said of the test part
+    except NOT_AT_HAND:  # why, is said of the test part
         return None
     return lambda place: val.images_NCHW[held_out_N[place]]
 

@@ -148,7 +148,8 @@ def select(
         if comparable(labels_N, metric) >= FEW:
             return _compared(bags, probs_SNK, labels_N, kinds_S, metric)
         pays_S = [False] * len(kinds_S) if pays_S is None else pays_S
-        return _trusted(bags, kinds_S, pays_S, Judge(probs_SNK, labels_N, metric), metric)
+        judge, asked = Judge(probs_SNK, labels_N, metric), isinstance(members, int)
+        return _trusted(bags, kinds_S, pays_S, judge, metric, asked=asked)
     eligible = [s for s, kind in enumerate(kinds_S) if kind == weights]
     if kinds_S and not eligible:
         raise InvalidConfig(
@@ -276,7 +277,8 @@ def _compared(
     best, taken = min(contenders, key=lambda each: each.loss), cheapest_not_worse(contenders)
     among = f"{len(contenders)} contenders on {len(labels_N):,} selection images"
     if taken is best:
-        cheaper = "; all cheaper ones are worse" if len(best.bag) > 1 else ""
+        is_dearer = any(len(bag) < len(best.bag) for bag in bags)
+        cheaper = "; all cheaper ones are worse" if is_dearer else ""
         reason = f"{_named(best.bag, kinds_S)}: the best of {among}{cheaper}"
     else:
         reason = (
@@ -292,19 +294,19 @@ def _trusted(
     pays_S: Sequence[bool],
     judge: Judge,
     metric: Metric,
+    *,
+    asked: bool,
 ) -> Chosen:
     """The largest bag of cycles that pay, of the first kind there is; else its smallest one."""
     kind = kinds_S[bags[0][0]]
     own = [bag for bag in bags if kinds_S[bag[0]] == kind]
     taken = max((bag for bag in own if all(pays_S[s] for s in bag)), key=len, default=own[0])
-    why = "their cycles are long enough" if len(taken) > 1 else "no earlier cycle is long enough"
+    pays = "their cycles are long enough" if len(taken) > 1 else "no earlier cycle is long enough"
+    why = "so many members are asked for" if asked else f"{pays} to be averaged"
     count = f"{len(judge.labels_N):,} selection images"
     if metric == "macro":
         count += f", worth {comparable(judge.labels_N, metric):,} where each class counts the same,"
-    reason = (
-        f"{_named(taken, kinds_S)}: {count} are too few to compare ({FEW} would do), and {why} to "
-        "be averaged"
-    )
+    reason = f"{_named(taken, kinds_S)}: {count} are too few to compare ({FEW} would do), and {why}"
     return replace(_ordered(taken, judge), reason=reason)
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from snapensemble.contracts.errors import InvalidConfig, InvalidData, message_of
+from snapensemble.contracts.errors import InvalidConfig, message_of
 from snapensemble.contracts.metrics import val_figures
 from snapensemble.contracts.process import noting_progress
 from snapensemble.contracts.run import Balance
@@ -27,7 +27,7 @@ from snapensemble.export.candidates import Candidate, Judged, Pool, judged
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.members import Say, shared_tune
 from snapensemble.export.selection import FEW, Bag, Chosen, Judge, comparable
-from snapensemble.trainer.data.reread import reread
+from snapensemble.trainer.data.reread import NOT_AT_HAND, reread
 from snapensemble.trainer.models.tuning import divided
 
 Images = NDArray[np.uint8]
@@ -112,8 +112,8 @@ def with_soups(
     Args:
         pool: the snapshots that the runs have kept.
         split: which validation images choose.
-        config: the rule `soup` needs them, `auto` considers one where it compares and several
-            cycles pay.
+        config: the rule `soup` needs them, `auto` considers one where it compares, several cycles
+            pay and one member will do.
         say: called with a sentence about what takes long, or why `auto` has no such soup.
 
     Returns:
@@ -126,7 +126,8 @@ def with_soups(
     """
     asked = config.select == "soup"
     images = comparable(pool.labels_N[split.selection_N], config.metric)
-    if not asked and (config.select != "auto" or images < FEW):
+    is_contender = config.select == "auto" and config.members in (None, "auto", 1)
+    if not asked and (not is_contender or images < FEW):
         return pool, None
     kind = config.weights or "last"
     pays_S = [asked or pays for pays in pool.pays_S]
@@ -146,7 +147,7 @@ def with_soups(
 
     try:
         kitchen = Kitchen(pool, ingredients, read)
-    except InvalidData as error:
+    except NOT_AT_HAND as error:
         without = "a soup is measured on the run's images, which cannot be read"
         if asked:
             error.add_note(f"{without}; give --data, or another --select")
@@ -216,7 +217,7 @@ def _cooked(
     if config.select == "soup":
         bag = min((bag, tuple(ranked)), key=badness)
     if len(bag) > 1:
-        pool = pool.with_candidate(_candidate(pool, bag, *made[bag]), made[bag][1])
+        pool = pool.with_candidate(soup_candidate(pool, bag, *made[bag]), made[bag][1])
     if config.select != "soup":
         return pool, None
     index = bag[0] if len(bag) == 1 else len(pool.candidates) - 1
@@ -233,9 +234,9 @@ def _cooked(
     return pool, Chosen((index,), (1.0,), reason)
 
 
-def _candidate(pool: Pool, bag: Bag, state: Mapping[str, Tensor], answers: Judged) -> Candidate:
+def soup_candidate(pool: Pool, bag: Bag, state: Mapping[str, Tensor], answers: Judged) -> Candidate:
     """A soup as a candidate; it stands where the latest of its ingredients does."""
-    best, latest = pool.candidates[bag[0]], pool.candidates[max(bag)]
+    latest = pool.candidates[max(bag)]
     snapshot = latest.snapshot.model_copy(
         update={
             "weights": "soup",
@@ -244,7 +245,7 @@ def _candidate(pool: Pool, bag: Bag, state: Mapping[str, Tensor], answers: Judge
         }
     )
     return replace(
-        best,
+        latest,
         name=f"soup-of-{len(bag)}",
         snapshot=snapshot,
         state=state,

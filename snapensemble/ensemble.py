@@ -190,9 +190,9 @@ class Ensemble:
             InvalidData: the data cannot be read, or has other classes or shapes.
             InvalidParameter: the bundle carries no cascade, or does not know what is novel.
         """
-        from snapensemble.evaluate import EvaluateConfig, measured
-
         with in_python_words():
+            from snapensemble.evaluate import EvaluateConfig, measured
+
             self._refuse_closed()
             values: dict[str, Any] = {"data": data, "split": split, "limit": limit, "mode": mode}
             if unlike is not None:

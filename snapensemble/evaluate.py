@@ -69,6 +69,12 @@ class EvaluateConfig(Options):
             raise Misfit("{report} shows what {unlike} finds; give both")
         return self
 
+    @model_validator(mode="after")
+    def _only_a_cascade_has_a_tolerance(self) -> Self:
+        if self.max_accuracy_drop is not None and self.mode != "cascade":
+            raise Misfit("{max_accuracy_drop} is what a cascade may cost; give {mode} cascade, too")
+        return self
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `snapensemble evaluate`."""

@@ -71,7 +71,7 @@ def resume(run: str | os.PathLike[str], *, more_cycles: int = 0, **changes: Any)
         run: the run directory.
         more_cycles: how many are added.
         changes: settings of this machine: `data` (the same images in another place), `device`,
-            `threads`, `checkpoint_minutes`.
+            `threads`, `checkpoint_minutes`, `compile`.
 
     Returns:
         The run directory.

@@ -77,9 +77,11 @@ def divided(
         cycles = _cycles(config, epochs, steps_per_epoch)
         if config.cycles is not None and cycles < config.cycles:
             say(
-                f"warning: there is time for {epochs} epochs, each of which is a cycle, and not "
+                f"warning: there is time for {epochs} epochs, which are {cycles} cycles, and not "
                 f"for --cycles {config.cycles}; more --minutes, or smaller images, make room"
             )
+        if config.schedule != "sgdr":
+            epochs -= epochs % cycles  # snapshots are equally spaced
         first, others = shares(epochs, cycles, star=would_be_star(config))
         changes |= {
             "cycles": 1 + len(others),
@@ -227,7 +229,8 @@ def short_cycles(config: TrainConfig, steps_per_epoch: int) -> str | None:
 
 def _cycles(config: TrainConfig, epochs: int, steps_per_epoch: int) -> int:
     if config.schedule != "sgdr" or config.cycles is not None:
-        return min(epochs, config.cycles or MOST_CYCLES)
+        most = 1 + epochs // 2 if would_be_star(config) else epochs  # of an epoch at least
+        return min(most, config.cycles or MOST_CYCLES)
     if config.is_star:
         return star_cycles(epochs, steps_per_epoch)
     return 1  # of pretrained weights: docs/decisions/0038; else the first one's trial decides

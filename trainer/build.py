@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -19,17 +20,18 @@ from snapensemble.trainer.augmentation.batch import Augmentation, fill_colour
 from snapensemble.trainer.augmentation.mixing import Mixing
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.data.balance import about_classes, class_counts, class_weights
-from snapensemble.trainer.data.dataset import Dataset, load_dataset, repeated_images
+from snapensemble.trainer.data.dataset import Dataset, load_dataset, repeated_images, resolved
 from snapensemble.trainer.distributed import World
 from snapensemble.trainer.fine_tuning.defaults import BATCH, large_size
 from snapensemble.trainer.loop import Augmented, Batches, Objective, Source
+from snapensemble.trainer.models.pretrained import taught_by_others
 from snapensemble.trainer.models.registry import (
     Classifier,
     build_model,
     expected_normalisation,
     set_whitening,
 )
-from snapensemble.trainer.options.network import FRESH
+from snapensemble.trainer.options.network import FRESH, HUB
 from snapensemble.trainer.seeding import Purpose, derived_seed
 
 FEWEST_VAL_IMAGES = 2  # that export can divide into two halves
@@ -87,6 +89,10 @@ def load_images(config: TrainConfig, begun: RunManifest | None, world: World) ->
         )
     for line in about_classes(dataset, config.class_balance) if world.leads else ():
         say(line)
+    if world.leads and begun is None and config.fine_tunes and config.pretrained != HUB:
+        place, split = Path(config.pretrained or ""), (config.val_fraction, config.split_seed)
+        if warning := taught_by_others(place, resolved(config.data), *split):
+            say(warning)
     return dataset
 
 
@@ -111,13 +117,13 @@ def image_contract(
     Args:
         dataset: gives the mean and deviation per channel of its training split, from a histogram
             of the 256 grey values: exact and without a float copy.
-        model: a network whose pretrained weights may expect a normalisation of their own.
-        pretrained: where they are from.
+        model: the network, if it is not the default one.
+        pretrained: where its weights are from, which may expect a normalisation of their own.
     """
     channels, height, width = dataset.shape
     expected = None
-    if model is not None and pretrained is not None and pretrained != FRESH:
-        expected = expected_normalisation(model, channels, pretrained)
+    if pretrained is not None and pretrained != FRESH:
+        expected = expected_normalisation(model or "", channels, pretrained)
     means, stds = expected or train_statistics(dataset)
     return ImageContract(
         channels=1 if channels == 1 else 3,

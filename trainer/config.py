@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from snapensemble.contracts.cpu import MAX_THREADS
+from snapensemble.contracts.errors import Misfit
 from snapensemble.contracts.run import Balance
 from snapensemble.trainer.options.images import MAX_SEED, ImageOptions
 from snapensemble.trainer.options.network import NetworkOptions
@@ -66,6 +67,15 @@ class TrainConfig(ImageOptions, ScheduleOptions, NetworkOptions):
         description="tell MLflow or Weights & Biases of settings, curves and snapshots; their own "
         "variables say where and with which key",
     )
+
+    @model_validator(mode="after")
+    def _one_rate_is_moved(self) -> "TrainConfig":
+        if self.layer_decay != 1 and self.schedule == "hypergradient":
+            raise Misfit(
+                "{layer_decay} gives stages rates of their own, and {schedule} hypergradient moves "
+                "one for all; leave one of them out"
+            )
+        return self
 
     @property
     def l2_penalty(self) -> float:

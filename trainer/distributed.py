@@ -99,6 +99,11 @@ class World:
         dist.all_reduce(values, dist.ReduceOp.MAX)
         return int(values.item())
 
+    def meet(self) -> None:
+        """Wait until all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
     def refuse_other_steps(self, step: int) -> None:
         """Raise InvalidConfig unless all processes go on from the same step."""
         latest, earliest = self.largest(step), -self.largest(-step)

@@ -295,6 +295,7 @@ def train_cycles(
     for epoch in range(state.epoch, plan.epochs):
         cycle, started = plan.cycle_of(epoch), time.monotonic()
         if plan.restart_from == "first" and state.step == cycle.start > 0:
+            world.meet()  # or one reads the first one's weights before the leader has written them
             state.restart_from(record.earlier(0))
         for steps in train_epoch(state, objective, batches, plan.schedule, cycle, reading):
             for step in steps:

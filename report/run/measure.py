@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.manifest import ValFigures
 from snapensemble.contracts.metrics import Floats, rank
 from snapensemble.contracts.run import RunManifest, read_run, read_validation
@@ -79,14 +78,6 @@ def measure(run_dir: Path) -> Measured:
     run = read_run(run_dir)
     history = read_history(run_dir)
     logits_SNK, labels_N = read_validation(run_dir, run)
-    if not np.isfinite(logits_SNK).all():
-        raise InvalidManifest(f"{run_dir}: validation logits hold values that are no numbers")
-    inside = (labels_N >= 0) & (labels_N < len(run.classes))
-    if labels_N.ndim != 1 or not len(labels_N) or not inside.all():
-        raise InvalidManifest(
-            f"{run_dir / run.val_labels.file}: expected a list of class indices "
-            f"below {len(run.classes)}"
-        )
     count = len(run.snapshots)  # averages of the weights come after them
     averages = snapshot_summaries(logits_SNK[count:], labels_N)
     logits_SNK = logits_SNK[:count]

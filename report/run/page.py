@@ -21,7 +21,7 @@ from snapensemble.report.run.measure import Measured, measure
 TRIALS: dict[Trial, str] = {
     "open": "Whether the rate restarts is open: the first epochs decide.",
     "fitted": "In the first cycle the network had fitted its training images, so the rate "
-    "restarts; that cycle was cut short, and its last weights are in no average of answers.",
+    "restarts; that cycle was cut short, and the rate of its last weights had hardly fallen.",
     "not fitted": "After the first epochs the network had not fitted its training images; "
     "restarts cost more than they gain there, so this is one cosine run.",
 }
@@ -67,7 +67,7 @@ def page(measured: Measured, charts: Mapping[str, bytes], run_dir: Path) -> str:
 def summary(measured: Measured) -> list[str]:
     """What the run was and what came of it, in a few sentences."""
     run, word = measured.run, measured.cycle_word
-    found, planned = len(run.snapshots), run.schedule.cycles
+    found, planned = len(run.snapshots), len(run.cycles)
     sentences = [
         f"{run.data.train_images:,} images of {len(run.classes)} classes taught, "
         f"{run.data.val_images:,} validate. Schedule {run.schedule.name}, "

@@ -1,6 +1,8 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from snapensemble.contracts.abstention import AbstentionPoint, answers
+from snapensemble.contracts.abstention import AbstentionPoint, AbstentionRecord, answers
 from tests.factories import abstention_record
 
 
@@ -21,3 +23,11 @@ def test_an_image_is_answered_if_its_likeliest_class_is_beyond_the_threshold(
 ) -> None:
     point = AbstentionPoint(threshold=threshold, answered=1, errors=0, error_bound=0.1)
     assert answers(point, [0.1, 0.6, 0.3]) is answered
+
+
+@given(st.floats(0, 1))
+def test_the_smallest_share_can_be_asked_for_as_it_is_told(error_bound: float) -> None:
+    point = AbstentionPoint(threshold=None, answered=1, errors=0, error_bound=error_bound)
+    record = AbstentionRecord(confidence=0.95, images=9, points=(point,))
+    assert record.at(float(f"{record.lowest_risk:.4g}")) == point
+    assert abs(record.lowest_risk - error_bound) <= 1.1e-4

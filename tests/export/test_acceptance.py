@@ -183,3 +183,11 @@ def test_a_refusal_for_what_int8_changes_asks_for_no_more_images() -> None:
     with pytest.raises(QuantizationRefused, match="too much") as refused:
         judge_int8(members(0.8), members(0.8, wrong=4), [1.0], LABELS, limits_of("bound"))
     assert "--int8-gate" not in str(refused.value)
+
+
+@pytest.mark.parametrize("limit", [{"max_accuracy_drop": 0}, {"min_agreement": 1}])
+def test_a_limit_that_no_image_can_show_is_not_said_to_be_exceeded(limit: dict[str, float]) -> None:
+    same = members(0.8)
+    with pytest.raises(QuantizationRefused) as refused:
+        judge_int8(same, same, [1.0], LABELS, limits_of("bound", **limit))
+    assert "cannot show that int8 keeps its limits, none could; --int8-gate" in str(refused.value)

@@ -9,8 +9,9 @@ from snapensemble.contracts.bundle import Gain
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.metrics import Answers, Floats, nll, softmax, tempered
 from snapensemble.contracts.run import Weights
-from snapensemble.export.calibration import gains_over_singles, paired_interval
+from snapensemble.export.calibration import gains_over_singles
 from snapensemble.export.cli import describe_gains
+from snapensemble.export.confidence import paired_interval
 from snapensemble.export.selection import (
     FEW,
     Chosen,
@@ -93,8 +94,11 @@ def test_a_number_of_members_is_obeyed_however_few_images_there_are() -> None:
     for images in (40, 400):
         probs_SNK, labels_N = run_of(images)
         for members in (1, 2, 3):
-            chosen = select(probs_SNK, labels_N, KINDS, pays(0), members=members)
-            assert len(chosen.indices) == members
+            for first in range(CYCLES):
+                chosen = select(probs_SNK, labels_N, KINDS, pays(first), members=members)
+                assert len(chosen.indices) == members and chosen.reason is not None
+                assert ("so many members are asked for" in chosen.reason) == (images < FEW)
+                assert "long enough" not in chosen.reason and "cheaper ones" not in chosen.reason
     with pytest.raises(InvalidConfig, match="--members 4: the run has 3 snapshots"):
         select(probs_SNK, labels_N, KINDS, members=4)
 
@@ -258,28 +262,44 @@ def test_intervals_of_a_gain_hold_the_truth_as_often_as_they_say() -> None:
     assert held / 200 >= 0.95 - 3 * (0.05 * 0.95 / 200) ** 0.5
 
 
-def gain(low: float, high: float) -> Gain:
+@pytest.mark.parametrize(("images", "rare"), [(45, 0.02), (300, 0.005), (300, 0.05)])
+def test_an_accuracy_that_few_images_gain_is_in_its_interval_as_often_as_it_says(
+    images: int, rare: float
+) -> None:
+    """Also where no answer differs, of which Student's interval would be a point."""
+    rng = np.random.default_rng(0)
+    kinds = rng.choice([1.0, -1.0, 0.0], size=(1_000, images), p=[rare, rare / 4, 1 - 1.25 * rare])
+    found = [paired_interval(gains_N, largest=1.0) for gains_N in kinds]
+    held = [low <= 0.75 * rare <= high for _, low, high in found]
+    assert np.mean(held) >= 0.95 - 2 * (0.05 * 0.95 / 1_000) ** 0.5
+
+
+UNTOLD = 0.001, -0.002, 0.004
+
+
+def gain(low: float, high: float, accuracy: tuple[float, float, float] = UNTOLD) -> Gain:
     return Gain(
         over="last",
         member="cycle-02",
         images=500,
         nll=((low + high) / 2, low, high),
-        accuracy=(0.001, -0.002, 0.004),
+        accuracy=accuracy,
     )
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("low", "high", "accuracy", "verdict"),
     [
-        (0.01, 0.03, "gained over the last snapshot (cycle-02): NLL -0.0200 (-0.0300 to -0.0100)"),
-        (-0.01, 0.03, "nothing that chance could not give is gained over the last snapshot"),
-        (-0.03, -0.01, "lost against the last snapshot (cycle-02): NLL +0.0200"),
+        (0.01, 0.03, UNTOLD, "gained over the last snapshot (cycle-02): NLL -0.0200 (-0.0300 to "),
+        (-0.01, 0.03, UNTOLD, "nothing that chance could not give is gained over the last snapsh"),
+        (-0.03, -0.01, UNTOLD, "lost against the last snapshot (cycle-02): NLL +0.0200"),
+        (0.01, 0.03, (-0.02, -0.03, -0.01), "in one figure gained over, in the other lost against"),
     ],
 )
 def test_the_export_says_in_a_sentence_what_was_gained(
-    low: float, high: float, verdict: str
+    low: float, high: float, accuracy: tuple[float, float, float], verdict: str
 ) -> None:
-    (sentence,) = describe_gains([gain(low, high)], 500)
+    (sentence,) = describe_gains([gain(low, high, accuracy)], 500)
     assert sentence.startswith(verdict)
     assert sentence.endswith("95% intervals on the 500 images that chose nothing")
 

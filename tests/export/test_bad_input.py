@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from snapensemble.cli import main
@@ -16,6 +17,7 @@ from snapensemble.contracts.files import sha256_of
 from snapensemble.contracts.run import RunManifest, read_run, write_run
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.config import ExportConfig
+from tests.report.run.runs import keep
 
 QUICK = ExportConfig(members=2, report=False)
 AVERAGES = QUICK.model_copy(update={"select": "last", "weights": "ema", "members": 1})
@@ -77,6 +79,51 @@ def test_an_unknown_architecture_is_named(run_dir: Path) -> None:
 def test_snapshots_of_another_architecture_do_not_fit(run_dir: Path) -> None:
     rename_architecture(run_dir, "tiny")
     refused(run_dir, InvalidManifest, "does not fit tiny")
+
+
+def with_array(run_dir: Path, field: str, array: np.ndarray) -> None:
+    """Have run.json name another array, whose hash fits."""
+    reference = keep(run_dir, "other.npy", array)
+
+    def other(run: RunManifest) -> RunManifest:
+        if field != "val_logits":
+            return run.model_copy(update={field: reference})
+        last = run.snapshots[-1].model_copy(update={field: reference})
+        return run.model_copy(update={"snapshots": (*run.snapshots[:-1], last)})
+
+    rewrite(run_dir, other)
+
+
+@pytest.mark.parametrize(
+    ("field", "array", "message"),
+    [
+        ("val_labels", np.full(89, 10), "other.npy: expected a list of class indices below 10"),
+        ("val_labels", np.full(89, -1), "other.npy: expected a list of class indices below 10"),
+        ("val_labels", np.zeros((89, 1), np.int64), "other.npy: expected a list of class indices"),
+        ("val_labels", np.zeros(0, np.int64), "other.npy: expected a list of class indices"),
+        ("val_logits", np.full((89, 10), np.inf, np.float32), "other.npy: values are no numbers"),
+        ("calibration_images", np.zeros((9, 3, 8, 8), np.uint8), r"other.npy: shape \(9, 3, 8"),
+        ("calibration_images", np.zeros((0, 1, 8, 8), np.uint8), r"other.npy: shape \(0, 1, 8"),
+    ],
+)
+def test_arrays_of_a_run_that_make_no_sense_are_named_though_their_hashes_fit(
+    run_dir: Path, field: str, array: np.ndarray, message: str
+) -> None:
+    if field == "val_logits":
+        array = np.resize(array, (read_run(run_dir).data.val_images, 10))
+    with_array(run_dir, field, array)
+    refused(run_dir, InvalidManifest, message)
+
+
+def test_counts_of_other_classes_are_no_counts(run_dir: Path) -> None:
+    def other(run: RunManifest) -> RunManifest:
+        return run.model_copy(
+            update={"data": run.data.model_copy(update={"class_counts": (1, 2, 3)})}
+        )
+
+    rewrite(run_dir, other)
+    uniform = QUICK.model_copy(update={"class_prior": "uniform"})
+    refused(run_dir, InvalidConfig, "does not say how many training images each class", uniform)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from snapensemble.contracts.options import build
 from snapensemble.contracts.run import read_run, read_validation
 from snapensemble.export.bundle import build_bundle, default_name, publishing
 from snapensemble.export.calibration import fit_reference, split_validation
-from snapensemble.export.config import ExportConfig
+from snapensemble.export.config import NAME, ExportConfig
 from snapensemble.export.onnx_export import converted
 from snapensemble.export.parity import ParityFailed
 from tests.forks import forked
@@ -233,7 +233,32 @@ def test_a_model_name_that_clients_could_not_use_is_refused(
 
 @pytest.mark.parametrize(
     ("directory", "name"),
-    [("flowers", "flowers"), ("my model (2)", "my-model-2"), ("---", "model")],
+    [("flowers", "flowers"), ("my model (2)", "my-model-2"), ("---", "model"), ("_new", "new")],
 )
 def test_the_default_name_is_the_directorys(tmp_path: Path, directory: str, name: str) -> None:
     assert default_name(tmp_path / directory) == name
+    assert NAME.fullmatch(name)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("place", [".", "/"])
+def test_a_place_without_a_name_of_its_own_is_refused_as_any_other_that_is_taken(
+    place: str, force: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    message = "is not a bundle" if force else "exists; choose"
+    with pytest.raises(InvalidConfig, match=message), publishing(Path(place), replace=force):
+        raise AssertionError("nothing is exported")
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_bundle_that_is_the_working_directory_can_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / BUNDLE_FILE).write_text("former")
+    monkeypatch.chdir(tmp_path / "bundle")
+    with publishing(Path(), replace=True) as directory:
+        (directory / BUNDLE_FILE).write_text("new")
+    assert tree(tmp_path) == {f"bundle/{BUNDLE_FILE}": b"new"}

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from snapensemble.contracts.errors import InvalidConfig
 from snapensemble.contracts.metrics import Answers, disagreement, mean_probabilities, softmax
+from snapensemble.export.bundle import why_no_cascade
 from snapensemble.export.calibration import (
     MAX_SET_CLASSES,
     fit_on_validation,
@@ -86,3 +87,24 @@ def test_more_classes_than_a_manifest_holds_have_no_class_conditional_sets() -> 
     config = ExportConfig(sets="class-conditional")
     with pytest.raises(InvalidConfig, match="at most 1,000 classes, here are 1,001"):
         fit_on_validation(answers, split_validation(answers.labels_N), WEIGHTS, config)
+
+
+@pytest.mark.parametrize(
+    ("members", "asked", "said"),
+    [
+        (1, True, "it takes several members, and one is served"),
+        (1, None, None),
+        (1, False, None),
+        (3, None, "20 images chose nothing, and 500 are needed"),
+        (3, False, None),
+    ],
+)
+def test_a_cascade_that_somebody_may_miss_is_said_to_lack(
+    members: int, asked: bool | None, said: str | None
+) -> None:
+    answers, config = noise(40), ExportConfig(cascade=asked)
+    some = Answers(answers.probs_MNK[:members], answers.labels_N)
+    weights_M = (1 / members,) * members
+    fitted = fit_on_validation(some, split_validation(some.labels_N), weights_M, config)
+    why = why_no_cascade(members, fitted, config)
+    assert (why is None) == (said is None) and (said or "") in (why or "")

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,6 +126,16 @@ def test_runs_that_do_not_go_together_are_refused_by_name(digits_run: Path, tmp_
 def test_a_run_given_twice_is_refused(digits_run: Path) -> None:
     with pytest.raises(InvalidConfig, match="given twice"):
         pooled([digits_run, digits_run / ".." / digits_run.name])
+
+
+def test_two_runs_with_the_same_weights_are_refused_by_the_files(
+    digits_run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(digits_run, tmp_path / "run"))
+    with pytest.raises(InvalidConfig) as refused:
+        pooled([digits_run, copy])
+    first = read_run(copy).snapshots[0].file
+    assert str(refused.value).startswith(f"{copy / first} and {digits_run / first} are the same")
 
 
 def test_runs_without_a_finished_cycle_are_refused(digits_run: Path, tmp_path: Path) -> None:

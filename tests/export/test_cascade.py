@@ -211,3 +211,33 @@ def test_where_no_image_is_ever_sure_there_is_no_cascade() -> None:
     unsure = Answers(softmax(1e-4 * rng.normal(size=(2, 600, 5))), rng.integers(0, 5, 600))
     limits: dict[str, Any] = {"max_accuracy_drop": 1.0, "max_nll_rise": 9.0}
     assert fit_cascade(unsure, unsure, (0.5, 0.5), 1.0, **limits, asked=True) is None
+
+
+def test_answers_for_equal_classes_lose_what_images_with_shares_of_their_own_say() -> None:
+    shares_K = np.array([0.6, 0.3, 0.07, 0.03])
+
+    def drawn(seed: int, images: int) -> Answers:
+        rng = np.random.default_rng(seed)
+        labels_N = rng.choice(4, images, p=shares_K)
+        common_NK = 2.2 * np.eye(4)[labels_N] + 1.2 * rng.normal(size=(images, 4))
+        return Answers(softmax(common_NK + rng.normal(size=(3, images, 4))), labels_N)
+
+    selection, calibration = drawn(0, 2_000), drawn(1, 40_000)
+    weights, log_shares_K, choice = (1 / 3,) * 3, np.log(shares_K), (0.02, 0.02)
+    temperature = fit_temperature(
+        mean_probabilities(selection.probs_MNK), selection.labels_N, log_shares_K
+    )
+    record = fit_cascade(
+        selection, calibration, weights, temperature,
+        max_accuracy_drop=1.0, max_nll_rise=9.0, log_shares_K=log_shares_K,
+        path=lambda *_: [(None, None), choice],
+    )  # fmt: skip
+    assert record is not None
+    probs_NK, _ = run_cascade(
+        calibration.probs_MNK, record.at(record.point(), weights), temperature
+    )
+    full_NK = mean_probabilities(calibration.probs_MNK, weights, temperature)
+    labels_N = calibration.labels_N
+    counted = accuracy(full_NK, labels_N) - accuracy(probs_NK, labels_N)
+    assert record.point().thresholds == choice
+    assert record.point().accuracy_drop == pytest.approx(counted, rel=0.15)

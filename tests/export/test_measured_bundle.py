@@ -5,9 +5,11 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,13 @@ from PIL import Image
 from snapensemble.cli import main
 from snapensemble.contracts.bundle import BundleManifest, read_bundle
 from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.metrics import Answers
+from snapensemble.contracts.run import read_run
 from snapensemble.evaluate import evaluate
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.int8 import rounding
-from snapensemble.export.report_inputs import compare_speed
+from snapensemble.export.report_inputs import compare_speed, gather_report_inputs
 from snapensemble.trainer.config import TrainConfig
 from snapensemble.trainer.run import train
 from tests.rendering import unrendered
@@ -177,6 +181,28 @@ def test_a_bundle_without_its_data_set_says_that_its_report_has_no_test_figures(
     assert any("no test figures" in line and "give --data" in line for line in said)
     figures = json.loads((tmp_path / "bundle" / "report" / "figures.json").read_text())
     assert (figures["split"], figures["images"]) == ("calibration", 10)
+
+
+def test_a_data_set_that_nothing_here_can_read_gives_a_report_without_test_figures(
+    moved_run: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # not installed
+    run, said = read_run(moved_run[0]), list[str]()
+    data = run.data.model_copy(update={"spec": "parquet:flowers.parquet"})
+    members = SimpleNamespace(precision="fp32")
+    held_out = Answers(np.full((1, 2, 2), 0.5), np.arange(2))
+    inputs = gather_report_inputs(
+        members,  # type: ignore[arg-type]
+        members,  # type: ignore[arg-type]
+        held_out,
+        np.arange(2),
+        np.zeros((1, *run.image.shape), np.uint8),
+        run.model_copy(update={"data": data}),
+        ExportConfig(),
+        said.append,
+    )
+    assert (inputs.calibration, inputs.test, inputs.picture) == (held_out, None, None)
+    assert "no test figures: " in said[-1] and "install snapensemble[data]" in said[-1]
 
 
 def test_a_data_set_that_has_moved_is_found_with_data(

@@ -64,3 +64,4 @@ def test_a_price_is_told_in_operations_and_in_single_networks() -> None:
         "1.14 networks"
     )
     assert describe_price(Price(members=(2_000_000,) * 3)).endswith("the price of 3.00 networks")
+    assert describe_price(Price(members=(194_560,))).startswith("an image takes 0.19 million oper")

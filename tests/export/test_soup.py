@@ -1,6 +1,7 @@
 """One network with the mean weights of several snapshots."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from snapensemble.contracts.options import build
 from snapensemble.contracts.run import read_run, write_run
 from snapensemble.export.bundle import build_bundle
 from snapensemble.export.calibration import split_validation
-from snapensemble.export.candidates import Pool, pooled
+from snapensemble.export.candidates import Pool, judged, pooled
 from snapensemble.export.config import ExportConfig
 from snapensemble.export.members import convert
 from snapensemble.export.selection import Bag
@@ -28,10 +29,12 @@ from snapensemble.export.soup import (
     Kitchen,
     greedy_soup,
     mean_state,
+    soup_candidate,
     statistics_images,
     with_soups,
 )
 from snapensemble.trainer.data.dataset import load_dataset
+from snapensemble.trainer.validation import predict_logits
 from tests.export.runs import staged_run
 
 pytestmark = pytest.mark.usefixtures("staged")
@@ -47,6 +50,10 @@ def souped(runs: Path | list[Path], **settings: Any) -> tuple[Pool, Any, list[st
 def exported(runs: Path | list[Path], out: Path, **settings: Any) -> BundleManifest:
     config = build(ExportConfig, {"report": False, "select": "soup", **settings})
     return build_bundle(runs, out, config)
+
+
+def part_of(images: Path, name: str) -> Any:
+    return load_dataset(f"npz:{images}", val_fraction=0.1, split_seed=0).part(name).images_NCHW
 
 
 losses = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=6)
@@ -115,7 +122,7 @@ def test_statistics_are_measured_anew_but_not_in_a_trunk_nor_where_they_were_fro
 
     def part(name: str) -> Any:
         read.append(name)
-        return load_dataset(f"npz:{images}", val_fraction=0.1, split_seed=0).part(name).images_NCHW
+        return part_of(images, name)
 
     bag = (0, 1, 2)
     soup, _ = Kitchen(pool, bag, part).soup(bag)
@@ -163,6 +170,11 @@ def test_auto_considers_a_soup_of_the_cycles_that_pay(star: Path, images: Path) 
     assert len(pool.candidates) >= len(pooled([star]).candidates)
 
 
+def test_auto_makes_no_soup_where_several_members_are_asked_for(star: Path) -> None:
+    pool, chosen, said = souped(star, select="auto", members=2)
+    assert (len(pool.candidates), chosen, said) == (3, None, [])
+
+
 def test_auto_makes_no_soup_of_cycles_that_are_too_short(images: Path, tmp_path: Path) -> None:
     run_dir = staged_run(tmp_path / "run", images, restart_from="previous")
     pool, chosen, said = souped(run_dir, select="auto")
@@ -177,6 +189,24 @@ def test_snapshots_of_several_runs_of_a_star_go_into_one_soup(
     assert chosen is not None and any("5 snapshots" in line for line in said)
 
 
+def test_a_soup_of_several_runs_is_a_network_whichever_of_them_has_the_best_and_the_latest(
+    star: Path, images: Path, tmp_path: Path
+) -> None:
+    longer = staged_run(tmp_path / "longer", images, seed=5, cycles=4, restart_from="previous")
+    pool = pooled([star, longer])
+    first, last = 0, len(pool.candidates) - 1
+    assert [pool.candidates[s].run_dir for s in (first, last)] == [star, longer]
+    kitchen = Kitchen(pool, [first, last], lambda part: part_of(images, part))
+    for bag in ((first, last), (last, first)):
+        state, logits_NK = kitchen.soup(bag)
+        answers = judged(logits_NK, pool.first_run, None)
+        soup = soup_candidate(pool, bag, state, answers)
+        whole = pool.with_candidate(soup, answers)
+        assert (len(whole.pays_S), whole.trusted) == (len(pool.candidates) + 1, "last")
+        found_NK = predict_logits(soup.network(), torch.from_numpy(part_of(images, "val")))
+        np.testing.assert_allclose(found_NK, logits_NK, atol=1e-5)
+
+
 def test_runs_of_different_architectures_make_no_soup(
     star: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -186,12 +216,18 @@ def test_runs_of_different_architectures_make_no_soup(
     assert souped([star, other], select="auto")[1:] == (None, [])
 
 
-def test_images_that_are_gone_are_missed_with_what_to_do(star: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("spec", "error"), [("npz:gone.npz", InvalidData), ("parquet:no.parquet", InvalidConfig)]
+)
+def test_images_that_are_not_at_hand_are_missed_with_what_to_do(
+    spec: str, error: type[Exception], star: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # not installed
     shutil.copytree(star, tmp_path / "run")
     run = read_run(star)
-    data = run.data.model_copy(update={"spec": "npz:gone.npz"})
+    data = run.data.model_copy(update={"spec": spec})
     write_run(tmp_path / "run", run.model_copy(update={"data": data}))
-    with pytest.raises(InvalidData) as missed:
+    with pytest.raises(error) as missed:
         exported(tmp_path / "run", tmp_path / "bundle")
     assert "a soup is measured on the run's images" in " ".join(missed.value.__notes__)
     pool, _, said = souped(tmp_path / "run", select="auto")

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -283,6 +284,15 @@ def test_what_cannot_be_asked_is_named(
 def test_other_pictures_that_are_no_text_are_named(ensemble: snapensemble.Ensemble) -> None:
     with pytest.raises(InvalidConfig, match="unlike: expected a text, got 5"):
         ensemble.evaluate(unlike=5)  # type: ignore[arg-type]
+
+
+def test_what_evaluate_needs_and_is_not_installed_is_told_as_of_the_other_functions(
+    ensemble: snapensemble.Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "snapensemble.evaluate", None)
+    with pytest.raises(ModuleNotFoundError) as raised:
+        ensemble.evaluate()
+    assert "snapensemble[train]" in raised.value.__notes__[0]
 
 
 def test_a_directory_without_a_bundle_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from snapensemble.cli import main
 from snapensemble.contracts.bundle import read_bundle, write_bundle
 from snapensemble.contracts.cascade import run_cascade
-from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.metrics import Floats, Labels, mean_probabilities, summary
 from snapensemble.contracts.prediction_sets import prediction_sets
 from snapensemble.evaluate import bundle_data, evaluate, sample, table
@@ -126,9 +126,14 @@ def test_a_bundle_without_them_has_no_sets_and_no_cascade(
     write_bundle(plain, read_bundle(plain).model_copy(update=without))
     assert main(["evaluate", str(plain), "--limit", "9", "--json"]) == 0
     assert "prediction_sets" not in json.loads(capsys.readouterr().out)
-    for flags in (["--mode", "cascade"], ["--max-accuracy-drop", "0.01"]):
-        assert main(["evaluate", str(plain), "--limit", "9", *flags]) == 2
+    for flags in ([], ["--max-accuracy-drop", "0.01"]):
+        assert main(["evaluate", str(plain), "--limit", "9", "--mode", "cascade", *flags]) == 2
         assert "this bundle carries no cascade" in capsys.readouterr().err
+
+
+def test_a_tolerance_of_a_cascade_that_is_not_asked_is_refused(cascade_dir: Path) -> None:
+    with pytest.raises(InvalidConfig, match="--max-accuracy-drop .* give --mode cascade, too"):
+        evaluate(cascade_dir, max_accuracy_drop=0.01)
 
 
 def test_the_table_says_over_how_many_classes_the_macro_accuracy_is_the_mean(

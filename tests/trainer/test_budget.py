@@ -273,8 +273,32 @@ def test_cycles_that_time_has_no_room_for_are_said(
     config = TrainConfig(data="digits", out=tmp_path / "run", cycles=3, minutes=1)
     few = divided(config, 809, 25, lambda: Pace(epoch=20.0, cycle_end=0.0))
     assert few.cycles == 2
-    assert "time for 2 epochs, each of which is a cycle, and not for --cycles 3" in (
+    assert "time for 2 epochs, which are 2 cycles, and not for --cycles 3" in (
         capsys.readouterr().err
     )
     assert divided(config, 809, 25, lambda: Pace(epoch=1.0, cycle_end=0.0)).cycles == 3
     assert not capsys.readouterr().err
+
+
+within_a_minute = st.floats(0.5, 60).map(lambda epoch: Pace(epoch, 0.0))  # 1 to 108 epochs
+
+
+@given(within_a_minute, st.sampled_from(["cosine", "step", "plateau"]), st.booleans())
+def test_snapshots_of_a_schedule_without_cycles_are_equally_spaced_whatever_fits(
+    pace: Pace, schedule: str, fine_tunes: bool
+) -> None:
+    settings = {"pretrained": "hub"} if fine_tunes else {}
+    found = divided(config(minutes=1, schedule=schedule, **settings), 9_000, 100, lambda: pace)
+    fits = max(1, int(54 / pace.epoch))
+    assert len(set(found.cycle_lengths)) == 1
+    assert fits - MOST_CYCLES < sum(found.cycle_lengths) <= fits
+
+
+@given(within_a_minute, st.integers(1, 12))
+def test_a_star_in_few_minutes_has_as_many_cycles_as_fit_and_none_is_empty(
+    pace: Pace, cycles: int
+) -> None:
+    found = divided(config(minutes=1, cycles=cycles, pretrained="hub"), 9_000, 100, lambda: pace)
+    fits = max(1, int(54 / pace.epoch))
+    assert sum(found.cycle_lengths) == fits and min(found.cycle_lengths) >= 1
+    assert len(found.cycle_lengths) == min(cycles, 1 + fits // 2)

@@ -99,6 +99,10 @@ def test_cycles_and_epochs_together_are_refused() -> None:
         ),
         ({"crop_padding": 1, "random_resized_crop": 0.5}, "--crop-padding or --random-resized"),
         ({"lr_min": 0.1, "schedule": "step"}, "--lr-min belongs to the schedule sgdr or cosine or"),
+        (
+            {"layer_decay": 0.8, "schedule": "hypergradient"},
+            "--layer-decay gives stages rates of their own, and --schedule hypergradient moves one",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together_are_called_by_their_flags(

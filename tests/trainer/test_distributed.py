@@ -146,6 +146,14 @@ def test_two_processes_decide_alike_about_restarts(
     assert read_run(tmp_path / "run").schedule.cycle_ends == ends
 
 
+def test_every_process_begins_the_cycles_of_a_star_with_what_the_leader_has_written(
+    tmp_path: Path,
+) -> None:
+    flags = f"{FLAGS} --model bare --restart-from first --out".split()
+    all_end_well(jobs.training, *flags, str(tmp_path / "run"))
+    assert read_run(tmp_path / "run").complete
+
+
 @pytest.mark.slow
 def test_a_dead_process_is_started_again_and_the_run_goes_on_from_its_checkpoint(
     tmp_path: Path,

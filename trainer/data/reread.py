@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from snapensemble.contracts.errors import InvalidData
+from snapensemble.contracts.errors import InvalidConfig, InvalidData
 from snapensemble.contracts.manifest import how_classes_differ
 from snapensemble.contracts.pixels import ImageContract
 from snapensemble.contracts.run import DataRecord
 from snapensemble.trainer.data.dataset import Dataset, holds_pictures, load_dataset
 from snapensemble.trainer.data.readers import Split
 from snapensemble.trainer.data.sources.splits import composed
+
+# Where a data set is not there any more, or what reads it is not installed here.
+NOT_AT_HAND = (InvalidData, InvalidConfig)
 
 
 def reread(

@@ -106,7 +106,7 @@ def with_rates(config: TrainConfig) -> TrainConfig:
     if not config.fine_tunes:
         return config
     lengths = config.cycle_lengths
-    stars = config.schedule == "sgdr" and would_be_star(config) and len(lengths) > 1
+    stars = would_be_star(config) and len(lengths) > 1
     rate = WHOLE_LR_MAX if config.tune == ALL else STAR_LR_MAX if stars else STAGE_LR_MAX
     warms_up = config.schedule in ("sgdr", "cosine") and lengths[0] > 1
     defaults = {
@@ -119,16 +119,18 @@ def with_rates(config: TrainConfig) -> TrainConfig:
 
 def would_be_star(config: TrainConfig) -> bool:
     """Whether cycles after the first one, if there are any, begin with its weights."""
-    return config.is_star or (config.fine_tunes and config.restart_from is None)
+    restarts = config.schedule == "sgdr"
+    return config.is_star or (restarts and config.fine_tunes and config.restart_from is None)
 
 
 def large_size(config: TrainConfig) -> int | None:
     """The size of the pictures that crops are cut from, in fine-tuning on a folder; else None.
 
     They are larger than what the network gets, so that even a small part is not blown up much.
+    Where pictures are shown whole, nothing is cut from them.
     """
     cuts = (
-        config.fine_tunes and holds_pictures(config.data) and config.random_resized_crop is not None
+        config.fine_tunes and holds_pictures(config.data) and (config.random_resized_crop or 1) < 1
     )
     return min(MAX_SIDE, round(LARGER * config.image_size)) if cuts and config.image_size else None
 

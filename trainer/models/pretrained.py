@@ -157,6 +157,31 @@ def normalisation_of_file(file: Path) -> tuple[tuple[float, ...], tuple[float, .
     return None if run is None else (run.image.mean, run.image.std)
 
 
+def taught_by_others(file: Path, spec: str, val_fraction: float, split_seed: int) -> str | None:
+    """A warning if a snapshot may have been taught with images that validate or test here.
+
+    Args:
+        file: of weights; if it is of no run, nothing is known of what taught it.
+        spec: of the data here, with its path made absolute, as the run's.
+        val_fraction: the share that validates here.
+        split_seed: says which images do.
+
+    Raises:
+        InvalidManifest: the run around it is damaged.
+    """
+    run = _run_of(file)
+    if run is None or run.data.spec != spec:
+        return None
+    if (run.data.val_fraction, run.data.split_seed) == (val_fraction, split_seed):
+        return None
+    return (
+        f"warning: {file} was taught with images of {spec} that may validate or test here, since "
+        "its run had divided them otherwise, and figures may look better than they are; give "
+        f"--val-fraction {run.data.val_fraction:g} and --split-seed {run.data.split_seed}, as it "
+        "did"
+    )
+
+
 def load_pretrained(model: nn.Module, name: str, pretrained: str) -> None:
     """Put pretrained weights into one of our own networks.
 

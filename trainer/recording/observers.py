@@ -101,7 +101,7 @@ class Progress:
         self._started = time.monotonic()
         self._bar = tqdm(
             initial=first_step * run.training.batch_size,
-            total=run.schedule.total_steps * run.training.batch_size,
+            total=run.last_step * run.training.batch_size,
             unit=" images",
             unit_scale=True,
             file=stream,
@@ -128,7 +128,7 @@ class Progress:
 
     def epoch(self, step: Step, epoch: int, cycle: int, val: ValFigures, seconds: float) -> None:
         """Print how the epoch went."""
-        done, total = step.step + 1, self._run.schedule.total_steps
+        done, total = step.step + 1, self._run.last_step
         per_step = (time.monotonic() - self._started) / max(1, done - self._first_step)
         left = per_step * (total - done)
         images, self._steps = self._steps * self._run.training.batch_size, 0
@@ -179,6 +179,7 @@ def describe(run: RunManifest) -> str:
         f"{run.schedule.name}: {run.schedule.in_words()}, {run.schedule.total_steps:,} steps of "
         f"{run.training.batch_size} on {run.training.device}"
         + (f", {run.training.processes} processes" if run.training.processes > 1 else "")
+        + (f"; cycle {run.branch.cycle} is trained here" if run.branch is not None else "")
     )
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 
 from snapensemble.cli import main
 from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
-from snapensemble.contracts.run import read_run, write_run
+from snapensemble.contracts.manifest import FileRef
+from snapensemble.contracts.run import Branch, read_run, write_run
 from snapensemble.report.run.charts import CHARTS, draw_charts
 from snapensemble.report.run.measure import measure
-from snapensemble.report.run.page import TRIALS, page, write_report
+from snapensemble.report.run.page import TRIALS, page, summary, write_report
 from tests.report.run.runs import keep, make_run, metrics_lines, write_metrics
 
 FILES = {f"{name}.png" for name in CHARTS}
@@ -106,6 +107,13 @@ def test_a_run_without_a_snapshot_shows_rate_and_loss_and_says_so(tmp_path: Path
     assert "snapensemble train --resume" in text and "snapensemble export" not in text
 
 
+def test_a_branch_does_not_lack_the_cycles_of_the_star(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run", snapshots=0)
+    branch = Branch(cycle=2, first=FileRef(file="first.safetensors", sha256="0" * 64))
+    write_run(run_dir, read_run(run_dir).model_copy(update={"branch": branch}))
+    assert "not finished: 0 of 1 cycles have" in " ".join(summary(measure(run_dir)))
+
+
 @pytest.mark.parametrize(("steps", "count"), [(0, 0), (1, 2), (4, 2), (5, 2)])
 @pytest.mark.usefixtures("unrendered")
 def test_a_run_killed_early_has_a_report(tmp_path: Path, steps: int, count: int) -> None:
@@ -189,7 +197,7 @@ def test_a_damaged_run_gives_no_report(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "array", "message"),
     [
-        ("logits", np.full((40, 3), np.nan, np.float32), "values that are no numbers"),
+        ("logits", np.full((40, 3), np.nan, np.float32), "values are no numbers"),
         ("labels", np.full(40, 3), "expected a list of class indices below 3"),
         ("labels", np.full(40, -1), "expected a list of class indices below 3"),
     ],

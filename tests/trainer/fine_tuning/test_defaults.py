@@ -191,6 +191,7 @@ def test_crops_are_cut_from_pictures_larger_than_what_the_network_gets(side: int
     "settings",
     [
         {"data": "digits", "random_resized_crop": 0.5},
+        {"random_resized_crop": 1},
         {"crop_padding": 4},
         {"pretrained": "none"},
     ],

@@ -16,7 +16,9 @@ from snapensemble.contracts.errors import InvalidConfig, InvalidManifest
 from snapensemble.contracts.files import sha256_of
 from snapensemble.contracts.manifest import FileRef
 from snapensemble.contracts.run import read_run, write_run
-from snapensemble.trainer.models.pretrained import PUBLISHED
+from snapensemble.trainer.build import image_contract
+from snapensemble.trainer.data.dataset import load_dataset
+from snapensemble.trainer.models.pretrained import PUBLISHED, taught_by_others
 from snapensemble.trainer.models.registry import build_model, expected_normalisation
 from snapensemble.trainer.models.tuning import divided
 from snapensemble.trainer.recording.snapshots import snapshot_bytes
@@ -461,3 +463,31 @@ def test_a_snapshot_expects_what_its_runs_images_were_normalised_with(tmp_path: 
     published = expected_normalisation("efficientnet-lite0", 3, str(other))
     assert published == ((127 / 255,) * 3, (128 / 255,) * 3)
     assert published == expected_normalisation("efficientnet-lite0", 3)
+
+
+def test_a_snapshot_that_images_taught_which_validate_here_is_warned_of(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run")
+    run = read_run(run_dir)
+    file, data = run_dir / run.snapshots[0].file, run.data
+    as_then = data.val_fraction, data.split_seed
+    assert taught_by_others(file, data.spec, *as_then) is None
+    assert taught_by_others(file, "elsewhere", 0.5, 9) is None  # nobody knows
+    assert taught_by_others(run_dir / "run.json", data.spec, 0.5, 9) is None  # of no run
+    for split in ((0.5, data.split_seed), (data.val_fraction, 9)):
+        warning = taught_by_others(file, data.spec, *split)
+        assert warning is not None and "that may validate or test here" in warning
+        assert warning.endswith(
+            f"give --val-fraction {as_then[0]:g} and --split-seed {as_then[1]}, as it did"
+        )
+
+
+def test_a_snapshots_images_are_normalised_as_its_runs_also_for_the_default_network(
+    tmp_path: Path,
+) -> None:
+    file, _ = kept_run(tmp_path, "tiny", None)
+    expected = read_run(file.parents[1]).image
+    digits = load_dataset("digits", val_fraction=0.1, split_seed=0)
+    for model in (None, "tiny"):
+        found = image_contract(digits, model, str(file))
+        assert (found.mean, found.std) == (expected.mean, expected.std)
+    assert image_contract(digits, None, "none").mean != expected.mean

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from snapensemble.contracts.manifest import ValFigures
-from snapensemble.contracts.run import read_run
+from snapensemble.contracts.manifest import FileRef, ValFigures
+from snapensemble.contracts.run import Branch, read_run
 from snapensemble.trainer.loop import Step
 from snapensemble.trainer.recording.observers import MetricsFile, Progress, bytes_before
 
@@ -73,3 +73,16 @@ def test_an_epoch_without_a_step_of_its_own_is_told_too(
     with Progress(read_run(digits_run), first_step=25) as progress:
         progress.epoch(Step(24, 0.05, 1.25), 0, 0, VAL, seconds=0.01)
     assert "step 25/" in capsys.readouterr().err
+
+
+def test_a_branch_is_told_by_its_own_end(
+    digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = read_run(digits_run)
+    branch = Branch(cycle=1, first=FileRef(file="first.safetensors", sha256="0" * 64))
+    first, _, _ = ends = run.schedule.cycle_ends
+    with Progress(run.model_copy(update={"branch": branch}), first_step=first) as progress:
+        progress.epoch(Step(ends[1] - 1, 0.05, 1.25), 3, 1, VAL, seconds=1.0)
+    said = capsys.readouterr().err
+    assert "; cycle 1 is trained here" in said
+    assert f"step {ends[1]}/{ends[1]}" in said and "0:00:00 left" in said
