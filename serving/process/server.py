@@ -166,7 +166,7 @@ def make_server(
     if settings.grpc_port is not None:
         from snapensemble.serving.grpc.server import GrpcServer
 
-        grpc = GrpcServer(service, traces, room)
+        grpc = GrpcServer(service, traces, room, memory)
     return Server(config, shutdown, service, shares_port=settings.workers > 1, grpc=grpc, jobs=jobs)
 
 
