@@ -189,7 +189,6 @@ class Scheduler:
 
     def __enter__(self) -> "Scheduler":
         self._lanes.join(self)
-        self._costly.start()
         return self
 
     def __exit__(self, *error: object) -> None:
