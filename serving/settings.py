@@ -195,6 +195,13 @@ class Settings(BaseSettings):
                 raise Misfit(f"{{{one}}} and {{{other}}} are both {port}; choose another for one")
         return self
 
+    @field_validator("host")
+    @classmethod
+    def _an_address_is_named(cls, text: str) -> str:
+        if not text:  # which the system would take for all of them
+            raise ValueError("expected an address such as 127.0.0.1, or 0.0.0.0 for all of IPv4")
+        return text
+
     @field_validator("expect_bundle")
     @classmethod
     def _a_hash_is_whole(cls, text: str | None) -> str | None:

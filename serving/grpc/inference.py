@@ -25,6 +25,7 @@ from snapensemble.serving.http.adapters.open_inference.outputs import (
     wanted_outputs,
 )
 from snapensemble.serving.http.adapters.open_inference.parameters import BINARY, options_with
+from snapensemble.serving.http.body import beside
 from snapensemble.serving.http.exchange import RequestState
 from snapensemble.serving.http.prediction import Call, answer
 from snapensemble.serving.http.schemas import PredictOptions
@@ -75,7 +76,7 @@ async def infer(
     del message
 
     async def read(request: PendingRequest, head: Head, _: float) -> InferenceRequest:
-        return read_message(left.pop(), len(raw), request, head)
+        return await read_message(left.pop(), len(raw), request, head)
 
     options = options_within(within_s)
     # The transport keeps the bytes to the end of the call.
@@ -98,7 +99,9 @@ def options_within(within_s: float | None) -> PredictOptions:
     return PredictOptions(deadline_ms=max(1, math.floor((within_s - reserve_s) * 1000)))
 
 
-def read_message(message: Any, size: int, request: PendingRequest, head: Head) -> InferenceRequest:
+async def read_message(
+    message: Any, size: int, request: PendingRequest, head: Head
+) -> InferenceRequest:
     """The pictures of a message, its options, and how its outputs are put.
 
     Args:
@@ -114,9 +117,8 @@ def read_message(message: Any, size: int, request: PendingRequest, head: Head) -
         nearest = min(options.deadline_ms, head.options.deadline_ms)
         options = options.model_copy(update={"deadline_ms": nearest})
     wanted = wanted_outputs(asked.outputs, options, is_binary=asked.is_binary)
-    images = images_of(
-        asked.inputs, head.bundle.image.shape, limit=head.settings.max_images_per_request
-    )
+    shape, limit = head.bundle.image.shape, head.settings.max_images_per_request
+    images = await beside(size, partial(images_of, asked.inputs, shape, limit=limit))
     return InferenceRequest(
         images, options, partial(encoded, asked.identity or "", wanted, asked.is_binary)
     )

@@ -37,9 +37,15 @@ from snapensemble.serving.http.problems import (
     retry_after_s,
 )
 from snapensemble.serving.http.service import Model, Service
+from snapensemble.serving.inference.admission import MemoryBudget
+from snapensemble.serving.settings import Settings
 from snapensemble.serving.telemetry.tracing import Traces
 
 MAX_METADATA_BYTES = 64 * 1024
+MOST = 2**31 - 2  # of a number that gRPC's part in C takes, one less than means no limit
+# Nothing else ends a call whose client does not take the answer: the time after which a connection
+# is to end, and how much longer than the slowest call it then lasts.
+CONNECTION_S, TAKING_S = 600.0, 30.0
 SPARE_CALLS = 100  # beside those with images: probes
 PUSHBACK = "grpc-retry-pushback-ms"
 OPEN = (f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady", f"/{HEALTH}/Check")  # to all
@@ -67,13 +73,19 @@ class GrpcServer:
         service: what the answers come from; its settings say where.
         traces: makes spans of the calls.
         room: how many connections there may be, if that is less than the settings say.
+        memory: counts the bytes of answers until they are taken.
     """
 
     def __init__(
-        self, service: Service, traces: Traces | None = None, room: int = sys.maxsize
+        self,
+        service: Service,
+        traces: Traces | None = None,
+        room: int = sys.maxsize,
+        memory: MemoryBudget | None = None,
     ) -> None:
         settings = service.settings
         self._most_connections = min(settings.max_connections, room)
+        self._memory = memory or MemoryBudget(sys.maxsize)
         self._service = service
         self._tokens = read_tokens(settings)
         self._messages = MessageReader(settings)
@@ -106,16 +118,19 @@ class GrpcServer:
     async def start(self) -> None:
         """Listen; raises InvalidConfig if the port is taken."""
         settings = self._service.settings
+        options = {
+            "max_receive_message_length": settings.max_body_bytes,
+            "max_metadata_size": MAX_METADATA_BYTES,
+            "absolute_max_metadata_size": MAX_METADATA_BYTES,
+            "max_connection_idle_ms": settings.keep_alive_s * 1000,
+            "max_connection_age_ms": int(CONNECTION_S * 1000),
+            "max_connection_age_grace_ms": int(slowest_call_s(settings) * 1000),
+            "max_allowed_incoming_connections": self._most_connections,
+            "so_reuseport": 1,  # with other workers, and with who has taken the port
+        }
         server = grpc.aio.server(
-            options=(
-                ("grpc.max_receive_message_length", settings.max_body_bytes),
-                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
-                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
-                ("grpc.max_connection_idle_ms", settings.keep_alive_s * 1000),
-                ("grpc.max_allowed_incoming_connections", self._most_connections),
-                ("grpc.so_reuseport", 1),  # with other workers, and with who has taken the port
-            ),
-            maximum_concurrent_rpcs=settings.max_queue + SPARE_CALLS,
+            options=[(f"grpc.{name}", min(value, MOST)) for name, value in options.items()],
+            maximum_concurrent_rpcs=min(settings.max_queue + SPARE_CALLS, MOST),
         )
         for service, methods in self._services.items():
             handlers = {
@@ -156,6 +171,7 @@ class GrpcServer:
         with Exchange(self._layer, scope, _no_send) as exchange:
             try:
                 reply = await self._reply(path, method, headers, state, context)
+                self._hold_until_taken(len(reply), context)
             except ServingError as error:
                 exchange.status, code, title = entry_of(error)
                 detail = str(error)
@@ -184,6 +200,11 @@ class GrpcServer:
             self._check_token(headers)
         raw = await self._messages.read(context)
         return await method(raw, Given(dict(headers), context.time_remaining(), state))
+
+    def _hold_until_taken(self, size: int, context: Context) -> None:
+        """Hold the bytes of an answer until its call is over: a client may take its time."""
+        self._memory.hold(size)
+        context.add_done_callback(lambda _: self._memory.let_go(size))
 
     async def _abort(
         self,
@@ -242,6 +263,11 @@ class GrpcServer:
     def _model(self, raw: bytes, kind: str) -> Model:
         message = parsed(kind, raw)
         return self._service.model(message.name or None, message.version or None)
+
+
+def slowest_call_s(settings: Settings) -> float:
+    """How long a call may last, from the first byte of its message to the last of its answer."""
+    return settings.body_timeout_s + settings.max_wait_ms / 1000 + TAKING_S
 
 
 def _bytes(kind: str, **fields: Any) -> bytes:

@@ -28,7 +28,7 @@ FORM = "multipart/form-data"
 JSON = "application/json"
 ENCODING = b"content-encoding"
 HEADERS = (b"content-type", b"content-length", ENCODING)
-LARGE = 2**18  # bytes of JSON from which it is parsed on a thread, beside the event loop
+LARGE = 2**18  # bytes that are parsed on a thread, beside the event loop
 FORMS = (
     "one picture as the body (Content-Type: image/png, image/jpeg, … or application/octet-stream), "
     'files as multipart/form-data, or JSON {"images": [base64, …]}'
@@ -165,9 +165,7 @@ class Body:
             Overloaded: all requests together hold too much.
         """
         self._held.hold(growth * len(body))
-        if len(body) < LARGE:
-            return parse(body)
-        return await asyncio.to_thread(parse, body)
+        return await beside(len(body), partial(parse, body))
 
     async def _form(self) -> list[bytes]:
         form = Form(self._headers[b"content-type"], limit=self._settings.max_images_per_request)
@@ -232,6 +230,11 @@ class Body:
     def _too_large(self, found: str) -> str:
         limit = self._settings.max_body_bytes
         return f"the body has {found}, at most {limit:,} bytes are accepted; send less per request"
+
+
+async def beside(size: int, parse: Callable[[], Parsed]) -> Parsed:
+    """Parse so many bytes, or what came of them; many on a thread, beside the event loop."""
+    return parse() if size < LARGE else await asyncio.to_thread(parse)
 
 
 def essence(content_type: str) -> str:

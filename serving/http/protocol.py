@@ -25,7 +25,7 @@ from snapensemble.serving.http.problems import (
     Refused,
 )
 from snapensemble.serving.http.timekeeper import Timekeeper
-from snapensemble.serving.inference.admission import MemoryBudget
+from snapensemble.serving.inference.admission import MemoryBudget, Share
 
 MAX_WAITING_BYTES = 64 * 1024  # that came behind a request which is not answered yet
 MAX_REST_BYTES = 64 * 2**20  # that are thrown away behind the last answer
@@ -43,7 +43,8 @@ class GuardedProtocol(HttpToolsProtocol):
     Args:
         room: of more connections than that the newest is hung up on.
         max_connections: requests of more connections are marked as crowded.
-        memory: counts heads that are not complete, and bytes that wait behind a request.
+        memory: counts heads that are not complete, bytes that wait behind a request, and answers
+            that their client does not take.
         timekeeper: calls `look_at_the_clock`.
         on_refusal: called for each answer that no application has made, with status, code and
             whether the application will count the request.
@@ -62,7 +63,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._max_connections = max_connections
         self._room = room
-        self._memory = memory or MemoryBudget(sys.maxsize)
+        memory = memory or MemoryBudget(sys.maxsize)
+        self._kept, self._untaken = Share(memory), Share(memory)
         self._timekeeper = timekeeper or Timekeeper()
         self._on_refusal = on_refusal
         self._is_crowded = False
@@ -71,7 +73,6 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_message = False  # true from a request's first byte to its last
         self._body_left: int | None = 0  # bytes; None: it comes in chunks, and nobody knows
         self._waiting = bytearray()
-        self._held = 0  # bytes that are counted in the memory budget
         self._ignores_data = False  # what comes is thrown away
         self._rest_bytes = 0  # that have come behind the last answer
         self._is_last = False  # the server stops, so no other request may come
@@ -96,7 +97,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timekeeper.discard(self)
         self._ignores_data = True
         self._waiting.clear()
-        self._count_what_is_held()
+        self._kept.hold(0)
+        self._untaken.hold(0)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -112,17 +114,22 @@ class GuardedProtocol(HttpToolsProtocol):
             self._wait(data)
         else:
             self._parse(data)
-        self._count_what_is_held()
+        self._count_what_is_kept()
 
     def pause_writing(self) -> None:
-        """The client takes less than is written."""
+        """The client takes less than is written; it may for a time, and while there is room."""
         super().pause_writing()
         self._written_by = self.loop.time() + WRITE_TIMEOUT_S
+        try:
+            self._untaken.hold(self.transport.get_write_buffer_size())
+        except Overloaded:
+            self.transport.abort()
 
     def resume_writing(self) -> None:
         """The client has taken what was written."""
         super().resume_writing()
         self._written_by = math.inf
+        self._untaken.hold(0)
 
     def look_at_the_clock(self, now: float) -> None:
         """End what has lasted too long; the timekeeper calls this once in a while."""
@@ -270,7 +277,7 @@ class GuardedProtocol(HttpToolsProtocol):
         data = bytes(self._waiting)
         self._waiting.clear()
         self._parse(data)
-        self._count_what_is_held()
+        self._count_what_is_kept()
 
     # Ways to end a connection.
 
@@ -306,23 +313,19 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or not (self._in_message or self._is_answering()):
             self.transport.close()
 
-    def _count_what_is_held(self) -> None:
+    def _count_what_is_kept(self) -> None:
         """Count bytes that are kept here between two calls, as those of requests are counted."""
         kept = len(self._waiting)
         if not (self._head.is_complete or self._ignores_data):
             kept += self._head.overhead
-        if kept > self._held:
-            try:
-                self._memory.hold(kept - self._held)
-            except Overloaded:
-                if self._is_answering():
-                    self._end_with_this_answer()
-                else:
-                    self._refuse(NO_MEMORY)
-                kept = 0
-        if kept < self._held:
-            self._memory.let_go(self._held - kept)
-        self._held = kept
+        try:
+            self._kept.hold(kept)
+        except Overloaded:
+            if self._is_answering():
+                self._end_with_this_answer()
+            else:
+                self._refuse(NO_MEMORY)
+            self._kept.hold(0)
 
     def _read_within(self, seconds: float) -> None:
         self._read_by = self.loop.time() + seconds

@@ -5,7 +5,6 @@ rest of what a protocol does for it.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 EVERY_S = 1.0
@@ -23,14 +22,10 @@ class Timekeeper:
 
     Args:
         every_s: how often, seconds.
-        on_tick: called as often, and once more when the last connection is lost.
     """
 
-    def __init__(
-        self, every_s: float = EVERY_S, on_tick: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, every_s: float = EVERY_S) -> None:
         self._every_s = every_s
-        self._on_tick = on_tick
         self._connections: set[Timed] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -54,4 +49,3 @@ class Timekeeper:
         now = asyncio.get_running_loop().time()
         for connection in list(self._connections):
             connection.look_at_the_clock(now)
-        self._on_tick()

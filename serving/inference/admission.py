@@ -126,6 +126,29 @@ class MemoryBudget:
             self.let_go(size)
 
 
+class Share:
+    """What one holder has of a budget: a number of bytes that it sets anew as they change.
+
+    Args:
+        budget: counts them.
+    """
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._size = 0
+
+    def hold(self, size: int) -> None:
+        """Hold so many bytes, in place of those before; raises Overloaded if it would be too much.
+
+        Fewer than before are never too much.
+        """
+        if size > self._size:
+            self._budget.hold(size - self._size)
+        elif size < self._size:
+            self._budget.let_go(self._size - size)
+        self._size = size
+
+
 class Scheduler(Protocol):
     """What admission knows of `snapensemble.serving.inference.scheduler.Scheduler`."""
 

@@ -162,7 +162,6 @@ class BatchReport:
     failed: bool
     members_answered: tuple[int, ...] = ()  # their places
     members_failed: tuple[int, ...] = ()  # places of those that raised an error
-    queued: int = 0  # images that waited for their first member when it was finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +241,7 @@ class MicroBatch(ABC):
     def outcome(self) -> Outcome:
         """Decide what becomes of each image, now that its members have answered."""
 
-    def report(self, outcome: Outcome, queued: int) -> BatchReport:
+    def report(self, outcome: Outcome) -> BatchReport:
         """Report how long the batch took, and whom it answered."""
         return BatchReport(
             images=len(self._images),
@@ -258,7 +257,6 @@ class MicroBatch(ABC):
                 if outputs_B is not None
             ),
             members_failed=tuple(self._failed),
-            queued=queued,
         )
 
     def _fits(self, outputs_B: NDArray[np.float32]) -> bool:

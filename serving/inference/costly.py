@@ -58,26 +58,33 @@ class CostlyPictures:
         self.pending = 0  # pictures that are not done, counted under the scheduler's lock
         self._pending_s = 0.0
 
-    def start(self) -> None:
-        """Begin to decode."""
-        self._thread.start()
-
     def close(self) -> None:
         """Wait until what was handed over is decoded, and end the thread."""
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._queue.put(None)
+            self._thread.join()
         # It leads back to the scheduler: in a cycle the sessions would stay until a collection,
         # in which nobody is answered for a tenth of a second.
         self._done = lambda *_: None
 
     def hand_over(self, stage: Stage, image: PendingImage, cost: TakesTime) -> Overloaded | None:
-        """Queue a picture, or return the error if those before it take too long already."""
+        """Queue a picture, or return the error if it would have to wait for too long.
+
+        The first one starts the thread: most models never need theirs, and a server may have many.
+        """
         if self.pending and self._pending_s + cost.seconds > MOST_WAITING_S:
             return Overloaded(
                 f"{self.pending} pictures that take long to decode wait already, for about "
                 f"{self._pending_s:.1f} s; at most {MOST_WAITING_S:.0f} s are accepted",
                 self._pending_s,
             )
+        if self._thread.ident is None:
+            try:
+                self._thread.start()
+            except RuntimeError:
+                return Overloaded(
+                    "there is no thread to decode a picture that takes long; try again later", 1.0
+                )
         without_frames(cost)
         self.pending += 1
         self._pending_s += cost.seconds

@@ -189,7 +189,6 @@ class Scheduler:
 
     def __enter__(self) -> "Scheduler":
         self._lanes.join(self)
-        self._costly.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -368,7 +367,7 @@ class Scheduler:
         outcome = batch.outcome()
         if outcome.features_bytes:
             self._count_bytes(outcome.features_bytes)
-        report = batch.report(outcome, self.queued)
+        report = batch.report(outcome)
         with self._lock:
             self._let_go(stage, [image for image, _ in outcome.answers])
             for image, _ in outcome.answers[:1]:  # the first stands for all

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import NamedTuple
 
-from snapensemble.contracts.errors import SnapensembleError
+from snapensemble.contracts.errors import InvalidManifest, SnapensembleError
 from snapensemble.serving.errors import LoadFailed, UnknownModel, WorkersLate
 from snapensemble.serving.inference.repository import Plan, Planned
 from snapensemble.serving.process.channel import (
@@ -115,10 +115,14 @@ class Plans:
         Once for each reason, since whoever is told of it tries again; so does the next look.
         """
         is_late = self._proposed is None and followed.number == self.now.number
-        new = {k: v for k, v in followed.refused.items() if self._problems.get(k) != v}
-        if is_late and new:
-            log_new(new, {})
-            self._problems = {**self._problems, **new}
+        if is_late:
+            self._note(followed.refused)
+
+    def _note(self, problems: Mapping[str, str]) -> None:
+        """Log what is new of what is wrong, and put it into the index; nothing else changes."""
+        if any(self._problems.get(name) != why for name, why in problems.items()):
+            log_new(problems, self._problems)
+            self._problems = {**self._problems, **problems}
             self.now = self._told(self.now.models, self._problems, self._unloaded)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
@@ -147,7 +151,12 @@ class Plans:
             WorkersLate: not all of them serve it yet.
         """
         async with self._changing:
-            new = (await self._looked()).models_of(name)
+            found = await self._looked()
+            try:
+                new = found.models_of(name)
+            except InvalidManifest as error:
+                self._note({name: str(error)})
+                raise
             others = [each for each in self.now.models if each.name != name]
             problems = {k: v for k, v in self._problems.items() if k != name}
             outcome = await self._publish((*others, *new), problems, self._unloaded - {name})

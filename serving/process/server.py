@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # its packages come with the extra `grpc`
 LAST_S = 1.0  # for clients that have connected and are slow to send a request
 HANDSHAKES_S = 0.25  # for handshakes that had begun when the port was shut
 TICK_S = 0.02
+TICKS_PER_SHOW = 10  # calls of `on_tick` after which gauges are brought up to date
 
 
 class Server(uvicorn.Server):
@@ -73,6 +74,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop listening; asked ten times a second."""
+        if counter % TICKS_PER_SHOW == 0:  # beside, since nothing that fails in it may end this
+            asyncio.get_running_loop().call_soon(self.service.show_load)
         return await super().on_tick(counter) or self._shutdown.over
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -155,7 +158,7 @@ def make_server(
             room=room,
             max_connections=settings.max_connections,
             memory=memory,
-            timekeeper=Timekeeper(on_tick=service.show_load),
+            timekeeper=Timekeeper(),
             on_refusal=service.metrics.refused,
         ),
     )
@@ -166,7 +169,7 @@ def make_server(
     if settings.grpc_port is not None:
         from snapensemble.serving.grpc.server import GrpcServer
 
-        grpc = GrpcServer(service, traces, room)
+        grpc = GrpcServer(service, traces, room, memory)
     return Server(config, shutdown, service, shares_port=settings.workers > 1, grpc=grpc, jobs=jobs)
 
 

@@ -44,7 +44,7 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "snapensemble_request_duration_seconds",
-            "From the first byte of a request to the last of its answer.",
+            "From the head of a request, when it has come, until its answer is written.",
             ["route"],
             buckets=SECONDS,
             registry=self.registry,
@@ -204,7 +204,6 @@ class Metrics:
 
     def batch(self, name: str, names: Mapping[int, str], report: BatchReport) -> None:
         """Count a finished micro-batch of a model, whose members have these names by place."""
-        self.queued.set(report.queued)
         self.batch_size.observe(report.images)
         for wait_s in report.waits_s:
             self.stage_seconds.labels("queue").observe(wait_s)

@@ -96,15 +96,17 @@ class AsyncClient(OneServer[httpx2.AsyncClient, httpx2.AsyncBaseTransport]):
         **asked: Unpack[AskedOfServer],
     ) -> Answers:
         """Ask about pictures; the predictions are as JSON has them. See `Client.ask`."""
-        answers = Answers([], {})
+        predictions: list[dict[str, Any]] = []
+        model: dict[str, Any] = {}
         with ExitStack() as stack:
             pictures, done = shown(pictures, progress, stack)
             batches = self._talk.batches(pictures, names)
             async with aclosing(self._in_order(batches, asked)) as ends:
                 async for found in ends:
-                    answers = Answers([*answers.predictions, *found.predictions], found.model)
-                    done(len(answers.predictions))
-        return answers
+                    predictions += found.predictions
+                    model = found.model
+                    done(len(predictions))
+        return Answers(predictions, model)
 
     async def _in_order(
         self, batches: Iterator[Batch | BadPicture], asked: AskedOfServer

@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from typing import Any, TypeVar, Unpack, overload
 
@@ -70,7 +70,7 @@ class Client(OneServer[httpx2.Client, httpx2.BaseTransport]):
         Raises:
             ServerProblem, Unreachable, UnexpectedAnswer: there is no answer.
         """
-        return self._hold(self._talk.model(), threading.Event())
+        return self._hold(self._talk.model(), Future())
 
     @overload
     def predict(  # type: ignore[overload-overlap] # a text is a sequence of texts, too
@@ -136,20 +136,23 @@ class Client(OneServer[httpx2.Client, httpx2.BaseTransport]):
             progress: as in `predict`.
             asked: the parameters of `POST /predict`.
         """
-        answers = Answers([], {})
+        predictions: list[dict[str, Any]] = []
+        model: dict[str, Any] = {}
         with ExitStack() as stack:
             pictures, done = shown(pictures, progress, stack)
             for found in self._in_order(self._talk.batches(pictures, names), asked):
-                answers = Answers([*answers.predictions, *found.predictions], found.model)
-                done(len(answers.predictions))
-        return answers
+                predictions += found.predictions
+                model = found.model
+                done(len(predictions))
+        return Answers(predictions, model)
 
     def _in_order(
         self, batches: Iterator[Batch | BadPicture], asked: AskedOfServer
     ) -> Iterator[Answers]:
         """Hold the conversations about batches, several at a time; yield their ends in order."""
         under_way: deque[Future[Answers]] = deque()
-        most, is_over = self._talk.options.concurrency, threading.Event()
+        most = self._talk.options.concurrency
+        is_over: Future[None] = Future()  # done when nobody wants to know any more
         with ThreadPoolExecutor(most, thread_name_prefix="snapensemble-client") as pool:
             try:
                 for batch in batches:
@@ -165,11 +168,11 @@ class Client(OneServer[httpx2.Client, httpx2.BaseTransport]):
                 while under_way:
                     yield under_way.popleft().result()
             finally:
-                is_over.set()
+                is_over.set_result(None)
                 for future in under_way:
                     future.cancel()
 
-    def _hold(self, conversation: Conversation[T], is_over: threading.Event) -> T:
+    def _hold(self, conversation: Conversation[T], is_over: Future[None]) -> T:
         """Hold a conversation to its end, or until nobody wants to know it any more."""
         outcome: Reply | Failure | None = None
         while True:
@@ -180,14 +183,15 @@ class Client(OneServer[httpx2.Client, httpx2.BaseTransport]):
                 return found
             outcome = None
             if isinstance(said, Request):
-                outcome = self._send(said)
-            elif is_over.wait(said):
+                outcome = self._send(said, is_over)
+            elif wait([is_over], said).done:
                 raise CancelledError
 
-    def _send(self, request: Request) -> Reply | Failure:
+    def _send(self, request: Request, is_over: Future[None]) -> Reply | Failure:
         """Send a request, on a thread of its own, which is left alone when its time is over.
 
         httpx2 gives that time to each read anew, so a server may take it for each byte of a head.
+        So is it when nobody wants to know its answer any more.
         """
         outcome: Future[Reply | Failure] = Future()
 
@@ -198,9 +202,13 @@ class Client(OneServer[httpx2.Client, httpx2.BaseTransport]):
                 outcome.set_exception(error)
 
         threading.Thread(target=send, name="snapensemble-request", daemon=True).start()
-        if not wait([outcome], request.timeout_s).done:
-            return as_late(request)
-        return outcome.result()
+        either: list[Future[Any]] = [outcome, is_over]
+        done = wait(either, request.timeout_s, FIRST_COMPLETED).done
+        if outcome in done:
+            return outcome.result()
+        if is_over in done:
+            raise CancelledError
+        return as_late(request)
 
     def _sent(self, request: Request) -> Reply | Failure:
         incoming = Incoming(self._talk.url, request)

@@ -64,6 +64,7 @@ class OneServer(Generic[H, TR]):
                 headers=self._talk.headers,
                 transport=transport,
                 mounts=NOT_BY_PROXY,
+                timeout=None,  # httpx2 would give five seconds; whoever sends keeps `within_s`
             )
 
     def __repr__(self) -> str:

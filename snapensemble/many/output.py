@@ -67,7 +67,6 @@ class Output:
         self._head = head
         self._places = places
         self._restart = restart
-        self._length = 0  # bytes that are safe
         self._waiting: dict[bytes, None] = {}  # pictures of rows that are not safe yet
         self._placements: list[Placement] = []
         self._since = time.monotonic()
@@ -134,13 +133,14 @@ class Output:
         with self._explaining():
             self._bytes.flush()
             os.fsync(self._bytes.fileno())
-            length = self._bytes.seek(0, os.SEEK_END)
+            length, rows = self._bytes.seek(0, os.SEEK_END), self.rows + len(self._waiting)
             with self._transaction():
                 keys = ((key,) for key in self._waiting)
                 self._db.executemany("insert into done values (?)", keys)
                 pairs = (tuple(map(os.fsencode, each)) for each in self._placements)
                 self._db.executemany("insert into pending values (?, ?)", pairs)
-                self._note(length, self.rows + len(self._waiting))
+                self._note(length, rows)
+        self.rows = rows
         self._waiting.clear()
         self.place(self._placements)
         self._placements = []
@@ -204,15 +204,15 @@ class Output:
                 self._note(0, 0)
         self._refuse_others()
         self._bytes = self.file.open("ab+")
-        self._length, self.rows = int(self._get("length")), int(self._get("rows"))
-        if self._size() < self._length or self._tail(self._length) != self._get("tail"):
+        length, self.rows = int(self._get("length")), int(self._get("rows"))
+        if self._size() < length or self._tail(length) != self._get("tail"):
             raise InvalidConfig(
                 f"{self.file} was changed since its rows were written; put it back as it was, "
                 "choose another --out, or give --restart to write it anew"
             )
-        self.torn = self._size() - self._length
-        self._bytes.truncate(self._length)
-        if not self._length and self._head:
+        self.torn = self._size() - length
+        self._bytes.truncate(length)
+        if not length and self._head:
             self._bytes.write(self._head)
         sync_directory(self.file.absolute().parent)
 
@@ -227,7 +227,6 @@ class Output:
         self._set("length", str(length))
         self._set("rows", str(rows))
         self._set("tail", self._tail(length) if length else _digest(b""))
-        self._length, self.rows = length, rows
 
     def _tail(self, length: int) -> str:
         start = max(0, length - TAIL)

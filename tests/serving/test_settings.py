@@ -94,6 +94,7 @@ def test_a_prefix_has_no_slash_at_its_end() -> None:
         {"body_timeout_s": "inf"},
         {"providers": "cpu,gpu"},
         {"providers": ","},
+        {"host": ""},
     ],
 )
 def test_a_wrong_value_is_named(flags: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ async def serving(
     """A server on a free port, and a client of it."""
     with grpc_port_taken(settings.model_copy(update={"grpc_port": 0})) as settings:
         service: Service = create_app(settings, engine).state.service
-        server = GrpcServer(service)
+        server = GrpcServer(service, memory=engine.admission.memory)
         await server.start()
         client = Client(str(settings.grpc_address))
         try:

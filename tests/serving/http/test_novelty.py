@@ -3,6 +3,7 @@
 Shapes: C features, H W height and width of images, K classes.
 """
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ from snapensemble.contracts.errors import InvalidManifest
 from snapensemble.contracts.novelty import NoveltyRecord, NoveltyThreshold
 from snapensemble.contracts.pixels import decode_image
 from snapensemble.serving.http.app import create_app
-from snapensemble.serving.http.schemas import PredictResponse
-from snapensemble.serving.inference.engine import load_engine
+from snapensemble.serving.http.responses import prediction, promised
+from snapensemble.serving.http.schemas import PredictOptions, PredictResponse
+from snapensemble.serving.inference.engine import Limits, load_engine
 from tests.explained import (
     CHANNELS,
     explained_member,
@@ -160,3 +162,36 @@ def test_predict_says_which_pictures_are_unlike_those_that_taught(
     lines = capsys.readouterr().out.splitlines()
     told = [line.endswith("unlike the pictures that taught") for line in lines]
     assert told == [expected(data) > MIDDLE for data in PICTURES]
+
+
+class Gated:
+    """ONNX Runtime's session of a member, which runs when its gate opens."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.gate = threading.Event()
+
+    def run(self, *args: Any) -> Any:
+        assert self.gate.wait(30)
+        return self._session.run(*args)
+
+
+@pytest.mark.parametrize(("slow", "is_known"), [(2, True), (0, False)])
+def test_an_answer_that_is_cut_short_says_it_where_the_first_member_has_answered(
+    slow: int, is_known: bool, tmp_path: Path
+) -> None:
+    with load_engine(made(tmp_path / "bundle"), Limits(threads=2)) as engine:
+        member: Any = engine.scheduler._members[slow]
+        gated = member._session = Gated(member._session)
+        (answer,) = engine.submit(PICTURES[:1], asked=engine.asked((), 0.1))
+        while (heard := answer.so_far()) is None or len(heard.probs_dK) < 2:
+            pass
+        outputs = answer.cut_short()
+        gated.gate.set()
+        assert outputs.partial_of is not None and slow not in outputs.partial_of
+        options = PredictOptions(novelty=0.1)
+        said = prediction(outputs, engine.bundle, options, promised(engine, "full", options))
+        assert ("novelty" in said) is is_known
+        if is_known:
+            distance = said["novelty"]["distance"]
+            assert distance == pytest.approx(expected(PICTURES[0]), abs=1e-5)

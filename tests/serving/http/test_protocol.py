@@ -394,6 +394,23 @@ async def test_a_client_that_takes_nothing_is_cut_off(wire: Wire) -> None:
     assert end.transport.was_aborted
 
 
+async def test_what_a_client_does_not_take_counts_as_long_as_there_is_room(wire: Wire) -> None:
+    slow, lost, late = (wire.connect() for _ in range(3))
+    memory = wire.app.state.service.model().admission.memory
+    for end, size in ((slow, 300), (lost, 200)):
+        end.transport.untaken = size
+        end.protocol.pause_writing()
+    assert memory.held == 500
+    slow.protocol.resume_writing()
+    lost.leave()
+    assert memory.held == 0
+    memory.count(memory.limit - 99)
+    late.transport.untaken = 100
+    late.protocol.pause_writing()
+    assert late.transport.was_aborted and not slow.transport.was_aborted
+    memory.let_go(memory.limit - 99)
+
+
 async def test_a_connection_that_does_not_close_is_cut_off(wire: Wire) -> None:
     end = wire.connect()
     end.transport.takes_no_more = True

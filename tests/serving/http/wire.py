@@ -23,12 +23,16 @@ class Transport(asyncio.Transport):
         self.is_reading_paused = False
         self.was_aborted = False
         self.takes_no_more = False  # a client that does not read: closing waits for it
+        self.untaken = 0  # bytes of what is written that are not sent
         self.protocol: GuardedProtocol | None = None
         self._is_closing = False
         self._is_lost = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return {"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)}.get(name, default)
+
+    def get_write_buffer_size(self) -> int:
+        return self.untaken
 
     def write(self, data: Any) -> None:
         if not self._is_closing:

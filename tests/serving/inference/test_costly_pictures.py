@@ -199,3 +199,33 @@ def test_every_picture_is_answered_once_whatever_the_mixture(
                 value = 7 if picture == b"slow7" else 3
                 np.testing.assert_allclose(answer.result(30), expected(value))
     assert started.queued == started.predicted_wait_s == 0
+
+
+def costly_threads() -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name == "costly-pictures"]
+
+
+def test_the_first_costly_picture_starts_the_thread() -> None:
+    before = costly_threads()
+    with running(Patient()) as started:
+        submit(started, [b"\x03"])[0].result(30)
+        assert costly_threads() == before
+        np.testing.assert_allclose(submit(started, [b"slow7"])[0].result(30), expected(7))
+        assert len(costly_threads()) == len(before) + 1
+    assert costly_threads() == before
+
+
+def test_where_no_thread_can_be_started_a_costly_picture_is_refused_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with running(Patient()) as started:
+
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        (refused,) = submit(started, [b"slow7"])
+        assert isinstance(refused.exception(30), Overloaded)
+        np.testing.assert_allclose(submit(started, [b"\x03"])[0].result(30), expected(3))
+        monkeypatch.undo()
+        np.testing.assert_allclose(submit(started, [b"slow7"])[0].result(30), expected(7))

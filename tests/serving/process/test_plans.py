@@ -159,15 +159,21 @@ async def test_what_a_worker_refuses_changes_none_and_is_said_once(
         assert asked.serves == full.serves == {"ants": "3", "bees": "4"} and not asked.missing()
 
 
-async def test_a_bundle_that_is_bad_on_disk_is_told_nobody(models: Path) -> None:
+async def test_a_bundle_that_is_bad_on_disk_is_loaded_by_nobody_and_said_once(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with workers_of(Plans(partial(plan, models))) as start:
-        asked = await start()
+        asked, other = await start(), await start()
         put(models, "bees", 2)
         (models / "bees" / "2" / "ensemble.json").write_text("{}")
-        asked.told.clear()
-        with pytest.raises(LoadFailed, match=r"bees/2/ensemble\.json"):
-            await asked.load("bees")
-        assert not asked.told.is_set()
+        for _ in range(2):
+            with pytest.raises(LoadFailed, match=r"bees/2/ensemble\.json"):
+                await asked.load("bees")
+        assert asked.serves == other.serves == BOTH
+        for worker in (asked, other):
+            assert "format is None" in worker.missing()["bees"]
+        (record,) = caplog.records
+        assert "bees is left as it was" in record.message
 
 
 async def test_one_bundle_that_turns_bad_is_served_on_by_all_workers(tmp_path: Path) -> None:

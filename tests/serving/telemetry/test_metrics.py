@@ -1,8 +1,16 @@
+import asyncio
+from functools import partial
 from pathlib import Path
 
 from snapensemble.contracts.bundle import read_bundle
+from snapensemble.serving.http.app import create_app
+from snapensemble.serving.http.protocol import GuardedProtocol
 from snapensemble.serving.inference.batch import BatchReport
+from snapensemble.serving.inference.engine import Engine
+from snapensemble.serving.process.server import Server, uvicorn_config
+from snapensemble.serving.shutdown import Shutdown
 from snapensemble.serving.telemetry.metrics import Metrics
+from tests.serving.conftest import LIMITS
 
 NAMES = {place: f"cycle-{place:02}" for place in range(3)}
 
@@ -53,3 +61,28 @@ def test_model_and_build_are_named(bundle_dir: Path) -> None:
     page = metrics.page().decode()
     assert 'snapensemble_model_info{members="3",name="insects",version="0badcafe"} 1.0' in page
     assert "snapensemble_build_info{onnxruntime=" in page
+
+
+def test_a_micro_batch_of_one_model_says_nothing_of_what_waits_for_all() -> None:
+    metrics = Metrics()
+    metrics.queued.set(7)
+    metrics.batch("insects", NAMES, report((0.25, 0.5, 1.0), members_used=3))
+    assert metrics.registry.get_sample_value("snapensemble_queue_images") == 7
+
+
+async def test_gauges_are_brought_up_to_date_where_nobody_is_connected_by_http(
+    engine: Engine,
+) -> None:
+    app = create_app(LIMITS, engine)
+    config = uvicorn_config(app, partial(GuardedProtocol, room=1))
+    config.load()
+    server = Server(config, Shutdown(), app.state.service)
+    held = partial(app.state.metrics.registry.get_sample_value, "snapensemble_held_bytes")
+    with engine.admission.request() as request:
+        request.hold(7)
+        await server.on_tick(0)
+        await asyncio.sleep(0)
+        assert held() == 7
+    await server.on_tick(10)
+    await asyncio.sleep(0)
+    assert held() == 0

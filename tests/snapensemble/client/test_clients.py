@@ -405,6 +405,46 @@ def test_an_error_ends_the_waits_of_other_requests() -> None:
     assert time.monotonic() - begun < 60
 
 
+def test_an_error_leaves_an_answer_that_has_not_come() -> None:
+    """A picture is refused while another request waits for its answer."""
+    asked, is_over = threading.Event(), threading.Event()
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        if request.read() == b"slow":
+            asked.set()
+            is_over.wait()
+            return httpx2.Response(200)
+        assert asked.wait(30)
+        return httpx2.Response(422, json={"code": "invalid_image", "detail": "no"})
+
+    begun = time.monotonic()
+    with snapensemble.Client(
+        "http://s", images_per_request=1, within_s=30, transport=httpx2.MockTransport(handle)
+    ) as client:
+        try:
+            with pytest.raises(RefusedPicture):
+                client.predict([b"bad", b"slow"])
+            assert time.monotonic() - begun < 20
+        finally:
+            is_over.set()
+
+
+@both
+def test_no_part_of_a_request_has_less_time_than_all_of_it(predict: Predict) -> None:
+    given: list[float | None] = []
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        given.extend(request.extensions["timeout"].values())
+        one = {
+            "class": "a", "index": 0, "probability": 1.0, "top": [], "members_used": 1,
+            "uncertainty": {"entropy_nats": 0.0, "disagreement_nats": 0.0},
+        }  # fmt: skip
+        return httpx2.Response(200, json={"predictions": [one], "model": {}})
+
+    predict("http://s", b"x", within_s=40, transport=httpx2.MockTransport(handle))
+    assert len(given) == 4 and all(each is None or each > 30 for each in given)
+
+
 def test_a_proxy_of_the_environment_is_not_asked_about_this_machine(
     refusing: tuple[str, type[Refusing]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

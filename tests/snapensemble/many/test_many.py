@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -439,6 +440,38 @@ def test_sqlite_says_a_full_disk_in_the_same_words(
     assert "rows.csv.progress: the disk is full; free some space" in capsys.readouterr().err
     assert predict(photos, "--bundle", bundle_dir, "--out", out) == 0
     assert len(paths_of(out)) == COUNT + 1
+
+
+class Filling(sqlite3.Connection):
+    """A database whose disk is full at its third commit."""
+
+    commits = 0
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        self.commits += sql == "commit"
+        if sql == "commit" and self.commits == 3:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return super().execute(sql, *args)
+
+
+def test_rows_that_could_not_be_noted_are_not_called_safe(
+    photos: Path,
+    bundle_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "rows.csv"
+    monkeypatch.setattr(output, "PORTION_ROWS", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Filling))
+        assert predict(photos, "--bundle", bundle_dir, "--out", out) == 2
+    assert "free some space: 4 rows are safe" in capsys.readouterr().err
+    assert predict(photos, "--bundle", bundle_dir, "--out", out) == 0
+    assert "going on after 4 rows" in capsys.readouterr().err
+    assert len(set(paths_of(out))) == len(paths_of(out)) == COUNT + 1
 
 
 def test_the_folder_of_the_file_is_made_and_one_that_cannot_be_is_named(

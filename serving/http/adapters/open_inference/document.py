@@ -18,13 +18,17 @@ MAX_DIGITS = 12  # of a length in a header
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request of this protocol says."""
+    """What a request of this protocol says; raises InvalidTensor if its id is too long."""
 
     inputs: Sequence[Tensor]
     outputs: Sequence[Requested] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     identity: str | None = None  # repeated by the answer
     is_binary: bool = False  # whether outputs that it does not name come as bytes
+
+    def __post_init__(self) -> None:
+        if self.identity is not None and len(self.identity) > MAX_ID:
+            raise InvalidTensor(f"id: expected a text of at most {MAX_ID:,} characters")
 
 
 def header_length(value: bytes | None) -> int | None:
@@ -91,8 +95,8 @@ def asked_of(text: bytes, binary: memoryview | None, *, most: int) -> Asked:
     is_binary = _flag(parameters, BINARY, otherwise=False)
     outputs = [_output(item, is_binary) for item in _items(document, "outputs")]
     identity = document.get("id")
-    if identity is not None and (not isinstance(identity, str) or len(identity) > MAX_ID):
-        raise InvalidTensor(f"id: expected a text of at most {MAX_ID:,} characters")
+    if identity is not None and not isinstance(identity, str):
+        raise InvalidTensor(f"id: expected a text, found {type(identity).__name__}")
     return Asked(inputs, outputs, parameters, identity, is_binary)
 
 

@@ -22,6 +22,7 @@ from snapensemble.serving.http.media.texts import picture_of
 PICTURES, IMAGES = "pictures", "images"  # encoded, and as the members take them
 MAX_SHOWN = 8  # dimensions of a wrong shape that a message repeats
 LENGTH = struct.Struct("<I")  # stands before each element of BYTES
+STEP = 2**16  # values that are looked at together, while no other thread runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +113,8 @@ def _pictures(tensor: Tensor, count: int) -> list[bytes]:
 def _pixels(tensor: Tensor, count: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     if tensor.raw is None:
         found = _flat(tensor, (count, *shape))
-        kinds = set(map(type, found)) - {int}
-        if kinds:
-            names = ", ".join(sorted(kind.__name__ for kind in kinds))
-            raise InvalidTensor(f"{IMAGES}: found {names}, expected integers from 0 to 255")
-        try:
-            raw: bytes | memoryview = bytes(found)
-        except (ValueError, OverflowError):
-            raise InvalidTensor(f"{IMAGES}: expected integers from 0 to 255") from None
+        starts = range(0, len(found), STEP)
+        raw: bytes | memoryview = b"".join([_octets(found[at : at + STEP]) for at in starts])
     else:
         raw = tensor.raw
     size = count * math.prod(shape)
@@ -128,6 +123,22 @@ def _pixels(tensor: Tensor, count: int, shape: tuple[int, int, int]) -> NDArray[
             f"{IMAGES}: found {len(raw):,} bytes, the shape has {size:,} elements of one byte"
         )
     return np.frombuffer(raw, np.uint8).reshape(count, *shape)
+
+
+def _octets(values: Sequence[Any]) -> bytes:
+    """The bytes of some of the values.
+
+    Raises:
+        InvalidTensor: one is no integer from 0 to 255.
+    """
+    kinds = set(map(type, values)) - {int}
+    if kinds:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise InvalidTensor(f"{IMAGES}: found {names}, expected integers from 0 to 255")
+    try:
+        return bytes(values)
+    except (ValueError, OverflowError):
+        raise InvalidTensor(f"{IMAGES}: expected integers from 0 to 255") from None
 
 
 def elements_of(raw: memoryview, count: int, name: str) -> list[bytes]:

@@ -1,10 +1,9 @@
 """The protocol over HTTP: JSON, and its extension for binary tensors."""
 
-import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -55,7 +54,7 @@ from snapensemble.serving.http.adapters.open_inference.schemas import (
     Ready,
     ServerMetadata,
 )
-from snapensemble.serving.http.body import LARGE, Body
+from snapensemble.serving.http.body import Body, beside
 from snapensemble.serving.http.media.json_guard import (
     MAX_VALUES,
     WIDE_GROWTH,
@@ -73,7 +72,6 @@ MOST_VALUES = 2**20  # of the JSON of one request; larger tensors come as binary
 UNREADY = (errors.Stopping, errors.MemberFailing)
 WORDED = in_words({"error": TEXT})
 VALUE_BYTES = 64  # held for each value of a document while it is parsed
-Parsed = TypeVar("Parsed")
 BINARY_HEADER = HEADER.lower().encode()
 
 
@@ -102,19 +100,14 @@ async def read(body: Body, head: Head, deadline: float) -> InferenceRequest:
         most = min(MOST_VALUES, MAX_VALUES + limit * math.prod(shape))
         growth = GROWTH if is_narrow(text) else WIDE_GROWTH
         body.hold(growth * len(text) + VALUE_BYTES * min(values_in(text), most))
-        asked = await _beside(len(text), partial(asked_of, text, binary, most=most))
+        asked = await beside(len(text), partial(asked_of, text, binary, most=most))
     options = options_with(head.options, asked.parameters)
     wanted = wanted_outputs(asked.outputs, options, is_binary=asked.is_binary)
     for tensor in asked.inputs:
         if tensor.raw is not None and tensor.name == PICTURES:  # each picture is copied
             body.hold(len(tensor.raw))
-    images = await _beside(len(text), partial(images_of, asked.inputs, shape, limit=limit))
+    images = await beside(len(text), partial(images_of, asked.inputs, shape, limit=limit))
     return InferenceRequest(images, options, partial(encoded, asked.identity, wanted))
-
-
-async def _beside(size: int, parse: Callable[[], Parsed]) -> Parsed:
-    """Parse so many bytes of JSON, or what came of them; many beside the event loop."""
-    return parse() if size < LARGE else await asyncio.to_thread(parse)
 
 
 def encoded(
