@@ -156,5 +156,5 @@ def test_nothing_that_clients_do_is_left_behind(bundle_dir: Path) -> None:
                 super().__init__(engine)
 
         run_state_machine_as_test(
-            Served, settings=settings(max_examples=80, stateful_step_count=30)
+            Served, settings=settings(max_examples=40, stateful_step_count=30)
         )

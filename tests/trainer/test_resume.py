@@ -97,7 +97,9 @@ def test_a_network_that_draws_while_it_trains_goes_on_to_the_same_bits(
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "hypergradient"])
+@pytest.mark.parametrize(
+    "schedule", ["plateau", pytest.param("hypergradient", marks=pytest.mark.slow)]
+)
 def test_a_schedule_with_a_memory_goes_on_to_the_same_bits(tmp_path: Path, schedule: str) -> None:
     settings: dict[str, Any] = {"schedule": schedule, "cycles": 3, "cycle_epochs": 2}
     if schedule == "plateau":

@@ -21,8 +21,14 @@ from tests.trainer.interruptions import killed, outcome, short
 
 pytestmark = pytest.mark.usefixtures("signal_handlers")
 
-BUDGET: dict[str, Any] = {"cycles": None, "cycle_epochs": None, "epochs": 6}
-ONE: dict[str, Any] = {"cycles": 1, "cycle_epochs": 6}
+BUDGET: dict[str, Any] = {
+    "cycles": None,
+    "cycle_epochs": None,
+    "epochs": 6,
+    "checkpoint_minutes": 60.0,
+}
+KILLED: dict[str, Any] = BUDGET | {"checkpoint_minutes": 0.0}  # goes on from any step
+ONE: dict[str, Any] = {"cycles": 1, "cycle_epochs": 6, "checkpoint_minutes": 60.0}
 VERDICTS = pytest.mark.parametrize("verdict", ["fitted", "not fitted"])
 ENDS: dict[Trial, tuple[int, ...]] = {"fitted": (12, 24, 36, 48, 60, 72), "not fitted": (72,)}
 
@@ -103,14 +109,14 @@ def test_killed_at_any_moment_the_same_is_decided_once(
     verdict: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     let_it(verdict, monkeypatch)
-    whole = train(short(tmp_path / "whole", **BUDGET))
-    begin = partial(train, short(tmp_path / "counted", **BUDGET))
+    whole = train(short(tmp_path / "whole", **KILLED))
+    begin = partial(train, short(tmp_path / "counted", **KILLED))
     # Around the trial, where files and run.json are written, and later.
     events = [*range(36, 60, 6), *random.Random(0).sample(range(60, killed(begin, -1)), 1)]
     met = set()
     for event in events:
         run_dir = tmp_path / f"killed-{event}"
-        killed(partial(train, short(run_dir, **BUDGET)), event)
+        killed(partial(train, short(run_dir, **KILLED)), event)
         met.add(read_run(run_dir).schedule.trial)
         resume(run_dir)
         assert outcome(run_dir) == outcome(whole), f"killed at event {event}"
@@ -133,7 +139,7 @@ def test_a_run_that_got_more_cycles_before_its_trial_has_those(
 ) -> None:
     let_it("fitted", monkeypatch)
     run_dir = tmp_path / "run"
-    killed(partial(train, short(run_dir, **BUDGET)), 30)
+    killed(partial(train, short(run_dir, **KILLED)), 30)
     assert read_run(run_dir).schedule.trial == "open"
     resume(run_dir, more_cycles=1)
     assert read_run(run_dir).schedule.cycle_ends == (72, 144)
