@@ -190,16 +190,18 @@ def gains_over_singles(
     best = int(np.argmin([nll(probs, selection.labels_N) for probs in calibrated]))
     singles = {"last": last} if best == last else {"last": last, "best_single": best}
     labels_N = held_out.labels_N
+    if len(labels_N) < 2:
+        return ()
+    weights_N = class_weights(labels_N)
     ours_NK = reweighted(served_NK, log_shares_K)
     equal_K = None if log_shares_K is None else -log_shares_K
     gains = []
     for over, single in singles.items():
-        if chosen.indices == (single,) or len(labels_N) < 2:
+        if chosen.indices == (single,):
             continue
         single_NK = tempered(held_out.probs_MNK[single], temperatures_S[single])
         named_NK = reweighted(single_NK, equal_K)
         gained_N = errors(named_NK, labels_N) - errors(served_NK, labels_N)
-        weights_N = class_weights(labels_N)
         gains.append(
             Gain(
                 over=over,
